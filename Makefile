@@ -1,0 +1,55 @@
+# Everything a fresh machine with Python 3.11 or newer needs: `make demo` and `make test` set themselves up.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := stillhouse tests benchmarks examples
+
+.PHONY: help demo test lint format check teachers clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      distil a real model in five minutes, then open runs/demo/report.html (TEACHER=path for your own)"
+	@echo "make test      lint, types, import contracts and all tests"
+	@echo "make lint      the first three alone;  make format  mends the layout"
+	@echo "make check     every system's claim in its world, and its ablations"
+	@echo "make teachers  train the shipped teachers and feature networks anew"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stillhouse needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+# the stamps tell what is installed; either one is made anew when the requirements change
+.venv/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@ .venv/.demo
+
+demo: .venv/.demo
+	$(BIN)/stillhouse demo --out runs/demo $(if $(TEACHER),--teacher '$(TEACHER)')
+
+lint: .venv/.installed
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+# two tests at a time, one thread each: a network this small gains nothing from more
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+check: .venv/.installed
+	$(BIN)/stillhouse check --all
+	$(BIN)/stillhouse check --all --ablate
+
+teachers: .venv/.installed
+	$(BIN)/python -m stillhouse.metrics.train_features
+	$(BIN)/python -m stillhouse.commands.teachers
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

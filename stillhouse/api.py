@@ -1,0 +1,247 @@
+"""What a Python user calls: make a student from a teacher, or a teacher from data. The command line calls the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.evaluate import exact_teacher, versions
+from stillhouse.io.images import save_samples
+from stillhouse.io.weights import atomic_write
+from stillhouse.model import Model, load, shipped
+from stillhouse.options import build, build_recipe, fields_of, recipe_entries, run_fields
+from stillhouse.process import process_from_config
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems import find
+from stillhouse.train.data import Data, Endless, NoData, TensorData
+from stillhouse.train.denoising import Denoising
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Method
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.base import WORLDS, World, get_world
+
+CONFIG = "run.yaml"
+DATA = ("auto", "world", "none")
+
+
+def distill(
+    teacher: Model | Denoiser | str | Path | None,
+    method: str | type[Method] | Method,
+    *,
+    world: World | str | Mapping[str, Any] | None = None,
+    data: Data | tuple[Tensor, Tensor | None] | str | None = None,
+    student: Denoiser | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Model:
+    """Make a student of ``teacher`` by ``method`` and return it; with ``out`` the run's files and ``out/model`` are kept there.
+
+    ``teacher``: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or ``"exact:PROCESS"`` (the world's closed form), or None: the
+    world's shipped teacher, else its closed form. ``method``: a slug, a file (``"./my.py:MyMethod"``), a class or an instance.
+    ``world``: needed where the teacher does not name one and data or a network must come from it. ``data``: ``(x, labels)`` with ``x``
+    (N, *shape) and ``labels`` (N,) or None, a :class:`Data`, ``"world"``, ``"none"``, or None: the world's if the method learns
+    from data. ``student``: a denoiser, or options of ``world.network`` for the network that the method makes its student from, in the
+    teacher's place. ``options``: fields of the method and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here; where
+    both have a name it is the method's, and the run's has ``run_`` before it.
+
+    Raises :class:`StillhouseError` for anything that does not fit, before anything is written.
+    """
+    method, recipe = _split(method, options)
+    place = _world(world, teacher)
+    if teacher is None:
+        require(place is not None, "Name a teacher, or a world that has one.")
+        assert place is not None
+        teacher = place.name if place.name in shipped() else "exact"
+    named = str(teacher) if isinstance(teacher, str | Path) else None
+    teacher = teacher_of(teacher, place)
+    if place is None and teacher.world in WORLDS:
+        place = get_world(teacher.world)
+    source = data_of(data, place, teacher, method, recipe.seed)
+    learner = _student(student, place, teacher, method, recipe.seed)
+    config = {
+        "command": "distill",
+        "method": _name(method),
+        "teacher": named,
+        "world": place.config if place else None,
+        "data": data if isinstance(data, str) else "auto" if data is None else None,  # None: an object in memory
+        "student": dict(student) if isinstance(student, Mapping) else {} if student is None else None,
+        "options": method.describe()["options"],
+        "run": recipe_entries(recipe),
+    }
+    return _run(method, teacher, source, recipe, learner, config, out, resume, quiet)
+
+
+def train_teacher(
+    world: World | str | Mapping[str, Any],
+    network: Mapping[str, Any] | None = None,
+    *,
+    process: str = "flow",
+    kind: str = "velocity",
+    data: Data | tuple[Tensor, Tensor | None] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Model:
+    """Train a model from a world's data and return it. ``network``: options of ``world.network``; the others as in :func:`distill`."""
+    method, recipe = _split(Denoising, options)
+    place = _world(world, None)
+    assert place is not None
+    denoiser = place.network(process_from_config(process), recipe.seed, kind=kind, **(network or {}))
+    fresh = Model(denoiser, place.shape, place.classes, {1: Sampling.steps(denoiser.process, 1)}, free_steps=True, world=place.name)
+    config = {
+        "command": "train",
+        "world": place.config,
+        "network": dict(network or {}),
+        "process": process,
+        "kind": kind,
+        "options": method.describe()["options"],
+        "run": recipe_entries(recipe),
+    }
+    return _run(method, fresh, data_of(data, place, fresh, method, recipe.seed), recipe, None, config, out, resume, quiet)
+
+
+def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None) -> Model:
+    """The teacher that was meant; see :func:`distill`."""
+    if isinstance(teacher, Model):
+        return teacher
+    if isinstance(teacher, Denoiser):
+        require(world is not None, "A bare denoiser does not say what its samples are; name a world, or load it with its shape.")
+        assert world is not None
+        steps = {64: Sampling.steps(teacher.process, 64)}
+        return Model(teacher, world.shape, world.classes, steps, free_steps=True, world=world.name)
+    name, _, process = str(teacher).partition(":")
+    if name != "exact":
+        return open_model(teacher)
+    require(world is not None, "The closed-form teacher is a world's; name the world.")
+    assert world is not None
+    return exact_teacher(world, process_from_config(process or "flow"))
+
+
+def open_model(source: str | Path) -> Model:
+    """What :func:`stillhouse.load` takes, or the folder of a run that has come to its end."""
+    if not (Path(source) / CONFIG).exists():
+        return load(source)
+    require((Path(source) / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end.")
+    return load(Path(source) / "model")
+
+
+def data_of(data: Data | tuple[Tensor, Tensor | None] | str | None, world: World | None, teacher: Model, method: Method, seed: int) -> Data:
+    """Where the run's rows come from; see :func:`distill`."""
+    if isinstance(data, tuple):
+        x, labels = data
+        return TensorData(x, labels, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
+    data = "auto" if data is None else data
+    if not isinstance(data, str):
+        return data
+    if data not in DATA:
+        raise unknown("kind of data", data, DATA)
+    if data == "none" or (data == "auto" and "data" not in method.needs):
+        return NoData(tuple(teacher.shape), teacher.classes)
+    require(world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world.")
+    assert world is not None
+    if world.name == "mixture":
+        return Endless(world, labelled=teacher.classes > 0)
+    x, labels = world.data("train")
+    return TensorData(x, labels, world.classes, seed) if teacher.classes else TensorData(x, seed=seed)
+
+
+def _run(
+    method: Method,
+    teacher: Model,
+    data: Data,
+    recipe: Recipe,
+    student: Denoiser | None,
+    config: dict[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    quiet: bool,
+) -> Model:
+    folder = Path(out) if out else None
+    require(folder is not None or not resume, "To resume a run, give its folder.")
+    if folder and not resume:
+        require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
+        busy = folder.exists() and any(folder.iterdir())
+        require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
+
+    def grid(step: int, samples: Tensor) -> None:
+        if folder:
+            save_samples(folder / "grids" / f"step-{step:08d}", samples)
+
+    trainer = Trainer(method, teacher, data, recipe, student=student, out=folder, quiet=quiet, on_grid=grid)
+    trainer.engine.wait()  # every process has looked at the folder before the first file appears in it
+    if folder and trainer.engine.main and not (resume and (folder / CONFIG).exists()):
+        text = yaml.safe_dump({**_listed(config), "versions": versions()}, sort_keys=False, allow_unicode=True)
+        atomic_write(folder / CONFIG, text.encode())
+    trainer.engine.wait()
+    model = trainer.fit(resume=folder is not None)
+    model.info |= {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
+    if folder and trainer.engine.main:
+        model.save_pretrained(folder / "model")
+    return model
+
+
+def _split(method: str | type[Method] | Method, options: Mapping[str, Any]) -> tuple[Method, Recipe]:
+    """The method and the recipe that ``options`` belong to, each its own."""
+    kind = find(method) if isinstance(method, str) else method if isinstance(method, type) else type(method)
+    require(issubclass(kind, Method), f"{kind.__name__} is not a Method.")
+    mine = fields_of(kind)
+    runs = run_fields(mine)
+    for name in options:
+        if name not in mine and name not in runs:
+            raise unknown(f"option of {kind.__name__} named", name, [*mine, *runs])
+    own = {k: v for k, v in options.items() if k in mine}
+    plain = run_fields()
+    recipe = build_recipe({next(p for p, f in plain.items() if f == runs[k]): v for k, v in options.items() if k not in mine})
+    made = replace(method, **own) if isinstance(method, Method) else build(kind, own, kind.__name__)
+    return made, recipe
+
+
+def _world(world: World | str | Mapping[str, Any] | None, teacher: Any) -> World | None:
+    if isinstance(world, Mapping):
+        options = dict(world)
+        require("name" in options, "A world's entry needs its name.")
+        return get_world(str(options.pop("name")), **options)
+    return get_world(world) if isinstance(world, str) else world
+
+
+def _student(
+    student: Denoiser | Mapping[str, Any] | None, world: World | None, teacher: Model, method: Method, seed: int
+) -> Denoiser | None:
+    if isinstance(student, Denoiser):
+        return student
+    closed = isinstance(teacher.denoiser, ExactDenoiser)
+    if student is None and not closed:
+        return None
+    require(world is not None, "The student's network is of a world's size; name the world.")
+    assert world is not None
+    options = {"kind": "velocity" if closed else teacher.denoiser.kind, **(student or {})}
+    if not teacher.classes:
+        options.setdefault("classes", 0)
+    return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+
+
+def _name(method: Method) -> str | None:
+    """What :func:`find` finds the method again by; None for a class that lives in no file of its own."""
+    kind = type(method)
+    if kind.__module__.startswith("stillhouse.methods."):
+        return kind.__module__.rpartition(".")[2]
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return f"{Path(file).resolve()}:{kind.__name__}" if file else None
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, all the way down: plain YAML has no tuples."""
+    if isinstance(value, dict):
+        return {k: _listed(v) for k, v in value.items()}
+    return [_listed(v) for v in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,91 @@
+"""Runs the checks of systems, found by their slugs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing import get_context
+from types import ModuleType
+from typing import Any
+
+from stillhouse.checks.base import Claim
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.systems import get_system, list_systems
+
+PLACE = "stillhouse.checks"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of one system's check measured. ``ablation``: what was taken away, empty for nothing."""
+
+    slug: str
+    world: str
+    seconds: float
+    claims: tuple[Claim, ...]
+    ablation: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim holds."""
+        return all(c.holds for c in self.claims)
+
+    @property
+    def as_it_should(self) -> bool:
+        """The claims hold, or one fails where the key idea was taken away."""
+        return self.holds != bool(self.ablation)
+
+    def config(self) -> dict[str, Any]:
+        """Plain data."""
+        made = {"slug": self.slug, "world": self.world, "seconds": round(self.seconds, 2), "claims": [c.config() for c in self.claims]}
+        return {**made, "holds": self.holds, **({"ablation": self.ablation} if self.ablation else {})}
+
+
+def load_check(slug: str, place: str = PLACE) -> ModuleType:
+    """The check module of a system; raises :class:`StillhouseError` if there is none or it lacks a name."""
+    require(find_spec(f"{place}.{slug}") is not None, f"The system '{slug}' has no check; write stillhouse/checks/{slug}.py.")
+    module = import_module(f"{place}.{slug}")
+    for name in ("WORLD", "ABLATIONS", "check"):
+        require(hasattr(module, name), f"The check of '{slug}' lacks {name}.")
+    require(bool(module.ABLATIONS), f"The check of '{slug}' names no ablation: a check that cannot fail shows nothing.")
+    return module
+
+
+def run_check(slug: str, seed: int = 0, ablation: str = "", place: str = PLACE) -> Outcome:
+    """Measure the claims of one system, its key idea ``ablation`` removed if one is named.
+
+    A run that our own code refuses to go on with (a loss that is no longer finite, say) counts as a claim that fails.
+    """
+    module = load_check(slug, place)
+    if ablation and ablation not in module.ABLATIONS:
+        raise unknown(f"ablation of '{slug}' named", ablation, module.ABLATIONS)
+    began = time.perf_counter()
+    try:
+        claims = tuple(module.check(seed, ablation))
+    except StillhouseError as error:
+        claims = (Claim(f"the run reaches its end, but: {error}", math.nan, "finite", False),)
+    require(bool(claims), f"The check of '{slug}' makes no claim.")
+    return Outcome(slug, module.WORLD, time.perf_counter() - began, claims, ablation)
+
+
+def choose(slugs: Sequence[str], everything: bool) -> list[str]:
+    """The systems to check, all of which must exist."""
+    require(everything != bool(slugs), "Name the systems to check, or give --all.")
+    return [s.slug for s in list_systems()] if everything else [get_system(s).slug for s in slugs]
+
+
+def run_checks(slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1, place: str = PLACE) -> Iterator[Outcome]:
+    """The outcomes in order, as they come. ``ablate``: one per ablation of each system. ``jobs``: processes at work."""
+    require(jobs >= 1, f"The number of jobs is 1 or more, not {jobs}.")
+    modules = {slug: load_check(slug, place) for slug in slugs}  # a missing check is told before the first one is run
+    work = [(slug, seed, name, place) for slug, module in modules.items() for name in (module.ABLATIONS if ablate else [""])]
+    if jobs == 1:
+        yield from (run_check(*item) for item in work)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(run_check, *zip(*work, strict=True))

@@ -1,0 +1,75 @@
+"""The command line. Each command's module is imported only when it is asked for, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from stillhouse import __version__
+from stillhouse.errors import StillhouseError, unknown
+
+# command: its module below stillhouse.commands, and what it does
+COMMANDS = {
+    "systems": ("systems", "list the distillation methods"),
+    "train": ("runs", "train a teacher from a world's data"),
+    "distill": ("runs", "make a student from a teacher (distill METHOD --help lists the method's options)"),
+    "sample": ("look", "draw samples of a model"),
+    "evaluate": ("look", "measure a model beside its teacher and the data"),
+    "report": ("look", "write a run's HTML page"),
+    "check": ("check", "measure the claims of systems"),
+    "demo": ("look", "distil a real model in five minutes and show the result"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a claim does not hold, 2 a mistake in what was given, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="stillhouse: %(message)s", level=logging.WARNING)
+    try:
+        return _dispatch(words)
+    except SystemExit as stop:  # argparse has shown its help
+        return int(stop.code or 0)
+    except StillhouseError as error:
+        print(f"stillhouse: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        print(f"stillhouse: {where}{error.strerror or error}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stillhouse: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"stillhouse {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    return getattr(import_module(f"stillhouse.commands.{COMMANDS[name][0]}"), name)(words[1:])
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: stillhouse COMMAND …",
+            "",
+            "Every way to distil a diffusion model, under one roof.",
+            "",
+            *lines,
+            "",
+            "stillhouse COMMAND --help says more.",
+        ]
+    )

@@ -1,0 +1,161 @@
+"""``stillhouse sample``, ``evaluate``, ``report`` and ``demo``: look at what was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.commands.parser import Parser, add_world
+from stillhouse.errors import StillhouseError, require
+
+if TYPE_CHECKING:
+    from stillhouse.model import Model
+    from stillhouse.worlds.base import World
+
+
+def sample(words: list[str]) -> int:
+    """``stillhouse sample RUN_OR_MODEL``"""
+    parser = Parser("sample", "Draw samples of a model: a picture for images, numbers for anything else.")
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
+    parser.add_argument("-n", type=int, default=64, help="how many [64]")
+    parser.add_argument("--labels", metavar="L,L,…", default="", help="class labels, repeated as often as needed [all in turn]")
+    parser.add_argument("--steps", type=int, help="steps per sample [the model's own]")
+    parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none [the model's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
+    parser.add_argument("--columns", type=int, default=0, help="tiles per row of the picture [about square]")
+    parser.add_argument("--out", metavar="FILE", default="samples", help=".png, .npy or .safetensors [samples.png, or samples.npy]")
+    given = parser.parse(words)
+
+    from stillhouse.api import open_model
+    from stillhouse.io.images import save_samples
+
+    model = open_model(given.model)
+    labels = _labels(given.labels, given.n)
+    x = model.sample(given.n, labels, steps=given.steps, guidance=given.guidance, seed=given.seed)
+    path = save_samples(given.out, x, labels, given.columns)
+    sampling = model.sampling(given.steps, given.guidance)
+    calls = sampling.nfe(model.denoiser, conditional=model.classes > 0)
+    print(f"{path}: {given.n} samples in {len(sampling.times) - 1} step(s), {calls} network call(s) each")
+    return 0
+
+
+def evaluate(words: list[str]) -> int:
+    """``stillhouse evaluate RUN --world W``"""
+    parser = Parser("evaluate", "Measure a model beside its teacher and real data, from the same noise.")
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
+    add_world(parser, "world to measure in [the run's]")
+    parser.add_argument("--teacher", help="beside which teacher [the run's]")
+    parser.add_argument("-n", type=int, default=2000, help="samples per way of sampling [2000]")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
+    parser.add_argument("--teacher-steps", metavar="K,K,…", help="steps to walk the teacher in [1,2,4,…,64]")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--out", metavar="FILE", help="JSON file [RUN/metrics.json, if it is a run's folder]")
+    given = parser.parse(words)
+
+    from stillhouse.api import open_model
+    from stillhouse.evaluate import evaluate as measure
+    from stillhouse.io.weights import atomic_write
+
+    model, entries = open_model(given.model), _entries(given.model)
+    world = open_world(getattr(given, "world", None) or entries.get("world") or model.world)
+    teacher = _teacher(given.teacher or entries.get("teacher"), world)
+    walks: dict[str, Any] = {} if not given.teacher_steps else {"teacher_steps": _numbers(given.teacher_steps, "--teacher-steps")}
+    result = measure(model, world, teacher=teacher, n=given.n, seed=given.seed, show=not given.json, **walks)
+    out = given.out or (Path(given.model) / "metrics.json" if entries else None)
+    if out:
+        atomic_write(out, (json.dumps(result, indent=2) + "\n").encode())
+    print(json.dumps(result) if given.json else "\n".join([table(result), *([f"Kept in {out}"] if out else [])]))
+    return 0
+
+
+def report(words: list[str]) -> int:
+    """``stillhouse report RUN``"""
+    parser = Parser("report", "Write a run's page: one HTML file that needs no network.")
+    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument("--out", metavar="FILE", help="where to [RUN/report.html]")
+    given = parser.parse(words)
+    require(Path(given.run).is_dir(), f"There is no run's folder '{given.run}'.")
+
+    from stillhouse.report.page import write_report
+
+    out = Path(given.out or Path(given.run) / "report.html")
+    write_report(Path(given.run), out)
+    print(out)
+    return 0
+
+
+def demo(words: list[str]) -> int:
+    """``stillhouse demo``"""
+    parser = Parser("demo", "Distil a real model in five minutes and show teacher and student side by side.")
+    parser.add_argument("--teacher", metavar="PATH", help="a teacher of your own [the shipped mnist one]")
+    parser.add_argument("--out", metavar="DIR", default="runs/demo", help="folder of the result [runs/demo]")
+    given = parser.parse(words)
+
+    from stillhouse.report.demo import main
+
+    main(Path(given.out), teacher=given.teacher)
+    return 0
+
+
+def open_world(config: str | Mapping[str, Any]) -> World:
+    """The world of a name or a configuration; an empty one is a mistake."""
+    from stillhouse.worlds.base import get_world
+
+    require(bool(config), "The model does not say which world it is of; name one: --world mnist.")
+    options = {"name": config} if isinstance(config, str) else dict(config)
+    return get_world(str(options.pop("name", "")), **options)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The rows of an evaluation as text, real data last."""
+    metrics = list(dict.fromkeys(name for row in result["rows"] for name in row["metrics"]))
+    head = ["", "steps", "calls", *metrics, "ms/sample"]
+    lines = [
+        [row["who"], str(row["steps"]), str(row["nfe"]), *(_figure(row["metrics"].get(m)) for m in metrics), _figure(1e3 * row["seconds_per_sample"])]
+        for row in result["rows"]
+    ]
+    lines.append(["real data", "", "", *(_figure(result["floor"].get(m)) for m in metrics), ""])
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+    text = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in (head, *lines)
+    ]
+    if result.get("speed_up"):
+        text.append(f"The student is {result['speed_up']:.1f} times as fast as the teacher's own way.")
+    return "\n".join(text)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _teacher(source: str | None, world: World) -> Model | None:
+    if not source:
+        return None
+    from stillhouse.api import teacher_of
+
+    return teacher_of(source, world)
+
+
+def _entries(source: str) -> dict[str, Any]:
+    from stillhouse.options import read_yaml
+
+    path = Path(source) / "run.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+def _numbers(text: str, flag: str) -> Sequence[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise StillhouseError(f"{flag} takes whole numbers with commas between them, not '{text}'.") from error
+
+
+def _labels(text: str, n: int) -> Any:
+    """``n`` labels from a short list, in turn; None for an empty one."""
+    import torch
+
+    numbers = _numbers(text, "--labels")
+    require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
+    return torch.tensor([numbers[i % len(numbers)] for i in range(n)]) if numbers else None

@@ -1,0 +1,24 @@
+"""Errors that are meant for people: one sentence, what was wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StillhouseError(Exception):
+    """A mistake in what we were given. The CLI prints its sentence and exits with code 2."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
+    """The error for a name that is not among ``known``, with the nearest one that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    return StillhouseError(f"There is no {what} '{name}'; {hint}")
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise :class:`StillhouseError` with ``sentence`` unless ``condition`` holds."""
+    if not condition:
+        raise StillhouseError(sentence)

@@ -1,0 +1,145 @@
+"""Weights on disk: one safetensors file per denoiser that says what it is, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stillhouse.denoiser import KINDS, Denoiser, Kind, call_plain
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.models import build_model
+from stillhouse.process import process_from_config
+
+HEADER = "stillhouse"
+PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a file so that at every moment ``path`` holds the old content or the new one, never a part.
+
+    ``content``: the bytes, or a function that writes the file it is given the path of. It goes to a new name in the same folder
+    (made if missing), reaches the disk, and then takes the place of ``path``. If that fails (disk full, no permission), nothing
+    is left behind and :class:`StillhouseError` says why.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(part)
+        else:
+            part.write_bytes(content)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StillhouseError(f"Can't write '{path}': {reason}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # most often: it took its place, or was never made
+            part.unlink()
+
+
+def kind_config(kind: Kind) -> dict[str, Any]:
+    """Name and fields of a prediction kind, as plain data."""
+    name = next((name for name, known in KINDS.items() if type(kind) is known), None)
+    require(name is not None, f"A prediction kind of type {type(kind).__name__} has no name to be saved under.")
+    return {"name": name, **(dataclasses.asdict(kind) if dataclasses.is_dataclass(kind) else {})}
+
+
+def kind_from_config(config: dict[str, Any]) -> Kind:
+    """The prediction kind that :func:`kind_config` described."""
+    fields = dict(config)
+    name = str(fields.pop("name", ""))
+    if name not in KINDS:
+        raise unknown("prediction kind", name, KINDS)
+    try:
+        return KINDS[name](**fields)
+    except TypeError as error:
+        raise StillhouseError(f"Prediction kind '{name}' can't be made from {fields}: {error}.") from error
+
+
+def save_denoiser(path: str | Path, denoiser: Denoiser, info: dict[str, Any] | None = None, *, dtype: torch.dtype | None = None) -> None:
+    """Write the weights of ``denoiser`` and all that is needed to build it again into one safetensors file.
+
+    ``info``: anything that JSON can hold (how it was made, how well it does). ``dtype``: store floating-point weights as this
+    (``torch.float16`` halves the file). Raises :class:`StillhouseError` for a network without a ``config`` (the denoiser of a
+    foreign model, a wrapper) and when the file can't be written.
+    """
+    model = getattr(denoiser.net, "config", None)
+    require(
+        isinstance(model, dict) and denoiser.call is call_plain,
+        f"Only a denoiser of one of our own networks can be saved like this, not one of {type(denoiser.net).__name__}.",
+    )
+    about = {
+        "model": model,
+        "process": denoiser.process.config(),
+        "kind": kind_config(denoiser.kind),
+        "two_time": denoiser.two_time,
+        "info": info or {},
+    }
+    try:
+        header = json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise StillhouseError(f"The description to save with '{path}' is not plain data: {error}.") from error
+
+    def stored(weight: Tensor) -> Tensor:
+        return weight.detach().to("cpu", dtype if weight.is_floating_point() else None).contiguous()
+
+    weights = {name: stored(weight) for name, weight in denoiser.net.state_dict().items()}
+    atomic_write(path, lambda part: save_file(weights, part, {HEADER: header}))
+
+
+def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser` wrote to ``path``.
+
+    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or its weights don't
+    fit the network that the header describes.
+    """
+    path = Path(path)
+    require(path.is_file(), f"There is no weights file '{path}'.")
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # a safetensors file starts with the length of its header, which may look like a pickle's first bytes; then comes a brace
+    pickled = start.startswith(PICKLE_STARTS) and start[8:] != b"{"
+    require(
+        path.suffix.lower() not in PICKLE_SUFFIXES and not pickled,
+        f"'{path}' is a pickle, which can run code when opened; convert it where you trust it: "
+        "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors').",
+    )
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise StillhouseError(f"'{path}' is no whole safetensors file (cut short while copied?): {error}.") from error
+    require(header is not None, f"'{path}' has weights but not our header, so it doesn't say which network they are for.")
+    try:
+        about = json.loads(str(header))
+        model, process, kind = build_model(about["model"]), process_from_config(about["process"]), kind_from_config(about["kind"])
+        two_time, info = bool(about["two_time"]), about["info"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
+    _fit(path, model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return Denoiser(model, process, kind, two_time=two_time).eval(), info
+
+
+def _fit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse weights that are not those of the network, naming the first that differs."""
+    for name in [*wanted, *found]:
+        here = tuple(found[name].shape) if name in found else "missing"
+        there = tuple(wanted[name].shape) if name in wanted else "unknown"
+        require(here == there, f"The weights in '{path}' don't fit the network: '{name}' is {here} there, {there} in the network.")

@@ -1,0 +1,117 @@
+"""ctm: jumps from any time to any earlier time on the teacher's path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Denoiser
+from stillhouse.flowmap import jump
+from stillhouse.parts.balance import balance, last_weight
+from stillhouse.parts.critic import features, head_for, hinge_critic
+from stillhouse.parts.students import grown
+from stillhouse.parts.targets import denoising_loss
+from stillhouse.parts.teacher import teacher_steps
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class CTM(Method):
+    """Consistency Trajectory Models. Kim et al., 2023 (arXiv 2310.02279, eq. 5-9).
+
+    ``G(x_t, t -> s)`` must land where a teacher segment ``t -> u`` followed by the student's own jump ``u -> s`` lands; both are
+    carried on to the clean end by the slow copy before they are compared (soft consistency). Its zero-length jump is kept a
+    denoiser by denoising training, and a discriminator may join late.
+    """
+
+    levels: int = option(18, "noise levels of the grid", low=3)
+    segment: int = option(17, "longest teacher segment, in levels", low=1)
+    steps: int = option(1, "default number of calls per sample", low=1)
+    gamma: float = option(0.0, "share of fresh noise between two calls (0: deterministic)", low=0, high=1)
+    decay: float = option(0.999, "decay of the slow copy per step", low=0, high=1)
+    denoising: bool = option(True, "train the zero-length jump as a denoiser")
+    critic_from: float = option(1.0, "share of the run after which a discriminator joins (1: never)", low=0, high=1)
+
+    worlds = ("mixture", "digits", "mnist")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=4e-4, name="radam"), "critic": Optim(lr=2e-3, betas=(0.5, 0.9))}
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, two_time=True)
+
+    def build(self) -> None:
+        self.target: Denoiser = self.slow_copy(self.student, self.decay)
+        self.grid = torch.linspace(1.0, self.process.t_min, self.levels)
+        if self.critic_from < 1:
+            self.head = self.player("critic", head_for(self.teacher, self.shape))
+
+    def turns(self, step: int) -> list[str]:
+        if not self.with_critic(step):
+            return ["student"]
+        return ["student"] if step % 2 == 0 else ["critic"]
+
+    def with_critic(self, step: int) -> bool:
+        return step >= self.critic_from * self.total
+
+    def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        """Indices ``i`` (start) and ``j`` (end) per sample, and the segment's length ``n``, drawn for the batch with P(n) ~ n."""
+        most, last = min(self.segment, self.levels - 1), self.levels - 1
+        n = 1 + int(torch.searchsorted(torch.arange(1, most + 1).cumsum(0), batch.draws.one_uniform(0, most * (most + 1) / 2), right=True))
+        i = (batch.draws.uniform(0, last - n + 1)).long().clamp(max=last - n)
+        j = (i + n + batch.draws.uniform() * (last - i - n + 1)).long().clamp(max=last)
+        return i, j, n
+
+    def to_clean(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
+        """The slow copy's jump to the lowest level; gradient passes through it, its weights don't learn."""
+        return jump(self.target, x, s, torch.full_like(s, self.process.t_min), batch.cond)
+
+    @shared
+    def landing(self, batch: Batch) -> Tensor:
+        """The student's jump ``t -> s``, carried to the clean end; the teacher's side is left in ``batch.memo``."""
+        i, j, n = self.draw_times(batch)
+        grid = self.grid.to(batch.draws.device)
+        x_t = self.process.noise(batch.data, grid[i], batch.noise())
+        with torch.no_grad():
+            batch.memo["target"] = self.answer(x_t, i, j, n, grid, batch)
+        return self.to_clean(jump(self.student, x_t, grid[i], grid[j], batch.cond), grid[j], batch)
+
+    def answer(self, x_t: Tensor, i: Tensor, j: Tensor, n: int, grid: Tensor, batch: Batch) -> Tensor:
+        """Teacher from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the slow copy to the end."""
+        x_u = teacher_steps(self.teacher, x_t, [grid[i + k] for k in range(n + 1)], batch.cond)
+        return self.to_clean(jump(self.student, x_u, grid[i + n], grid[j], batch.cond), grid[j], batch)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        landed = self.landing(batch)
+        loss = main = (landed - batch.memo["target"]).square().mean()
+        weight = last_weight(self.student)
+        if self.denoising:
+            other = denoising_loss(self.student, batch.data, self.denoising_times(batch), batch.noise(), batch.cond)
+            loss = loss + balance(main, other, weight) * other
+        if self.with_critic(batch.step):
+            fool = -self.judge(landed, batch).mean()
+            loss = loss + balance(main, fool, weight, 0.01, 10.0) * fool
+        return loss
+
+    def denoising_times(self, batch: Batch) -> Tensor:
+        """Half uniform over the noisier 70 % of the grid, half log-normal in sigma / alpha."""
+        low = self.process.t_min
+        noisy = 1 - 0.7 * (1 - low) * batch.draws.uniform()
+        normal = self.process.time(1.2 - 1.2 * batch.draws.normal()).clamp(max(low, 1e-3), 1 - 1e-3)
+        return torch.where(batch.draws.uniform() < 0.5, noisy, normal)
+
+    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+        t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
+        return self.head(features(self.teacher, x, t, batch.cond))
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        return hinge_critic(self.judge(batch.data, batch), self.judge(self.landing(batch), batch))
+
+    def samplings(self) -> dict[int, Sampling]:
+        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps)]
+        times = {k: [*torch.linspace(1.0, self.process.t_min, k + 1)[:-1].tolist(), self.process.t_min] for k in ways}
+        return {k: Sampling(v, {"name": "renoise", "gamma": self.gamma} if self.gamma else "ddim") for k, v in times.items()}

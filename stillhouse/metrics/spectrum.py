@@ -1,0 +1,22 @@
+"""How much fine detail images have: blur shows as missing energy in the high band."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.errors import require
+
+
+def band_energy(images: Tensor, cut: float = 0.25) -> Tensor:
+    """Energy of each image (B, C, H, W) above ``cut`` cycles per pixel (0.5 is Nyquist), per pixel and channel, shape (B,)."""
+    require(images.dim() == 4, f"A spectrum needs images (B, C, H, W), not {tuple(images.shape)}.")
+    spectrum = torch.fft.fft2(images.double(), norm="ortho").abs().square()
+    rows, columns = (torch.fft.fftfreq(size, device=images.device) for size in images.shape[-2:])
+    high = (rows[:, None].square() + columns.square()).sqrt() > cut
+    return (spectrum * high).mean((1, 2, 3))
+
+
+def high_band_ratio(samples: Tensor, real: Tensor, cut: float = 0.25) -> float:
+    """Mean high-band energy of ``samples`` over that of ``real``: below 1 is blur, above 1 is noise."""
+    return float(band_energy(samples, cut).mean() / band_energy(real, cut).mean())

@@ -1,0 +1,138 @@
+"""A model as a user holds it: a denoiser, how it is sampled, and where it came from. Teachers and students are both this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.denoiser import Condition, Denoiser, Kind
+from stillhouse.draws import Draws
+from stillhouse.errors import StillhouseError, require
+from stillhouse.io.weights import load_denoiser, save_denoiser
+from stillhouse.process import Process, process_from_config
+from stillhouse.samplers.sampling import Sampling, draw_samples
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Model:
+    """A denoiser with the shape of its samples, its classes and its ways of sampling.
+
+    ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any number of steps is
+    allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
+    ``info``: method, teacher, options, measured numbers; saved in the file's header.
+    """
+
+    denoiser: Denoiser
+    shape: tuple[int, ...]
+    classes: int = 0
+    samplings: dict[int, Sampling] = field(default_factory=dict)
+    free_steps: bool = False
+    world: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
+        """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's own."""
+        require(steps is None or steps >= 1, f"A sample takes at least one step, not {steps}.")
+        default = next(iter(self.samplings.values()))
+        if steps is None:
+            chosen = default
+        elif self.free_steps:
+            chosen = Sampling.steps(self.denoiser.process, steps, solver=default.solver, guidance=default.guidance)
+        elif steps in self.samplings:
+            chosen = self.samplings[steps]
+        else:
+            known = ", ".join(map(str, self.samplings))
+            raise StillhouseError(f"This student samples in {known} step(s), not {steps}; distil one for {steps} steps.")
+        return chosen if guidance is None else Sampling(chosen.times, chosen.solver, guidance)
+
+    def sample(
+        self, n: int = 16, cond: Condition = None, *, steps: int | None = None, guidance: float | None = None, seed: int = 0
+    ) -> Tensor:
+        """``n`` samples (n, *shape). ``cond``: labels (n,), one number for all, or None: spread evenly over the classes."""
+        require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
+        device = next(self.denoiser.parameters(), torch.zeros(0)).device
+        if cond is None and self.classes:
+            cond = torch.arange(n) % self.classes
+        elif isinstance(cond, int):
+            cond = torch.full((n,), cond)
+        if torch.is_tensor(cond):
+            require(self.classes > 0, "This model takes no class labels.")
+            require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")
+            low, high = int(cond.min()), int(cond.max())
+            require(low >= -1 and high < self.classes, f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.")
+            cond = cond.to(device)
+        draws = Draws(n, seed, "sample", device=device)
+        return draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        header = {
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "samplings": {str(k): s.config() for k, s in self.samplings.items()},
+            "free_steps": self.free_steps,
+            "world": self.world,
+            **self.info,
+        }
+        save_denoiser(folder / WEIGHTS, self.denoiser, header)
+        return folder / WEIGHTS
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(p.numel() for p in self.denoiser.parameters())
+
+
+def shipped() -> dict[str, Path]:
+    """Names of the teachers that come with the library, and their files."""
+    folder = Path(str(files("stillhouse") / "assets" / "teachers"))
+    return {f.stem: f for f in sorted(folder.glob("*.safetensors"))}
+
+
+def load(
+    source: str | Path | nn.Module | Denoiser,
+    *,
+    process: Process | str = "flow",
+    kind: Kind | str = "velocity",
+    shape: tuple[int, ...] | None = None,
+    classes: int = 0,
+    steps: int = 64,
+) -> Model:
+    """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``), or from a module.
+
+    A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a :class:`Denoiser` needs
+    ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign file, and for a pickle.
+    """
+    if isinstance(source, nn.Module):
+        require(shape is not None, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
+        assert shape is not None
+        if isinstance(source, Denoiser):
+            denoiser = source
+        else:
+            denoiser = Denoiser(source, process_from_config(process) if isinstance(process, str) else process, kind)
+        default = Sampling.steps(denoiser.process, steps, solver="heun")
+        return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
+    path = Path(source)
+    if not path.exists() and str(source) in shipped():
+        path = shipped()[str(source)]
+    require(
+        path.exists(), f"There is no model '{source}': neither a file or folder, nor a shipped teacher ({', '.join(shipped()) or 'none'})."
+    )
+    if path.is_dir():
+        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS}; is it a folder that save_pretrained wrote?")
+        path = path / WEIGHTS
+    denoiser, info = load_denoiser(path)
+    try:
+        samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
+        return Model(denoiser, tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"), info)
+    except KeyError as error:
+        raise StillhouseError(f"'{path}' lacks {error} in its header; it was not written by save_pretrained.") from error

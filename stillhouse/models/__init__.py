@@ -1,0 +1,38 @@
+"""Small reference networks, and the registry that builds one from plain data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from stillhouse.errors import StillhouseError, unknown
+from stillhouse.models.dit import DiT
+from stillhouse.models.mlp import MLP
+from stillhouse.models.taps import Network
+from stillhouse.models.unet import UNet
+
+MODELS: dict[str, type[Network]] = {model.name: model for model in (MLP, UNet, DiT)}
+
+
+def build_model(config: dict[str, Any], seed: int = 0) -> Network:
+    """The network that ``{"name": "unet", "channels": [32, 64], …}`` describes; ``net.config`` gives the description back.
+
+    Its first weights depend on ``seed`` alone; global random state is left as it was. Raises :class:`StillhouseError` for an
+    unknown name or option, or a value that no network can be built with.
+    """
+    options = dict(config)
+    name = str(options.pop("name", ""))
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    known = inspect.signature(MODELS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of the model '{name}' named", option, known)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return MODELS[name](**options)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise StillhouseError(f"The model '{name}' can't be built with {options}: {error}.") from error

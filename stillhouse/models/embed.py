@@ -1,0 +1,170 @@
+"""How a network hears its time, second time, guidance scale and condition; and the layers that networks share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stillhouse.errors import require
+from stillhouse.models.taps import transformed
+from stillhouse.process import at_least_float32
+
+
+def zero(layer: nn.Linear | nn.Conv2d) -> Any:
+    """``layer`` with weights and bias set to zero: it has no effect at the start of training."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Fourier(nn.Module):
+    """``sin, cos (2 pi f t)`` at ``size / 2`` frequencies spaced geometrically from 1/16 to 4 per unit of time.
+
+    Time is [0, 1], or ``ln(sigma) / 4`` in about [-1.6, 1.1]. The highest frequency bounds ``d/dt`` by 8 pi: derivatives
+    along the path stay tame (Lu & Song, 2024, arXiv 2410.11081, section 4.1, on what a hidden x1000 does to them).
+    """
+
+    def __init__(self, size: int, low: float = 1 / 16, high: float = 4.0):
+        super().__init__()
+        require(size % 2 == 0, f"Time features come in pairs of sine and cosine; their number must be even, not {size}.")
+        self.pairs, self.low, self.high = size // 2, math.log2(low), math.log2(high)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """``t`` of shape (B,), any real numbers -> (B, size), in float32 at least."""
+        t = at_least_float32(t)
+        # made anew, not kept: a stored table would be rounded when the network is cast to bfloat16
+        octaves = torch.linspace(self.low, self.high, self.pairs, device=t.device, dtype=t.dtype)
+        angle = 2 * math.pi * t[:, None] * torch.exp2(octaves)
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class NumberEmbedding(nn.Module):
+    """Fourier features of a number, then two linear layers; ``silent`` starts with no effect."""
+
+    def __init__(self, width: int, features: int = 32, silent: bool = False):
+        super().__init__()
+        self.features, self.first, self.last = Fourier(features), nn.Linear(features, width), nn.Linear(width, width)
+        if silent:
+            zero(self.last)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+
+
+class Embedding(nn.Module):
+    """All that a network is told besides its state, as one vector per sample, and tokens for cross-attention.
+
+    ``classes``: number of labels; a label of -1, or no condition at all, is the empty condition. ``token_dim``: width of condition
+    tokens. ``two_time``: the time a jump ends at is heard as well. ``guidance_input``: so is a guidance scale
+    (Meng et al., 2022, arXiv 2210.03142). These two start without effect, so that they can be added to a trained network.
+    """
+
+    def __init__(self, width: int, classes: int = 0, token_dim: int = 0, two_time: bool = False, guidance_input: bool = False):
+        super().__init__()
+        self.classes, self.token_dim = classes, token_dim
+        self.time = NumberEmbedding(width)
+        self.end = NumberEmbedding(width, silent=True) if two_time else None
+        self.guidance = NumberEmbedding(width, silent=True) if guidance_input else None
+        if classes:
+            self.label = nn.Embedding(classes + 1, width)  # row 0 is the empty condition
+            nn.init.normal_(self.label.weight, std=0.5)
+        if token_dim:
+            self.empty = nn.Parameter(0.02 * torch.randn(1, 1, token_dim))
+            self.pool = nn.Linear(token_dim, width)
+
+    def forward(self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """``t, s, guidance``: (B,). ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask``.
+
+        Returns the vector (B, width), the tokens (B, 1 + L, C) and their mask (B, 1 + L), True where a token counts. The first
+        token is the learned empty one, so a sample whose mask is all False is unconditional. Raises
+        :class:`StillhouseError` for a condition that the network was not built for.
+        """
+        label, tokens, mask = split(cond)
+        vector = self.time(t)
+        if s is not None or self.end is not None:
+            require(self.end is not None, "A second time was given to a network built without `two_time`.")
+            vector = vector + self.end(t if s is None else s)  # type: ignore[misc]
+        if guidance is not None or self.guidance is not None:
+            require(self.guidance is not None, "A guidance scale was given to a network built without `guidance_input`.")
+            w = torch.ones_like(t) if guidance is None else at_least_float32(guidance)
+            vector = vector + self.guidance(torch.asinh(w) / 4)  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
+        if label is not None or self.classes:
+            rows = self._rows(label, t)
+            vector = vector + self.label(rows)
+        if tokens is None and not self.token_dim:
+            return vector, None, None
+        tokens, mask = self._tokens(tokens, mask, len(t))
+        share = mask.to(tokens.dtype)[..., None]
+        return vector + self.pool((tokens * share).sum(1) / share.sum(1)), tokens, mask
+
+    def _rows(self, label: Tensor | None, t: Tensor) -> Tensor:
+        """Rows of the label table."""
+        if label is None:
+            return torch.zeros(len(t), dtype=torch.long, device=t.device)
+        require(self.classes > 0, "Class labels were given to a network built without `classes`.")
+        # a branch on data: cannot be traced, and has no meaning on tensors without values
+        if not (torch.compiler.is_compiling() or label.is_meta or transformed(label)):
+            low, high = int(label.min()), int(label.max())
+            worst = low if low < -1 else high
+            require(-1 <= low and high < self.classes, f"Label {worst} is not among -1 (none), 0 … {self.classes - 1}.")
+        return label + 1
+
+    def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
+        """The empty token and the given ones, with their mask."""
+        require(self.token_dim > 0, "Condition tokens were given to a network built without `token_dim`.")
+        empty = self.empty.expand(batch, -1, -1)
+        if tokens is None:
+            tokens = empty[:, :0]
+        require(
+            tokens.dim() == 3 and tokens.shape[-1] == self.token_dim,
+            f"Condition tokens must have the shape (B, L, {self.token_dim}), not {tuple(tokens.shape)}.",
+        )
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return torch.cat([empty, tokens.to(empty.dtype)], 1), F.pad(mask.bool(), (1, 0), value=True)
+
+
+def split(cond: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Label, tokens and mask of a condition, whichever way it was given."""
+    if cond is None:
+        return None, None, None
+    if isinstance(cond, dict):
+        odd = set(cond) - {"label", "tokens", "mask"}
+        require(not odd, f"A condition may hold label, tokens and mask, not {', '.join(sorted(odd))}.")
+        return cond.get("label"), cond.get("tokens"), cond.get("mask")
+    return (None, cond, None) if cond.is_floating_point() else (cond, None, None)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that also works in forward mode, where the fused kernel needs contiguous tangents and has no way to get them."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not transformed(input):
+            return super().forward(input)
+        grouped = input.reshape(len(input), self.num_groups, -1)
+        var, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+        shape = (-1,) + (1,) * (input.dim() - 2)
+        return ((grouped - mean) * (var + self.eps).rsqrt()).reshape(input.shape) * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask`` (B, L)."""
+
+    def __init__(self, width: int, heads: int, source: int = 0):
+        super().__init__()
+        require(width % heads == 0, f"A width of {width} can't be split among {heads} attention heads.")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(source or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        key, value = self.key_value(x if tokens is None else tokens).chunk(2, -1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.query(x), key, value))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.out(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,65 @@
+"""A residual MLP for points of any dimension."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stillhouse.errors import require
+from stillhouse.models.embed import Embedding, zero
+from stillhouse.models.taps import Network
+
+
+class MLPBlock(nn.Module):
+    """``h + W2 silu(W1 silu(h) + A e)``, the last layer starting at zero."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.first, self.told = nn.Linear(width, width), nn.Linear(width, width)
+        self.last = zero(nn.Linear(width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        inner = self.first(F.silu(h)) + self.told(vector)
+        return h + self.last(self.dropout(F.silu(inner)))
+
+
+class MLP(Network):
+    """``net(x, t, cond)`` for ``x`` of shape (B, …) with ``dim`` numbers per sample.
+
+    ``width``, ``depth``: size of ``blocks`` and their number. The other options are those of :class:`Embedding`.
+    """
+
+    name = "mlp"
+
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        classes: int = 0,
+        two_time: bool = False,
+        guidance_input: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__(locals())
+        self.dim, self.middle, self.middle_channels = dim, f"blocks.{depth // 2}", width
+        self.embed = Embedding(width, classes, 0, two_time, guidance_input)
+        self.input = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(MLPBlock(width, dropout) for _ in range(depth))
+        self.output = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+        """``x``: (B, …), ``t, s, guidance``: (B,) -> (B, …)."""
+        size = math.prod(x.shape[1:])
+        require(size == self.dim, f"This MLP is for samples of {self.dim} numbers, not of {size} (shape {tuple(x.shape[1:])}).")
+        vector, _, _ = self.embed(t, cond, s, guidance)
+        vector = F.silu(vector)
+        h = self.input(torch.flatten(x, 1))
+        for block in self.blocks:
+            h = self.run(block, h, vector)
+        return self.output(F.silu(h)).reshape(x.shape)

@@ -1,0 +1,145 @@
+"""A small U-Net in the manner of EDM's (Karras et al., 2022, arXiv 2206.00364; Dhariwal & Nichol, 2021, arXiv 2105.05233)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stillhouse.errors import require
+from stillhouse.models.embed import Attention, Embedding, GroupNorm, zero
+from stillhouse.models.taps import Network
+
+
+def groups(channels: int) -> int:
+    """The largest number of groups up to 8 that divides ``channels`` into groups of at least 4."""
+    return next((g for g in (8, 6, 4, 3, 2) if channels % g == 0 and channels // g >= 4), 1)
+
+
+class Block(nn.Module):
+    """A residual block ``(h, vector) -> (B, out, H, W)``; the vector scales and shifts its inside. ``resample``: up, down or none."""
+
+    def __init__(self, channels: int, out: int, width: int, dropout: float, resample: str = ""):
+        super().__init__()
+        self.resample = resample
+        self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.told = nn.Linear(width, 2 * out)
+        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv2d(out, out, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+
+    def _sized(self, h: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(h, 2)
+        return F.interpolate(h, scale_factor=2, mode="nearest") if self.resample == "up" else h
+
+    def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        inner = self.conv1(self._sized(F.silu(self.norm1(h))))
+        scale, shift = self.told(vector)[:, :, None, None].chunk(2, 1)
+        inner = self.norm2(inner) * (1 + scale) + shift
+        inner = self.conv2(self.dropout(F.silu(inner)))
+        # a 1x1 convolution commutes with pooling and with repeating: do each where the image is smaller
+        straight = self.skip(self._sized(h)) if self.resample == "down" else self._sized(self.skip(h))
+        return straight + inner
+
+
+class Middle(nn.Module):
+    """The lowest level: block, attention on itself, cross-attention on tokens where there are any, block."""
+
+    def __init__(self, channels: int, width: int, dropout: float, heads: int, token_dim: int):
+        super().__init__()
+        self.first = Block(channels, channels, width, dropout)
+        self.norm, self.attention = GroupNorm(groups(channels), channels), Attention(channels, heads)
+        if token_dim:
+            self.cross_norm, self.cross = GroupNorm(groups(channels), channels), Attention(channels, heads, token_dim)
+            zero(self.cross.out)
+        self.last = Block(channels, channels, width, dropout)
+        zero(self.attention.out)
+
+    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        h = self.first(h, vector)
+        h = h + self._image(self.attention(self._rows(self.norm(h))), h)
+        if tokens is not None:
+            h = h + self._image(self.cross(self._rows(self.cross_norm(h)), tokens, mask), h)
+        return self.last(h, vector)
+
+    @staticmethod
+    def _rows(h: Tensor) -> Tensor:
+        return h.flatten(2).transpose(1, 2)
+
+    @staticmethod
+    def _image(rows: Tensor, h: Tensor) -> Tensor:
+        return rows.transpose(1, 2).reshape(h.shape)
+
+
+class UNet(Network):
+    """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W).
+
+    ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``: width of each level, each
+    half as large as the one before; H and W must be divisible by ``patch * 2^(levels - 1)``. ``blocks``: residual blocks
+    per level. The other options are those of :class:`Embedding`.
+
+    Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``mid``, whose output has
+    ``mid_channels`` channels at the lowest level.
+    """
+
+    name = "unet"
+    middle = "mid"
+
+    def __init__(
+        self,
+        image_channels: int = 1,
+        channels: Sequence[int] = (32, 64, 96),
+        patch: int = 2,
+        blocks: int = 1,
+        heads: int = 4,
+        classes: int = 0,
+        token_dim: int = 0,
+        two_time: bool = False,
+        guidance_input: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__(locals())
+        width = 2 * max(channels)
+        self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)
+        self.mid_channels = self.middle_channels = channels[-1]
+        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input)
+        self.input = nn.Conv2d(image_channels * patch**2, channels[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        here, skips = channels[0], [channels[0]]
+        for level, wide in enumerate(channels):
+            for i in range(blocks):
+                self.down.append(Block(here, wide, width, dropout, "down" if level and not i else ""))
+                here = wide
+                skips.append(here)
+        self.mid = Middle(here, width, dropout, heads, token_dim)
+        # one block answers each kept feature; the last of a level (its feature came from the level above) goes up
+        for level, wide in reversed(list(enumerate(channels))):
+            for i in range(blocks):
+                last = level and i == blocks - 1
+                self.up.append(Block(here + skips.pop(), channels[level - 1] if last else wide, width, dropout, "up" if last else ""))
+                here = channels[level - 1] if last else wide
+        self.norm = GroupNorm(groups(here + skips[0]), here + skips.pop())
+        self.output = zero(nn.Conv2d(here + channels[0], image_channels * patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+        """``x``: (B, C, H, W), ``t, s, guidance``: (B,) -> (B, C, H, W)."""
+        require(
+            x.shape[-2] % self.multiple == 0 and x.shape[-1] % self.multiple == 0,
+            f"This U-Net needs image sides divisible by {self.multiple}, not {x.shape[-2]} x {x.shape[-1]}.",
+        )
+        vector, tokens, mask = self.embed(t, cond, s, guidance)
+        vector = F.silu(vector)
+        h = self.input(F.pixel_unshuffle(x, self.patch))
+        kept = [h]
+        for block in self.down:
+            h = self.run(block, h, vector)
+            kept.append(h)
+        h = self.run(self.mid, h, vector, tokens, mask)
+        for block in self.up:
+            h = self.run(block, torch.cat([h, kept.pop()], 1), vector)
+        h = self.output(F.silu(self.norm(torch.cat([h, kept.pop()], 1))))
+        return F.pixel_shuffle(h, self.patch)

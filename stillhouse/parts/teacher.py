@@ -1,0 +1,30 @@
+"""What a teacher is asked for along its path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Condition, Denoiser, Prediction
+from stillhouse.solvers.base import History, Solver
+from stillhouse.solvers.heun import Heun
+
+HEUN = Heun()
+
+
+@torch.no_grad()
+def teacher_steps(teacher: Denoiser, x: Tensor, times: Sequence[Tensor], cond: Condition = None, solver: Solver = HEUN) -> Tensor:
+    """``x`` (B, …) carried by the teacher through ``times``, each of shape (B,) and falling sample by sample."""
+
+    def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
+        return teacher(x, t, cond)
+
+    def no_noise(x: Tensor) -> Tensor:
+        raise RuntimeError("a teacher's path is deterministic")
+
+    history = History(left=len(times))
+    for t, s in zip(times, times[1:], strict=False):
+        x = solver.step(predict, x, t, s, history, no_noise)
+    return x

@@ -1,0 +1,147 @@
+"""The demo: a real teacher, two distillations, one page; five minutes on two cores.
+
+It owns its folder: results are made in ``OUT.tmp`` and take the place of earlier ones in one move. A folder without its mark
+is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stillhouse.api import distill
+from stillhouse.errors import require
+from stillhouse.evaluate import EVALUATION, evaluate
+from stillhouse.io.weights import atomic_write
+from stillhouse.model import Model, load
+from stillhouse.options import fields_of
+from stillhouse.report.page import calls, duration, metric, write_report
+from stillhouse.report.plots import number
+from stillhouse.systems import find
+from stillhouse.worlds.base import World, get_world
+
+WORLD = "mnist"
+MARK = ".stillhouse-demo"
+# iterations on a machine that is fast enough, and the seconds that a slower one may spend
+RECIPES: dict[str, dict[str, Any]] = {
+    "dmd2": {"seconds": 85, "iterations": 1500, "batch": 64, "ema": 0.99, "fake_per_student": 4},
+    "progressive": {"seconds": 75, "iterations": 1200, "batch": 64, "ema": 0.99, "teacher_steps": 16, "steps": 2},
+}
+TEACHER_STEPS = (1, 2, 4, 8, 16, 64)
+TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest opponent
+SAMPLES = 1000
+TRIAL = 12  # iterations that tell how fast this machine is
+
+
+def main(
+    out: str | Path = "runs/demo",
+    teacher: str | Path | None = None,
+    *,
+    recipes: Mapping[str, Mapping[str, Any]] = RECIPES,
+    n: int = SAMPLES,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Distil ``teacher`` (the shipped one, or a model file or folder of the same world) and write ``out/report.html``.
+
+    ``recipes``: by method, the options of :func:`stillhouse.api.distill`, and ``seconds``: shorten the run to fit them. ``n``: samples
+    measured of each model. Also leaves ``out/metrics.json`` and a run folder for each student. Raises :class:`StillhouseError` for a
+    teacher of another world, and for a folder that holds anything but an earlier demo.
+    """
+    began = time.perf_counter()
+    out = Path(out)
+    source = str(teacher or WORLD)
+    world = get_world(WORLD)
+    master = _fitting(load(source), world)
+    work = _claim(out)
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, flush=True)
+
+    say(f"Teacher: {source}, {master.parameters:,} weights.")
+    results: dict[str, Any] = {}
+    for index, (slug, recipe) in enumerate(recipes.items()):
+        options = _options(slug, recipe, source, world, master, seed)
+        say(f"\nDistilling with {slug}, {options['iterations']} iterations.")
+        student = distill(source, slug, world=world, out=work / slug, quiet=quiet, **options)
+        say("Measuring it beside its teacher." if index == 0 else "Measuring it.")
+        # the first student's evaluation measures the teacher in all its ways, the others' only what they are compared with
+        steps = TEACHER_STEPS if index == 0 else ()
+        found = evaluate(student, world, teacher=master, n=n, seed=seed, teacher_steps=steps, teacher_solver=TEACHER_SOLVER, show=not quiet)
+        atomic_write(work / slug / EVALUATION, (json.dumps(found, indent=2) + "\n").encode())
+        results[slug] = found
+    say("\nDrawing the page.")
+    write_report([work / slug for slug in recipes], work / "report.html", title=f"{Path(source).stem}, distilled")
+    summary = {"teacher": source, "seconds": round(time.perf_counter() - began, 1), "students": results}
+    atomic_write(work / "metrics.json", (json.dumps(summary, indent=2) + "\n").encode())
+    _swap(work, out)
+    say("\n" + _told(results))
+    say(f"\nDone in {duration(time.perf_counter() - began)}. Look at {out / 'report.html'}")
+    return out / "report.html"
+
+
+def _fitting(teacher: Model, world: World) -> Model:
+    require(
+        tuple(teacher.shape) == tuple(world.shape) and teacher.classes in (0, world.classes),
+        f"The demo distils teachers of {world.name}, with samples of shape {tuple(world.shape)} and {world.classes} classes (or none); "
+        f"this one makes {tuple(teacher.shape)} and knows {teacher.classes}. For any other use `stillhouse distill`.",
+    )
+    require(teacher.free_steps, "The demo needs a many-step teacher; this model is a student that samples in a fixed number of steps.")
+    return teacher
+
+
+def _options(slug: str, recipe: Mapping[str, Any], teacher: str, world: World, master: Model, seed: int) -> dict[str, Any]:
+    """The recipe as options of a run that fits its seconds here; a guided teacher is distilled as it is sampled."""
+    options = {k: v for k, v in recipe.items() if k != "seconds"}
+    if "guidance" in fields_of(find(slug)):
+        options.setdefault("guidance", master.sampling().guidance)
+    options["seed"] = seed
+    if "seconds" in recipe:
+        began = time.perf_counter()
+        distill(teacher, slug, world=world, quiet=True, **{**options, "iterations": TRIAL})
+        affordable = int(recipe["seconds"] / (time.perf_counter() - began) * TRIAL)
+        options["iterations"] = max(TRIAL, min(options["iterations"], affordable))
+    return options
+
+
+def _claim(out: Path) -> Path:
+    """An empty, marked folder to work in, beside ``out``; leftovers of a demo that was cut off are cleared away."""
+    work, old = _beside(out)
+    for folder in (out, work, old):
+        mine = not folder.exists() or (folder.is_dir() and ((folder / MARK).exists() or not any(folder.iterdir())))
+        require(mine, f"'{folder}' holds something that the demo did not make; name another folder with --out.")
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for folder in (work, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / MARK).write_text("Made by `stillhouse demo`, which replaces this folder each time it runs.\n")
+    return work
+
+
+def _swap(work: Path, out: Path) -> None:
+    _, old = _beside(out)
+    if out.exists():
+        out.rename(old)
+    work.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    return out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
+
+
+def _told(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures that matter, a line each."""
+    first = next(iter(results.values()))
+    key = first["metric"]
+    rows = [("teacher", r) for r in first["rows"] if r["who"] == "teacher"]
+    rows += [(slug, r) for slug, found in results.items() for r in found["rows"] if r["who"] == "student"]
+    lines = [f"{name:<14}{calls(r['nfe']):>10}{number(r['metrics'][key]):>12}{duration(r['seconds_per_sample']):>12}" for name, r in rows]
+    lines.append(f"{'real data':<24}{number(first['floor'].get(key)):>12}")
+    return "\n".join([f"{'':<14}{'':>10}{metric(key).title[:11]:>12}{'per sample':>12}", *lines])

@@ -1,0 +1,137 @@
+"""What a page needs to know of one run: its figures, its curves, and samples of student and teacher from the same noise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from stillhouse.api import CONFIG, teacher_of
+from stillhouse.draws import Draws
+from stillhouse.errors import StillhouseError, require
+from stillhouse.evaluate import EVALUATION, Walk, even_labels, walks_of
+from stillhouse.model import Model, load
+from stillhouse.report.pictures import is_image
+from stillhouse.train.journal import read
+from stillhouse.worlds.base import World, get_world
+
+IMAGES, POINTS = 40, 1000  # samples drawn for the page
+
+
+@dataclass
+class Strip:
+    """Samples of one way of sampling; row ``i`` of every strip of a page started from the same noise."""
+
+    who: str
+    steps: int
+    nfe: int
+    default: bool
+    samples: Tensor
+
+
+@dataclass
+class RunView:
+    """One run on a page. ``name``: of the student; ``teacher``: of its teacher; ``rows``: the lines of ``metrics.jsonl``."""
+
+    name: str
+    teacher: str
+    evaluation: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
+    labels: Tensor | None = None
+    real: Tensor | None = None
+
+
+def draw_strips(model: Model, teacher: Model | None, evaluation: dict[str, Any], seed: int = 0) -> tuple[list[Strip], Tensor | None]:
+    """Samples of the ways that ``evaluation`` measured, all from the same noise, and their labels."""
+    count = IMAGES if is_image(model.shape) else POINTS
+    labels = even_labels(count, model.classes)
+    strips = []
+    for row in evaluation["rows"]:
+        owner = model if row["who"] == "student" else teacher
+        if owner is None:
+            continue
+        walk = next((w for w in _walks(owner, row) if w.steps == row["steps"]), None)
+        require(
+            walk is not None,
+            f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; evaluate the run again.",
+        )
+        assert walk is not None
+        device = next(owner.denoiser.parameters(), torch.zeros(0)).device
+        cond = None if labels is None else labels.to(device)
+        samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
+        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples))
+    return strips, labels
+
+
+def _walks(owner: Model, row: dict[str, Any]) -> list[Walk]:
+    return walks_of(owner, row["who"], [row["steps"]], row["solver"])
+
+
+def make_view(
+    name: str,
+    model: Model,
+    teacher: Model | None,
+    world: World,
+    evaluation: dict[str, Any],
+    *,
+    teacher_name: str = "teacher",
+    config: dict[str, Any] | None = None,
+    rows: list[dict[str, Any]] | None = None,
+) -> RunView:
+    """A view of a student that is at hand, pictures included."""
+    strips, labels = draw_strips(model, teacher, evaluation)
+    real, _ = world.sample_data(POINTS, Draws(POINTS, "report", "real"))
+    return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, real)
+
+
+def view_of_folder(folder: str | Path) -> RunView:
+    """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and ``evaluation.json``.
+
+    ``run.yaml`` names the ``method`` and the ``teacher``; a teacher that was only in memory is not drawn. Raises
+    :class:`StillhouseError` if one of the files is missing or torn.
+    """
+    folder = Path(folder)
+    require(folder.is_dir(), f"There is no run folder '{folder}'.")
+    evaluation_file, config_file = folder / EVALUATION, folder / CONFIG
+    require(config_file.is_file(), f"The folder '{folder}' holds no {CONFIG}; is it a run?")
+    require(evaluation_file.is_file(), f"The run '{folder}' has not been evaluated; run: stillhouse evaluate {folder}")
+    try:
+        evaluation, config = json.loads(evaluation_file.read_text()), yaml.safe_load(config_file.read_text())
+        options = dict(evaluation["world"])
+        world = get_world(options.pop("name"), **options)
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise StillhouseError(f"The files of the run '{folder}' can't be read ({error}); evaluate it again.") from error
+    require(isinstance(config, dict), f"'{config_file}' holds no settings.")
+    model = load(folder / "model")
+    source = config.get("teacher")
+    teacher = teacher_of(source, world) if source else None
+    journal = folder / "metrics.jsonl"
+    return make_view(
+        str(config.get("method") or folder.name),
+        model,
+        teacher,
+        world,
+        evaluation,
+        teacher_name=_told(source, world),
+        config=config,
+        rows=read(journal) if journal.is_file() else [],
+    )
+
+
+def _told(source: Any, world: World) -> str:
+    """A teacher's name for people."""
+    if not source:
+        return f"{world.name} (in memory)"
+    if str(source).partition(":")[0] == "exact":
+        return f"exact {world.name}"
+    path = Path(str(source))
+    while path.stem == "model" and path.parent.name:  # the run's folder says more
+        path = path.parent
+    return path.stem

@@ -1,0 +1,92 @@
+"""How a model is sampled: a value that a student carries with its weights, and the function that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.draws import Draws
+from stillhouse.errors import require
+from stillhouse.guidance import Guided
+from stillhouse.process import Process
+from stillhouse.samplers.rollout import Hook, rollout
+from stillhouse.solvers import make_solver
+from stillhouse.solvers.grids import make_grid
+
+
+@dataclass
+class Sampling:
+    """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so that it can be saved."""
+
+    times: list[float]
+    solver: str | dict[str, Any] = "ddim"
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.times = [float(t) for t in self.times]
+        falling = all(0 <= s < t <= 1 for t, s in zip(self.times, self.times[1:], strict=False))
+        require(len(self.times) >= 2 and falling, f"Sampling times must fall strictly within [0, 1], not run {self.times}.")
+        make_solver(self.solver)  # a wrong name is told here, not in the middle of a run
+
+    @classmethod
+    def steps(
+        cls, process: Process, n: int, solver: str | dict[str, Any] = "heun", grid: str | dict[str, Any] = "uniform", guidance: float = 1.0
+    ) -> Sampling:
+        """``n`` steps of ``solver`` along a named ``grid`` of ``process`` (see :data:`stillhouse.solvers.grids.GRIDS`)."""
+        return cls(make_grid(grid, process, n).tolist(), solver, guidance)
+
+    def guided(self, model: Denoiser) -> Denoiser:
+        """``model`` under this guidance; itself at ``w = 1``."""
+        return model if self.guidance == 1 else Guided(model, self.guidance)
+
+    def nfe(self, model: Denoiser, conditional: bool = True) -> int:
+        """Network evaluations of one sample; guidance counts double wherever it acts, on a conditional sample."""
+        asked, guided = make_solver(self.solver).asked(model.process, self.times), self.guided(model)
+        return sum(_cost(guided, t) for t in asked) if conditional else len(asked)
+
+    def config(self) -> dict[str, Any]:
+        """Plain data; :meth:`from_config` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Sampling:
+        """Inverse of :meth:`config`; raises :class:`StillhouseError` for fields that are missing or unknown."""
+        wrong = sorted(set(config) - {"times", "solver", "guidance"})
+        require(not wrong and "times" in config, f"A sampling holds times, solver and guidance, not {sorted(config)}.")
+        return cls(**config)
+
+
+def _cost(model: Denoiser, t: float) -> int:
+    """Evaluations that one conditional call at ``t`` costs, guidance inside guidance included."""
+    if not isinstance(model, Guided):
+        return _cost(model.net, t) if isinstance(model.net, Denoiser) else 1
+    low, high = model.interval
+    acts = low <= t <= high and (torch.is_tensor(model.scale) or model.scale != 1)
+    # the negative call of an inner guidance is unconditional, so that it is single when the negative is the empty condition
+    return _cost(model.plain, t) + (acts and (1 if model.negative is None else _cost(model.plain, t)))
+
+
+def draw_samples(
+    model: Denoiser,
+    sampling: Sampling,
+    shape: Sequence[int],
+    cond: Condition,
+    draws: Draws,
+    hooks: Sequence[Hook] = (),
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Samples ``(draws.rows, *shape)`` of ``model`` by ``sampling``, under ``inference_mode``.
+
+    ``shape``: of one sample. The walk starts from ``sigma(times[0]) z``, which is the prior at ``t = 1``; a student may start lower,
+    from pure noise of the level it was trained to start at. ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`.
+    """
+    with torch.inference_mode():
+        level = model.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)).item()
+        start = level * draws.normal(*shape, dtype=dtype)
+        return rollout(sampling.guided(model), start, sampling.times, make_solver(sampling.solver), cond, draws=draws, hooks=hooks)

@@ -1,0 +1,51 @@
+"""What a solver is: something that carries a state from time ``t`` to time ``s``.
+
+A solver asks ``predict(x, t, s) -> Prediction`` as often as it needs and may keep a history in the ``History`` it is
+given. The loop that walks a grid is :func:`stillhouse.samplers.rollout`, for teachers and students alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from stillhouse.denoiser import Prediction
+from stillhouse.process import Process
+
+Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
+Noise = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class History:
+    """What a multistep solver remembers of one walk: past predictions (newest last), and what is left of the grid."""
+
+    said: list[Prediction] = field(default_factory=list)
+    left: int = 0  # steps after this one
+
+    def keep(self, said: Prediction, most: int) -> None:
+        """Remember ``said``, forgetting all but the newest ``most``."""
+        self.said = [*self.said, said][-most:]
+
+
+class Solver:
+    """One step of a sampler. ``evaluations`` per step; ``stochastic`` solvers draw fresh noise."""
+
+    name: str = ""
+    evaluations: int = 1
+    stochastic: bool = False
+
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+        """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,)."""
+        raise NotImplementedError
+
+    def asked(self, process: Process, times: Sequence[float]) -> list[float]:
+        """The times at which one walk along ``times`` evaluates the network, repeated as often as it does."""
+        return [t for t in times[:-1] for _ in range(self.evaluations)]
+
+    def config(self) -> dict[str, Any]:
+        """Name and parameters as plain data; :func:`stillhouse.solvers.make_solver` reads it back."""
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]

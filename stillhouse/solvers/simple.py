@@ -1,0 +1,46 @@
+"""The two moves that students make: along the predicted line, or to the clean end and back up with fresh noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stillhouse.errors import require
+from stillhouse.flowmap import land
+from stillhouse.process import Process, like
+from stillhouse.solvers.base import History, Noise, Predict, Solver
+
+
+@dataclass
+class Renoise(Solver):
+    """Go to the clean end, then noise it afresh: ``x_s = alpha_s x0 + sigma_s z`` (the multistep consistency sampler).
+
+    ``gamma`` in [0, 1]: the deterministic share is a jump to ``(1 - gamma) s``, from where fresh noise leads back up to ``s``
+    (gamma-sampling of CTM, in TCD's form for every process); ``gamma = 1`` is the plain re-noising move, 0 is DDIM. The step to
+    ``t = 0`` is the clean estimate itself.
+    """
+
+    gamma: float = 1.0
+    name = "renoise"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, f"The re-noised share gamma must lie in [0, 1], not {self.gamma}.")
+        self.stochastic = self.gamma > 0
+
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+        middle = (1 - self.gamma) * s
+        said = predict(x, t, middle)
+        if history.left == 0 and bool((s == 0).all()):
+            return said.x0
+        if self.gamma == 1:
+            return said.at.process.noise(said.x0, s, noise(x))
+        down = land(said, middle)
+        return renoise_up(said.at.process, down, middle, s, noise) if self.gamma else down
+
+
+def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    """From a state at ``t`` up to one at ``s >= t``: scale the signal, add the noise that is missing."""
+    scale = process.alpha(s) / process.alpha(t)
+    added = (process.sigma(s) ** 2 - (scale * process.sigma(t)) ** 2).clamp_min(0).sqrt()
+    return like(scale, x) * x + like(added, x) * noise(x)

@@ -1,0 +1,50 @@
+"""Training a model from data: where teachers come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.parts.targets import denoising_loss
+from stillhouse.parts.timelaw import TIME_LAWS, time_law
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class Denoising(Method):
+    """Plain denoising training: the network learns what it is asked to say about noised data.
+
+    With ``label_dropout`` it learns the unconditional answer as well, which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
+    """
+
+    label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
+    times: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
+    steps: int = option(64, "default number of sampling steps", low=1)
+    guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
+
+    worlds = ("mixture", "digits", "mnist")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", warmup=100, clip=1.0)}
+    free_steps = True
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return teacher.copy()
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {self.steps: Sampling.steps(self.process, self.steps, solver="heun", guidance=self.guidance)}
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        t = time_law(self.times, self.process, batch.draws)
+        return denoising_loss(self.student, batch.data, t, batch.noise(), self.hide(batch))
+
+    def hide(self, batch: Batch) -> Condition:
+        if batch.cond is None:
+            return None
+        kept = batch.draws.uniform() >= self.label_dropout
+        return torch.where(kept, batch.cond, torch.full_like(batch.cond, -1))

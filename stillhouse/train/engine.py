@@ -1,0 +1,56 @@
+"""The distributed engine: what we use of `accelerate`, in one place.
+
+Gradients are averaged here after a player's backward pass, in one flat buffer, and not by wrapping modules: a method calls its
+networks any number of times, with and without gradient, through forward mode and through each other, which wrappers do not bear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from stillhouse.errors import require
+
+
+class Engine:
+    """Processes, devices and precision of a run."""
+
+    def __init__(self, precision: str = "fp32", device: str = ""):
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        require(not (precision == "fp16" and on_cpu), "Half precision (fp16) needs a GPU; use bf16 or fp32 on a CPU.")
+        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.scaler = self.accelerator.scaler
+
+    def autocast(self):
+        """Context in which networks compute in the run's precision."""
+        return self.accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of ``loss``, scaled where half precision needs it."""
+        self.accelerator.backward(loss)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Make every process's gradients their mean."""
+        if self.world == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        for dtype in {g.dtype for g in grads}:
+            these = [g for g in grads if g.dtype == dtype]
+            flat = self.accelerator.reduce(torch.cat([g.flatten() for g in these]), "mean")
+            for g, mine in zip(these, flat.split([g.numel() for g in these]), strict=True):
+                g.copy_(mine.view_as(g))
+
+    def mean(self, value: float) -> float:
+        """A number's mean over the processes."""
+        if self.world == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "mean"))
+
+    def wait(self) -> None:
+        """Wait for every process."""
+        self.accelerator.wait_for_everyone()

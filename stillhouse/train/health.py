@@ -1,0 +1,47 @@
+"""Is the student still alive? A collapse into one colour shows in how much its samples differ from each other."""
+
+from __future__ import annotations
+
+
+import torch
+from torch import Tensor
+
+from stillhouse.draws import Draws
+from stillhouse.model import Model
+from stillhouse.samplers.sampling import draw_samples
+
+COUNT = 32
+
+
+class Probe:
+    """Samples of fixed noise and labels. ``diversity`` is the mean over pixels of the standard deviation over samples."""
+
+    def __init__(self, teacher: Model, seed: int):
+        self.shape, self.classes, self.seed = tuple(teacher.shape), teacher.classes, seed
+        self.best = 0.0
+
+    def samples(self, model: Model) -> Tensor:
+        """``COUNT`` samples of the student's cheapest sampling, always from the same noise."""
+        denoiser = model.denoiser
+        device = next(denoiser.parameters()).device
+        cond = torch.arange(COUNT, device=device) % self.classes if self.classes else None
+        cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser))
+        learning = denoiser.training
+        denoiser.eval()
+        try:
+            return draw_samples(denoiser, cheapest, self.shape, cond, Draws(COUNT, self.seed, "probe", device=device))
+        finally:
+            denoiser.train(learning)
+
+    def judge(self, samples: Tensor) -> tuple[dict[str, float], str]:
+        """Health figures, and a warning (empty if all is well)."""
+        diversity = float(samples.float().std(0).mean())
+        health = {"health/diversity": diversity, "health/mean": float(samples.float().mean()), "health/largest": float(samples.abs().max())}
+        lost = self.best > 0 and diversity < 0.2 * self.best
+        self.best = max(self.best, diversity)
+        if lost:
+            return (
+                health,
+                f"the samples have become alike (diversity {diversity:.3g}, once {self.best:.3g}): the student may be collapsing.",
+            )
+        return health, ""

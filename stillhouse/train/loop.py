@@ -1,0 +1,352 @@
+"""The training loop. It knows :class:`Method`, and no concrete one."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.draws import Draws, seed_of
+from stillhouse.errors import StillhouseError, require
+from stillhouse.model import Model
+from stillhouse.train import bank, checkpoint
+from stillhouse.train.data import Data
+from stillhouse.train.ema import decay_at
+from stillhouse.train.engine import Engine
+from stillhouse.train.health import Probe
+from stillhouse.train.journal import Journal
+from stillhouse.train.method import Batch, Method, Slow, copy_weights
+from stillhouse.train.player import Player, settings
+from stillhouse.train.recipe import Recipe
+
+
+class Interrupted(StillhouseError):
+    """The run was stopped by its user; everything is saved."""
+
+
+class Trainer:
+    """One run: ``method`` makes a student of ``teacher`` from ``data`` as ``recipe`` says, leaving its files in ``out``.
+
+    ``student``: start from this one instead of the method's own choice. ``out``: folder of the run (None: keep nothing on disk).
+    ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step, samples)`` with each sample grid.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        teacher: Model,
+        data: Data,
+        recipe: Recipe,
+        *,
+        student: Denoiser | None = None,
+        out: str | Path | None = None,
+        quiet: bool = False,
+        device: str = "",
+        on_step: Callable[[Trainer, int], None] | None = None,
+        on_grid: Callable[[int, Tensor], None] | None = None,
+    ):
+        require(
+            tuple(data.shape) == tuple(teacher.shape),
+            f"The teacher makes samples of shape {tuple(teacher.shape)}, the data has {tuple(data.shape)}.",
+        )
+        require(
+            not (data.classes and teacher.classes and data.classes > teacher.classes),
+            f"The data has {data.classes} classes, the teacher knows {teacher.classes}.",
+        )
+        require(
+            "data" not in method.needs or data_has_samples(data),
+            f"{type(method).__name__} learns from real data; give it a world or a data folder.",
+        )
+        self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
+        self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
+        self.engine = Engine(recipe.precision, device)
+        require(
+            recipe.batch % (recipe.accumulate * self.engine.world) == 0,
+            f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and {recipe.accumulate} micro-batch(es).",
+        )
+        self.rows = recipe.batch // recipe.accumulate // self.engine.world
+        if student is not None:
+            same_size(method, teacher.denoiser, student)
+        self.lengths = method.stages(recipe.steps)
+        with seeded(recipe.seed):
+            student = student or method.make_student(teacher.denoiser)
+            method.setup(teacher.denoiser, student.train(), tuple(teacher.shape), data.classes, recipe.steps)
+        for part in (student, teacher.denoiser):
+            part.to(self.engine.device)
+        self.modules: dict[str, nn.Module] = dict(method.modules())
+        for module in self.modules.values():
+            module.to(self.engine.device)
+        self.average = Slow(method.copy_of(student), student, lambda step: decay_at(recipe, step)) if recipe.ema else None
+        if self.average:
+            self.modules["average"] = self.average.module
+        self.players = {
+            name: Player(name, module, settings(name, method.optim.get(name), recipe)) for name, module in method.players.items()
+        }
+        unknown_players = set(recipe.lr) - set(self.players)
+        require(
+            not unknown_players,
+            f"No player '{', '.join(sorted(unknown_players))}' to set a rate for; this method has {', '.join(self.players)}.",
+        )
+        self._switches(student)
+        self.bank: dict[str, Tensor] | None = None
+        self.journal = Journal(None, recipe.steps, show=False)  # silent until the run begins
+        self.stopping = False
+
+    # -- a run -------------------------------------------------------------------------------------------------------------
+    def fit(self, resume: bool = False) -> Model:
+        """Train to the end (or from the newest checkpoint to the end) and return the student."""
+        start = self._open(resume)
+        previous = self._listen()
+        try:
+            self.prepare(start)
+            for step in range(start, self.recipe.steps):
+                self._iterate(step)
+                last = step + 1 == self.recipe.steps
+                due = self.recipe.save_every and (step + 1) % self.recipe.save_every == 0
+                if self.out and (last or due or self.stopping):
+                    self.save(step + 1)
+                if self.on_step:
+                    self.on_step(self, step)
+                if self.stopping and not last:
+                    raise Interrupted(f"Stopped after step {step + 1} of {self.recipe.steps}, all saved." if self.out else "Stopped.")
+        finally:
+            self.journal.close()
+            for name, handler in previous.items():
+                signal.signal(name, handler)
+        model = self.student()
+        if self.out and self.engine.main:
+            model.save_pretrained(self.out / "model")
+        return model
+
+    def prepare(self, start: int = 0) -> None:
+        """What the first iteration needs: the probe, the journal, the bank."""
+        self.probe = Probe(self.teacher, self.recipe.seed)
+        self.journal = Journal(
+            self.out if self.engine.main else None,
+            self.recipe.steps,
+            start,
+            title=type(self.method).__name__.lower(),
+            show=self.engine.main and not self.quiet,
+            tensorboard=self.recipe.tensorboard,
+        )
+        if self.method.bank_size:
+            self.bank = bank.fill(self.method.bank_size, self._bank_rows, self.out / "bank" if self.out else None, show=not self.quiet)
+
+    def _iterate(self, step: int) -> None:
+        began = time.perf_counter()
+        stage, within = self._stage(step)
+        if stage != self.method.stage:
+            self.method.stage = stage
+            self.method.enter(stage)
+            for player in self.players.values():
+                player.restart()
+            if self.average:
+                copy_weights(self.average.module, self.average.source)  # the average is of this stage's student
+        turns = tuple(self.method.turns(step))
+        batches = [self._batch(step, part, turns) for part in range(self.recipe.accumulate)]
+        shown: dict[str, float] = {}
+        logged: dict[str, float] = {}
+        for name in turns:
+            player = self.players[name]
+            value = self._turn(player, batches, step)
+            logged[f"{name}/lr"] = player.schedule(within, self.lengths[stage])
+            norm = player.gradient_norm()
+            if self._finite(name, step, value, norm):
+                player.clip(norm)
+                player.optimiser.step()
+                for slow in [*self.method.slow.values(), *([self.average] if self.average else [])]:
+                    if any(slow.source is m for m in self.method.players[name]):
+                        slow.follow(step)
+            player.optimiser.zero_grad(set_to_none=True)
+            shown[name] = value
+            logged |= {f"{name}/loss": value, f"{name}/gradient": float(norm)}
+        if step % self.recipe.log_every == 0 or step + 1 == self.recipe.steps:
+            for batch in batches[-1:]:
+                logged |= batch.logs
+            self.journal.note(step, **{k: self.engine.mean(v) for k, v in logged.items()}, seconds=time.perf_counter() - began)
+        self._look(step)
+        self.journal.tick(shown)
+
+    def _turn(self, player: Player, batches: list[Batch], step: int) -> float:
+        """Loss and gradients of one player over the iteration's micro-batches."""
+        total = 0.0
+        for other in self.players.values():
+            other.learn(other is player)
+        for batch in batches:
+            with self.engine.autocast(), torch.enable_grad():
+                loss = self.method.loss(player.name, batch)
+            self.engine.backward(loss / len(batches))
+            total += float(loss.detach()) / len(batches)
+        player.learn(False)
+        self.engine.average_gradients(player.parameters)
+        if self.engine.scaler is not None:
+            self._unscale(player)
+        return self.engine.mean(total)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------------
+    def _unscale(self, player: Player) -> None:
+        """Half precision: bring the gradients back to true size, and let the scaler see whether they overflowed."""
+        scaler = self.engine.scaler
+        scaler.unscale_(player.optimiser)
+        norm = player.gradient_norm()
+        scaler.update(scaler.get_scale() * (1.0 if torch.isfinite(norm) else scaler.get_backoff_factor()))
+
+    def _stage(self, step: int) -> tuple[int, int]:
+        """The stage that ``step`` is in, and its number within it."""
+        for stage, length in enumerate(self.lengths):
+            if step < length:
+                return stage, step
+            step -= length
+        return len(self.lengths) - 1, self.lengths[-1]
+
+    def stream(self, step: int, part: int, name: str) -> Draws:
+        """The random numbers of one purpose in one micro-batch."""
+        e = self.engine
+        return Draws(self.rows, self.recipe.seed, step, part, name, rank=e.rank, world=e.world, device=e.device)
+
+    def _batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
+        start = (step * self.recipe.accumulate + part) * self.rows * self.engine.world
+        x, cond = self.data.rows(start, self.stream(step, part, "data"))
+        drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
+        return Batch(step, self.rows, tuple(self.teacher.shape), x, cond, turns, lambda name: self.stream(step, part, name), drawn)
+
+    def _bank_rows(self, shard: int, count: int) -> dict[str, Tensor]:
+        draws = Draws(count, self.recipe.seed, "bank", shard, device=self.engine.device)
+        _, cond = self.data.rows(shard * bank.SHARD, Draws(count, self.recipe.seed, "bank data", shard, device=self.engine.device))
+        with torch.no_grad(), self.engine.autocast():
+            return {k: v.cpu() for k, v in self.method.bank_rows(draws, cond).items()}
+
+    def _finite(self, name: str, step: int, value: float, norm: Tensor) -> bool:
+        if math.isfinite(value) and bool(torch.isfinite(norm)):
+            return True
+        what = "loss" if not math.isfinite(value) else "gradient"
+        if self.recipe.nonfinite == "skip" or (self.engine.scaler is not None and what == "gradient"):
+            self.journal.say(f"Step {step}: the {what} of '{name}' is not finite; its step is skipped.")
+            return False
+        last = None if not self.out else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
+        good = f"the last good checkpoint is '{last}'" if last else "there is no checkpoint yet"
+        raise StillhouseError(
+            f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}; {good}. Try a lower rate or a clip."
+        )
+
+    def _look(self, step: int) -> None:
+        """Sample a little with fixed noise: is the student collapsing? Show a grid if one is due."""
+        every = max(1, self.recipe.steps // 20)
+        grid = bool(self.on_grid and self.recipe.grid_every and (step + 1) % self.recipe.grid_every == 0)
+        if not self.engine.main or not (grid or (step + 1) % every == 0):
+            return
+        samples = self.probe.samples(self.student())
+        health, warning = self.probe.judge(samples)
+        self.journal.note(step, **health)
+        if warning:
+            self.journal.say(f"Step {step + 1}: {warning}")
+        if grid and self.on_grid:
+            self.on_grid(step + 1, samples)
+
+    def _switches(self, student: Denoiser) -> None:
+        """Run-wide switches that no method knows of."""
+        nets = [m.net for m in student.modules() if isinstance(m, Denoiser) and not isinstance(m, ExactDenoiser)]
+        for net in nets if self.recipe.checkpoint_activations else []:
+            require(hasattr(net, "checkpointing"), f"{type(net).__name__} has no activation checkpointing; switch it off.")
+            net.checkpointing = True
+        for net in nets if self.recipe.compile else []:
+            net.compile()
+
+    def student(self) -> Model:
+        """The student as it stands: the averaged weights if the recipe averages."""
+        denoiser = self.average.module if self.average else self.method.student
+        assert isinstance(denoiser, Denoiser)
+        t = self.teacher
+        return Model(denoiser, tuple(t.shape), t.classes, self.method.samplings(), self.method.free_steps, t.world, self.method.describe())
+
+    # -- stop and go on ----------------------------------------------------------------------------------------------------
+    def save(self, step: int) -> None:
+        """Write the checkpoint after ``step`` iterations."""
+        if self.engine.main:
+            assert self.out
+            tensors, numbers = checkpoint.optimisers_of(self.players)
+            state = {"stage": self.method.stage, "optimisers": numbers, "run": self._fingerprint()}
+            if self.engine.scaler is not None:
+                state["scale"] = self.engine.scaler.get_scale()
+            files = {"weights": checkpoint.weights_of(self.modules), "optimisers": tensors}
+            checkpoint.write(self.out / "checkpoints", step, files, state, self.recipe.keep)
+        self.engine.wait()
+
+    def _open(self, resume: bool) -> int:
+        """Make or reopen the run's folder; the step to go on from."""
+        if not self.out:
+            return 0
+        busy = self.out.exists() and any(self.out.iterdir())
+        require(resume or not busy, f"The folder '{self.out}' is not empty; resume the run in it or give another name.")
+        require(not self.out.exists() or self.out.is_dir(), f"'{self.out}' is a file, not a folder.")
+        self.out.mkdir(parents=True, exist_ok=True)
+        found = checkpoint.newest(self.out / "checkpoints") if resume else None
+        self.engine.wait()
+        if found is None:
+            return 0
+        state, files = found
+        mine = self._fingerprint()
+        changed = [k for k in mine if state["run"].get(k) != mine[k]]
+        require(
+            not changed, f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the same ones to resume it."
+        )
+        checkpoint.restore_weights(self.modules, files["weights"])
+        self.method.stage = state["stage"]
+        checkpoint.restore_optimisers(self.players, files["optimisers"], state["optimisers"])
+        if self.engine.scaler is not None and "scale" in state:
+            self.engine.scaler.update(state["scale"])
+        return state["step"]
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        r = self.recipe
+        plain = {k: getattr(r, k) for k in ("steps", "batch", "accumulate", "seed", "lr", "schedule", "warmup", "clip", "ema", "precision")}
+        return json.loads(json.dumps({**plain, "method": self.method.describe()}))
+
+    def _listen(self) -> dict[int, Any]:
+        """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""
+        previous: dict[int, Any] = {}
+
+        def stop(*_: object) -> None:
+            self.stopping = True
+
+        try:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                previous[name] = signal.signal(name, stop)
+        except ValueError:
+            return previous
+        return previous
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """New layers start from the run's seed (torch's initialisers know no generator); the global state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "weights"))
+        yield
+
+
+def data_has_samples(data: Data) -> bool:
+    """Whether a source gives samples and not conditions alone."""
+    return data.rows(0, Draws(1, "probe"))[0] is not None
+
+
+def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
+    """Refuse a student of another architecture where the method copies weights between the two."""
+    if "same-size" not in method.needs or isinstance(teacher, ExactDenoiser):
+        return
+    shapes = [{k: tuple(v.shape) for k, v in d.net.state_dict().items()} for d in (teacher, student)]
+    count = [sum(p.numel() for p in d.parameters()) for d in (teacher, student)]
+    require(
+        shapes[0].items() <= shapes[1].items(),
+        f"{type(method).__name__} needs a student of the teacher's size ({count[0]:,} weights, not {count[1]:,}); slimflow makes smaller ones.",
+    )

@@ -1,0 +1,273 @@
+"""What a distillation method is: players, whose turn it is, and one loss a player. Mathematics only.
+
+A method file is a dataclass of hyperparameters (each an :func:`option`) and a few short functions. Optimisers, precision,
+devices, gradient switches, accumulation, averages, checkpoints, logging and processes are the loop's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.draws import Draws
+from stillhouse.errors import require
+from stillhouse.process import Process
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.recipe import Optim
+
+Decay = float | Callable[[int], float]
+
+
+def option(
+    default: Any, help: str, *, unit: str = "", low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A hyperparameter: its default, a line of help, its unit and its range (both ends included)."""
+    meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+@dataclass
+class Batch:
+    """One micro-batch as a loss sees it. ``x`` (rows, *shape) is real data (None for a data-free run), ``cond`` its conditions."""
+
+    step: int
+    rows: int
+    shape: tuple[int, ...]
+    x: Tensor | None
+    cond: Condition
+    turns: tuple[str, ...]
+    stream: Callable[[str], Draws]
+    bank: Callable[[Draws], dict[str, Tensor]] | None = None
+    player: str = ""
+    memo: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Tensor:
+        """``x``, for a method that cannot do without."""
+        require(self.x is not None, "This method learns from real data; give it some (a world or a data folder).")
+        assert self.x is not None
+        return self.x
+
+    @property
+    def draws(self) -> Draws:
+        """The random numbers of the player whose turn it is."""
+        if self.player not in self.memo:
+            self.memo[self.player] = self.stream(self.player)
+        return self.memo[self.player]
+
+    def noise(self) -> Tensor:
+        """Standard normal noise (rows, *shape)."""
+        return self.draws.normal(*self.shape)
+
+    def times(self, low: float, high: float) -> Tensor:
+        """Uniform times in [low, high), (rows,)."""
+        return self.draws.uniform(low, high)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Rows drawn from the bank that :meth:`Method.bank_rows` filled."""
+        assert self.bank is not None, "this method declared no bank"
+        return self.bank(self.draws)
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Show ``value`` in the journal under ``player/name``."""
+        self.logs[f"{self.player}/{name}"] = float(value.detach() if torch.is_tensor(value) else value)
+
+
+def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tensor]:
+    """The student's samples of one iteration: made once, used by every player.
+
+    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them with a graph.
+    """
+    key = f"shared/{make.__name__}"
+
+    @functools.wraps(make)
+    def once(self: Method, batch: Batch) -> Tensor:
+        if key not in batch.memo:
+            asking, batch.player = batch.player, "samples"
+            with learning(self.players["student"], "student" in batch.turns):
+                batch.memo[key] = make(self, batch)
+            batch.player = asking
+        made = batch.memo[key]
+        if batch.player == "student":
+            batch.memo[key] = made.detach()  # its graph is spent with the student's turn
+            return made
+        return made.detach()
+
+    return once
+
+
+class learning:
+    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as before."""
+
+    def __init__(self, module: nn.Module, on: bool):
+        self.parameters, self.on = list(module.parameters()), on
+
+    def __enter__(self) -> None:
+        self.were = [p.requires_grad for p in self.parameters]
+        for p in self.parameters:
+            p.requires_grad_(self.on)
+        self.mode = torch.set_grad_enabled(self.on)
+        self.mode.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.mode.__exit__(*_)
+        for p, was in zip(self.parameters, self.were, strict=True):
+            p.requires_grad_(was)
+
+
+@dataclass
+class Slow:
+    """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its steps."""
+
+    module: nn.Module
+    source: nn.Module
+    decay: Decay
+
+    def follow(self, step: int) -> None:
+        decay = self.decay(step) if callable(self.decay) else self.decay
+        with torch.no_grad():
+            for mine, its in zip(self.module.state_dict().values(), self.source.state_dict().values(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(its, 1 - decay)
+                else:
+                    mine.copy_(its)
+
+
+@dataclass
+class Method:
+    """A way to make a student from a teacher. Subclasses are dataclasses of :func:`option` fields.
+
+    After :meth:`setup`: ``teacher`` (frozen; its weights never learn, gradients may pass through it), ``student``, ``process``,
+    ``shape`` and ``classes``. ``players`` are the modules that learn.
+    """
+
+    worlds: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()  # of: data, pairs, same-size (student and teacher of equal architecture)
+    optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check_option(type(self).__name__, f, getattr(self, f.name))
+
+    # -- what a method answers ---------------------------------------------------------------------------------------------
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        """The student to start from: a copy of the teacher unless the method says otherwise."""
+        return teacher.copy()
+
+    def build(self) -> None:
+        """Create the players beside the student, slow copies and frozen copies."""
+
+    def turns(self, step: int) -> list[str]:
+        """Which players move in iteration ``step``, in order."""
+        return list(self.players)
+
+    def stages(self, total: int) -> list[int]:
+        """Lengths of the run's stages; optimisers start anew in each."""
+        return [total]
+
+    def enter(self, stage: int) -> None:
+        """Called when ``stage`` (1, 2, …) begins."""
+
+    free_steps: ClassVar[bool] = False  # the product is a many-step model that any solver may walk
+
+    def samplings(self) -> dict[int, Sampling]:
+        """How the student is sampled, by number of steps; the first is its default."""
+        raise NotImplementedError
+
+    @property
+    def bank_size(self) -> int:
+        """How many rows the bank holds; 0: the method needs none."""
+        return 0
+
+    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
+        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made before the first step."""
+        raise NotImplementedError
+
+    # -- what a method may use ---------------------------------------------------------------------------------------------
+    def setup(self, teacher: Denoiser, student: Denoiser, shape: tuple[int, ...], classes: int = 0, total: int = 1) -> None:
+        """Called once by the loop, before :meth:`build`."""
+        self.teacher, self.student, self.shape, self.classes, self.total = (
+            teacher.eval().requires_grad_(False),
+            student,
+            shape,
+            classes,
+            total,
+        )
+        self.players: dict[str, nn.ModuleList] = {}
+        self.slow: dict[str, Slow] = {}
+        self.frozen: dict[str, nn.Module] = {}
+        self.stage = 0
+        self.player("student", student)
+        self.build()
+
+    @property
+    def process(self) -> Process:
+        return self.student.process
+
+    def player(self, name: str, *modules: nn.Module) -> Any:
+        """Register modules that learn together as ``name`` (again: add to it); returns the first of them."""
+        self.players.setdefault(name, nn.ModuleList()).extend(modules)
+        return modules[0]
+
+    def slow_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
+        """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on the step."""
+        twin = self.copy_of(source)
+        self.slow[name] = Slow(twin, source, decay)
+        return twin
+
+    def frozen_copy(self, source: nn.Module, name: str) -> Any:
+        """A copy that only the method itself changes (:func:`copy_weights`), kept in checkpoints."""
+        self.frozen[name] = self.copy_of(source)
+        return self.frozen[name]
+
+    @staticmethod
+    def copy_of(source: nn.Module) -> nn.Module:
+        """An independent frozen copy."""
+        return copy.deepcopy(source).requires_grad_(False)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options as plain data, for headers and reports."""
+        return {"method": type(self).__module__.rpartition(".")[2], "options": dataclasses.asdict(self)}
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Everything that a checkpoint must hold."""
+        yield from self.players.items()
+        yield from ((f"slow.{name}", s.module) for name, s in self.slow.items())
+        yield from ((f"frozen.{name}", m) for name, m in self.frozen.items())
+
+    def loss(self, player: str, batch: Batch) -> Tensor:
+        """``<player>_loss(batch)``."""
+        batch.player = player
+        return getattr(self, f"{player}_loss")(batch)
+
+
+def copy_weights(target: nn.Module, source: nn.Module) -> None:
+    """Make ``target`` what ``source`` is now."""
+    target.load_state_dict(source.state_dict())
+
+
+def check_option(method: str, f: dataclasses.Field, value: Any) -> None:
+    """Refuse a hyperparameter outside its declared range, in one sentence."""
+    meta, name = f.metadata, f"{method} option '{f.name}'"
+    if not meta:
+        return
+    if meta["choices"]:
+        require(value in meta["choices"], f"{name} is one of {', '.join(meta['choices'])}, not {value!r}.")
+    if isinstance(f.default, bool) or not isinstance(f.default, int | float):
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    require(number, f"{name} is a finite number, not {value!r}.")
+    require(isinstance(value, int) or not isinstance(f.default, int), f"{name} is a whole number, not {value!r}.")
+    low, high = meta["low"], meta["high"]
+    require(low is None or value >= low, f"{name} is at least {low}, not {value}.")
+    require(high is None or value <= high, f"{name} is at most {high}, not {value}.")

@@ -1,0 +1,111 @@
+"""What a world is: a small, complete testbed with data, an exact teacher, networks of a fitting size, and metrics.
+
+``get_world(name, **options)`` makes one; a world's own file is imported only then.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Condition, Denoiser, ExactDenoiser
+from stillhouse.draws import Draws
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.process import Process
+
+
+class World:
+    """A testbed. ``shape``: of one sample; ``classes``: number of labels, 0 for none; ``class_names``: one word each.
+
+    Labels are int64 of shape (B,); -1 stands for "no label". ``config`` makes the same world again through :func:`get_world`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
+    network_defaults: dict[str, Any]
+    config: dict[str, Any]
+
+    def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """All samples ``(N, *shape)`` float32 of a split (``train`` or ``test``) and their labels (N,)."""
+        raise NotImplementedError
+
+    def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels`` (n,) are obeyed."""
+        raise NotImplementedError
+
+    def exact(self, process: Process) -> ExactDenoiser:
+        """The closed-form denoiser of this world's data under ``process``."""
+        raise NotImplementedError
+
+    def measure(self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> dict[str, float]:
+        """The world's standard metrics of ``samples`` (B, *shape), and of how well they obey ``labels`` (B,) where given."""
+        raise NotImplementedError
+
+    def floor(self, n: int, seed: int = 0) -> dict[str, float]:
+        """What :meth:`measure` says of ``n`` true samples: the best value that a figure beside it can hope for."""
+        samples, labels = self.sample_data(n, Draws(n, "floor", seed))
+        return self.measure(samples, labels if self.classes else None)
+
+    def network(
+        self,
+        process: Process,
+        seed: int = 0,
+        *,
+        kind: str = "velocity",
+        two_time: bool = False,
+        guidance_input: bool = False,
+        **options: Any,
+    ) -> Denoiser:
+        """A small untrained network of a size that fits this world, as a :class:`Denoiser`.
+
+        ``options`` override the model's own (``name``, ``width``, ``depth`` …); ``guidance_input``: it hears a guidance scale.
+        """
+        from stillhouse.denoiser import EDM
+        from stillhouse.models import build_model
+
+        usual = self.network_defaults if options.get("name", self.network_defaults["name"]) == self.network_defaults["name"] else {}
+        fields = {**usual, "classes": self.classes, "two_time": two_time, "guidance_input": guidance_input, **options}
+        return Denoiser(build_model(fields, seed), process, EDM(self.sigma_data) if kind == "edm" else kind, two_time=two_time)
+
+    def endpoint(self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0) -> Tensor:
+        """Where the exact teacher's probability-flow ODE carries ``x`` (B, *shape) from ``t`` to ``s``, at a tight tolerance."""
+        from stillhouse.solvers.rk45 import endpoint
+
+        return endpoint(self.exact(process), x, t, s, cond)
+
+
+# file below stillhouse.worlds, and the callable in it that makes the world
+WORLDS: dict[str, tuple[str, str]] = {
+    "mixture": ("mixture", "make_mixture"),
+    "digits": ("digits", "Digits"),
+    "mnist": ("mnist", "Mnist"),
+}
+
+
+def get_world(name: str, **options: Any) -> World:
+    """The world ``name`` with its options; raises :class:`StillhouseError` for an unknown name or option."""
+    if name not in WORLDS:
+        raise unknown("world", name, WORLDS)
+    file, maker = WORLDS[name]
+    try:
+        world = getattr(import_module(f"stillhouse.worlds.{file}"), maker)(**options)
+    except TypeError as error:
+        raise StillhouseError(f"World '{name}' can't be made from {options}: {error}.") from error
+    world.config = {"name": name, **options}
+    return world
+
+
+def require_samples(world: World, samples: Tensor, labels: Tensor | None) -> None:
+    """Refuse samples that aren't this world's, or labels that don't belong to them."""
+    require(
+        tuple(samples.shape[1:]) == world.shape,
+        f"World '{world.name}' measures samples of shape {world.shape}, not {tuple(samples.shape[1:])}.",
+    )
+    require(len(samples) >= 4, f"{len(samples)} samples are too few to measure anything.")
+    require(labels is None or labels.shape == samples.shape[:1], "Give one label per sample.")

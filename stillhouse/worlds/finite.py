@@ -1,0 +1,153 @@
+"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser, a softmax over all samples."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.denoiser import Condition, ExactDenoiser
+from stillhouse.draws import Draws, seed_of
+from stillhouse.errors import StillhouseError, require
+from stillhouse.process import Process, like
+from stillhouse.worlds.base import World, require_samples
+
+if TYPE_CHECKING:
+    from stillhouse.metrics.features import FeatureExtractor
+
+
+class FiniteDenoiser(ExactDenoiser):
+    """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2 sigma^2)) x_i``.
+
+    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At ``sigma = 0`` it is the
+    nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk`` states, so that memory stays at ``chunk x N``.
+    """
+
+    points: Tensor
+    squares: Tensor
+    labels: Tensor
+
+    def __init__(self, process: Process, data: Tensor, labels: Tensor | None = None, chunk: int = 512):
+        super().__init__(process)
+        classes = 0 if labels is None else int(labels.max()) + 1
+        self.register_buffer("points", data.flatten(1))
+        self.register_buffer("squares", data.flatten(1).double().square().sum(1))
+        self.register_buffer("labels", torch.zeros(len(data), dtype=torch.long) if labels is None else labels)
+        self.classes, self.chunk = classes, chunk
+
+    def _answer(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
+        points = self.points.to(x)
+        # |x|^2 is common to all points and drops out of the softmax, so the distances are one matrix product
+        near = alpha * (x @ points.T) - 0.5 * alpha**2 * self.squares.to(x)
+        other = torch.zeros_like(near, dtype=torch.bool) if cond is None else (cond[:, None] >= 0) & (cond[:, None] != self.labels)
+        best = near.masked_fill(other, -torch.inf).amax(1, keepdim=True).detach()
+        # below a sigma of 1e-6 the nearest point has all the weight; the floor keeps the gradient in t finite, too
+        logits = ((near - best) / (sigma**2).clamp_min(1e-12)).masked_fill(other, -torch.inf)
+        return logits.softmax(1) @ points
+
+    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
+        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
+        if cond is not None:
+            require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
+            cond = cond.expand(len(x_t))
+        x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
+        alpha, sigma = (like(f(t), x).reshape(-1, 1).expand(len(x), 1) for f in (self.process.alpha, self.process.sigma))
+        parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
+        answers = [self._answer(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts]
+        return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
+
+
+class FiniteWorld(World):
+    """A world of labelled images held in memory. Subclasses give ``name, shape`` and ``load() -> (images in [-1, 1], labels)``."""
+
+    test_share = 0.2
+    classes = 10
+    class_names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+    def __init__(self) -> None:
+        self._splits = _split(type(self))
+        labels = self._splits["train"][1]
+        order = labels.argsort(stable=True)
+        counts = torch.bincount(labels, minlength=self.classes)
+        # rows sorted by label, and where each label's rows begin; label -1 finds the last entry, all rows
+        self._order = order
+        self._first = torch.cat([counts.cumsum(0) - counts, torch.zeros(1, dtype=torch.long)])
+        self._count = torch.cat([counts, torch.tensor([len(labels)])])
+
+    @staticmethod
+    def load() -> tuple[Tensor, Tensor]:
+        """All images (N, *shape) float32 in [-1, 1], and their labels (N,)."""
+        raise NotImplementedError
+
+    def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        require(split in self._splits, f"A world has the splits 'train' and 'test', not '{split}'.")
+        return self._splits[split]
+
+    def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
+        asked = torch.full((n,), -1) if labels is None else labels
+        place = (draws.uniform(dtype=torch.float64) * self._count[asked]).long()
+        row = self._order[self._first[asked] + place]
+        x, y = self._splits["train"]
+        return x[row], y[row]
+
+    def exact(self, process: Process) -> FiniteDenoiser:
+        """The denoiser of the training split; it answers with training images, and generalises to nothing."""
+        return FiniteDenoiser(process, *self._splits["train"])
+
+    def measure(
+        self,
+        samples: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        features: FeatureExtractor | None = None,
+    ) -> dict[str, float]:
+        """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD, high-band ratio.
+
+        All are against the training images. ``features``: your own extractor in the place of our classifier's features.
+        """
+        from stillhouse.metrics.suite import measure_images
+
+        require_samples(self, samples, labels)
+        generator = generator or torch.Generator().manual_seed(seed_of("measure", self.name))
+        return measure_images(self.name, samples, self._splits["train"][0], labels, features=features, generator=generator)
+
+    def floor(self, n: int, seed: int = 0) -> dict[str, float]:
+        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect samples would get.
+
+        Samples that repeat training images can fall below it: the classifier knows those, and its features drift a little on new ones.
+        """
+        x, y = self._splits["test"]
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("floor", seed)))[:n]
+        return self.measure(x[rows], y[rows])
+
+
+@cache
+def _split(world: type[FiniteWorld]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The images in a fixed shuffled order, the last fifth of it kept for tests."""
+    images, labels = world.load()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_of("split", world.name)))
+    cut = len(images) - round(world.test_share * len(images))
+    return {name: (images[rows], labels[rows]) for name, rows in (("train", order[:cut]), ("test", order[cut:]))}
+
+
+def bundled_table(package: str, file: str, advice: str) -> np.ndarray:
+    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without importing the package.
+
+    Raises :class:`StillhouseError` with ``advice`` if the package isn't there.
+    """
+    found = importlib.util.find_spec(package)
+    path = Path(next(iter(found.submodule_search_locations or [""])), file) if found else None
+    if path is None or not path.is_file():
+        raise StillhouseError(f"The images come with the package '{package}', which is not installed; {advice}")
+    text = gzip.decompress(path.read_bytes()).decode()
+    columns = len(next(csv.reader([text[: text.index("\n")]])))
+    return np.fromstring(text.replace("\n", ","), sep=",", dtype=np.float32).astype(np.uint8).reshape(-1, columns)
