@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -46,13 +47,16 @@ def distill(
 ) -> Model:
     """Make a student of ``teacher`` by ``method`` and return it; with ``out`` the run's files and ``out/model`` are kept there.
 
-    ``teacher``: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or ``"exact:PROCESS"`` (the world's closed form), or None: the
-    world's shipped teacher, else its closed form. ``method``: a slug, a file (``"./my.py:MyMethod"``), a class or an instance.
-    ``world``: needed where the teacher does not name one and data or a network must come from it. ``data``: ``(x, labels)`` with ``x``
-    (N, *shape) and ``labels`` (N,) or None, a :class:`Data`, ``"world"``, ``"none"``, or None: the world's if the method learns
-    from data. ``student``: a denoiser, or options of ``world.network`` for the network that the method makes its student from, in the
-    teacher's place. ``options``: fields of the method and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here; where
-    both have a name it is the method's, and the run's has ``run_`` before it.
+    ``teacher``: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or ``"exact:PROCESS"`` (the world's closed
+    form), or None: the world's shipped teacher, or its closed form where there is none or the world has options.
+    ``method``: a slug, a file (``"./my.py:MyMethod"``), a class or an instance.
+    ``world``: needed where the teacher does not name one and data or a network must come from it.
+    ``data``: ``(x, labels)`` with ``x`` (N, *shape) and ``labels`` (N,) or None, a :class:`Data`, ``"world"``, ``"none"``, or None:
+    the world's if the method learns from data.
+    ``student``: a denoiser, or options of ``world.network`` for the network that the method makes its student from, in the
+    teacher's place.
+    ``options``: fields of the method and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here; where both have a name
+    it is the method's, and the run's has ``run_`` before it.
 
     Raises :class:`StillhouseError` for anything that does not fit, before anything is written.
     """
@@ -61,7 +65,7 @@ def distill(
     if teacher is None:
         require(place is not None, "Name a teacher, or a world that has one.")
         assert place is not None
-        teacher = place.name if place.name in shipped() else "exact"
+        teacher = place.name if place.name in shipped() and getattr(place, "config", None) == {"name": place.name} else "exact"
     named = str(teacher) if isinstance(teacher, str | Path) else None
     teacher = teacher_of(teacher, place)
     if place is None and teacher.world in WORLDS:
@@ -72,7 +76,7 @@ def distill(
         "command": "distill",
         "method": _name(method),
         "teacher": named,
-        "world": place.config if place else None,
+        "world": getattr(place, "config", None),
         "data": data if isinstance(data, str) else "auto" if data is None else None,  # None: an object in memory
         "student": dict(student) if isinstance(student, Mapping) else {} if student is None else None,
         "options": method.describe()["options"],
@@ -101,7 +105,7 @@ def train_teacher(
     fresh = Model(denoiser, place.shape, place.classes, {1: Sampling.steps(denoiser.process, 1)}, free_steps=True, world=place.name)
     config = {
         "command": "train",
-        "world": place.config,
+        "world": getattr(place, "config", None),
         "network": dict(network or {}),
         "process": process,
         "kind": kind,
@@ -167,6 +171,9 @@ def _run(
     resume: bool,
     quiet: bool,
 ) -> Model:
+    for who, denoiser in (("teacher", teacher.denoiser), ("student", student)):
+        if denoiser is not None:
+            _fits(who, denoiser, teacher)
     folder = Path(out) if out else None
     require(folder is not None or not resume, "To resume a run, give its folder.")
     if folder and not resume:
@@ -229,6 +236,18 @@ def _student(
     if not teacher.classes:
         options.setdefault("classes", 0)
     return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+
+
+def _fits(who: str, denoiser: Denoiser, teacher: Model) -> None:
+    """Refuse a network that can't be called on the run's samples, before anything is written."""
+    device = next(denoiser.parameters(), torch.zeros(0)).device
+    cond = torch.zeros(2, dtype=torch.long, device=device) if teacher.classes else None
+    try:
+        with torch.no_grad():
+            denoiser.eval()(torch.zeros(2, *teacher.shape, device=device), torch.ones(2, device=device), cond)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise StillhouseError(f"The {who} can't be called on samples of shape {tuple(teacher.shape)}: {line}.") from error
 
 
 def _name(method: Method) -> str | None:

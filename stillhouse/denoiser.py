@@ -265,7 +265,8 @@ class Denoiser(nn.Module):
         dtype = torch.promote_types(x_in.dtype, torch.float32)
         extra = {}
         if self.two_time:
-            extra["s"] = self.kind.time(self.process, t if s is None else s).to(dtype)
+            end = (t if s is None else s).clamp_min(self.process.t_min)  # no network is told of times below it
+            extra["s"] = self.kind.time(self.process, end).to(dtype)
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
         return Prediction(self.call(self.net, x_in, t_in.to(dtype), cond, **extra).to(x_t.dtype), self.kind, at)

@@ -62,3 +62,9 @@ class Guided(Denoiser):
 
 def _mix(said: Prediction, empty: Prediction, w: Tensor) -> Prediction:
     return said.with_x0(empty.x0 + w * (said.x0 - empty.x0))
+
+
+def hears_guidance(denoiser: Denoiser) -> bool:
+    """Whether the network takes the guidance scale as an input, and so needs no second evaluation."""
+    config = getattr(denoiser.net, "config", None)
+    return isinstance(config, dict) and bool(config.get("guidance_input"))

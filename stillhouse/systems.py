@@ -173,3 +173,12 @@ def _outside(name: str) -> type[Method]:
         return chosen
     require(len(methods) == 1, f"'{file}' holds {len(methods)} methods ({held}); say which, as {path.name}:ClassName.")
     return next(iter(methods.values()))
+
+
+def markdown_table() -> str:
+    """The README's table of systems."""
+    rows = ["| system | paper | family | worlds | needs |", "|---|---|---|---|---|"]
+    for s in list_systems():
+        needs = ", ".join(s.needs) or "a teacher"
+        rows.append(f"| [`{s.slug}`]({s.file}) | {s.paper} | {s.family} | {', '.join(s.worlds)} | {needs} |")
+    return "\n".join(rows)

@@ -17,8 +17,6 @@ from stillhouse.checks.base import Claim
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.systems import get_system, list_systems
 
-PLACE = "stillhouse.checks"
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -46,22 +44,22 @@ class Outcome:
         return {**made, "holds": self.holds, **({"ablation": self.ablation} if self.ablation else {})}
 
 
-def load_check(slug: str, place: str = PLACE) -> ModuleType:
+def load_check(slug: str) -> ModuleType:
     """The check module of a system; raises :class:`StillhouseError` if there is none or it lacks a name."""
-    require(find_spec(f"{place}.{slug}") is not None, f"The system '{slug}' has no check; write stillhouse/checks/{slug}.py.")
-    module = import_module(f"{place}.{slug}")
+    require(find_spec(f"stillhouse.checks.{slug}") is not None, f"The system '{slug}' has no check; write stillhouse/checks/{slug}.py.")
+    module = import_module(f"stillhouse.checks.{slug}")
     for name in ("WORLD", "ABLATIONS", "check"):
         require(hasattr(module, name), f"The check of '{slug}' lacks {name}.")
     require(bool(module.ABLATIONS), f"The check of '{slug}' names no ablation: a check that cannot fail shows nothing.")
     return module
 
 
-def run_check(slug: str, seed: int = 0, ablation: str = "", place: str = PLACE) -> Outcome:
+def run_check(slug: str, seed: int = 0, ablation: str = "") -> Outcome:
     """Measure the claims of one system, its key idea ``ablation`` removed if one is named.
 
     A run that our own code refuses to go on with (a loss that is no longer finite, say) counts as a claim that fails.
     """
-    module = load_check(slug, place)
+    module = load_check(slug)
     if ablation and ablation not in module.ABLATIONS:
         raise unknown(f"ablation of '{slug}' named", ablation, module.ABLATIONS)
     began = time.perf_counter()
@@ -79,11 +77,11 @@ def choose(slugs: Sequence[str], everything: bool) -> list[str]:
     return [s.slug for s in list_systems()] if everything else [get_system(s).slug for s in slugs]
 
 
-def run_checks(slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1, place: str = PLACE) -> Iterator[Outcome]:
+def run_checks(slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1) -> Iterator[Outcome]:
     """The outcomes in order, as they come. ``ablate``: one per ablation of each system. ``jobs``: processes at work."""
     require(jobs >= 1, f"The number of jobs is 1 or more, not {jobs}.")
-    modules = {slug: load_check(slug, place) for slug in slugs}  # a missing check is told before the first one is run
-    work = [(slug, seed, name, place) for slug, module in modules.items() for name in (module.ABLATIONS if ablate else [""])]
+    modules = {slug: load_check(slug) for slug in slugs}  # a missing check is told before the first one is run
+    work = [(slug, seed, name) for slug, module in modules.items() for name in (module.ABLATIONS if ablate else [""])]
     if jobs == 1:
         yield from (run_check(*item) for item in work)
         return

@@ -51,10 +51,11 @@ def evaluate(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument("--teacher-steps", metavar="K,K,…", help="steps to walk the teacher in [1,2,4,…,64]")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--out", metavar="FILE", help="JSON file [RUN/metrics.json, if it is a run's folder]")
+    parser.add_argument("--out", metavar="FILE", help="JSON file [RUN/evaluation.json, if it is a run's folder]")
     given = parser.parse(words)
 
     from stillhouse.api import open_model
+    from stillhouse.evaluate import EVALUATION
     from stillhouse.evaluate import evaluate as measure
     from stillhouse.io.weights import atomic_write
 
@@ -63,7 +64,7 @@ def evaluate(words: list[str]) -> int:
     teacher = _teacher(given.teacher or entries.get("teacher"), world)
     walks: dict[str, Any] = {} if not given.teacher_steps else {"teacher_steps": _numbers(given.teacher_steps, "--teacher-steps")}
     result = measure(model, world, teacher=teacher, n=given.n, seed=given.seed, show=not given.json, **walks)
-    out = given.out or (Path(given.model) / "metrics.json" if entries else None)
+    out = given.out or (Path(given.model) / EVALUATION if entries else None)
     if out:
         atomic_write(out, (json.dumps(result, indent=2) + "\n").encode())
     print(json.dumps(result) if given.json else "\n".join([table(result), *([f"Kept in {out}"] if out else [])]))
@@ -71,18 +72,17 @@ def evaluate(words: list[str]) -> int:
 
 
 def report(words: list[str]) -> int:
-    """``stillhouse report RUN``"""
-    parser = Parser("report", "Write a run's page: one HTML file that needs no network.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder")
-    parser.add_argument("--out", metavar="FILE", help="where to [RUN/report.html]")
+    """``stillhouse report RUN…``"""
+    parser = Parser("report", "Write the page of one run, or of several in one world: one HTML file that needs no network.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="runs' folders")
+    parser.add_argument("--out", metavar="FILE", help="where to [report.html in the first]")
     given = parser.parse(words)
-    require(Path(given.run).is_dir(), f"There is no run's folder '{given.run}'.")
+    for run in given.runs:
+        require(Path(run).is_dir(), f"There is no run's folder '{run}'.")
 
     from stillhouse.report.page import write_report
 
-    out = Path(given.out or Path(given.run) / "report.html")
-    write_report(Path(given.run), out)
-    print(out)
+    print(write_report(given.runs, Path(given.out or Path(given.runs[0]) / "report.html")))
     return 0
 
 
@@ -113,13 +113,20 @@ def table(result: Mapping[str, Any]) -> str:
     metrics = list(dict.fromkeys(name for row in result["rows"] for name in row["metrics"]))
     head = ["", "steps", "calls", *metrics, "ms/sample"]
     lines = [
-        [row["who"], str(row["steps"]), str(row["nfe"]), *(_figure(row["metrics"].get(m)) for m in metrics), _figure(1e3 * row["seconds_per_sample"])]
+        [
+            row["who"],
+            str(row["steps"]),
+            str(row["nfe"]),
+            *(_figure(row["metrics"].get(m)) for m in metrics),
+            _figure(1e3 * row["seconds_per_sample"]),
+        ]
         for row in result["rows"]
     ]
     lines.append(["real data", "", "", *(_figure(result["floor"].get(m)) for m in metrics), ""])
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
     text = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in (head, *lines)
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in (head, *lines)
     ]
     if result.get("speed_up"):
         text.append(f"The student is {result['speed_up']:.1f} times as fast as the teacher's own way.")

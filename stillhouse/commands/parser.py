@@ -36,14 +36,18 @@ class Parser(argparse.ArgumentParser):
 class Pairs(argparse.Action):
     """``KEY=VALUE …`` as a dictionary."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, pairs(values, option_string or self.dest))
 
 
 class WorldWords(argparse.Action):
     """``NAME KEY=VALUE …`` as a world's configuration."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, {**pairs(values[1:], "--world NAME"), "name": values[0]})
 
 

@@ -24,7 +24,9 @@ def train(words: list[str]) -> int:
     from stillhouse.train.denoising import Denoising
 
     parser = _parser("train", "Train a teacher from a world's data.")
-    parser.add_argument("--network", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="network, e.g. name=unet width=32")
+    parser.add_argument(
+        "--network", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="network, e.g. name=unet width=32"
+    )
     parser.add_argument("--process", default=argparse.SUPPRESS, help="how data becomes noise [default flow]")
     parser.add_argument("--kind", default=argparse.SUPPRESS, help="what the network says: x0 eps score v velocity edm [default velocity]")
     _add_options(parser, Denoising, "training")
@@ -35,7 +37,9 @@ def train(words: list[str]) -> int:
 
     options = _options(Denoising, config)
     given = {k: config[k] for k in ("process", "kind") if k in config}
-    return _go("train", out, lambda: train_teacher(config["world"], config.get("network"), out=out, resume=resume, quiet=quiet, **given, **options))
+    return _go(
+        "train", out, lambda: train_teacher(config["world"], config.get("network"), out=out, resume=resume, quiet=quiet, **given, **options)
+    )
 
 
 def distill(words: list[str]) -> int:
@@ -43,8 +47,14 @@ def distill(words: list[str]) -> int:
     name = words.pop(0) if words and not words[0].startswith("-") else ""
     config, resume = _peek(words)
     name = name or (config.get("method") or "")
-    parser = _parser(f"distill {name or 'METHOD'}", "Make a student from a teacher. METHOD: a slug of `stillhouse systems`, or FILE.py[:CLASS].")
-    parser.add_argument("--teacher", default=argparse.SUPPRESS, help="a model's folder or file, a shipped name, exact, or exact:PROCESS [default the world's]")
+    parser = _parser(
+        f"distill {name or 'METHOD'}", "Make a student from a teacher. METHOD: a slug of `stillhouse systems`, or FILE.py[:CLASS]."
+    )
+    parser.add_argument(
+        "--teacher",
+        default=argparse.SUPPRESS,
+        help="a model's folder or file, a shipped name, exact, or exact:PROCESS [default the world's]",
+    )
     parser.add_argument("--data", default=argparse.SUPPRESS, help="auto, world or none [default auto: the world's if the method needs it]")
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument("--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what)
@@ -72,8 +82,12 @@ def distill(words: list[str]) -> int:
 def _parser(command: str, what: str) -> Parser:
     parser = Parser(command, what)
     parser.add_argument("--config", metavar="YAML", default=argparse.SUPPRESS, help="entries of a run, which the flags here override")
-    parser.add_argument("--out", metavar="DIR", default=argparse.SUPPRESS, help="folder of the run; must be new or empty [default runs/NAME]")
-    parser.add_argument("--resume", metavar="DIR", default=argparse.SUPPRESS, help="go on with the run in this folder; nothing else is needed")
+    parser.add_argument(
+        "--out", metavar="DIR", default=argparse.SUPPRESS, help="folder of the run; must be new or empty [default runs/NAME]"
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", default=argparse.SUPPRESS, help="go on with the run in this folder; nothing else is needed"
+    )
     parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress bar")
     add_world(parser, "world of data and networks, e.g. mixture layout=moons")
     return parser

@@ -22,6 +22,8 @@ def systems(words: list[str]) -> int:
         print(family)
         for s in (s for s in found if s.family == family):
             print(f"  {s.slug:<14} {s.paper}")
-            print(f"  {'':<14} {s.file} · worlds: {', '.join(s.worlds) or 'any'} · needs: {', '.join(s.needs) or 'nothing beside a teacher'}")
+            print(
+                f"  {'':<14} {s.file} · worlds: {', '.join(s.worlds) or 'any'} · needs: {', '.join(s.needs) or 'nothing beside a teacher'}"
+            )
     print(f"{len(found)} systems")
     return 0

@@ -50,7 +50,9 @@ def save_samples(path: str | Path, x: Tensor, labels: Tensor | None = None, colu
     if not path.suffix:
         path = path.with_suffix(".png" if is_image(x) else ".npy")
     require(path.suffix in (".png", ".npy", ".safetensors"), f"Samples are written as .png, .npy or .safetensors, not '{path.suffix}'.")
-    require(path.suffix != ".png" or is_image(x), f"Samples of shape {tuple(x.shape[1:])} are no images; write them as .npy or .safetensors.")
+    require(
+        path.suffix != ".png" or is_image(x), f"Samples of shape {tuple(x.shape[1:])} are no images; write them as .npy or .safetensors."
+    )
     if path.suffix == ".png":
         atomic_write(path, png(tile(x, columns)))
     elif path.suffix == ".npy":

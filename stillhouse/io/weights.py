@@ -37,10 +37,13 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as the user's umask has it; some writers make private files
         if callable(content):
             content(part)
         else:
             part.write_bytes(content)
+        part.chmod(mode)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -154,7 +155,9 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
     if is_image(shape):
         panels = [{**entry(*w), "image": data_uri(w[1].samples, COLUMNS)} for w in ways if w[1].default]
         strips = [{**entry(*w), "image": data_uri(w[1].samples[:COLUMNS], COLUMNS)} for w in ways]
-        return {"kind": "image", "panels": panels, "strips": strips}
+        labels = views[0].labels
+        by_class = labels is not None and torch.equal(labels, torch.arange(len(labels)) % COLUMNS)
+        return {"kind": "image", "panels": panels, "strips": strips, "sorted": by_class}
     if is_point(shape) and views[0].real is not None:
         frame = bounds_of(views[0].real)
         panels = [{"name": "Real data", "svg": Markup(scatter(views[0].real, None, frame, "Real data")), "colour": "", "default": True}]
@@ -162,15 +165,19 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
             told = entry(view, strip, index)
             drawn = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
             panels.append({**told, "svg": Markup(drawn)})
-        return {"kind": "point", "panels": panels, "strips": []}
+        return {"kind": "point", "panels": panels, "strips": [], "sorted": False}
     return None
 
 
 def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
     """Quality against calls: the world's first metric, and up to three that tell the most beside it."""
     first = views[0].evaluation
-    present = {k for r in first["rows"] for k in r["metrics"]}
-    names = [first["metric"], *(k for k in METRICS if k in present and k != first["metric"])][:4]
+    seen: dict[str, set[float]] = {}
+    for row in (r for v in views for r in v.evaluation["rows"]):
+        for key, value in row["metrics"].items():
+            seen.setdefault(key, set()).add(value)
+    telling = [k for k in METRICS if len(seen.get(k, ())) > 1 and k != first["metric"]]  # what is the same for all tells nothing
+    names = [first["metric"], *telling][:4]
     charts = []
     for name in names:
         lines = [_against_calls("teacher", rows_of(views[0], "teacher"), name, TEACHER)]

@@ -31,11 +31,12 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")  # rounded first: 9.999 has two digits before the point
     size = math.floor(math.log10(abs(value)))
     if size < -4:
         mantissa, power = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(power)}".replace("-", "−")
-    text = f"{round(value, digits - 1 - size):,.{max(0, digits - 1 - size)}f}"
+    text = f"{value:,.{max(0, digits - 1 - size)}f}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 
@@ -92,7 +93,8 @@ def line_chart(
 ) -> str:
     """Lines over common axes. ``scale_y = "auto"``: logarithmic where the values are positive and span more than a factor of 20.
 
-    ``rule``: where a dashed horizontal line lies. ``width``, ``height``: a chart for a narrow column is small, or its letters are. Points that are not finite are left out.
+    ``rule``: where a dashed horizontal line lies. ``width``, ``height``: of the drawing; a chart for a narrow column is made small, or
+    its letters would be. Points that are not finite are left out.
     """
     kept = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]) for s in series]
     ys = [y for _, points in kept for _, y in points] + ([] if rule is None else [rule])
@@ -117,11 +119,10 @@ def line_chart(
     for s, points in kept:
         path = "".join(f"{'L' if i else 'M'}{across(x)} {up(y)}" for i, (x, y) in enumerate(points))
         out.append(f'<path class="{"faint" if s.faint else "line"}" style="stroke:{s.colour}" d="{path}"/>')
+        radius = 4.5 if len(points) > 3 else 6
         for x, y in points if s.dots else []:
-            told = f"{escape(s.name)}: {number(y)} at {number(x)}"
-            out.append(
-                f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" r="{4.5 if len(points) > 3 else 6}"><title>{told}</title></circle>'
-            )
+            told = f"<title>{escape(s.name)}: {number(y)} at {number(x)}</title>"
+            out.append(f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" r="{radius}">{told}</circle>')
     return "".join([*out, "</svg>"])
 
 
@@ -133,7 +134,8 @@ def _tick(value: float) -> str:
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
     """Running mean over the last ``window`` finite values."""
-    out, kept = [], []
+    out: list[float] = []
+    kept: list[float] = []
     for value in values:
         kept = [*kept, value][-window:] if math.isfinite(value) else kept
         out.append(sum(kept) / len(kept) if kept else math.nan)

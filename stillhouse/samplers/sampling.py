@@ -12,7 +12,7 @@ from torch import Tensor
 from stillhouse.denoiser import Condition, Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
-from stillhouse.guidance import Guided
+from stillhouse.guidance import Guided, hears_guidance
 from stillhouse.process import Process
 from stillhouse.samplers.rollout import Hook, rollout
 from stillhouse.solvers import make_solver
@@ -41,8 +41,8 @@ class Sampling:
         return cls(make_grid(grid, process, n).tolist(), solver, guidance)
 
     def guided(self, model: Denoiser) -> Denoiser:
-        """``model`` under this guidance; itself at ``w = 1``."""
-        return model if self.guidance == 1 else Guided(model, self.guidance)
+        """``model`` under this guidance; itself at ``w = 1``, and if it hears the scale as an input."""
+        return model if self.guidance == 1 or hears_guidance(model) else Guided(model, self.guidance)
 
     def nfe(self, model: Denoiser, conditional: bool = True) -> int:
         """Network evaluations of one sample; guidance counts double wherever it acts, on a conditional sample."""
@@ -89,4 +89,6 @@ def draw_samples(
     with torch.inference_mode():
         level = model.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)).item()
         start = level * draws.normal(*shape, dtype=dtype)
-        return rollout(sampling.guided(model), start, sampling.times, make_solver(sampling.solver), cond, draws=draws, hooks=hooks)
+        told = torch.full((draws.rows,), sampling.guidance, device=start.device) if hears_guidance(model) else None
+        solver = make_solver(sampling.solver)
+        return rollout(sampling.guided(model), start, sampling.times, solver, cond, draws=draws, guidance=told, hooks=hooks)

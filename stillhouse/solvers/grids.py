@@ -111,6 +111,13 @@ def trailing(process: Process, n: int) -> Tensor:
     return _with_zero(index / steps)
 
 
+def thinned(levels: Tensor, n: int) -> list[float]:
+    """``n`` of a student's trained ``levels`` (falling times), evenly by index from the first, then 0: its grid of ``n`` calls."""
+    _enough(n)
+    require(n < len(levels), f"A student trained on {len(levels)} levels can't be sampled in {n} calls.")
+    return [*levels[[i * (len(levels) - 1) // n for i in range(n)]].tolist(), 0.0]
+
+
 GRIDS: dict[str, Callable[..., Tensor]] = {g.__name__: g for g in (uniform, cosine, shifted, karras, log_snr, leading, linspace, trailing)}
 
 

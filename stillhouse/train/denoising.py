@@ -26,6 +26,7 @@ class Denoising(Method):
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
     times: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
     steps: int = option(64, "default number of sampling steps", low=1)
+    solver: str = option("dpm++", "default solver of samples", choices=("ddim", "heun", "dpm++", "unipc"))
     guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
 
     worlds = ("mixture", "digits", "mnist")
@@ -37,7 +38,7 @@ class Denoising(Method):
         return teacher.copy()
 
     def samplings(self) -> dict[int, Sampling]:
-        return {self.steps: Sampling.steps(self.process, self.steps, solver="heun", guidance=self.guidance)}
+        return {self.steps: Sampling.steps(self.process, self.steps, solver=self.solver, guidance=self.guidance)}
 
     def student_loss(self, batch: Batch) -> Tensor:
         t = time_law(self.times, self.process, batch.draws)

@@ -6,8 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from stillhouse.train import bank, checkpoint
 from stillhouse.train.data import Data
 from stillhouse.train.ema import decay_at
 from stillhouse.train.engine import Engine
+from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
 from stillhouse.train.method import Batch, Method, Slow, copy_weights
@@ -54,18 +54,7 @@ class Trainer:
         on_step: Callable[[Trainer, int], None] | None = None,
         on_grid: Callable[[int, Tensor], None] | None = None,
     ):
-        require(
-            tuple(data.shape) == tuple(teacher.shape),
-            f"The teacher makes samples of shape {tuple(teacher.shape)}, the data has {tuple(data.shape)}.",
-        )
-        require(
-            not (data.classes and teacher.classes and data.classes > teacher.classes),
-            f"The data has {data.classes} classes, the teacher knows {teacher.classes}.",
-        )
-        require(
-            "data" not in method.needs or data_has_samples(data),
-            f"{type(method).__name__} learns from real data; give it a world or a data folder.",
-        )
+        fitting(method, teacher, data, student)
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
         self.engine = Engine(recipe.precision, device)
@@ -74,10 +63,9 @@ class Trainer:
             f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and {recipe.accumulate} micro-batch(es).",
         )
         self.rows = recipe.batch // recipe.accumulate // self.engine.world
-        if student is not None:
-            same_size(method, teacher.denoiser, student)
         self.lengths = method.stages(recipe.steps)
-        with seeded(recipe.seed):
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
+            torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
             method.setup(teacher.denoiser, student.train(), tuple(teacher.shape), data.classes, recipe.steps)
         for part in (student, teacher.denoiser):
@@ -85,7 +73,8 @@ class Trainer:
         self.modules: dict[str, nn.Module] = dict(method.modules())
         for module in self.modules.values():
             module.to(self.engine.device)
-        self.average = Slow(method.copy_of(student), student, lambda step: decay_at(recipe, step)) if recipe.ema else None
+        # a stage begins with a young average, as the run does
+        self.average = Slow(method.copy_of(student), student, lambda step: decay_at(recipe, self._stage(step)[1])) if recipe.ema else None
         if self.average:
             self.modules["average"] = self.average.module
         self.players = {
@@ -109,14 +98,15 @@ class Trainer:
         try:
             self.prepare(start)
             for step in range(start, self.recipe.steps):
-                self._iterate(step)
+                self.iterate(step)
                 last = step + 1 == self.recipe.steps
                 due = self.recipe.save_every and (step + 1) % self.recipe.save_every == 0
-                if self.out and (last or due or self.stopping):
+                stopping = self.stopping  # looked at once: a signal may come while the checkpoint is written
+                if self.out and (last or due or stopping):
                     self.save(step + 1)
                 if self.on_step:
                     self.on_step(self, step)
-                if self.stopping and not last:
+                if stopping and not last:
                     raise Interrupted(f"Stopped after step {step + 1} of {self.recipe.steps}, all saved." if self.out else "Stopped.")
         finally:
             self.journal.close()
@@ -141,7 +131,8 @@ class Trainer:
         if self.method.bank_size:
             self.bank = bank.fill(self.method.bank_size, self._bank_rows, self.out / "bank" if self.out else None, show=not self.quiet)
 
-    def _iterate(self, step: int) -> None:
+    def iterate(self, step: int) -> None:
+        """Iteration ``step``: every player whose turn it is moves once."""
         began = time.perf_counter()
         stage, within = self._stage(step)
         if stage != self.method.stage:
@@ -209,13 +200,12 @@ class Trainer:
         return len(self.lengths) - 1, self.lengths[-1]
 
     def stream(self, step: int, part: int, name: str) -> Draws:
-        """The random numbers of one purpose in one micro-batch."""
-        e = self.engine
-        return Draws(self.rows, self.recipe.seed, step, part, name, rank=e.rank, world=e.world, device=e.device)
+        """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however that is split."""
+        e, parts = self.engine, self.recipe.accumulate
+        return Draws(self.rows, self.recipe.seed, step, name, rank=part * e.world + e.rank, world=parts * e.world, device=e.device)
 
     def _batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
-        start = (step * self.recipe.accumulate + part) * self.rows * self.engine.world
-        x, cond = self.data.rows(start, self.stream(step, part, "data"))
+        x, cond = self.data.rows(step * self.recipe.batch, self.stream(step, part, "data"))
         drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
         return Batch(step, self.rows, tuple(self.teacher.shape), x, cond, turns, lambda name: self.stream(step, part, name), drawn)
 
@@ -234,9 +224,8 @@ class Trainer:
             return False
         last = None if not self.out else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
         good = f"the last good checkpoint is '{last}'" if last else "there is no checkpoint yet"
-        raise StillhouseError(
-            f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}; {good}. Try a lower rate or a clip."
-        )
+        found = f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}"
+        raise StillhouseError(f"{found}; {good}. Try a lower rate or a clip.")
 
     def _look(self, step: int) -> None:
         """Sample a little with fixed noise: is the student collapsing? Show a grid if one is due."""
@@ -257,7 +246,7 @@ class Trainer:
         nets = [m.net for m in student.modules() if isinstance(m, Denoiser) and not isinstance(m, ExactDenoiser)]
         for net in nets if self.recipe.checkpoint_activations else []:
             require(hasattr(net, "checkpointing"), f"{type(net).__name__} has no activation checkpointing; switch it off.")
-            net.checkpointing = True
+            setattr(net, "checkpointing", True)  # noqa: B010 (any network may have it)
         for net in nets if self.recipe.compile else []:
             net.compile()
 
@@ -325,28 +314,3 @@ class Trainer:
         except ValueError:
             return previous
         return previous
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """New layers start from the run's seed (torch's initialisers know no generator); the global state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "weights"))
-        yield
-
-
-def data_has_samples(data: Data) -> bool:
-    """Whether a source gives samples and not conditions alone."""
-    return data.rows(0, Draws(1, "probe"))[0] is not None
-
-
-def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
-    """Refuse a student of another architecture where the method copies weights between the two."""
-    if "same-size" not in method.needs or isinstance(teacher, ExactDenoiser):
-        return
-    shapes = [{k: tuple(v.shape) for k, v in d.net.state_dict().items()} for d in (teacher, student)]
-    count = [sum(p.numel() for p in d.parameters()) for d in (teacher, student)]
-    require(
-        shapes[0].items() <= shapes[1].items(),
-        f"{type(method).__name__} needs a student of the teacher's size ({count[0]:,} weights, not {count[1]:,}); slimflow makes smaller ones.",
-    )

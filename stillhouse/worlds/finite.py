@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ class FiniteWorld(World):
     class_names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
     def __init__(self) -> None:
-        self._splits = _split(type(self))
+        self._splits = _split(type(self))  # type: ignore[arg-type]
         labels = self._splits["train"][1]
         order = labels.argsort(stable=True)
         counts = torch.bincount(labels, minlength=self.classes)
@@ -118,7 +118,15 @@ class FiniteWorld(World):
 
         require_samples(self, samples, labels)
         generator = generator or torch.Generator().manual_seed(seed_of("measure", self.name))
-        return measure_images(self.name, samples, self._splits["train"][0], labels, features=features, generator=generator)
+        real, known = self._splits["train"][0], None if features else self._features
+        return measure_images(self.name, samples, real, labels, features=features, real_features=known, generator=generator)
+
+    @cached_property
+    def _features(self) -> Tensor:
+        """Our classifier's features of the training images."""
+        from stillhouse.metrics.features import features_of, load_features
+
+        return features_of(load_features(self.name), self._splits["train"][0])
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
         """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect samples would get.

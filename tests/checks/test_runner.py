@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from stillhouse import cli
+from stillhouse import checks, cli
 from stillhouse.checks import runner
 from stillhouse.checks.base import Claim, at_least, at_most
 from stillhouse.errors import StillhouseError
@@ -28,21 +30,14 @@ def check(seed, ablation=""):
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of checks in the place of ours, with the systems `one` and `two`."""
-    name = f"checks_{tmp_path.name}".replace("-", "_")
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "__init__.py").touch()
-    (tmp_path / name / "one.py").write_text(GOOD)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(runner, "PLACE", name)
-    for function in (runner.load_check, runner.run_check):
-        monkeypatch.setattr(function, "__defaults__", (*(function.__defaults__ or ())[:-1], name))
-    monkeypatch.setattr(runner.run_checks, "__kwdefaults__", {**(runner.run_checks.__kwdefaults__ or {}), "place": name})
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of checks in the place of ours, with a check of the system `one`, and none of `two`."""
+    (tmp_path / "one.py").write_text(GOOD)
+    monkeypatch.setattr(checks, "__path__", [str(tmp_path)])
     monkeypatch.setattr(runner, "choose", lambda slugs, everything: ["one", "two"] if everything else list(slugs))
-    yield tmp_path / name
-    for module in [m for m in sys.modules if m.startswith(name)]:
-        del sys.modules[module]
+    yield tmp_path
+    for name in ("one", "two"):
+        sys.modules.pop(f"stillhouse.checks.{name}", None)
 
 
 def test_claims_hold_on_their_side_of_the_bound() -> None:
@@ -79,7 +74,7 @@ def test_ablations_must_fail(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "not finite" in run["claims"][0]["claim"] and run["claims"][0]["value"] is None
 
     (place / "one.py").write_text(GOOD.replace("2 if ablation else 8", "8"))
-    del sys.modules[f"{place.name}.one"]
+    del sys.modules["stillhouse.checks.one"]
     assert cli.main(["check", "one", "--ablate"]) == 1
     shown = capsys.readouterr().out
     assert "HOLDS, THOUGH IT SHOULD FAIL" in shown and "1 of 2" in shown
@@ -93,7 +88,9 @@ def test_ablations_must_fail(place: Path, capsys: pytest.CaptureFixture[str]) ->
         (GOOD.replace('{"idea": "the idea itself", "run": "what keeps the run alive"}', "{}"), "names no ablation"),
     ],
 )
-def test_all_needs_every_check_before_the_first_is_run(place: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str) -> None:
+def test_all_needs_every_check_before_the_first_is_run(
+    place: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str
+) -> None:
     if text is not None:
         (place / "two.py").write_text(text)
     assert cli.main(["check", "--all"]) == 2
@@ -119,7 +116,8 @@ def test_choice_of_systems() -> None:
 
 
 def test_jobs_give_the_same_outcomes_in_order(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(place.parent))
+    # threads in the place of new processes, which would not know of the checks made up here
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     (place / "two.py").write_text(GOOD.replace("0.5 +", "0.25 +"))
     values = [o.claims[0].value for o in runner.run_checks(["one", "two"], seed=5, jobs=2)]
     assert values == [o.claims[0].value for o in runner.run_checks(["one", "two"], seed=5)] == [0.55, 0.3]

@@ -55,7 +55,8 @@ class SlimFlow(Method):
         require(
             isinstance(self.process, Flow), "SlimFlow's student is a flow: give it a network on the flow process that predicts velocity."
         )
-        self.reflowed: Denoiser = self.slow_copy(self.student, self.average, "reflowed")
+        # a young average should not remember the start
+        self.reflowed: Denoiser = self.slow_copy(self.student, lambda step: min(self.average, (1 + step) / (10 + step)), "reflowed")
         self.guide: Denoiser = self.frozen_copy(self.student, "guide")
 
     @property

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from stillhouse.denoiser import EDM, Denoiser
+from stillhouse.errors import require
 from stillhouse.flowmap import clean
+from stillhouse.guidance import Guided
 from stillhouse.parts.distances import DISTANCES
+from stillhouse.parts.students import grown
 from stillhouse.parts.teacher import teacher_steps
+from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers import make_solver
+from stillhouse.solvers.grids import thinned
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Optim
 
@@ -23,39 +29,62 @@ class CM(Method):
     """Consistency Models. Song, Dhariwal, Chen & Sutskever, 2023 (arXiv 2303.01469, algorithms 2 and 3).
 
     The student's answer at a noisy state is drawn to its slow copy's answer at the state one teacher step further on. The chain of
-    such equalities ends at the data, where the answer is the state itself. Without teacher (``source = "data"``) the neighbouring
-    state is the same pair of data and noise at the lower level.
+    such equalities ends at the lowest level, where the answer is the state itself. Without teacher (``source = "data"``) the
+    neighbouring state is the same pair of data and noise at the lower level; ``by_gap``, ``decay = 0``, the Huber distance and a
+    doubling grid make it iCT (Song & Dhariwal, 2023, arXiv 2310.14189). A range of guidance scales makes it a latent consistency
+    model, to which guidance is an input (Luo et al., 2023, arXiv 2310.04378, which takes DDIM on 50 levels).
     """
 
     source: str = option("teacher", "who gives the neighbouring state", choices=("teacher", "data"))
+    solver: str = option("heun", "the teacher's step", choices=("heun", "ddim"))
     levels: int = option(18, "noise levels of the grid", low=2)
     steps: int = option(1, "default number of calls per sample", low=1)
     distance: str = option("l2", "how two answers are compared", choices=tuple(DISTANCES))
     decay: float = option(0.95, "decay of the slow copy per step (0: the student itself)", low=0, high=1)
-    curriculum: bool = option(False, "grow the grid from `first_levels` to `levels` while training, as from-data training does")
+    curriculum: str = option(
+        "none", "how the grid grows from `first_levels` while training from data", choices=("none", "root", "doubling")
+    )
     first_levels: int = option(2, "levels that the curriculum starts with", low=2)
     by_gap: bool = option(False, "weigh by 1 / (sigma_i - sigma_i+1) and draw levels log-normally (improved training from data)")
+    low_guidance: float = option(1.0, "smallest teacher guidance scale (1: none)", low=0)
+    high_guidance: float = option(1.0, "largest teacher guidance scale; the student hears it when it varies", low=0)
 
     worlds = ("mixture", "digits", "mnist")
     needs = ("data",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, name="radam", schedule="cosine")}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.low_guidance, self.high_guidance
+        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
+        require(self.steps < self.levels, f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.")
+        require(self.first_levels <= self.levels, f"The grid can't grow from {self.first_levels} levels to {self.levels}.")
+        require(self.source == "teacher" or low == high == 1, "Guidance is the teacher's; training from data alone has none.")
+
+    @property
+    def hears_guidance(self) -> bool:
+        return self.low_guidance < self.high_guidance
+
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return with_boundary(teacher.copy())
+        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
 
     def build(self) -> None:
+        with_boundary(self.student)
         self.target: Denoiser = self.slow_copy(self.student, self.decay_at)
 
     def levels_at(self, step: int) -> int:
-        """Grid size at a step: ``ceil(sqrt(k/K ((s_1 + 1)^2 - s_0^2) + s_0^2) - 1) + 1`` (section 5), or constant."""
-        if not self.curriculum:
-            return self.levels
-        low, high = self.first_levels, self.levels - 1
-        return max(1, math.ceil(math.sqrt(step / self.total * ((high + 1) ** 2 - low**2) + low**2) - 1)) + 1
+        """Grid size at a step: ``ceil(sqrt(k/K ((s_1 + 1)^2 - s_0^2) + s_0^2) - 1) + 1`` (section 5), doubling (iCT), or constant."""
+        first, last = self.first_levels, self.levels
+        if self.curriculum == "none":
+            return last
+        if self.curriculum == "root":
+            return max(1, math.ceil(math.sqrt(step / self.total * (last**2 - first**2) + first**2) - 1)) + 1
+        stages = math.ceil(math.log2((last - 1) / (first - 1))) + 1  # of equal length; intervals double from one to the next
+        return min((first - 1) * 2 ** (step * stages // self.total), last - 1) + 1
 
     def decay_at(self, step: int) -> float:
-        """Decay of the slow copy; under the curriculum ``exp(s_0 ln mu_0 / n)``."""
-        if not self.curriculum or self.decay == 0:
+        """Decay of the slow copy; on a growing grid ``exp(s_0 ln mu_0 / n)``."""
+        if self.curriculum == "none" or self.decay == 0:
             return self.decay
         return math.exp(self.first_levels * math.log(self.decay) / (self.levels_at(step) - 1))
 
@@ -68,20 +97,26 @@ class CM(Method):
         i = self.draw_levels(grid, batch)
         t, u, eps = grid[i], grid[i + 1], batch.noise()
         x_t = self.process.noise(batch.data, t, eps)
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.hears_guidance else None
         with torch.no_grad():
-            target = self.answer(x_t, t, u, eps, batch)
-        gap = DISTANCES[self.distance](clean(self.student, x_t, t, batch.cond), target)
+            x_u = self.neighbour(x_t, t, u, eps, batch, w)
+            target = self.answer(x_u, u, batch, w)
+        gap = DISTANCES[self.distance](clean(self.student, x_t, t, batch.cond, w), target)
         if self.by_gap:
             gap = gap / (self.process.sigma(t) - self.process.sigma(u))
         return gap.mean()
 
-    def answer(self, x_t: Tensor, t: Tensor, u: Tensor, eps: Tensor, batch: Batch) -> Tensor:
-        """The slow copy's clean end, seen from the next level down."""
-        if self.source == "teacher":
-            x_u = teacher_steps(self.teacher, x_t, [t, u], batch.cond)
-        else:
-            x_u = self.process.noise(batch.data, u, eps)
-        return clean(self.target, x_u, u, batch.cond)
+    def neighbour(self, x_t: Tensor, t: Tensor, u: Tensor, eps: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+        """The state at the next level down of the trajectory that ``x_t`` lies on."""
+        if self.source == "data":
+            return self.process.noise(batch.data, u, eps)
+        scale = self.high_guidance if w is None else w
+        teacher = self.teacher if w is None and scale == 1 else Guided(self.teacher, scale)
+        return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
+
+    def answer(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+        """The slow copy's clean end; at the lowest level the state itself, whatever the network says there: this ties the chain to data."""
+        return torch.where(like(u, x_u) > self.process.t_min + 1e-6, clean(self.target, x_u, u, batch.cond, w), x_u)
 
     def draw_levels(self, grid: Tensor, batch: Batch) -> Tensor:
         """Indices ``i`` of the noisier of two neighbouring levels, (B,)."""
@@ -92,13 +127,13 @@ class CM(Method):
         return batch.draws.categorical((mass[:-1] - mass[1:]).clamp_min(1e-8))
 
     def samplings(self) -> dict[int, Sampling]:
-        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps)]
-        return {k: Sampling([*self.grid(k + 1)[:-1].tolist(), 0.0], "renoise") for k in ways}
+        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
+        middle = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        return {k: Sampling(thinned(self.grid(self.levels), k), "renoise", middle) for k in ways}
 
 
-def with_boundary(student: Denoiser) -> Denoiser:
-    """Make the clean estimate at the lowest level the state itself, exactly. Velocity-like kinds have this at ``t = 0`` already."""
+def with_boundary(student: Denoiser) -> None:
+    """Make an EDM student's clean estimate at the lowest level the state itself, exactly (eq. 25). Others have this at ``t = 0``."""
     if isinstance(student.kind, EDM) and student.process.t_min > 0:
         sigma_min = float(student.process.sigma(torch.tensor([student.process.t_min], dtype=torch.float64)))
         student.kind = replace(student.kind, boundary=sigma_min)
-    return student

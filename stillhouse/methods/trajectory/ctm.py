@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from stillhouse.denoiser import Denoiser
+from stillhouse.errors import require
 from stillhouse.flowmap import jump
 from stillhouse.parts.balance import balance, last_weight
 from stillhouse.parts.critic import features, head_for, hinge_critic
 from stillhouse.parts.students import grown
 from stillhouse.parts.targets import denoising_loss
 from stillhouse.parts.teacher import teacher_steps
+from stillhouse.parts.timelaw import edm
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers.grids import thinned
 from stillhouse.train.method import Batch, Method, option, shared
 from stillhouse.train.recipe import Optim
 
@@ -41,28 +44,33 @@ class CTM(Method):
     needs = ("data",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=4e-4, name="radam"), "critic": Optim(lr=2e-3, betas=(0.5, 0.9))}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.steps < self.levels, f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.")
+
     def make_student(self, teacher: Denoiser) -> Denoiser:
         return grown(teacher, two_time=True)
 
     def build(self) -> None:
+        require(self.student.two_time, "CTM's student jumps between any two times; give it a network built with two_time.")
         self.target: Denoiser = self.slow_copy(self.student, self.decay)
         self.grid = torch.linspace(1.0, self.process.t_min, self.levels)
         if self.critic_from < 1:
             self.head = self.player("critic", head_for(self.teacher, self.shape))
 
     def turns(self, step: int) -> list[str]:
-        if not self.with_critic(step):
-            return ["student"]
-        return ["student"] if step % 2 == 0 else ["critic"]
+        return ["critic"] if self.with_critic(step) and step % 2 else ["student"]
 
     def with_critic(self, step: int) -> bool:
-        return step >= self.critic_from * self.total
+        return self.critic_from < 1 and step >= self.critic_from * self.total
 
     def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """Indices ``i`` (start) and ``j`` (end) per sample, and the segment's length ``n``, drawn for the batch with P(n) ~ n."""
-        most, last = min(self.segment, self.levels - 1), self.levels - 1
-        n = 1 + int(torch.searchsorted(torch.arange(1, most + 1).cumsum(0), batch.draws.one_uniform(0, most * (most + 1) / 2), right=True))
-        i = (batch.draws.uniform(0, last - n + 1)).long().clamp(max=last - n)
+        last = self.levels - 1
+        most = min(self.segment, last)
+        cumulative = torch.arange(1, most + 1).cumsum(0)
+        n = 1 + int(torch.searchsorted(cumulative, batch.draws.one_uniform(0, float(cumulative[-1])), right=True))
+        i = batch.draws.integers(0, last - n + 1)
         j = (i + n + batch.draws.uniform() * (last - i - n + 1)).long().clamp(max=last)
         return i, j, n
 
@@ -72,22 +80,23 @@ class CTM(Method):
 
     @shared
     def landing(self, batch: Batch) -> Tensor:
-        """The student's jump ``t -> s``, carried to the clean end; the teacher's side is left in ``batch.memo``."""
+        """The student's jump ``t -> s``, carried to the clean end; where it began is left in ``batch.memo``."""
         i, j, n = self.draw_times(batch)
-        grid = self.grid.to(batch.draws.device)
-        x_t = self.process.noise(batch.data, grid[i], batch.noise())
-        with torch.no_grad():
-            batch.memo["target"] = self.answer(x_t, i, j, n, grid, batch)
-        return self.to_clean(jump(self.student, x_t, grid[i], grid[j], batch.cond), grid[j], batch)
+        times = [self.grid.to(i.device)[i + k] for k in range(n + 1)]
+        s = self.grid.to(i.device)[j]
+        x_t = self.process.noise(batch.data, times[0], batch.noise())
+        batch.memo["start"] = x_t, times, s
+        return self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
 
-    def answer(self, x_t: Tensor, i: Tensor, j: Tensor, n: int, grid: Tensor, batch: Batch) -> Tensor:
-        """Teacher from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the slow copy to the end."""
-        x_u = teacher_steps(self.teacher, x_t, [grid[i + k] for k in range(n + 1)], batch.cond)
-        return self.to_clean(jump(self.student, x_u, grid[i + n], grid[j], batch.cond), grid[j], batch)
+    @torch.no_grad()
+    def answer(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
+        """Teacher along ``times`` from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the slow copy to the end."""
+        x_u = teacher_steps(self.teacher, x_t, times, batch.cond)
+        return self.to_clean(jump(self.student, x_u, times[-1], s, batch.cond), s, batch)
 
     def student_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
-        loss = main = (landed - batch.memo["target"]).square().mean()
+        loss = main = (landed - self.answer(*batch.memo["start"], batch)).square().mean()
         weight = last_weight(self.student)
         if self.denoising:
             other = denoising_loss(self.student, batch.data, self.denoising_times(batch), batch.noise(), batch.cond)
@@ -98,11 +107,9 @@ class CTM(Method):
         return loss
 
     def denoising_times(self, batch: Batch) -> Tensor:
-        """Half uniform over the noisier 70 % of the grid, half log-normal in sigma / alpha."""
-        low = self.process.t_min
-        noisy = 1 - 0.7 * (1 - low) * batch.draws.uniform()
-        normal = self.process.time(1.2 - 1.2 * batch.draws.normal()).clamp(max(low, 1e-3), 1 - 1e-3)
-        return torch.where(batch.draws.uniform() < 0.5, noisy, normal)
+        """Half uniform over the noisier 70 % of the grid, half log-normal in ``sigma / alpha``."""
+        noisy = 1 - 0.7 * (1 - self.process.t_min) * batch.draws.uniform()
+        return torch.where(batch.draws.uniform() < 0.5, noisy, edm(self.process, batch.draws))
 
     def judge(self, x: Tensor, batch: Batch) -> Tensor:
         t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
@@ -112,6 +119,6 @@ class CTM(Method):
         return hinge_critic(self.judge(batch.data, batch), self.judge(self.landing(batch), batch))
 
     def samplings(self) -> dict[int, Sampling]:
-        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps)]
-        times = {k: [*torch.linspace(1.0, self.process.t_min, k + 1)[:-1].tolist(), self.process.t_min] for k in ways}
-        return {k: Sampling(v, {"name": "renoise", "gamma": self.gamma} if self.gamma else "ddim") for k, v in times.items()}
+        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
+        solver = {"name": "renoise", "gamma": self.gamma} if self.gamma else "ddim"
+        return {k: Sampling(thinned(self.grid, k), solver) for k in ways}

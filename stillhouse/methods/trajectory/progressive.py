@@ -57,7 +57,10 @@ class Progressive(Method):
 
     def build(self) -> None:
         blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
-        require(not blind, "Pure noise holds no clean image, so a student that says the noise can't start there; use a velocity, v or x0 network.")
+        require(
+            not blind,
+            "Pure noise holds no clean image, so a student that says the noise can't start there; use a velocity, v or x0 network.",
+        )
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
     def enter(self, stage: int) -> None:

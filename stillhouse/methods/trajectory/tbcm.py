@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Condition, Converted, Denoiser, ExactDenoiser, Prediction
+from stillhouse.denoiser import Condition, Converted, Denoiser, Prediction
 from stillhouse.errors import require
 from stillhouse.guidance import Guided
 from stillhouse.models.embed import NumberEmbedding, zero
@@ -36,7 +36,7 @@ class TBCM(Method):
     """
 
     states: str = option("path", "where the states come from: the teacher's path (no data), or noised data", choices=("path", "data"))
-    levels: int = option(16, "points of one walk, pure noise included", low=2)
+    levels: int = option(16, "points of one walk, pure noise included", low=2, high=256)
     low_guidance: float = option(1.0, "smallest teacher guidance scale (1: none)", low=0)
     high_guidance: float = option(1.0, "largest teacher guidance scale; the student hears it when it varies", low=0)
     warmup: int = option(1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0)
@@ -56,24 +56,29 @@ class TBCM(Method):
             self.needs = ("data",)  # type: ignore[misc]
 
     @property
-    def guided(self) -> bool:
+    def hears(self) -> bool:
+        """Whether the student is told the guidance scale."""
         return self.low_guidance < self.high_guidance
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.guided else teacher.copy()
+        return grown(teacher, guidance_input=True) if self.hears else teacher.copy()
 
     def build(self) -> None:
-        self.path_teacher = Converted(self.teacher, Trig())
         self.path_student = Converted(self.student, Trig())
         self.log_variance: LogVariance = self.player("student", LogVariance())
-        exact = isinstance(self.teacher, ExactDenoiser)
-        require(exact or not self.guided or self.classes > 0, "Guidance needs a teacher with conditions.")
+        plain = self.high_guidance == 1 and not self.hears
+        require(plain or self.classes > 0, "Guidance moves away from the unconditional answer: it needs data with class labels.")
+
+    def path_teacher(self, w: Tensor) -> Denoiser:
+        """The teacher on the path of angles, under guidance ``w`` (B,)."""
+        teacher = Converted(self.teacher, Trig())
+        return Guided(teacher, w) if self.hears or self.high_guidance != 1 else teacher
 
     def student_loss(self, batch: Batch) -> Tensor:
         w = batch.draws.uniform(self.low_guidance, self.high_guidance)
         x, tau, v, cond, w = self.walk(batch, w) if self.states == "path" else self.noised(batch, w)
         sin, cos = (like(f(tau), x) for f in (torch.sin, torch.cos))
-        heard = w if self.guided else None
+        heard = w if self.hears else None
 
         def slope(x: Tensor, tau: Tensor) -> Tensor:
             return self.path_student(x, tau / HALF_PI, cond, guidance=heard).velocity / HALF_PI
@@ -94,14 +99,13 @@ class TBCM(Method):
             points.append(said)
             return said
 
-        teacher = self.path_teacher if self.high_guidance == 1 else Guided(self.path_teacher, w)
         with torch.no_grad():
-            rollout(teacher, batch.noise(), [*self.route(batch), 0.0], DDIM(), batch.cond, hooks=[keep])
+            rollout(self.path_teacher(w), batch.noise(), [*self.route(batch), 0.0], DDIM(), batch.cond, hooks=[keep])
         many = len(points) - 1
         x, tau, v = (
             torch.cat(parts) for parts in zip(*((p.at.x, p.at.t.float() * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True)
         )
-        cond = batch.cond.repeat(many) if torch.is_tensor(batch.cond) else batch.cond
+        cond = torch.cat([batch.cond] * many) if torch.is_tensor(batch.cond) else batch.cond
         return x, tau, v, cond, w.repeat(many)
 
     def route(self, batch: Batch) -> list[float]:
@@ -116,13 +120,13 @@ class TBCM(Method):
         """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z)`` and the teacher's direction there."""
         tau = torch.atan(torch.exp(0.2 + 1.6 * batch.draws.normal())).clamp(0.003, HALF_PI - 0.001)
         x = Trig().noise(batch.data, tau / HALF_PI, batch.noise())
-        teacher = self.path_teacher if self.high_guidance == 1 else Guided(self.path_teacher, w)
         with torch.no_grad():
-            return x, tau, teacher(x, tau / HALF_PI, batch.cond).velocity / HALF_PI, batch.cond, w
+            return x, tau, self.path_teacher(w)(x, tau / HALF_PI, batch.cond).velocity / HALF_PI, batch.cond, w
 
     def samplings(self) -> dict[int, Sampling]:
-        middle = torch.tensor([1.1 / HALF_PI], dtype=torch.float64)
-        return {1: Sampling([1.0, 0.0], "renoise"), 2: Sampling([1.0, float(self.process.time(Trig().log_snr(middle))), 0.0], "renoise")}
+        middle = float(self.process.time(Trig().log_snr(torch.tensor(1.1 / HALF_PI, dtype=torch.float64))))
+        w = (self.low_guidance + self.high_guidance) / 2 if self.hears else 1.0
+        return {1: Sampling([1.0, 0.0], "renoise", w), 2: Sampling([1.0, middle, 0.0], "renoise", w)}
 
 
 class LogVariance(nn.Module):

@@ -1,0 +1,76 @@
+"""Train the shipped teachers anew: ``python -m stillhouse.commands.teachers [NAME …]``.
+
+``assets/teachers/NAME.yaml`` is the recipe, a run of ``stillhouse train``; ``NAME.safetensors`` beside it the result, with recipe and
+measured quality in its header. A run that was cut short goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stillhouse.api import train_teacher
+from stillhouse.draws import seed_of
+from stillhouse.errors import require, unknown
+from stillhouse.evaluate import even_labels
+from stillhouse.io.weights import save_denoiser
+from stillhouse.model import Model, load
+from stillhouse.options import read_yaml
+from stillhouse.worlds.base import World, get_world
+
+PLACE = Path(__file__).parents[1] / "assets" / "teachers"
+MEASURED = 2000  # samples
+
+
+def quality(model: Model, world: World, n: int = MEASURED) -> dict[str, Any]:
+    """The world's metrics of ``n`` samples of the model's own way of sampling, always from the same noise."""
+    labels = even_labels(n, model.classes)
+    samples = model.sample(n, labels, seed=seed_of("quality") % 2**31)
+    found = world.measure(samples, labels, generator=torch.Generator().manual_seed(seed_of("quality")))
+    return {"n": n, **{name: round(value, 5) for name, value in found.items()}}
+
+
+def make(name: str, place: Path = PLACE, work: Path = Path("runs/teachers"), *, n: int = MEASURED, quiet: bool = False) -> Path:
+    """Train the teacher of one recipe in ``work/name``, measure it and put its file beside the recipe.
+
+    No option of plain training has the name of a run's, so that both sections are keywords as they stand.
+    """
+    known = {file.stem: file for file in place.glob("*.yaml")}
+    if name not in known:
+        raise unknown("recipe of a teacher named", name, known)
+    recipe = read_yaml(known[name])
+    require("world" in recipe, f"The recipe '{known[name]}' names no world.")
+    config = {"name": recipe["world"]} if isinstance(recipe["world"], str) else dict(recipe["world"])
+    world = get_world(**config)
+    given = {k: recipe[k] for k in ("network", "process", "kind", "options", "run") if k in recipe}
+    out = work / name
+    options = {**given.pop("options", {}), **given.pop("run", {})}
+    model = train_teacher(world, **given, **options, out=out, resume=(out / "run.yaml").exists(), quiet=quiet)
+    header = {
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "samplings": {str(k): s.config() for k, s in model.samplings.items()},
+        "free_steps": True,
+        "world": world.name,
+        "recipe": recipe,
+        "quality": quality(model, world, n),
+    }
+    file = place / f"{name}.safetensors"
+    save_denoiser(file, model.denoiser, header)
+    return file
+
+
+def main(names: Sequence[str]) -> None:
+    """Make the teachers ``names``, or all that have a recipe."""
+    for name in names or sorted(file.stem for file in PLACE.glob("*.yaml")):
+        file = make(name)
+        print(f"{file}: {file.stat().st_size / 2**20:.2f} MB, {json.dumps(load(file).info['quality'])}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

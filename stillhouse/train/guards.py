@@ -1,0 +1,34 @@
+"""What a run checks of what it is given, before anything is made."""
+
+from __future__ import annotations
+
+from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.draws import Draws
+from stillhouse.errors import require
+from stillhouse.model import Model
+from stillhouse.train.data import Data
+from stillhouse.train.method import Method
+
+
+def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None) -> None:
+    """Refuse a teacher, data and a student that don't belong together."""
+    name = type(method).__name__
+    made, given = tuple(teacher.shape), tuple(data.shape)
+    require(made == given, f"The teacher makes samples of shape {made}, the data has {given}.")
+    known = not (data.classes and teacher.classes and data.classes > teacher.classes)
+    require(known, f"The data has {data.classes} classes, the teacher knows {teacher.classes}.")
+    has_samples = "data" not in method.needs or data.rows(0, Draws(1, "probe"))[0] is not None
+    require(has_samples, f"{name} learns from real data; give it a world or a data folder.")
+    if student is not None:
+        same_size(method, teacher.denoiser, student)
+
+
+def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
+    """Refuse a student of another architecture where the method copies weights between the two."""
+    if "same-size" not in method.needs or isinstance(teacher, ExactDenoiser):
+        return
+    shapes = [{k: tuple(v.shape) for k, v in d.net.state_dict().items()} for d in (teacher, student)]
+    count = [sum(p.numel() for p in d.parameters()) for d in (teacher, student)]
+    sizes = f"({count[0]:,} weights, not {count[1]:,})"
+    fits = shapes[0].items() <= shapes[1].items()
+    require(fits, f"{type(method).__name__} needs a student of the teacher's size {sizes}; slimflow makes smaller ones.")

@@ -1,0 +1,41 @@
+"""Teachers made anew from their recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stillhouse.commands.teachers import make, quality
+from stillhouse.errors import StillhouseError
+from stillhouse.model import load
+from stillhouse.options import fields_of, run_fields
+from stillhouse.train.denoising import Denoising
+from stillhouse.worlds.base import get_world
+
+RECIPE = """
+world: {name: mixture, std: 0.4}
+network: {width: 16, depth: 1}
+process: cosine
+kind: v
+options: {steps: 4}
+run: {iterations: 5, batch: 16}
+"""
+
+
+def test_a_recipe_becomes_a_file_with_its_quality(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    file = make("small", tmp_path, tmp_path / "work", n=64, quiet=True)
+    model = load(file)
+    assert file == tmp_path / "small.safetensors" and list(model.samplings) == [4] and model.denoiser.process.name == "cosine"
+    assert model.info["recipe"]["run"] == {"iterations": 5, "batch": 16}
+    assert model.info["quality"] == quality(model, get_world("mixture", std=0.4), 64)
+    before = file.read_bytes()
+    assert make("small", tmp_path, tmp_path / "work", n=64, quiet=True).read_bytes() == before  # the finished run is only measured again
+    with pytest.raises(StillhouseError, match="did you mean 'small'"):
+        make("smal", tmp_path)
+
+
+def test_training_s_options_and_the_run_s_share_no_name() -> None:
+    assert set(fields_of(Denoising)).isdisjoint(run_fields(fields_of(Denoising)))
+    assert all(not name.startswith("run_") for name in run_fields(fields_of(Denoising)))

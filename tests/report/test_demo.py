@@ -1,0 +1,100 @@
+"""The demo's folder, its refusals, and a run of it in small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stillhouse.errors import StillhouseError
+from stillhouse.model import Model, load
+from stillhouse.process import Flow
+from stillhouse.report import demo
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.worlds.base import get_world
+from stillhouse.worlds.finite import FiniteWorld
+
+TINY = {
+    "dmd2": {"iterations": 2, "batch": 4, "seconds": 1e-6, "fake_per_student": 2},
+    "progressive": {"iterations": 2, "batch": 4, "teacher_steps": 4, "steps": 2, "seed": 3},
+}
+
+
+def teacher_of(world_name: str, folder, *, free: bool = True) -> str:
+    world = get_world(world_name)
+    net = world.network(Flow(), **({"channels": (8, 16)} if world_name == "mnist" else {}))
+    Model(net, world.shape, world.classes, {2: Sampling.steps(Flow(), 2, "ddim")}, free_steps=free, world=world_name).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def test_the_demo_in_small_and_again(tmp_path, monkeypatch, capsys):
+    # the metrics have tests of their own, and would take most of this one's time
+    monkeypatch.setattr(FiniteWorld, "measure", lambda self, samples, labels=None, *, generator=None: {"frechet": float(samples.std())})
+    monkeypatch.setattr(FiniteWorld, "floor", lambda self, n, seed=0: {"frechet": 1.0})
+    monkeypatch.setattr(demo, "TRIAL", 2)
+    monkeypatch.setattr(demo, "TEACHER_STEPS", (1, 2))
+    teacher, out = teacher_of("mnist", tmp_path / "mine"), tmp_path / "runs" / "demo"
+    page = demo.main(out, teacher, recipes=TINY, n=16, quiet=True)
+    assert page == out / "report.html" and page.stat().st_size > 20_000
+    found = json.loads((out / "metrics.json").read_text())
+    assert list(found["students"]) == ["dmd2", "progressive"] and found["teacher"] == teacher
+    assert {r["who"] for r in found["students"]["dmd2"]["rows"]} == {"student", "teacher"}
+    for slug in TINY:
+        assert load(out / slug / "model").shape == (1, 32, 32)
+        assert (out / slug / "evaluation.json").is_file() and (out / slug / "metrics.jsonl").is_file()
+    (out / "stale").write_text("of the first run")
+    demo.main(out, teacher, recipes={"dmd2": TINY["dmd2"]}, n=16)
+    assert not (out / "stale").exists() and not (out / "progressive").exists() and page.exists()
+    assert sorted(p.name for p in out.parent.iterdir()) == ["demo"]
+    said = capsys.readouterr().out
+    assert "report.html" in said and "real data" in said and "1 call" in said
+
+
+def test_a_folder_of_someone_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StillhouseError, match="did not make"):
+        demo._claim(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    out = tmp_path / "demo"
+    work, _ = demo._beside(out)
+    work.mkdir()
+    (work / "notes").write_text("mine")
+    with pytest.raises(StillhouseError, match="did not make"):
+        demo._claim(out)
+    assert (work / "notes").exists() and not out.exists()
+
+
+def test_an_interrupted_demo_leaves_the_earlier_one(tmp_path):
+    out = tmp_path / "demo"
+    work = demo._claim(out)
+    (work / "report.html").write_text("first")
+    demo._swap(work, out)
+    torn = demo._claim(out)
+    (torn / "half").write_text("")
+    assert (out / "report.html").read_text() == "first"
+    assert not (demo._claim(out) / "half").exists()
+    # cut off between the two renames: the earlier result comes back
+    out.rename(demo._beside(out)[1])
+    demo._claim(out)
+    assert (out / "report.html").read_text() == "first"
+
+
+def test_only_teachers_of_the_world_are_taken(tmp_path):
+    with pytest.raises(StillhouseError, match=r"samples of shape \(1, 32, 32\).* this one makes \(1, 8, 8\)"):
+        demo.main(tmp_path / "out", teacher_of("digits", tmp_path / "digits"), quiet=True)
+    with pytest.raises(StillhouseError, match="many-step teacher"):
+        demo.main(tmp_path / "out", teacher_of("mnist", tmp_path / "student", free=False), quiet=True)
+    with pytest.raises(StillhouseError, match="no model"):
+        demo.main(tmp_path / "out", tmp_path / "missing", quiet=True)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.tmp").exists()
+
+
+def test_recipes_name_real_options():
+    from stillhouse.api import _split
+
+    for slug, recipe in demo.RECIPES.items():
+        method, run = _split(slug, {k: v for k, v in recipe.items() if k != "seconds"})
+        assert method.describe()["method"] == slug and run.steps == recipe["iterations"]
+    assert sum(r["seconds"] for r in demo.RECIPES.values()) <= 200  # of the 300 that the whole demo may take
