@@ -42,7 +42,14 @@ def shipped_network() -> Denoiser:
 
 
 def distilled(
-    method: Method, world: Mixture, steps: int, seed: int, *, network: Denoiser | None = None, data: Data | None = None, **lr: float
+    method: Method,
+    world: Mixture,
+    steps: int,
+    seed: int,
+    *,
+    lr: dict[str, float] | None = None,
+    network: Denoiser | None = None,
+    data: Data | None = None,
 ) -> Model:
     """``steps`` iterations of ``method`` under the closed-form teacher of ``world``, by batches of 256.
 
@@ -50,5 +57,5 @@ def distilled(
     """
     network = network or shipped_network()
     teacher = load(world.exact(network.process), shape=world.shape)
-    recipe = Recipe(steps=steps, batch=256, seed=seed, lr=lr, schedule="cosine", ema=0.99)
+    recipe = Recipe(steps=steps, batch=256, seed=seed, lr=lr or {}, schedule="cosine", ema=0.99)
     return Trainer(method, teacher, data or NoData(world.shape), recipe, student=network, quiet=True).fit()

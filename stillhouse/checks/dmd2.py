@@ -34,7 +34,7 @@ def pretrained(world: Mixture, seed: int) -> Denoiser:
 def two_times(truth: Mixture, seed: int, ablated: bool) -> Claim:
     def swd(often: int) -> float:
         method = DMD2(start=0.7, fake_per_student=often, gan_weight=0.0)
-        student = distilled(method, truth, UPDATES * often, seed, student=2e-3, fake=1e-4)
+        student = distilled(method, truth, UPDATES * often, seed, lr={"student": 2e-3, "fake": 1e-4})
         return figures(student.sample(SAMPLES, seed=seed), truth, seed).swd
 
     once = swd(1)

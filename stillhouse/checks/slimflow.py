@@ -43,12 +43,12 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     world = get_world(WORLD, radius=1.5, std=0.2)
     big = world.network(Flow(), seed, width=128, depth=3, classes=0)
     teacher = Trainer(
-        Denoising(), load(big, shape=world.shape), Endless(world), Recipe(steps=1000, batch=256, seed=seed, ema=0.99), quiet=True
+        Denoising(), load(big, shape=world.shape), Endless(world), Recipe(steps=800, batch=256, seed=seed, ema=0.99), quiet=True
     ).fit()
 
     def distilled(guide_weight: float) -> Model:
         method = FewPairs(pairs=4096, pair_steps=16, guide_weight=guide_weight)
-        recipe = Recipe(steps=2400, batch=256, seed=seed, lr={"student": 2e-3}, ema=0.995)
+        recipe = Recipe(steps=2000, batch=256, seed=seed, lr={"student": 2e-3}, ema=0.995)
         student = world.network(Flow(), seed, width=32, depth=2, classes=0)
         return Trainer(method, teacher, NoData(world.shape), recipe, student=student, quiet=True).fit()
 

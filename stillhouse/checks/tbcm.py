@@ -23,7 +23,7 @@ ABLATIONS = {
     "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
 }
 OPTIONS = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
-SAMPLES = 8192
+SAMPLES = 4096
 
 
 class Watched(TBCM):
@@ -37,13 +37,12 @@ class Watched(TBCM):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """On a ring of about unit variance, as the method has its states. A finite difference stands for forward mode, which torch makes
-    slow on networks this small; SWD is to the teacher's 64 steps."""
+    """On a ring of about unit variance, as the method has its states; SWD is to the teacher's 64 steps."""
     world = get_world(WORLD, radius=1.5, std=0.12)
     teacher = load(world.exact(Flow()), shape=world.shape)
-    method = Watched(warmup=200, exact=False, **OPTIONS[ablation])
+    method = Watched(warmup=150, **OPTIONS[ablation])
     data = Endless(world) if "data" in method.needs else NoData(world.shape)
-    recipe = Recipe(steps=1200, batch=16, seed=seed, lr={"student": 5e-4}, ema=0.995)
+    recipe = Recipe(steps=700, batch=32, seed=seed, ema=0.99)
     student = Trainer(method, teacher, data, recipe, student=world.network(Flow(), seed, width=64, depth=2), quiet=True).fit()
 
     many = teacher.sample(SAMPLES, steps=64, seed=seed)
@@ -54,7 +53,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     one_step = draw_samples(teacher.denoiser, Sampling([1.0, 0.0], "ddim"), world.shape, None, Draws(SAMPLES, seed, "one step"))
     one, two = (distance(student.sample(SAMPLES, steps=k, seed=seed + 1)) for k in (1, 2))
     return [
-        at_most("SWD of 1 call / of the teacher's 1 step", one / distance(one_step), 0.5),
-        at_most("SWD of 2 calls / of the teacher's 1 step", two / distance(one_step), 0.5),
+        at_most("SWD of 1 call / of the teacher's 1 step", one / distance(one_step), 0.3),
+        at_most("SWD of 2 calls / of the teacher's 1 step", two / distance(one_step), 0.3),
         at_most("rows of data handed to the loss", method.handed, 0),
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from stillhouse.commands.teachers import make, quality
 from stillhouse.errors import StillhouseError
-from stillhouse.model import load
+from stillhouse.model import load, shipped
 from stillhouse.options import fields_of, run_fields
 from stillhouse.train.denoising import Denoising
 from stillhouse.worlds.base import get_world
@@ -39,3 +39,14 @@ def test_a_recipe_becomes_a_file_with_its_quality(tmp_path: Path) -> None:
 def test_training_s_options_and_the_run_s_share_no_name() -> None:
     assert set(fields_of(Denoising)).isdisjoint(run_fields(fields_of(Denoising)))
     assert all(not name.startswith("run_") for name in run_fields(fields_of(Denoising)))
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_teachers_are_as_good_as_their_headers_say(name: str) -> None:
+    model = load(name)
+    recorded, world = model.info["quick"], get_world(model.info["recipe"]["world"])
+    found = quality(model, world, recorded["n"], recorded["steps"])
+    for metric, value in recorded.items():  # arithmetic differs a little between machines, and neighbours can change places
+        assert found[metric] == pytest.approx(value, rel=0.05, abs=0.02), metric
+    assert shipped()[name].stat().st_size <= 4 * 2**20
+    assert {"recipe", "quality"} <= set(model.info) and model.info["quality"]["n"] >= 359

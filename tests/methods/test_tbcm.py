@@ -60,7 +60,6 @@ def test_the_pull_is_the_change_of_the_clean_end_along_the_teachers_path():
     h = 1e-5
     moved = (clean_end(student, x + h * v, tau + h) - clean_end(student, x - h * v, tau - h)) / (2 * h)
     method.walk = lambda batch, w: (x, tau, v, None, torch.ones_like(tau))
-    method.log_variance.double()
     said = Converted(student, Trig())(x, tau / HALF_PI).velocity
     method.path_student = held = _Held(Converted(student, Trig()))
     method.student_loss(batch(24)).backward()

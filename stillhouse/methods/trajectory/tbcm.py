@@ -42,6 +42,7 @@ class TBCM(Method):
     warmup: int = option(1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0)
     tangent_share: float = option(1.0, "final share of the tangent (0: velocity matching)", low=0, high=1)
     norm_offset: float = option(0.2, "constant added to the tangent's norm", low=0)
+    adaptive: bool = option(False, "divide each angle's error by its learned variance, as the paper does; needs large batches and low rates")
     exact: bool = option(True, "forward-mode derivative; otherwise a finite difference")
 
     worlds = ("mixture", "digits", "mnist")
@@ -65,7 +66,8 @@ class TBCM(Method):
 
     def build(self) -> None:
         self.path_student = Converted(self.student, Trig())
-        self.log_variance: LogVariance = self.player("student", LogVariance())
+        if self.adaptive:
+            self.log_variance: LogVariance = self.player("student", LogVariance())
         plain = self.high_guidance == 1 and not self.hears
         require(plain or self.classes > 0, "Guidance moves away from the unconditional answer: it needs data with class labels.")
 
@@ -88,8 +90,11 @@ class TBCM(Method):
             share = self.tangent_share * min(1.0, batch.step / max(1, self.warmup))
             g = -(cos**2) * (f - v) - share * (cos * sin * x + j)
             g = g / (like(g.flatten(1).norm(dim=1), g) + self.norm_offset)
+        gap = cos / sin * (slope(x, tau) - f - g) ** 2
+        if not self.adaptive:
+            return gap.mean()
         ell = like(self.log_variance(tau, w), x)
-        return (torch.exp(-ell) * cos / sin * (slope(x, tau) - f - g) ** 2 + ell).mean()
+        return (torch.exp(-ell) * gap + ell).mean()
 
     def walk(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
         """One walk of the teacher from pure noise: states, angles, directions, stacked over its points without the first."""
