@@ -20,7 +20,7 @@ from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
-from stillhouse.worlds.base import World, get_world
+from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {"guide": "The two-step target on fresh noise is dropped: the student is distilled on its few pairs alone."}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, at_most
@@ -22,7 +24,7 @@ ABLATIONS = {
     "tangent": "The tangent is off: the student's velocity is only matched to the teacher's, and its one call is the teacher's one step.",
     "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
 }
-OPTIONS = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
+OPTIONS: dict[str, dict[str, Any]] = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
 SAMPLES = 4096
 
 

@@ -7,6 +7,7 @@ networks any number of times, with and without gradient, through forward mode an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -21,18 +22,20 @@ class Engine:
     def __init__(self, precision: str = "fp32", device: str = ""):
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         require(not (precision == "fp16" and on_cpu), "Half precision (fp16) needs a GPU; use bf16 or fp32 on a CPU.")
-        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)
+        # precision is a run's, accelerate's is the whole process's: two runs of one notebook may differ
+        self.accelerator = Accelerator(cpu=on_cpu)
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        self.scaler = self.accelerator.scaler
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         """Context in which networks compute in the run's precision."""
-        return self.accelerator.autocast()
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of ``loss``, scaled where half precision needs it."""
-        self.accelerator.backward(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Make every process's gradients their mean."""

@@ -17,7 +17,7 @@ class Probe:
 
     def __init__(self, teacher: Model, seed: int):
         self.shape, self.classes, self.seed = tuple(teacher.shape), teacher.classes, seed
-        self.best = 0.0
+        self.best, self.told = 0.0, False
 
     def samples(self, model: Model) -> Tensor:
         """``COUNT`` samples of the student's cheapest sampling, always from the same noise."""
@@ -36,9 +36,9 @@ class Probe:
         """Health figures, and a warning (empty if all is well)."""
         diversity = float(samples.float().std(0).mean())
         health = {"health/diversity": diversity, "health/mean": float(samples.float().mean()), "health/largest": float(samples.abs().max())}
-        lost = self.best > 0 and diversity < 0.2 * self.best
-        self.best = max(self.best, diversity)
-        if lost:
+        lost, told = diversity < 0.2 * self.best, self.told
+        self.best, self.told = max(self.best, diversity), lost
+        if lost and not told:
             return (
                 health,
                 f"the samples have become alike (diversity {diversity:.3g}, once {self.best:.3g}): the student may be collapsing.",

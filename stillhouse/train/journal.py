@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+log = logging.getLogger("stillhouse")
 
 
 class Journal:
@@ -14,6 +17,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, total: int, start: int = 0, *, title: str = "", show: bool = True, tensorboard: bool = False):
         self.rows: list[dict[str, Any]] = []
+        self.show = show
         self.path = folder / "metrics.jsonl" if folder else None
         if self.path and start and self.path.exists():
             self.rows = [row for row in read(self.path) if row["step"] < start]
@@ -46,8 +50,11 @@ class Journal:
                 self.board.add_scalar(name, value, step)
 
     def say(self, sentence: str) -> None:
-        """A sentence above the bar."""
-        self.bar.write(sentence)
+        """A sentence above the bar; a quiet run leaves it to the log."""
+        if self.show:
+            self.bar.write(sentence)
+        else:
+            log.info(sentence)
 
     def close(self) -> None:
         self.bar.close()

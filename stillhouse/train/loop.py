@@ -187,6 +187,7 @@ class Trainer:
     def _unscale(self, player: Player) -> None:
         """Half precision: bring the gradients back to true size, and let the scaler see whether they overflowed."""
         scaler = self.engine.scaler
+        assert scaler is not None
         scaler.unscale_(player.optimiser)
         norm = player.gradient_norm()
         scaler.update(scaler.get_scale() * (1.0 if torch.isfinite(norm) else scaler.get_backoff_factor()))

@@ -2,6 +2,7 @@
 itself, refuses bad options, and moves nothing but the player whose turn it is."""
 
 import dataclasses
+import functools
 import json
 import math
 import multiprocessing
@@ -86,12 +87,19 @@ def whole():
     return of
 
 
+def kill_at(at, trainer, step):
+    """End this process, at once and for good, after step ``at``."""
+    if step == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die(folder):
     """Run every method in a child of its own that kills itself after some step; nothing of it gets to clean up."""
     for slug in SLUGS:
         child = os.fork()
         if child == 0:
-            _, fit = run(slug, f"{folder}/{slug}", on_step=lambda _, step, at=stop_of(slug, "kill"): step == at and os.kill(os.getpid(), 9))
+            at = stop_of(slug, "kill")
+            _, fit = run(slug, f"{folder}/{slug}", on_step=functools.partial(kill_at, at))
             fit()
             os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -96,7 +96,8 @@ class CTM(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
-        loss = main = (landed - self.answer(*batch.memo["start"], batch)).square().mean()
+        x_t, times, s = batch.memo["start"]
+        loss = main = (landed - self.answer(x_t, times, s, batch)).square().mean()
         weight = last_weight(self.student)
         if self.denoising:
             other = denoising_loss(self.student, batch.data, self.denoising_times(batch), batch.noise(), batch.cond)

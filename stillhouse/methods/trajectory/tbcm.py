@@ -42,7 +42,7 @@ class TBCM(Method):
     warmup: int = option(1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0)
     tangent_share: float = option(1.0, "final share of the tangent (0: velocity matching)", low=0, high=1)
     norm_offset: float = option(0.2, "constant added to the tangent's norm", low=0)
-    adaptive: bool = option(False, "divide each angle's error by its learned variance, as the paper does; needs large batches and low rates")
+    adaptive: bool = option(False, "divide each angle's error by its learned variance, as the paper does; wants large batches, low rates")
     exact: bool = option(True, "forward-mode derivative; otherwise a finite difference")
 
     worlds = ("mixture", "digits", "mnist")
