@@ -53,11 +53,9 @@ class Live(TorchDispatchMode):
 
 def activations(asked: Asked) -> int:
     """What one call holds when its forward pass is over (with its graph), or at its peak (without)."""
-    asked.net.requires_grad_(asked.weights)
-    with Live() as live, torch.set_grad_enabled(asked.graph):
-        x = asked.x.detach().clone().requires_grad_(asked.graph and asked.state)
-        out = asked.call(asked.net, x, *asked.rest, **asked.extra)
-        held = live.now if out.requires_grad else 0
+    with Live() as live:
+        out = asked.forward()
+        held = live.now if out is not None and out.requires_grad else 0
     return held if asked.graph else live.peak
 
 

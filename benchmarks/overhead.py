@@ -15,7 +15,7 @@ import time
 import torch
 
 from benchmarks.common import slugs, table, trainer
-from benchmarks.replay import recorded
+from benchmarks.replay import again, recorded
 from stillhouse.train.loop import Trainer
 
 
@@ -26,8 +26,7 @@ def ratio(run: Trainer, step: int) -> tuple[float, float]:
         run.iterate(step)
         spent = time.perf_counter() - began
     began = time.perf_counter()
-    for asked in log:
-        asked.again()
+    again(log)
     bare = time.perf_counter() - began
     for module in [*run.modules.values(), run.teacher.denoiser]:
         module.requires_grad_(False)  # as the loop leaves them: each turn asks for its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.denoiser import Denoiser
-from stillhouse.models.taps import transformed
+from stillhouse.models.taps import Reached, transformed, until
+from stillhouse.parts.tangent import tangent
 from stillhouse.train.loop import Trainer
 
 
@@ -30,19 +32,31 @@ class Asked:
     forward_mode: bool
     turn: str  # the player that was learning
 
-    def again(self) -> None:
-        """The same forward pass, and the backward pass if a graph was kept."""
+    until: nn.Module | None = None  # the submodule whose output was all that was wanted
+
+    def forward(self) -> Tensor | None:
+        """The same forward pass; what it gives has a graph if there was one."""
         self.net.requires_grad_(self.weights)
         if self.forward_mode:
             with torch.no_grad():
-                torch.func.jvp(lambda x: self.call(self.net, x, *self.rest, **self.extra), (self.x,), (self.x,))
-            return
+                tangent(lambda x: self.call(self.net, x, *self.rest, **self.extra), (self.x,), (self.x,))
+            return None
         with torch.set_grad_enabled(self.graph):
             x = self.x.detach().requires_grad_(self.graph and self.state)
-            out = self.call(self.net, x, *self.rest, **self.extra)
-            if out.requires_grad:
-                out.sum().backward()
-        self.net.zero_grad(set_to_none=True)
+            if self.until is None:
+                return self.call(self.net, x, *self.rest, **self.extra)
+            return until(self.until, lambda: self.call(self.net, x, *self.rest, **self.extra))
+
+
+def again(log: list[Asked]) -> None:
+    """All passes bare: the forward passes of each player's turn, then the backward passes of the graphs that it held."""
+    for _, turn in itertools.groupby(log, lambda asked: asked.turn):
+        calls = list(turn)
+        held = [out for out in [asked.forward() for asked in calls] if out is not None and out.requires_grad]
+        if held:
+            torch.autograd.backward([out.sum() for out in held])
+        for asked in calls:
+            asked.net.zero_grad(set_to_none=True)
 
 
 class Recorder:
@@ -58,8 +72,13 @@ class Recorder:
         graph = torch.is_grad_enabled() and not forward_mode
         extra_plain = {k: unwrapped(v) for k, v in extra.items()}
         turn = next((name for name, p in self.run.players.items() if p.parameters[0].requires_grad), "")
-        self.log.append(Asked(net, plain[0], tuple(plain[1:]), extra_plain, self.call, graph, weights, x.requires_grad, forward_mode, turn))
-        return self.call(net, x, *rest, **extra)
+        asked = Asked(net, plain[0], tuple(plain[1:]), extra_plain, self.call, graph, weights, x.requires_grad, forward_mode, turn)
+        self.log.append(asked)
+        try:
+            return self.call(net, x, *rest, **extra)
+        except Reached as reached:
+            asked.until = reached.submodule
+            raise
 
 
 def unwrapped(v: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     fresh = world.network(process, seed, kind="v", width=64, depth=3, classes=0)
     base = halve(load(world.exact(process), shape=world.shape), Progressive(128, 64), 1200, 3e-3, fresh)
     four = halve(base, kind(64, 4), 1200, 1e-3)
-    one = halve(four, kind(4, 1), 1200, 1e-3)
+    one = halve(four, kind(4, 1), 1800, 1e-3)
 
     data, _ = world.sample_data(SAMPLES, Draws(SAMPLES, seed, "reference"), torch.arange(SAMPLES) % world.classes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from stillhouse.errors import require, unknown
+from stillhouse.errors import StillhouseError, require, unknown
 
 
 def transformed(*tensors: Tensor | None) -> bool:
@@ -44,6 +44,33 @@ def taps(module: nn.Module, names: Iterable[str], *inputs: Any, **options: Any) 
     for name in names:
         require(torch.is_tensor(seen.get(name)), f"Submodule '{name}' gave no tensor to tap; choose one that the network calls directly.")
     return out, {name: seen[name] for name in names}
+
+
+class Reached(Exception):
+    """Thrown from inside a network when :func:`until` has what it wanted."""
+
+    def __init__(self, submodule: nn.Module, output: Tensor):
+        super().__init__()
+        self.submodule, self.output = submodule, output
+
+
+def until(submodule: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What ``submodule`` puts out while ``run()`` calls a network around it; nothing behind it is computed.
+
+    With its gradient graph. Raises :class:`StillhouseError` if ``run`` never gets there.
+    """
+
+    def stop(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        raise Reached(submodule, output)
+
+    hook = submodule.register_forward_hook(stop)
+    try:
+        run()
+    except Reached as reached:
+        return reached.output
+    finally:
+        hook.remove()
+    raise StillhouseError("The network does not call the submodule whose features were asked for.")
 
 
 class Network(nn.Module):

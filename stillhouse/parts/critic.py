@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stillhouse.denoiser import Condition, Denoiser
 from stillhouse.errors import StillhouseError
-from stillhouse.models.taps import taps
+from stillhouse.models.taps import until
 
 
 def middle_of(denoiser: Denoiser) -> str:
@@ -24,9 +24,8 @@ def middle_of(denoiser: Denoiser) -> str:
 
 
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-    """The features of the middle block at ``(x_t, t)``."""
-    name = middle_of(denoiser)
-    return taps(denoiser, [name], x_t, t, cond)[1][name]
+    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
+    return until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
 
 
 class Head(nn.Module):

@@ -275,9 +275,9 @@ class Trainer:
         """Make or reopen the run's folder; the step to go on from."""
         if not self.out:
             return 0
+        require(not self.out.exists() or self.out.is_dir(), f"'{self.out}' is a file, not a folder.")
         busy = self.out.exists() and any(self.out.iterdir())
         require(resume or not busy, f"The folder '{self.out}' is not empty; resume the run in it or give another name.")
-        require(not self.out.exists() or self.out.is_dir(), f"'{self.out}' is a file, not a folder.")
         self.out.mkdir(parents=True, exist_ok=True)
         found = checkpoint.newest(self.out / "checkpoints") if resume else None
         self.engine.wait()

@@ -136,11 +136,20 @@ class Slow:
     def follow(self, step: int) -> None:
         decay = self.decay(step) if callable(self.decay) else self.decay
         with torch.no_grad():
-            for mine, its in zip(self.module.state_dict().values(), self.source.state_dict().values(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(its, 1 - decay)
-                else:
-                    mine.copy_(its)
+            torch._foreach_lerp_(*self._floating, 1 - decay)
+            for mine, its in self._others:
+                mine.copy_(its)
+
+    @functools.cached_property
+    def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
+        mine, its = ([v for v in m.state_dict().values() if v.is_floating_point()] for m in (self.module, self.source))
+        return mine, its
+
+    @functools.cached_property
+    def _others(self) -> list[tuple[Tensor, Tensor]]:
+        """Counters and the like: tensors that are not averaged but copied."""
+        pairs = zip(self.module.state_dict().values(), self.source.state_dict().values(), strict=True)
+        return [(mine, its) for mine, its in pairs if not mine.is_floating_point()]
 
 
 @dataclass

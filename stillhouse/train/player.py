@@ -44,7 +44,8 @@ class Player:
 
     def learn(self, on: bool) -> None:
         """Whether the weights ask for gradients: only those of the player whose turn it is do."""
-        self.module.requires_grad_(on)
+        for p in self.parameters:
+            p.requires_grad_(on)
 
     def schedule(self, step: int, length: int) -> float:
         """Set and return the learning rate of step ``step`` of a stage of ``length`` steps."""

@@ -24,14 +24,14 @@ from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 torch.set_num_threads(1)
-STEPS = 10
+STEPS = 8
 SLUGS = [system.slug for system in list_systems()]
 # a quick setting of each method that takes every branch of it: options, process and kind of the teacher
 SETTINGS = {
     "progressive": ({"teacher_steps": 4}, Flow(), "velocity"),
     "cm": ({}, VE(), "edm"),
     "ctm": ({"levels": 8, "critic_from": 0.5}, VE(), "edm"),
-    "tbcm": ({"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0}, Flow(), "velocity"),
+    "tbcm": ({"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0, "adaptive": True}, Flow(), "velocity"),
     "dmd": ({"pairs": 32, "pair_steps": 4, "start": 0.7}, Flow(), "x0"),
     "dmd2": ({"steps": 2, "fake_per_student": 2}, Flow(), "velocity"),
     "slimflow": ({"pairs": 32, "pair_steps": 4}, Flow(), "velocity"),

@@ -1,50 +1,88 @@
-"""Rows follow from their position alone."""
+"""The rows of an iteration follow from its number: through epochs, over processes, after a stop."""
 
 import pytest
 import torch
 
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
-from stillhouse.train.data import NoData, TensorData
+from stillhouse.model import load
+from stillhouse.process import Flow
+from stillhouse.systems import find
+from stillhouse.train.data import Endless, NoData, TensorData
+from stillhouse.train.loop import Interrupted, Trainer
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.base import get_world
+
+torch.set_num_threads(1)
 
 
-def rows(data, start, n, **part):
-    return data.rows(start, Draws(n, 0, start, **part))
+def numbered(n=10, **options):
+    return TensorData(torch.arange(n, dtype=torch.float32)[:, None].expand(n, 2).contiguous(), **options)
 
 
-def test_every_epoch_shows_every_sample_once_in_another_order():
-    data = TensorData(torch.arange(10.0)[:, None], seed=3)
-    seen = torch.cat([rows(data, start, 4)[0] for start in range(0, 20, 4)]).flatten().tolist()
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+def ids(data, start, rows, **place):
+    return data.rows(start, Draws(rows, "rows", **place))[0][:, 0].int().tolist()
 
 
-def test_processes_share_one_order():
-    data = TensorData(torch.arange(10.0)[:, None], torch.arange(10) % 3, 3)
-    whole, labels = rows(data, 8, 6)
-    parts = [rows(data, 8, 3, rank=r, world=2) for r in (0, 1)]
-    assert torch.equal(whole, torch.cat([p[0] for p in parts])) and torch.equal(labels, torch.cat([p[1] for p in parts]))
+def test_every_epoch_shows_every_sample_once_in_an_order_of_its_own():
+    seen = [i for start in range(0, 30, 6) for i in ids(numbered(), start, 6)]
+    epochs = [seen[:10], seen[10:20], seen[20:]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len({tuple(e) for e in epochs}) == 3
+    assert seen == [i for start in range(0, 30, 6) for i in ids(numbered(), start, 6)]
+    assert seen != [i for start in range(0, 30, 6) for i in ids(numbered(seed=1), start, 6)]
+    assert len(ids(numbered(), 3, 25)) == 25  # more than an epoch at once
 
 
-def test_draws_are_slices_of_the_global_batch():
-    whole = Draws(6, 1, "x").normal(2)
-    assert torch.equal(whole, torch.cat([Draws(3, 1, "x", rank=r, world=2).normal(2) for r in (0, 1)]))
-    assert Draws(3, 1, "x", rank=1, world=2).one_integer(0, 1000) == Draws(6, 1, "x").one_integer(0, 1000)
+def test_processes_share_the_rows_among_them():
+    data = numbered()
+    assert ids(data, 8, 2, rank=0, world=3) + ids(data, 8, 2, rank=1, world=3) + ids(data, 8, 2, rank=2, world=3) == ids(data, 8, 6)
+    world = get_world("mixture")
+    parts = [Endless(world, labelled=True).rows(0, Draws(4, "x", rank=r, world=2)) for r in range(2)]
+    x, label = Endless(world, labelled=True).rows(0, Draws(8, "x"))
+    assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(torch.cat([p[1] for p in parts]), label)
+    assert NoData((2,), 5).rows(0, Draws(8, "x"))[0] is None and int(NoData((2,), 5).rows(0, Draws(99, "x"))[1].max()) == 4
+    assert NoData((2,)).rows(0, Draws(8, "x")) == (None, None)
 
 
-def test_no_data_gives_conditions():
-    x, cond = rows(NoData((2,), 4), 0, 100)
-    assert x is None and set(cond.tolist()) == {0, 1, 2, 3}
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_sees_the_rows_that_it_would_have_seen(tmp_path, accumulate):
+    class Noted(TensorData):
+        def rows(self, start, draws):
+            x, cond = super().rows(start, draws)
+            if draws.rows > 1:  # not the loop's question whether there is data at all
+                seen.extend(x[:, 0].int().tolist())
+            return x, cond
+
+    def run(folder=None, stop=99):
+        world = get_world("mixture")
+        teacher = load(world.network(Flow(), width=8, depth=1, classes=0), shape=world.shape)
+        data = Noted(numbered(7).x)
+
+        def on_step(trainer, step):
+            trainer.stopping = step == stop
+
+        recipe = Recipe(steps=6, batch=4, accumulate=accumulate)
+        return Trainer(find("progressive")(teacher_steps=2), teacher, data, recipe, quiet=True, out=folder, on_step=on_step).fit
+
+    seen = []
+    run()(False)
+    whole, seen = seen, []
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", stop=1)()
+    assert seen == whole[:12]
+    run(tmp_path / "run")(True)
+    assert seen == whole and len(whole) == 24 and sorted(whole[:7]) == list(range(7))
 
 
-@pytest.mark.parametrize(
-    "x, labels, what",
-    [
-        (torch.zeros(0, 2), None, "empty"),
-        (torch.tensor([[0.0], [float("nan")]]), None, "sample 1"),
-        (torch.zeros(3, 1), torch.tensor([0, 1, 5]), "0 … 2"),
-        (torch.zeros(3, 1), torch.tensor([0, 1]), "2 labels"),
-    ],
-)
-def test_bad_data_is_refused(x, labels, what):
-    with pytest.raises(StillhouseError, match=what):
-        TensorData(x, labels, 3)
+def test_bad_data_is_refused():
+    x = torch.zeros(4, 2)
+    broken = x.clone()
+    broken[2, 1] = float("nan")
+    for arguments, word in (
+        ((x[:0],), "empty"),
+        ((broken,), "sample 2"),
+        ((x, torch.zeros(3, dtype=torch.long), 2), "3 labels"),
+        ((x, torch.tensor([0, 1, 2, 0]), 2), "0 … 1"),
+    ):
+        with pytest.raises(StillhouseError, match=word):
+            TensorData(*arguments)

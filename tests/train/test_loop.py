@@ -1,5 +1,7 @@
-"""What the loop does when things go wrong, and its switches."""
+"""The loop when things go wrong: losses that are no numbers, Ctrl-C, other people's folders, settings that do not fit."""
 
+import json
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -11,129 +13,177 @@ from stillhouse.errors import StillhouseError
 from stillhouse.model import load
 from stillhouse.process import Flow
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train import journal
-from stillhouse.train.data import Endless
-from stillhouse.train.denoising import Denoising
-from stillhouse.train.ema import decay_at
+from stillhouse.train.data import Endless, NoData
 from stillhouse.train.loop import Interrupted, Trainer
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
-
-def trainer(method=None, out=None, on_step=None, model="mlp", **recipe):
-    world = get_world("mixture")
-    teacher = load(world.network(Flow(), width=16, depth=1), shape=world.shape, classes=8)
-    settings = Recipe(**{"steps": 8, "batch": 8, "save_every": 2, "log_every": 1, **recipe})
-    return Trainer(method or Denoising(), teacher, Endless(world, labelled=True), settings, out=out, quiet=True, on_step=on_step)
+torch.set_num_threads(1)
+WORLD = get_world("mixture")
 
 
 @dataclass
-class Breaks(Method):
-    """Its loss is not a number from step ``at`` on."""
+class Fragile(Method):
+    """Draws its student to the teacher's velocity; in one step the loss of a player, or its gradient, breaks."""
 
-    at: int = option(5, "first bad step", low=0)
+    when: int = option(99, "step", low=0)
+    who: str = option("student", "player")
+    what: str = option("loss", "what breaks")
 
-    def student_loss(self, batch):
-        said = self.student(batch.data, torch.full((batch.rows,), 0.5), batch.cond).x0
-        return said.square().mean() * (float("nan") if batch.step >= self.at else 1.0)
+    def build(self):
+        self.fake = self.player("fake", self.teacher.copy())
+
+    def turns(self, step):
+        return ["fake", "student"]
+
+    def fake_loss(self, batch: Batch):
+        return self.pull(self.fake, batch)
+
+    def student_loss(self, batch: Batch):
+        return self.pull(self.student, batch)
+
+    def pull(self, model, batch):
+        x, t = batch.noise(), batch.times(0.0, 1.0)
+        said, real = model(x, t).velocity, self.teacher(x, t).velocity
+        loss = (said - 0.5 * real).square().mean()
+        if batch.step == self.when and batch.player == self.who:
+            return loss * math.nan if self.what == "loss" else loss + (said * 0).abs().sqrt().sum()  # d sqrt at 0: inf * 0
+        return loss
 
     def samplings(self):
-        return {1: Sampling([1.0, 0.0])}
+        return {1: Sampling([1.0, 0.0], "ddim")}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
+def trainer(folder=None, on_step=None, data=None, method=None, **recipe):
+    teacher = load(WORLD.network(Flow(), width=8, depth=1, classes=0), shape=WORLD.shape)
+    for p in teacher.denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    settings = Recipe(**{"steps": 8, "batch": 8, "save_every": 2, "log_every": 1, **recipe})
+    return Trainer(method or Fragile(), teacher, data or NoData(WORLD.shape), settings, out=folder, quiet=True, on_step=on_step)
+
+
+def weights(run):
+    return {f"{n}/{k}": v.clone() for n, m in run.modules.items() for k, v in m.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("who", ["student", "fake"])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, who, what):
+    run = trainer(tmp_path / "run", method=Fragile(when=5, who=who, what=what))
     with pytest.raises(StillhouseError) as caught:
-        trainer(Breaks(), tmp_path / "run").fit()
+        run.fit()
     message = str(caught.value)
-    assert "'student'" in message and "step 5" in message and "step-00000004" in message
-    assert not (tmp_path / "run/model").exists()
+    assert f"The {what} of player '{who}'" in message and "nan" in message and "step 5" in message
+    assert str(tmp_path / "run" / "checkpoints" / "step-00000004") in message
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(StillhouseError, match="there is no checkpoint yet"):
+        trainer(method=Fragile(when=0, who=who, what=what)).fit()
 
 
-def test_or_the_step_is_skipped(tmp_path):
-    run = trainer(Breaks(), None, nonfinite="skip")
-    student = run.fit()
-    other = trainer(Breaks(), None, nonfinite="skip", steps=8)
-    for step in range(5):
-        other.iterate(step) if step else (other.prepare(), other.iterate(0))
-    assert all(torch.equal(a, b) for a, b in zip(student.denoiser.parameters(), other.student().denoiser.parameters(), strict=True))
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_can_be_skipped(what, caplog):
+    caplog.set_level("INFO", logger="stillhouse")
+    before = {}
+
+    def on_step(run, step):
+        before[step] = {n: [p.clone() for p in player.parameters] for n, player in run.players.items()}
+
+    run = trainer(method=Fragile(when=5, what=what), nonfinite="skip", on_step=on_step)
+    run.fit()
+    moved = {name: not all(torch.equal(a, b) for a, b in zip(before[4][name], before[5][name], strict=True)) for name in run.players}
+    assert moved == {"student": False, "fake": True}
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+    assert not all(torch.equal(a, b) for a, b in zip(before[5]["student"], before[6]["student"], strict=True))
+    assert f"Step 5: the {what} of 'student' is not finite" in caplog.text
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(tmp_path):
-    whole = trainer(save_every=0).fit()
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_in_hand_saves_and_the_run_can_go_on(tmp_path, name):
+    whole = trainer()
+    whole.fit()
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
 
     def press(run, step):
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+        if step == 3:
+            os.kill(os.getpid(), name)
 
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="Stopped after step 4 of 8, all saved"):
-        trainer(None, tmp_path / "run", press, save_every=0).fit()
-    assert signal.getsignal(signal.SIGINT) is handler
-    student = trainer(None, tmp_path / "run", save_every=0).fit(resume=True)
-    assert all(torch.equal(a, b) for a, b in zip(whole.denoiser.parameters(), student.denoiser.parameters(), strict=True))
-    steps = [row["step"] for row in journal.read(tmp_path / "run/metrics.jsonl") if "seconds" in row]
+    with pytest.raises(Interrupted, match="Stopped after step 5 of 8, all saved"):
+        trainer(tmp_path / "run", on_step=press, save_every=0).fit()
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    again = trainer(tmp_path / "run", save_every=0)
+    again.fit(resume=True)
+    assert same(weights(whole), weights(again)) and (tmp_path / "run" / "model" / "model.safetensors").exists()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "seconds" in line]
     assert steps == list(range(8))
 
 
-def test_a_folder_that_is_not_empty_is_refused(tmp_path):
-    (tmp_path / "mine.txt").write_text("keep me")
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
+    run = trainer(tmp_path / "run", on_step=lambda _, step: step == 6 and os.kill(os.getpid(), signal.SIGINT))
+    assert run.fit().samplings and (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_is_not_resumed_under_other_settings_nor_started_in_a_full_folder(tmp_path):
+    trainer(tmp_path / "run").fit()
     with pytest.raises(StillhouseError, match="not empty"):
-        trainer(None, tmp_path).fit()
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+        trainer(tmp_path / "run").fit()
+    with pytest.raises(StillhouseError, match=r"other settings \(batch, method\)"):
+        trainer(tmp_path / "run", batch=16, method=Fragile(when=98)).fit(resume=True)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StillhouseError, match="is a file"):
+        trainer(tmp_path / "file").fit()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_other_settings_can_t_resume(tmp_path):
-    trainer(None, tmp_path / "run").fit()
-    with pytest.raises(StillhouseError, match="other settings.*batch"):
-        trainer(None, tmp_path / "run", batch=16).fit(resume=True)
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
+    digits = get_world("digits")
+    for options, word in (
+        ({"data": NoData(digits.shape)}, "shape"),
+        ({"batch": 9, "accumulate": 3, "lr": {"guide": 1.0}}, "No player 'guide'"),
+        ({"precision": "fp16"}, "GPU"),
+    ):
+        with pytest.raises(StillhouseError, match=word):
+            trainer(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
-def test_bf16_stays_close_and_keeps_float32_weights():
-    plain, half = trainer(steps=3).fit(), trainer(steps=3, precision="bf16")
-    student = half.fit()
-    assert all(p.dtype == torch.float32 for p in student.denoiser.parameters())
-    pairs = zip(plain.denoiser.parameters(), student.denoiser.parameters(), strict=True)
-    gaps = [(a - b).abs().max().item() for a, b in pairs]
-    assert 0 < max(gaps) < 0.02
+def test_data_that_a_method_needs_must_be_there():
+    class Needy(Fragile):
+        needs = ("data",)
+
+    with pytest.raises(StillhouseError, match="real data"):
+        trainer(method=Needy())
+    assert trainer(method=Needy(), data=Endless(WORLD)).rows == 8
 
 
-def test_activation_checkpointing_changes_nothing():
-    plain, saved = trainer(steps=3).fit(), trainer(steps=3, checkpoint_activations=True)
-    student = saved.fit()
-    assert saved.method.student.net.checkpointing
-    for a, b in zip(plain.denoiser.parameters(), student.denoiser.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(handle):
+        if trouble:
+            raise OSError(28, "No space left on device")
+        return real(handle)
+
+    trouble = []
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StillhouseError, match="No space left on device"):
+        trainer(tmp_path / "run", on_step=lambda _, step: step == 4 and trouble.append(1)).fit()
+    trouble.clear()
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("*")) == ["step-00000002", "step-00000004"]
+    whole, again = trainer(), trainer(tmp_path / "run")
+    whole.fit()
+    again.fit(resume=True)
+    assert same(weights(whole), weights(again))
 
 
-def test_half_precision_is_refused_without_a_gpu():
-    if not torch.cuda.is_available():
-        with pytest.raises(StillhouseError, match="fp16.*GPU"):
-            trainer(precision="fp16")
-
-
-def test_averages_follow_their_formulas():
-    fixed = Recipe(ema=0.9)
-    assert decay_at(fixed, 0) == pytest.approx(1 / 10) and decay_at(fixed, 10_000) == 0.9
-    power = Recipe(ema_power=6.94)
-    assert decay_at(power, 0) == 0 and decay_at(power, 99) == pytest.approx(0.99**7.94)
-    half = Recipe(batch=100, ema_half_life=1000, ema_ramp=0.05)
-    assert decay_at(half, 10_000) == pytest.approx(0.5 ** (100 / 1000))
-    assert decay_at(half, 9) == pytest.approx(0.5 ** (100 / 50))  # ramp: 5 % of the 1,000 samples seen
-
-
-def test_a_player_s_rate_follows_its_schedule():
-    run = trainer(steps=20, schedule="linear", warmup=4, lr={"student": 1.0})
-    rates = [run.players["student"].schedule(step, 20) for step in range(20)]
-    assert rates[0] == pytest.approx(0.25) and rates[3] == pytest.approx(1 - 3 / 20) and rates[10] == pytest.approx(0.5)
-    run = trainer(steps=20, schedule="cosine", warmup=0, lr={"student": 1.0})
-    assert run.players["student"].schedule(10, 20) == pytest.approx(0.5)
-
-
-BAD = [{"steps": 0}, {"batch": 0}, {"batch": 9, "accumulate": 2}, {"precision": "fp8"}, {"ema": 1.0}, {"nonfinite": "cry"}]
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_bad_recipes_are_refused(bad):
-    with pytest.raises(StillhouseError):
-        Recipe(**bad)
+def test_the_student_that_is_returned_is_the_average():
+    plain, averaged = trainer(ema=0.0), trainer(ema=0.9)
+    last, mean = plain.fit().denoiser.state_dict(), averaged.fit().denoiser.state_dict()
+    assert same(last, plain.method.student.state_dict()) and same(last, averaged.method.student.state_dict())
+    assert not same(last, mean)

@@ -87,7 +87,8 @@ class SlimFlow(Method):
 
     def fading(self, step: int) -> float:
         """Share ``beta`` of fresh noise: 1 is flow matching, 0 is reflow on the teacher's coupling."""
-        return 1 - min(1.0, step / max(1e-9, self.anneal * self.stages(self.total)[0]))
+        length = self.anneal * self.stages(self.total)[0]
+        return 1 - min(1.0, step / length) if length else 0.0
 
     def distil(self, batch: Batch, eps: Tensor, x: Tensor, cond: Condition = None) -> Tensor:
         distance = DISTANCES[self.distance]

@@ -87,7 +87,7 @@ class TBCM(Method):
 
         with torch.no_grad():
             f, j = tangent(slope, (x, tau), (cos * sin * v, torch.cos(tau) * torch.sin(tau)), exact=self.exact)
-            share = self.tangent_share * min(1.0, batch.step / max(1, self.warmup))
+            share = self.tangent_share * min(1.0, (batch.step + 1) / max(1, self.warmup))
             g = -(cos**2) * (f - v) - share * (cos * sin * x + j)
             g = g / (like(g.flatten(1).norm(dim=1), g) + self.norm_offset)
         gap = cos / sin * (slope(x, tau) - f - g) ** 2

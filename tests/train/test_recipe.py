@@ -1,0 +1,79 @@
+"""Settings of a run: what they refuse, and how a player's are put together."""
+
+import math
+
+import pytest
+import torch
+
+from stillhouse.errors import StillhouseError
+from stillhouse.train.player import Player, settings
+from stillhouse.train.recipe import Optim, Recipe
+
+BAD = [
+    {"steps": 0},
+    {"steps": 2.5},
+    {"batch": 0},
+    {"accumulate": 0},
+    {"keep": 0},
+    {"log_every": 0},
+    {"save_every": -1},
+    {"grid_every": -1},
+    {"precision": "fp8"},
+    {"nonfinite": "ignore"},
+    {"ema": 1.0},
+    {"ema": -0.1},
+    {"batch": 6, "accumulate": 4},
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_a_bad_run_option_is_refused_in_one_sentence(bad):
+    with pytest.raises(StillhouseError) as caught:
+        Recipe(**bad)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"name": "lion"}, {"schedule": "step"}, {"clip": -1.0}, {"warmup": -1}], ids=str)
+def test_a_bad_optimiser_is_refused(bad):
+    with pytest.raises(StillhouseError):
+        Optim(**bad)
+
+
+def test_the_runs_settings_go_over_the_methods_and_its_over_the_default():
+    own = Optim(lr=5e-4, name="radam", betas=(0.0, 0.99), clip=3.0, warmup=7, schedule="linear", weight_decay=0.1)
+    assert settings("student", own, Recipe()) == own
+    assert settings("student", None, Recipe()) == Optim()
+    over = settings("student", own, Recipe(lr={"student": 1e-2, "fake": 1.0}, clip=0.0, warmup=0, schedule="cosine"))
+    assert over == Optim(lr=1e-2, name="radam", betas=(0.0, 0.99), clip=0.0, warmup=0, schedule="cosine", weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]),
+        ("linear", [0.25, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.1]),
+        (
+            "cosine",
+            [
+                0.25,
+                0.5 * 0.5 * (1 + math.cos(math.pi * 0.1)),
+                0.75 * 0.5 * (1 + math.cos(math.pi * 0.2)),
+                *(0.5 * (1 + math.cos(math.pi * s)) for s in (0.3, 0.4, 0.9)),
+            ],
+        ),
+    ],
+)
+def test_rates_rise_then_follow_the_schedule(schedule, rates):
+    player = Player("student", torch.nn.Linear(2, 2), Optim(lr=1.0, warmup=4, schedule=schedule))
+    assert [player.schedule(step, 10) for step in (0, 1, 2, 3, 4, 9)] == pytest.approx(rates)
+    assert player.optimiser.param_groups[0]["lr"] == pytest.approx(rates[-1])
+
+
+def test_gradients_are_clipped_to_the_norm_and_a_shared_weight_counts_once():
+    layer = torch.nn.Linear(3, 3, bias=False)
+    player = Player("student", torch.nn.ModuleList([layer, layer]), Optim(clip=0.5))
+    assert len(player.parameters) == 1
+    layer.weight.grad = torch.full((3, 3), 2.0)
+    norm = player.gradient_norm()
+    player.clip(norm)
+    assert float(norm) == pytest.approx(6.0) and float(layer.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
