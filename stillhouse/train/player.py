@@ -40,6 +40,7 @@ class Player:
         options: dict[str, Any] = {"lr": self.optim.lr, "weight_decay": self.optim.weight_decay}
         if self.optim.name != "sgd":
             options |= {"betas": self.optim.betas, "eps": self.optim.eps}
+        options |= {"foreach": True} if self.optim.name == "radam" else {"fused": True}  # one pass over the weights, not one a tensor
         self.optimiser = OPTIMISERS[self.optim.name](self.parameters, **options)
 
     def learn(self, on: bool) -> None:
