@@ -27,6 +27,6 @@ student = stillhouse.distill(
     resume=out.exists(),
 )
 n = 8 if QUICK else 64
-save_samples(teacher.sample(n, steps=2 if QUICK else 64, guidance=2.0), out / "teacher.png")
-save_samples(student.sample(n), out / "student.png")
+save_samples(out / "teacher.png", teacher.sample(n, steps=2 if QUICK else 64, guidance=2.0))
+save_samples(out / "student.png", student.sample(n))
 print(f"look at {out}/teacher.png and {out}/student.png")

@@ -29,7 +29,7 @@ MARK = ".stillhouse-demo"
 # iterations on a machine that is fast enough, and the seconds that a slower one may spend
 RECIPES: dict[str, dict[str, Any]] = {
     "dmd2": {
-        "seconds": 165,
+        "seconds": 145,
         "iterations": 900,
         "batch": 32,
         "lr": {"student": 5e-4, "fake": 1.5e-3},

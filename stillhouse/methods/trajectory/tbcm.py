@@ -41,8 +41,8 @@ class TBCM(Method):
     high_guidance: float = option(1.0, "largest teacher guidance scale; the student hears it when it varies", low=0)
     warmup: int = option(1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0)
     tangent_share: float = option(1.0, "final share of the tangent (0: velocity matching)", low=0, high=1)
-    norm_offset: float = option(0.2, "constant added to the tangent's norm", low=0)
-    adaptive: bool = option(False, "divide each angle's error by its learned variance, as the paper does; wants large batches, low rates")
+    norm_offset: float = option(0.2, "constant added to the tangent's norm", low=1e-6)
+    adaptive: bool = option(False, "divide each angle's error by its learned variance, as the paper does; small networks then drift")
     exact: bool = option(True, "forward-mode derivative; otherwise a finite difference")
 
     worlds = ("mixture", "digits", "mnist")
