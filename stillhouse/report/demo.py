@@ -123,11 +123,22 @@ def _options(slug: str, recipe: Mapping[str, Any], teacher: str, world: World, m
         options.setdefault(name, master.sampling().guidance)
     options["seed"] = seed
     if "seconds" in recipe:
-        began = time.perf_counter()
-        distill(teacher, slug, world=world, quiet=True, **{**options, "iterations": TRIAL})
-        affordable = int(recipe["seconds"] / (time.perf_counter() - began) * TRIAL)
+        affordable = int(recipe["seconds"] / _pace(teacher, slug, world, options))
         options["iterations"] = max(TRIAL, min(options["iterations"], affordable))
     return options
+
+
+def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any]) -> float:
+    """Seconds of one iteration here: two short runs of different lengths, after one that pays for imports; setting up cancels out."""
+
+    def seconds(iterations: int) -> float:
+        began = time.perf_counter()
+        distill(teacher, slug, world=world, quiet=True, **{**options, "iterations": iterations})
+        return time.perf_counter() - began
+
+    seconds(1)
+    short = seconds(2)
+    return max(1e-6, (seconds(2 + TRIAL) - short) / TRIAL)
 
 
 def _claim(out: Path) -> Path:
