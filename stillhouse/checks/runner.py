@@ -62,9 +62,13 @@ def run_check(slug: str, seed: int = 0, ablation: str = "") -> Outcome:
     module = load_check(slug)
     if ablation and ablation not in module.ABLATIONS:
         raise unknown(f"ablation of '{slug}' named", ablation, module.ABLATIONS)
+    from stillhouse.train.loop import Interrupted
+
     began = time.perf_counter()
     try:
         claims = tuple(module.check(seed, ablation))
+    except Interrupted:
+        raise  # its user stopped it: that says nothing about the claim
     except StillhouseError as error:
         claims = (Claim(f"the run reaches its end, but: {error}", math.nan, "finite", False),)
     require(bool(claims), f"The check of '{slug}' makes no claim.")

@@ -148,7 +148,9 @@ class Trainer:
         logged: dict[str, float] = {}
         for name in turns:
             player = self.players[name]
-            value = self._turn(player, batches, step)
+            with torch.random.fork_rng(devices=[self.engine.device] if self.engine.device.type == "cuda" else []):
+                torch.manual_seed(seed_of(self.recipe.seed, self.engine.rank, step, name))  # dropout knows no generator
+                value = self._turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.lengths[stage])
             norm = player.gradient_norm()
             if self._finite(name, step, value, norm):

@@ -242,7 +242,7 @@ class Method:
     @staticmethod
     def copy_of(source: nn.Module) -> nn.Module:
         """An independent frozen copy."""
-        return copy.deepcopy(source).requires_grad_(False)
+        return copy.deepcopy(source).eval().requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
         """Name and options as plain data, for headers and reports."""

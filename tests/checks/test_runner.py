@@ -123,3 +123,13 @@ def test_jobs_give_the_same_outcomes_in_order(place: Path, monkeypatch: pytest.M
     assert values == [o.claims[0].value for o in runner.run_checks(["one", "two"], seed=5)] == [0.55, 0.3]
     with pytest.raises(StillhouseError, match="jobs is 1 or more"):
         list(runner.run_checks(["one"], jobs=0))
+
+
+def test_a_check_that_its_user_stops_is_no_failed_claim(place: Path) -> None:
+    (place / "one.py").write_text(
+        GOOD.replace("StillhouseError(", "Interrupted(").replace(
+            "stillhouse.errors import StillhouseError", "stillhouse.train.loop import Interrupted"
+        )
+    )
+    with pytest.raises(StillhouseError, match="the loss"):
+        runner.run_check("one", 0, "run")

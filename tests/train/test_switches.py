@@ -13,9 +13,9 @@ from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 
-def trainer(**recipe):
+def trainer(dropout=0.0, **recipe):
     world = get_world("mixture")
-    teacher = load(world.network(Flow(), width=16, depth=1), shape=world.shape, classes=8)
+    teacher = load(world.network(Flow(), width=16, depth=1, dropout=dropout), shape=world.shape, classes=8)
     return Trainer(Denoising(), teacher, Endless(world, labelled=True), Recipe(**{"steps": 3, "batch": 8, **recipe}), quiet=True)
 
 
@@ -49,3 +49,10 @@ def test_a_player_s_rate_follows_its_schedule():
     assert rates[0] == pytest.approx(0.25) and rates[3] == pytest.approx(1 - 3 / 20) and rates[10] == pytest.approx(0.5)
     player = trainer(schedule="cosine", warmup=0, lr={"student": 1.0}).players["student"]
     assert player.schedule(10, 20) == pytest.approx(0.5)
+
+
+def test_dropout_repeats_itself_whatever_the_global_state():
+    torch.manual_seed(1)
+    first = trainer(dropout=0.5).fit()
+    torch.manual_seed(2)
+    assert gap(first, trainer(dropout=0.5).fit()) == 0 and gap(first, trainer().fit()) > 0
