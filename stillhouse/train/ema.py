@@ -17,5 +17,9 @@ def decay_at(recipe: Recipe, step: int) -> float:
         seen = (step + 1) * recipe.batch
         half_life = min(recipe.ema_half_life, recipe.ema_ramp * seen) if recipe.ema_ramp > 0 else recipe.ema_half_life
         return 0.5 ** (recipe.batch / max(half_life, 1e-8))
-    # a young average should not remember the start: the usual ramp of a fixed decay
-    return min(recipe.ema, (1 + step) / (10 + step))
+    return ramped(recipe.ema, step)
+
+
+def ramped(decay: float, step: int) -> float:
+    """A fixed decay with the usual ramp: a young average should not remember the start."""
+    return min(decay, (1 + step) / (10 + step))

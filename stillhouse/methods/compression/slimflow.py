@@ -18,6 +18,7 @@ from stillhouse.parts.pairs import teacher_pairs
 from stillhouse.parts.students import shrunk
 from stillhouse.process import Flow, like
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.ema import ramped
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
 
@@ -55,8 +56,7 @@ class SlimFlow(Method):
         require(
             isinstance(self.process, Flow), "SlimFlow's student is a flow: give it a network on the flow process that predicts velocity."
         )
-        # a young average should not remember the start
-        self.reflowed: Denoiser = self.slow_copy(self.student, lambda step: min(self.average, (1 + step) / (10 + step)), "reflowed")
+        self.reflowed: Denoiser = self.slow_copy(self.student, lambda step: ramped(self.average, step), "reflowed")
         self.guide: Denoiser = self.frozen_copy(self.student, "guide")
 
     @property
