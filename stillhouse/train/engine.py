@@ -6,14 +6,21 @@ networks any number of times, with and without gradient, through forward mode an
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, distributed
 
 from stillhouse.errors import require
+
+
+def leave() -> None:
+    """End the process group: its threads, if they outlive the interpreter, abort a process that has done all its work."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Engine:
@@ -25,6 +32,8 @@ class Engine:
         # precision is a run's, accelerate's is the whole process's: two runs of one notebook may differ
         self.accelerator = Accelerator(cpu=on_cpu)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        atexit.unregister(leave)  # one Engine or many, the process leaves once
+        atexit.register(leave)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
