@@ -102,7 +102,7 @@ def train_teacher(
     place = _world(world, None)
     assert place is not None
     denoiser = place.network(process_from_config(process), recipe.seed, kind=kind, **(network or {}))
-    fresh = Model(denoiser, place.shape, place.classes, {1: Sampling.steps(denoiser.process, 1)}, free_steps=True, world=place.name)
+    fresh = _of_world(place, denoiser, {1: Sampling.steps(denoiser.process, 1)})
     config = {
         "command": "train",
         "world": getattr(place, "config", None),
@@ -123,13 +123,20 @@ def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None) -> M
         require(world is not None, "A bare denoiser does not say what its samples are; name a world, or load it with its shape.")
         assert world is not None
         steps = {64: Sampling.steps(teacher.process, 64)}
-        return Model(teacher, world.shape, world.classes, steps, free_steps=True, world=world.name)
+        return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
         return open_model(teacher)
     require(world is not None, "The closed-form teacher is a world's; name the world.")
     assert world is not None
     return exact_teacher(world, process_from_config(process or "flow"))
+
+
+def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) -> Model:
+    """A many-step model of a world's samples."""
+    shown = world.even(16) if world.captions else None
+    prompts = () if shown is None else tuple(world.captions[int(i)] for i in shown)
+    return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, text=world.text, prompts=prompts)
 
 
 def open_model(source: str | Path) -> Model:
@@ -154,8 +161,8 @@ def data_of(data: Data | tuple[Tensor, Tensor | None] | str | None, world: World
         return NoData(tuple(teacher.shape), teacher.classes)
     require(world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     assert world is not None
-    if world.name == "mixture":
-        return Endless(world, labelled=teacher.classes > 0)
+    if world.endless:
+        return Endless(world, labelled=teacher.conditional)
     x, labels = world.data("train")
     return TensorData(x, labels, world.classes, seed) if teacher.classes else TensorData(x, seed=seed)
 

@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stillhouse.conditions import Condition, expand, move
 from stillhouse.errors import StillhouseError, unknown
 from stillhouse.process import Process, like
-
-Condition = Any  # None, a tensor with a leading batch dimension, or a dict of such tensors
 
 
 def divide(numerator: Tensor, denominator: Tensor, instead: Tensor | None = None) -> Tensor:
@@ -242,23 +240,35 @@ class Denoiser(nn.Module):
 
     ``net``: any module; ``call(net, x, t, cond, **extra) -> Tensor (B, …)`` adapts its signature (``extra`` may hold ``s``, a
     second time, and ``guidance``, a scale, each of shape (B,)). ``kind``: a :class:`Kind` or one of ``x0 eps score v velocity
-    edm``. ``two_time``: the network takes the time ``s`` that a jump ends at. ``calls`` counts evaluations.
+    edm``. ``two_time``: the network takes the time ``s`` that a jump ends at. ``empty``: what a foreign network is told when there is
+    no condition, one row (the embedding of an empty prompt); ours know by themselves. ``calls`` counts evaluations.
     """
 
-    def __init__(self, net: nn.Module, process: Process, kind: Kind | str = "velocity", *, call: Call = call_plain, two_time: bool = False):
+    def __init__(
+        self,
+        net: nn.Module,
+        process: Process,
+        kind: Kind | str = "velocity",
+        *,
+        call: Call = call_plain,
+        two_time: bool = False,
+        empty: Condition = None,
+    ):
         super().__init__()
         if isinstance(kind, str):
             if kind not in KINDS:
                 raise unknown("prediction kind", kind, KINDS)
             kind = KINDS[kind]()
         self.net, self.process, self.kind, self.call, self.two_time = net, process, kind, call, two_time
-        self.calls = 0
+        self.empty, self.calls = empty, 0
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition = None, *, s: Tensor | None = None, guidance: Tensor | None = None
     ) -> Prediction:
         """Predict at ``x_t`` of shape (B, …), ``t`` of shape (B,) in [0, 1]; ``s <= t`` only for a two-time network."""
         self.calls += 1
+        if cond is None and self.empty is not None:
+            cond = expand(move(self.empty, x_t.device), len(x_t))
         at = At(self.process, t, x_t)
         x_in, t_in = self.kind.inputs(at)
         # the schedule may be in float64; the network hears of it in the state's own precision, but never in less than float32
@@ -301,7 +311,7 @@ class Converted(Denoiser):
     """A denoiser seen as one of another process, at equal ``sigma / alpha``: sample or distil a model on a process it never saw."""
 
     def __init__(self, denoiser: Denoiser, process: Process):
-        super().__init__(denoiser, process, "x0", two_time=denoiser.two_time)
+        super().__init__(denoiser, process, "x0", two_time=denoiser.two_time, empty=denoiser.empty)
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition = None, *, s: Tensor | None = None, guidance: Tensor | None = None

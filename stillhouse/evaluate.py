@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stillhouse.denoiser import Condition, ExactDenoiser
+from stillhouse.conditions import Condition, even_labels, move
+from stillhouse.denoiser import ExactDenoiser
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require
 from stillhouse.metrics.distances import paired_rmse
@@ -48,7 +49,7 @@ class Walk:
     @property
     def nfe(self) -> int:
         """Network evaluations of one sample."""
-        return self.sampling.nfe(self.model.denoiser, conditional=self.model.classes > 0)
+        return self.sampling.nfe(self.model.denoiser, conditional=self.model.conditional)
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
         """``draws.rows`` samples. All walks that are given equal draws start from the same noise, each scaled to its own start."""
@@ -73,9 +74,9 @@ def exact_teacher(world: World, process: Process, steps: int = 64, solver: str |
     return Model(world.exact(process), world.shape, world.classes, {steps: walk}, free_steps=True, world=world.name)
 
 
-def even_labels(n: int, classes: int) -> Tensor | None:
-    """``n`` labels spread evenly over the classes; None without classes."""
-    return torch.arange(n) % classes if classes else None
+def labels_for(model: Model, world: World, n: int) -> Tensor | None:
+    """``n`` of the world's labels spread evenly over what the model knows; None for a model without conditions."""
+    return even_labels(n, model.classes) if model.classes or not model.conditional else world.even(n)
 
 
 def evaluate(
@@ -118,10 +119,10 @@ def evaluate(
         require(all(s >= 1 for s in teacher_steps), f"The teacher's steps are 1 or more, not {list(teacher_steps)}.")
         walks += walks_of(teacher, "teacher", teacher_steps, teacher_solver)
     batch = min(BATCH, math.ceil(n / 4))  # at least four turns to take a median of
-    labels = even_labels(n, model.classes)
-    _fill(walks, n, batch, labels, seed, show)
+    labels = labels_for(model, world, n)
+    _fill(walks, world, n, batch, labels, seed, show)
 
-    ends = _endpoints(walks, teacher, n, batch, labels, seed)
+    ends = _endpoints(walks, world, teacher, n, batch, labels, seed)
     rows = []
     for walk in tqdm(walks, desc="measure", disable=not show, unit="way", leave=False):
         samples = torch.cat(walk.samples)
@@ -158,7 +159,7 @@ def evaluate(
     }
 
 
-def _fill(walks: list[Walk], n: int, batch: int, labels: Tensor | None, seed: int, show: bool) -> None:
+def _fill(walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool) -> None:
     """Let every walk make its ``n`` samples, taking turns at each batch."""
     starts = range(0, n, batch)
     with tqdm(total=len(starts) * sum(w.nfe for w in walks), desc="evaluate", disable=not show, unit="call", dynamic_ncols=True) as bar:
@@ -166,7 +167,7 @@ def _fill(walks: list[Walk], n: int, batch: int, labels: Tensor | None, seed: in
             count = min(batch, n - start)
             for walk in walks:
                 device = next(walk.model.denoiser.parameters(), torch.zeros(0)).device
-                cond = labels[start : start + count].to(device) if labels is not None else None
+                cond = move(world.condition(labels[start : start + count]), device) if labels is not None else None
                 if start == 0:  # the first call of a network pays for allocations that no later one pays
                     walk.model.denoiser(torch.zeros(count, *walk.model.shape, device=device), torch.ones(count, device=device), cond)
                 began = time.perf_counter()
@@ -184,7 +185,9 @@ def _draws(count: int, seed: int, start: int, device: torch.device | str = "cpu"
     return Draws(count, seed, "evaluate", start, device=device)
 
 
-def _endpoints(walks: list[Walk], teacher: Model | None, n: int, batch: int, labels: Tensor | None, seed: int) -> list[Tensor] | None:
+def _endpoints(
+    walks: list[Walk], world: World, teacher: Model | None, n: int, batch: int, labels: Tensor | None, seed: int
+) -> list[Tensor] | None:
     """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its finest walk's own samples."""
     if teacher is None:
         return None
@@ -197,7 +200,8 @@ def _endpoints(walks: list[Walk], teacher: Model | None, n: int, batch: int, lab
         count = min(batch, n - start)
         noise = prior(teacher.denoiser.process, _draws(count, seed, start), *teacher.shape)
         with torch.inference_mode():
-            ends.append(endpoint(guided, noise, 1.0, 0.0, None if labels is None else labels[start : start + count]).float())
+            cond = None if labels is None else world.condition(labels[start : start + count])
+            ends.append(endpoint(guided, noise, 1.0, 0.0, cond).float())
     return ends
 
 

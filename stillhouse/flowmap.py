@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, Prediction
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, Prediction
 from stillhouse.process import like
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, Prediction
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, Prediction
 from stillhouse.errors import require
 
 
@@ -31,7 +32,7 @@ class Guided(Denoiser):
     ):
         require(0 <= rescale <= 1, f"Guidance rescale must lie in [0, 1], not {rescale}.")
         require(interval[0] <= interval[1], f"A guidance interval runs from low to high time, not {interval}.")
-        super().__init__(denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time)
+        super().__init__(denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty)
         self.scale, self.negative, self.interval, self.rescale = scale, negative, interval, rescale
 
     @property

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Condition, Denoiser, Kind
+from stillhouse.conditions import Condition, TextEncoder, cycled, even_labels, move, size
+from stillhouse.denoiser import Denoiser, Kind
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
 from stillhouse.io.weights import load_denoiser, save_denoiser
@@ -20,12 +21,31 @@ from stillhouse.samplers.sampling import Sampling, draw_samples
 WEIGHTS = "model.safetensors"
 
 
+def _text(described: dict[str, Any] | None) -> TextEncoder | None:
+    """The text encoder that a header describes."""
+    if described is None:
+        return None
+    from stillhouse.models.words import Words
+
+    return Words.from_description(described)
+
+
+class Codec(Protocol):
+    """Between images (B, 3, H, W) in [-1, 1] and a model's latents."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
 @dataclass
 class Model:
     """A denoiser with the shape of its samples, its classes and its ways of sampling.
 
     ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any number of steps is
     allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
+    ``text``: makes conditions of prompts; ``prompts``: some to show it with. ``codec``: between images and the latents that
+    ``shape`` speaks of; None where samples are what they are.
     ``info``: method, teacher, options, measured numbers; saved in the file's header.
     """
 
@@ -36,6 +56,14 @@ class Model:
     free_steps: bool = False
     world: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    text: TextEncoder | None = None
+    prompts: tuple[str, ...] = ()
+    codec: Codec | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it takes conditions."""
+        return self.classes > 0 or self.text is not None
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's own."""
@@ -55,21 +83,35 @@ class Model:
     def sample(
         self, n: int = 16, cond: Condition = None, *, steps: int | None = None, guidance: float | None = None, seed: int = 0
     ) -> Tensor:
-        """``n`` samples (n, *shape). ``cond``: labels (n,), one number for all, or None: spread evenly over the classes."""
+        """``n`` samples (n, *shape).
+
+        ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed; any condition of ``n`` rows;
+        None: spread evenly over the classes or the model's own ``prompts``.
+        """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         device = next(self.denoiser.parameters(), torch.zeros(0)).device
-        if cond is None and self.classes:
-            cond = torch.arange(n) % self.classes
+        draws = Draws(n, seed, "sample", device=device)
+        cond = move(self._condition(n, cond), device)
+        return draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
+
+    def _condition(self, n: int, cond: Condition) -> Condition:
+        """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
+        if cond is None:
+            cond = even_labels(n, self.classes) if self.classes else list(self.prompts) or None
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
-        if torch.is_tensor(cond):
+        if isinstance(cond, str | list | tuple):
+            require(self.text is not None, "This model takes no prompts.")
+            require(len(cond) > 0, "The list of prompts is empty.")
+            assert self.text is not None
+            return cycled(self.text.encode([cond] if isinstance(cond, str) else list(cond)), n)
+        if torch.is_tensor(cond) and not cond.is_floating_point():
             require(self.classes > 0, "This model takes no class labels.")
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")
             low, high = int(cond.min()), int(cond.max())
             require(low >= -1 and high < self.classes, f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.")
-            cond = cond.to(device)
-        draws = Draws(n, seed, "sample", device=device)
-        return draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
+        require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
+        return cond
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs."""
@@ -81,6 +123,7 @@ class Model:
             "samplings": {str(k): s.config() for k, s in self.samplings.items()},
             "free_steps": self.free_steps,
             "world": self.world,
+            **({"text": self.text.describe(), "prompts": list(self.prompts)} if self.text else {}),
             **self.info,
         }
         save_denoiser(folder / WEIGHTS, self.denoiser, header)
@@ -133,6 +176,8 @@ def load(
     denoiser, info = load_denoiser(path)
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
-        return Model(denoiser, tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"), info)
+        known = (tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"))
+        text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
+        return Model(denoiser, *known, info, _text(text), prompts)
     except KeyError as error:
         raise StillhouseError(f"'{path}' lacks {error} in its header; it was not written by save_pretrained.") from error

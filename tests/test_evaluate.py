@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from stillhouse.conditions import even_labels
 from stillhouse.errors import StillhouseError
-from stillhouse.evaluate import evaluate, even_labels, exact_teacher, walks_of
+from stillhouse.evaluate import evaluate, exact_teacher, walks_of
 from stillhouse.model import Model
 from stillhouse.process import Flow, process_from_config
 from stillhouse.samplers.sampling import Sampling

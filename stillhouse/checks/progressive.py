@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, at_most
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.flowmap import land
 from stillhouse.methods.trajectory.progressive import Progressive

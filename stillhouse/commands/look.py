@@ -36,7 +36,7 @@ def sample(words: list[str]) -> int:
     x = model.sample(given.n, labels, steps=given.steps, guidance=given.guidance, seed=given.seed)
     path = save_samples(given.out, x, labels, given.columns)
     sampling = model.sampling(given.steps, given.guidance)
-    calls = sampling.nfe(model.denoiser, conditional=model.classes > 0)
+    calls = sampling.nfe(model.denoiser, conditional=model.conditional)
     print(f"{path}: {given.n} samples in {len(sampling.times) - 1} step(s), {calls} network call(s) each")
     return 0
 

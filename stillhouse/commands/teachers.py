@@ -17,7 +17,7 @@ import torch
 from stillhouse.api import train_teacher
 from stillhouse.draws import seed_of
 from stillhouse.errors import require, unknown
-from stillhouse.evaluate import even_labels
+from stillhouse.evaluate import labels_for
 from stillhouse.io.weights import save_denoiser
 from stillhouse.model import Model, load
 from stillhouse.options import read_yaml
@@ -30,8 +30,8 @@ QUICK = {"n": 200, "steps": 8}  # what a test can afford to measure again
 
 def quality(model: Model, world: World, n: int = MEASURED, steps: int | None = None) -> dict[str, Any]:
     """The world's metrics of ``n`` samples in ``steps`` steps (the model's own number), always from the same noise."""
-    labels = even_labels(n, model.classes)
-    samples = model.sample(n, labels, steps=steps, seed=seed_of("quality") % 2**31)
+    labels = labels_for(model, world, n)
+    samples = model.sample(n, world.condition(labels), steps=steps, seed=seed_of("quality") % 2**31)
     found = world.measure(samples, labels, generator=torch.Generator().manual_seed(seed_of("quality")))
     return {"n": n, "steps": steps or next(iter(model.samplings)), **{name: round(value, 5) for name, value in found.items()}}
 

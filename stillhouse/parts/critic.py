@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import StillhouseError
 from stillhouse.models.taps import until
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.process import Process
 from stillhouse.samplers.rollout import rollout

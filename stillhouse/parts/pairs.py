@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition, flattened
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.grids import uniform
@@ -24,4 +24,4 @@ def teacher_pairs(teacher: Denoiser, shape: tuple[int, ...], draws: Draws, cond:
         x = rollout(teacher, start, uniform(steps), Heun(), cond)
     else:
         x = endpoint(teacher, start, 1.0, 0.0, cond, rtol=1e-5, atol=1e-5)
-    return {"eps": eps, "x": x} | ({"cond": cond} if torch.is_tensor(cond) else {})
+    return {"eps": eps, "x": x, **flattened(cond)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, ExactDenoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, ExactDenoiser
 
 
 def fake_for(teacher: Denoiser, student: Denoiser) -> Denoiser:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from stillhouse.denoiser import At, Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import At, Denoiser
 
 Weight = Callable[[At], Tensor]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, Prediction
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, Prediction
 from stillhouse.solvers.base import History, Solver
 from stillhouse.solvers.heun import Heun
 

@@ -12,9 +12,10 @@ import yaml
 from torch import Tensor
 
 from stillhouse.api import CONFIG, teacher_of
+from stillhouse.conditions import move
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
-from stillhouse.evaluate import EVALUATION, Walk, even_labels, walks_of
+from stillhouse.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.model import Model, load
 from stillhouse.report.pictures import is_image
 from stillhouse.train.journal import read
@@ -48,10 +49,12 @@ class RunView:
     real: Tensor | None = None
 
 
-def draw_strips(model: Model, teacher: Model | None, evaluation: dict[str, Any], seed: int = 0) -> tuple[list[Strip], Tensor | None]:
+def draw_strips(
+    model: Model, teacher: Model | None, world: World, evaluation: dict[str, Any], seed: int = 0
+) -> tuple[list[Strip], Tensor | None]:
     """Samples of the ways that ``evaluation`` measured, all from the same noise, and their labels."""
     count = IMAGES if is_image(model.shape) else POINTS
-    labels = even_labels(count, model.classes)
+    labels = labels_for(model, world, count)
     strips = []
     for row in evaluation["rows"]:
         owner = model if row["who"] == "student" else teacher
@@ -64,7 +67,7 @@ def draw_strips(model: Model, teacher: Model | None, evaluation: dict[str, Any],
         )
         assert walk is not None
         device = next(owner.denoiser.parameters(), torch.zeros(0)).device
-        cond = None if labels is None else labels.to(device)
+        cond = move(world.condition(labels), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
         strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples))
     return strips, labels
@@ -86,7 +89,7 @@ def make_view(
     rows: list[dict[str, Any]] | None = None,
 ) -> RunView:
     """A view of a student that is at hand, pictures included."""
-    strips, labels = draw_strips(model, teacher, evaluation)
+    strips, labels = draw_strips(model, teacher, world, evaluation)
     real, _ = world.sample_data(POINTS, Draws(POINTS, "report", "real"))
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, real)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, Prediction
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, Prediction
 from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.process import Process

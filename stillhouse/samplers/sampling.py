@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.guidance import Guided, hears_guidance

@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition
+from stillhouse.conditions import Condition, cycled, even_labels, move, pick, size
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require
 
 
 class Data(Protocol):
-    """Rows for training: real samples with their conditions, or conditions alone."""
+    """Rows for training: real samples with their conditions, or conditions alone. ``classes``: of labels, 0 for any other condition."""
 
     shape: tuple[int, ...]
     classes: int
@@ -22,24 +22,28 @@ class Data(Protocol):
         """``draws.rows`` rows; ``start`` counts the samples that the whole run has used before."""
         ...
 
+    def examples(self, n: int) -> Condition:
+        """``n`` conditions to look at the student with; None for data without conditions."""
+        ...
+
 
 class TensorData:
-    """A finite set in memory, reshuffled every epoch. ``x``: (N, *shape) float32, ``labels``: (N,) or None."""
+    """A finite set in memory, reshuffled every epoch. ``x``: (N, *shape) float32; ``cond``: labels (N,), any other condition, or None."""
 
-    def __init__(self, x: Tensor, labels: Tensor | None = None, classes: int = 0, seed: int = 0):
+    def __init__(self, x: Tensor, cond: Condition = None, classes: int = 0, seed: int = 0):
         require(len(x) > 0, "The data set is empty.")
         bad = ~torch.isfinite(x.flatten(1)).all(1)
         require(
             not bool(bad.any()),
             f"The data holds NaN or infinite values (first in sample {int(bad.nonzero()[0]) if bad.any() else 0}); clean it first.",
         )
-        if labels is not None:
-            require(len(labels) == len(x), f"There are {len(x)} samples but {len(labels)} labels.")
+        require(cond is None or size(cond) == len(x), f"There are {len(x)} samples but {size(cond)} {'labels' if torch.is_tensor(cond) else 'conditions'}.")
+        if torch.is_tensor(cond) and not cond.is_floating_point():
             require(
-                int(labels.min()) >= 0 and int(labels.max()) < classes,
-                f"Labels must lie in 0 … {classes - 1}; found {int(labels.min())} … {int(labels.max())}.",
+                int(cond.min()) >= 0 and int(cond.max()) < classes,
+                f"Labels must lie in 0 … {classes - 1}; found {int(cond.min())} … {int(cond.max())}.",
             )
-        self.x, self.labels, self.classes, self.seed, self.shape = x, labels, classes, seed, tuple(x.shape[1:])
+        self.x, self.cond, self.classes, self.seed, self.shape = x, cond, classes, seed, tuple(x.shape[1:])
         self._order: tuple[int, Tensor] | None = None
 
     def _epoch(self, epoch: int) -> Tensor:
@@ -52,8 +56,10 @@ class TensorData:
         first, n = start + draws.rank * draws.rows, len(self.x)
         where = torch.arange(first, first + draws.rows)
         index = torch.cat([self._epoch(int(e))[where[where // n == e] % n] for e in torch.unique_consecutive(where // n)])
-        labels = None if self.labels is None else self.labels[index].to(draws.device)
-        return self.x[index].to(draws.device), labels
+        return self.x[index].to(draws.device), move(pick(self.cond, index), draws.device)
+
+    def examples(self, n: int) -> Condition:
+        return even_labels(n, self.classes) if self.classes else cycled(self.cond, n)
 
 
 class NoData:
@@ -65,13 +71,35 @@ class NoData:
     def rows(self, start: int, draws: Draws) -> tuple[None, Condition]:
         return None, draws.integers(0, self.classes) if self.classes else None
 
+    def examples(self, n: int) -> Condition:
+        return even_labels(n, self.classes)
+
+
+class Prompts:
+    """A data-free run over a bank of conditions, drawn with replacement. ``held_out``: conditions to look at the student with."""
+
+    classes = 0
+
+    def __init__(self, shape: tuple[int, ...], bank: Condition, held_out: Condition = None):
+        require(bool(size(bank)), "There are no prompts to learn from.")
+        self.shape, self.bank, self.held_out = shape, bank, bank if held_out is None else held_out
+
+    def rows(self, start: int, draws: Draws) -> tuple[None, Condition]:
+        return None, move(pick(self.bank, draws.integers(0, size(self.bank) or 1)), draws.device)
+
+    def examples(self, n: int) -> Condition:
+        return cycled(self.held_out, n)
+
 
 class Endless:
-    """A world that draws fresh samples: ``sample(draws) -> (x, labels)``."""
+    """A world that draws fresh samples, with their conditions if ``labelled``."""
 
     def __init__(self, world, labelled: bool = False):
-        self.world, self.shape, self.classes = world, world.shape, world.classes if labelled else 0
+        self.world, self.shape, self.labelled, self.classes = world, world.shape, labelled, world.classes if labelled else 0
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
         x, labels = self.world.sample_data(draws.rows, draws)
-        return x, labels if self.classes else None
+        return x, move(self.world.condition(labels), draws.device) if self.labelled else None
+
+    def examples(self, n: int) -> Condition:
+        return self.world.condition(self.world.even(n)) if self.labelled else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition, hide
+from stillhouse.denoiser import Denoiser
 from stillhouse.parts.targets import denoising_loss
 from stillhouse.parts.timelaw import TIME_LAWS, time_law
 from stillhouse.samplers.sampling import Sampling
@@ -47,5 +47,4 @@ class Denoising(Method):
     def hide(self, batch: Batch) -> Condition:
         if batch.cond is None:
             return None
-        kept = batch.draws.uniform() >= self.label_dropout
-        return torch.where(kept, batch.cond, torch.full_like(batch.cond, -1))
+        return hide(batch.cond, batch.draws.uniform() >= self.label_dropout, self.student.empty)

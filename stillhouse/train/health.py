@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from stillhouse.conditions import move
 from stillhouse.draws import Draws
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import draw_samples
+from stillhouse.train.data import Data
 
 COUNT = 32
 
 
 class Probe:
-    """Samples of fixed noise and labels. ``diversity`` is the mean over pixels of the standard deviation over samples."""
+    """Samples of fixed noise and conditions. ``diversity`` is the mean over pixels of the standard deviation over samples."""
 
-    def __init__(self, teacher: Model, seed: int):
-        self.shape, self.classes, self.seed = tuple(teacher.shape), teacher.classes, seed
+    def __init__(self, teacher: Model, data: Data, seed: int):
+        self.shape, self.cond, self.seed = tuple(teacher.shape), data.examples(COUNT), seed
         self.best, self.told = 0.0, False
 
     def samples(self, model: Model) -> Tensor:
         """``COUNT`` samples of the student's cheapest sampling, always from the same noise."""
         denoiser = model.denoiser
         device = next(denoiser.parameters()).device
-        cond = torch.arange(COUNT, device=device) % self.classes if self.classes else None
         cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser))
         learning = denoiser.training
         denoiser.eval()
         try:
-            return draw_samples(denoiser, cheapest, self.shape, cond, Draws(COUNT, self.seed, "probe", device=device))
+            return draw_samples(denoiser, cheapest, self.shape, move(self.cond, device), Draws(COUNT, self.seed, "probe", device=device))
         finally:
             denoiser.train(learning)
 

@@ -67,7 +67,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
-            method.setup(teacher.denoiser, student.train(), tuple(teacher.shape), data.classes, recipe.steps)
+            method.setup(teacher.denoiser, student.train(), tuple(teacher.shape), data.examples(1) is not None, recipe.steps)
         for part in (student, teacher.denoiser):
             part.to(self.engine.device)
         self.modules: dict[str, nn.Module] = dict(method.modules())
@@ -119,7 +119,7 @@ class Trainer:
 
     def prepare(self, start: int = 0) -> None:
         """What the first iteration needs: the probe, the journal, the bank."""
-        self.probe = Probe(self.teacher, self.recipe.seed)
+        self.probe = Probe(self.teacher, self.data, self.recipe.seed)
         self.journal = Journal(
             self.out if self.engine.main else None,
             self.recipe.steps,
@@ -258,7 +258,8 @@ class Trainer:
         denoiser = self.average.module if self.average else self.method.student
         assert isinstance(denoiser, Denoiser)
         t = self.teacher
-        return Model(denoiser, tuple(t.shape), t.classes, self.method.samplings(), self.method.free_steps, t.world, self.method.describe())
+        made = (self.method.samplings(), self.method.free_steps, t.world, self.method.describe())
+        return Model(denoiser, tuple(t.shape), t.classes, *made, text=t.text, prompts=t.prompts, codec=t.codec)
 
     # -- stop and go on ----------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:

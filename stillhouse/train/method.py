@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition, restored
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.process import Process
@@ -73,10 +74,10 @@ class Batch:
         """Uniform times in [low, high), (rows,)."""
         return self.draws.uniform(low, high)
 
-    def stored(self) -> dict[str, Tensor]:
-        """Rows drawn from the bank that :meth:`Method.bank_rows` filled."""
+    def stored(self) -> dict[str, Any]:
+        """Rows drawn from the bank that :meth:`Method.bank_rows` filled; their condition, if there is one, under ``cond``."""
         assert self.bank is not None, "this method declared no bank"
-        return self.bank(self.draws)
+        return restored(self.bank(self.draws))
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Show ``value`` in the journal under ``player/name``."""
@@ -157,7 +158,7 @@ class Method:
     """A way to make a student from a teacher. Subclasses are dataclasses of :func:`option` fields.
 
     After :meth:`setup`: ``teacher`` (frozen; its weights never learn, gradients may pass through it), ``student``, ``process``,
-    ``shape`` and ``classes``. ``players`` are the modules that learn.
+    ``shape`` and ``conditional`` (whether the data comes with conditions). ``players`` are the modules that learn.
     """
 
     worlds: ClassVar[tuple[str, ...]] = ()
@@ -199,17 +200,20 @@ class Method:
         return 0
 
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
-        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made before the first step."""
+        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made before the first step.
+
+        A condition is stored through :func:`stillhouse.conditions.flattened`.
+        """
         raise NotImplementedError
 
     # -- what a method may use ---------------------------------------------------------------------------------------------
-    def setup(self, teacher: Denoiser, student: Denoiser, shape: tuple[int, ...], classes: int = 0, total: int = 1) -> None:
+    def setup(self, teacher: Denoiser, student: Denoiser, shape: tuple[int, ...], conditional: bool = False, total: int = 1) -> None:
         """Called once by the loop, before :meth:`build`."""
-        self.teacher, self.student, self.shape, self.classes, self.total = (
+        self.teacher, self.student, self.shape, self.conditional, self.total = (
             teacher.eval().requires_grad_(False),
             student,
             shape,
-            classes,
+            bool(conditional),
             total,
         )
         self.players: dict[str, nn.ModuleList] = {}

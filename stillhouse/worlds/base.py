@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, ExactDenoiser
+from stillhouse.conditions import Condition, TextEncoder, even_labels
+from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.process import Process
@@ -20,14 +21,18 @@ from stillhouse.process import Process
 class World:
     """A testbed. ``shape``: of one sample; ``classes``: number of labels, 0 for none; ``class_names``: one word each.
 
-    Labels are int64 of shape (B,); -1 stands for "no label". ``config`` makes the same world again through :func:`get_world`.
+    Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of a caption, ``classes`` is 0,
+    and ``text`` makes conditions of prompts. ``config`` makes the same world again through :func:`get_world`.
     """
 
     name: str
     shape: tuple[int, ...]
     classes: int = 0
     class_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    text: TextEncoder | None = None
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
+    endless: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
     network_defaults: dict[str, Any]
     config: dict[str, Any]
 
@@ -38,6 +43,14 @@ class World:
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels`` (n,) are obeyed."""
         raise NotImplementedError
+
+    def condition(self, labels: Tensor | None) -> Condition:
+        """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of them."""
+        return labels
+
+    def even(self, n: int) -> Tensor | None:
+        """``n`` labels spread evenly; None for a world without."""
+        return even_labels(n, self.classes)
 
     def exact(self, process: Process) -> ExactDenoiser:
         """The closed-form denoiser of this world's data under ``process``."""
@@ -85,6 +98,7 @@ WORLDS: dict[str, tuple[str, str]] = {
     "mixture": ("mixture", "make_mixture"),
     "digits": ("digits", "Digits"),
     "mnist": ("mnist", "Mnist"),
+    "shapes": ("shapes", "Shapes"),
 }
 
 

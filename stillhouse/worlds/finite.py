@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, ExactDenoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import ExactDenoiser
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import StillhouseError, require
 from stillhouse.process import Process, like

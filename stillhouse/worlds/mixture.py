@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, ExactDenoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import ExactDenoiser
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require, unknown
 from stillhouse.process import Process, like
@@ -76,6 +77,7 @@ class Mixture(World):
     """
 
     name = "mixture"
+    endless = True
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, labels: Tensor):
         count = len(means)

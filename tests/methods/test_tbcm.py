@@ -177,7 +177,7 @@ def test_the_student_hears_the_scale_and_is_sampled_under_it_without_a_second_pa
     assert all(2 <= float(w.min()) and float(w.max()) <= 4 and w.std() > 0 for w in heard)
     sampling = method.samplings()[1]
     assert sampling.guidance == 3.0 and sampling.nfe(student) == 1
-    with pytest.raises(StillhouseError, match="class labels"):
+    with pytest.raises(StillhouseError, match="with conditions"):
         made(low_guidance=2.0, high_guidance=4.0)
     with pytest.raises(StillhouseError, match="low to high"):
         TBCM(low_guidance=3.0, high_guidance=2.0)

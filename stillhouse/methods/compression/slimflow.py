@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.guidance import Guided
@@ -113,7 +114,7 @@ class SlimFlow(Method):
         x = eps - like(a, eps) * first
         return x - like(1 - a, x) * self.guide(x, 1 - a, batch.cond).velocity
 
-    def mirrored(self, batch: Batch) -> dict[str, Tensor]:
+    def mirrored(self, batch: Batch) -> dict[str, Any]:
         pair = batch.stored()
         if self.flip:
             turn = like(batch.draws.uniform(), pair["x"]) < 0.5

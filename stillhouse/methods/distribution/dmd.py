@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.flowmap import clean
 from stillhouse.guidance import Guided

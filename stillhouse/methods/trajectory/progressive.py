@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Condition, Denoiser, Eps, Score
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, Eps, Score
 from stillhouse.errors import require
 from stillhouse.flowmap import clean, land
 from stillhouse.process import like

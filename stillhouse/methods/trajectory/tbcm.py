@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Condition, Converted, Denoiser, Prediction
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Converted, Denoiser, Prediction
 from stillhouse.errors import require
 from stillhouse.guidance import Guided
 from stillhouse.models.embed import NumberEmbedding, zero
@@ -69,7 +70,7 @@ class TBCM(Method):
         if self.adaptive:
             self.log_variance: LogVariance = self.player("student", LogVariance())
         plain = self.high_guidance == 1 and not self.hears
-        require(plain or self.classes > 0, "Guidance moves away from the unconditional answer: it needs data with class labels.")
+        require(plain or self.conditional, "Guidance moves away from the unconditional answer: it needs data with conditions.")
 
     def path_teacher(self, w: Tensor) -> Denoiser:
         """The teacher on the path of angles, under guidance ``w`` (B,)."""
