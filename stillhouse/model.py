@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stillhouse.adapters import Adapted
 from stillhouse.conditions import Condition, TextEncoder, cycled, even_labels, move, size
 from stillhouse.denoiser import Denoiser, Kind
 from stillhouse.draws import Draws
@@ -17,6 +18,9 @@ from stillhouse.errors import StillhouseError, require
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.process import Process, process_from_config
 from stillhouse.samplers.sampling import Sampling, draw_samples
+
+if TYPE_CHECKING:
+    from stillhouse.io.pipelines import Family
 
 WEIGHTS = "model.safetensors"
 
@@ -45,7 +49,7 @@ class Model:
     ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any number of steps is
     allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
     ``text``: makes conditions of prompts; ``prompts``: some to show it with. ``codec``: between images and the latents that
-    ``shape`` speaks of; None where samples are what they are.
+    ``shape`` speaks of; None where samples are what they are. ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by.
     ``info``: method, teacher, options, measured numbers; saved in the file's header.
     """
 
@@ -59,6 +63,7 @@ class Model:
     text: TextEncoder | None = None
     prompts: tuple[str, ...] = ()
     codec: Codec | None = None
+    pipeline: Family | None = None
 
     @property
     def conditional(self) -> bool:
@@ -71,6 +76,8 @@ class Model:
         default = next(iter(self.samplings.values()))
         if steps is None:
             chosen = default
+        elif self.free_steps and self.pipeline is not None:
+            chosen = _walk(self.pipeline, steps)
         elif self.free_steps:
             chosen = Sampling.steps(self.denoiser.process, steps, solver=default.solver, guidance=default.guidance)
         elif steps in self.samplings:
@@ -78,7 +85,7 @@ class Model:
         else:
             known = ", ".join(map(str, self.samplings))
             raise StillhouseError(f"This student samples in {known} step(s), not {steps}; distil one for {steps} steps.")
-        return chosen if guidance is None else Sampling(chosen.times, chosen.solver, guidance)
+        return chosen if guidance is None else replace(chosen, guidance=guidance)
 
     def sample(
         self, n: int = 16, cond: Condition = None, *, steps: int | None = None, guidance: float | None = None, seed: int = 0
@@ -126,7 +133,8 @@ class Model:
             **({"text": self.text.describe(), "prompts": list(self.prompts)} if self.text else {}),
             **self.info,
         }
-        save_denoiser(folder / WEIGHTS, self.denoiser, header)
+        plain = self.denoiser.merged() if isinstance(self.denoiser, Adapted) else self.denoiser
+        save_denoiser(folder / WEIGHTS, plain, header)
         return folder / WEIGHTS
 
     @property
@@ -141,6 +149,24 @@ def shipped() -> dict[str, Path]:
     return {f.stem: f for f in sorted(folder.glob("*.safetensors"))}
 
 
+def _walk(family: Family, steps: int) -> Sampling:
+    return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
+
+
+def from_pipeline(family: Family) -> Model:
+    """The many-step model of a Diffusers pipeline, walked as its own scheduler does; weights are shared with the pipeline."""
+    return Model(
+        family.denoiser(),
+        family.shape,
+        family.classes,
+        {family.steps: _walk(family, family.steps)},
+        free_steps=True,
+        text=family if family.tokenizers else None,
+        codec=family.codec,
+        pipeline=family,
+    )
+
+
 def load(
     source: str | Path | nn.Module | Denoiser,
     *,
@@ -149,8 +175,11 @@ def load(
     shape: tuple[int, ...] | None = None,
     classes: int = 0,
     steps: int = 64,
+    **pipeline: Any,
 ) -> Model:
     """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``), or from a module.
+
+    Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of :func:`stillhouse.io.pipelines.open_pipeline`.
 
     A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a :class:`Denoiser` needs
     ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign file, and for a pickle.
@@ -165,13 +194,17 @@ def load(
         default = Sampling.steps(denoiser.process, steps, solver="heun")
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
     path = Path(source)
+    if pipeline or str(source).startswith("hub:") or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists()):
+        from stillhouse.io.pipelines import open_pipeline
+
+        return from_pipeline(open_pipeline(source, **pipeline))
     if not path.exists() and str(source) in shipped():
         path = shipped()[str(source)]
     require(
         path.exists(), f"There is no model '{source}': neither a file or folder, nor a shipped teacher ({', '.join(shipped()) or 'none'})."
     )
     if path.is_dir():
-        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS}; is it a folder that save_pretrained wrote?")
+        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS} and no model_index.json; is it a folder that save_pretrained wrote?")
         path = path / WEIGHTS
     denoiser, info = load_denoiser(path)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from stillhouse.errors import StillhouseError, require, unknown
+
+
+plain_checkpoint = partial(checkpoint, use_reentrant=False)
 
 
 def transformed(*tensors: Tensor | None) -> bool:
@@ -91,6 +95,7 @@ class Network(nn.Module):
         options = {key: given[key] for key in list(inspect.signature(type(self)).parameters)}
         self.config = {"name": self.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}}
         self.checkpointing = False
+        self.checkpoint: Callable[..., Any] = plain_checkpoint
 
     def taps(self, names: Iterable[str], x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The output, and the features of the submodules ``names`` (``["mid", "down.0"]``) by name; see :func:`taps`."""
@@ -99,5 +104,5 @@ class Network(nn.Module):
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         """``block(*inputs)``, with activation checkpointing if it is on (it has no forward mode, where nothing is kept anyway)."""
         if self.checkpointing and torch.is_grad_enabled() and not transformed(*inputs):
-            return checkpoint(block, *inputs, use_reentrant=False)
+            return self.checkpoint(block, *inputs)
         return block(*inputs)

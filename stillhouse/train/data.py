@@ -37,7 +37,10 @@ class TensorData:
             not bool(bad.any()),
             f"The data holds NaN or infinite values (first in sample {int(bad.nonzero()[0]) if bad.any() else 0}); clean it first.",
         )
-        require(cond is None or size(cond) == len(x), f"There are {len(x)} samples but {size(cond)} {'labels' if torch.is_tensor(cond) else 'conditions'}.")
+        require(
+            cond is None or size(cond) == len(x),
+            f"There are {len(x)} samples but {size(cond)} {'labels' if torch.is_tensor(cond) else 'conditions'}.",
+        )
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(
                 int(cond.min()) >= 0 and int(cond.max()) < classes,

@@ -7,12 +7,14 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stillhouse.adapters import adapted, checkpointed
 from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import StillhouseError, require
@@ -54,6 +56,10 @@ class Trainer:
         on_step: Callable[[Trainer, int], None] | None = None,
         on_grid: Callable[[int, Tensor], None] | None = None,
     ):
+        if recipe.lora:
+            require(student is None, "With adapters the student is one on the teacher's weights; give no network of your own.")
+            where = {"alpha": recipe.lora_alpha or None, "targets": recipe.lora_targets, "seed": recipe.seed}
+            teacher = replace(teacher, denoiser=adapted(teacher.denoiser, recipe.lora, **where))
         fitting(method, teacher, data, student)
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
@@ -246,12 +252,11 @@ class Trainer:
 
     def _switches(self, student: Denoiser) -> None:
         """Run-wide switches that no method knows of."""
-        nets = [m.net for m in student.modules() if isinstance(m, Denoiser) and not isinstance(m, ExactDenoiser)]
-        for net in nets if self.recipe.checkpoint_activations else []:
-            require(hasattr(net, "checkpointing"), f"{type(net).__name__} has no activation checkpointing; switch it off.")
-            setattr(net, "checkpointing", True)  # noqa: B010 (any network may have it)
-        for net in nets if self.recipe.compile else []:
-            net.compile()
+        inner = [m for m in student.modules() if isinstance(m, Denoiser) and not isinstance(m, ExactDenoiser)]
+        for denoiser in inner if self.recipe.checkpoint_activations else []:
+            checkpointed(denoiser)
+        for denoiser in inner if self.recipe.compile else []:
+            denoiser.net.compile()
 
     def student(self) -> Model:
         """The student as it stands: the averaged weights if the recipe averages."""
@@ -302,7 +307,10 @@ class Trainer:
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
         r = self.recipe
-        plain = {k: getattr(r, k) for k in ("steps", "batch", "accumulate", "seed", "lr", "schedule", "warmup", "clip", "ema", "precision")}
+        plain = {
+            k: getattr(r, k)
+            for k in ("steps", "batch", "accumulate", "seed", "lr", "schedule", "warmup", "clip", "ema", "precision", "lora")
+        }
         return json.loads(json.dumps({**plain, "method": self.method.describe()}))
 
     def _listen(self) -> dict[int, Any]:

@@ -48,6 +48,9 @@ class Recipe:
     ema_half_life: float = 0.0  # in samples; > 0 replaces `ema`
     ema_ramp: float = 0.05  # the half-life is at most this share of the samples seen so far
     ema_power: float = 0.0  # > 0: power-function average of this exponent, replaces both
+    lora: int = 0  # rank; > 0: every copy of the teacher is an adapter on its weights, which are held once
+    lora_alpha: float = 0.0  # an adapter's effect is scaled by this over the rank; 0: the rank itself
+    lora_targets: str = "attention"  # layers with an adapter: attention, linear, or all (convolutions as well)
     precision: str = "fp32"  # fp32, bf16, fp16
     compile: bool = False
     checkpoint_activations: bool = False
@@ -64,6 +67,10 @@ class Recipe:
             require(isinstance(value, int) and value >= 1, f"Run option '{name}' is a whole number of 1 or more, not {value!r}.")
         for name in ("save_every", "grid_every"):
             require(getattr(self, name) >= 0, f"Run option '{name}' is 0 or more, not {getattr(self, name)}.")
+        require(
+            isinstance(self.lora, int) and self.lora >= 0, f"Run option 'lora' is a rank, a whole number of 0 or more, not {self.lora!r}."
+        )
+        require(self.lora_alpha >= 0, f"Run option 'lora_alpha' is 0 or more, not {self.lora_alpha}.")
         require(self.precision in ("fp32", "bf16", "fp16"), f"Precision is fp32, bf16 or fp16, not '{self.precision}'.")
         require(self.nonfinite in ("stop", "skip"), f"Run option 'nonfinite' is stop or skip, not '{self.nonfinite}'.")
         require(0 <= self.ema < 1, f"Run option 'ema' lies in [0, 1), not {self.ema}.")

@@ -1,0 +1,213 @@
+"""One base, many players: teacher, student, fake score and slow copies as adapters on a single set of base weights.
+
+:func:`adapted` makes a teacher whose copies are low-rank adapters (Hu et al., 2021, arXiv 2106.09685). A method never sees the
+difference: ``teacher.copy()`` is a network of its own in the one case and an adapter in the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.draws import seed_of
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.models.taps import plain_checkpoint
+
+# endings of the names of the layers that get an adapter
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "query", "key_value", "attention.out", "cross.out")
+TARGETS = ("attention", "linear", "all")
+
+
+class Base:
+    """A frozen network with low-rank layers in it, of which at most one set is on at a time."""
+
+    def __init__(self, net: nn.Module, rank: int, alpha: float, names: Sequence[str], seed: int):
+        from peft.tuners.lora import LoraLayer
+
+        self.net, self.rank, self.alpha, self.names, self.seed = net, rank, alpha, list(names), seed
+        self.active: str | None = None
+        self.count = 0
+        net.requires_grad_(False)
+        self.spare: str | None = self._inject()  # the layers are made with the first adapter
+        self.layers: dict[str, Any] = {name: m for name, m in net.named_modules() if isinstance(m, LoraLayer)}
+        self.switch(None)
+
+    def add(self) -> str:
+        """A new adapter without effect; its name."""
+        if self.spare:
+            name, self.spare = self.spare, None
+            return name
+        name = self._inject()
+        self.switch(self.active)  # a new adapter arrives switched on
+        return name
+
+    def _inject(self) -> str:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        name, self.count = f"player{self.count}", self.count + 1
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.names, init_lora_weights="gaussian")  # type: ignore[arg-type]
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
+            torch.manual_seed(seed_of(self.seed, "adapter", name))
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # that there are several is the point
+            inject_adapter_in_model(config, self.net, name)
+        return name
+
+    def weights(self, name: str) -> dict[str, nn.Parameter]:
+        """The parameters of one adapter by layer."""
+        found = {}
+        for layer, module in self.layers.items():
+            found[f"{layer}.down"], found[f"{layer}.up"] = module.lora_A[name].weight, module.lora_B[name].weight
+        return found
+
+    def switch(self, name: str | None) -> None:
+        """Turn one adapter on and all others off; None: all off. Touches no gradient switch, which are the loop's."""
+        self.active = name
+        for layer in self.layers.values():
+            layer._active_adapter, layer._disable_adapters = [name] if name else [], name is None
+
+    @contextmanager
+    def on(self, name: str | None) -> Iterator[None]:
+        """Inside the block adapter ``name`` is on; afterwards things are as before."""
+        before = self.active
+        self.switch(name)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def recomputed(self, block: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        """Activation checkpointing of ``block``: when the backward pass computes it again, the adapter of the first time is on."""
+        name = self.active
+
+        def again(*given: Any, **named: Any) -> Any:
+            with self.on(name):
+                return block(*given, **named)
+
+        return plain_checkpoint(again, *inputs, **options)
+
+
+class Adapted(Denoiser):
+    """One player on a :class:`Base`. Its parameters and its state are its adapter's alone; without an adapter it is the teacher.
+
+    ``copy()`` and ``copy.deepcopy`` make another player: of equal weights, or from the teacher one without effect yet.
+    """
+
+    def __init__(self, base: Base, like: Denoiser, name: str | None = None):
+        nn.Module.__init__(self)
+        # kept out of the module's tree: the base's weights are no player's
+        object.__setattr__(self, "base", base)
+        self.process, self.kind, self.call, self.two_time, self.empty = like.process, like.kind, like.call, like.two_time, like.empty
+        self.name, self.calls = name, 0
+        own = base.weights(name) if name else {}
+        self.weights = nn.ParameterDict({key.replace(".", "/"): p for key, p in own.items()})
+
+    base: Base
+
+    @property
+    def net(self) -> nn.Module:  # type: ignore[override]
+        """The base network, its adapters as they are switched now."""
+        return self.base.net
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        with self.base.on(self.name):
+            return super().forward(*inputs, **options)
+
+    @property
+    def off(self) -> Adapted:
+        """The base with its adapters off."""
+        return Adapted(self.base, self)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.net.parameters()).device
+
+    def copy(self) -> Adapted:
+        twin = Adapted(self.base, self, self.base.add())
+        if self.name:
+            twin.load_state_dict(self.state_dict())
+        twin.to(self.device)
+        return twin.requires_grad_(True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapted:
+        return self.copy().train(self.training) if self.name else self.off.train(self.training)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
+        self.base.net._apply(fn, recurse)  # where a player goes, the base goes with it
+        return super()._apply(fn, recurse)  # type: ignore[return-value]
+
+    def merged(self) -> Denoiser:
+        """A plain denoiser with the adapter folded into a copy of the base's weights."""
+        net = copy.deepcopy(self.base.net, {id(self.base): self.base})
+        if hasattr(net, "checkpoint"):
+            net.checkpoint, net.checkpointing = plain_checkpoint, False  # type: ignore[assignment]
+        for name in self.base.layers:
+            layer = net.get_submodule(name)
+            if self.name:
+                layer.merge(adapter_names=[self.name])  # type: ignore[operator]
+            parent, _, last = name.rpartition(".")
+            setattr(net.get_submodule(parent), last, layer.get_base_layer())  # type: ignore[operator]
+        return Denoiser(net, self.process, self.kind, call=self.call, two_time=self.two_time, empty=self.empty)
+
+    def lora(self) -> dict[str, Tensor]:
+        """The adapter as PEFT names it: ``LAYER.lora_A.weight``, ``LAYER.lora_B.weight``; float32 on the CPU, scale not applied."""
+        made = {}
+        for key, weight in self.weights.items():
+            layer, _, part = key.replace("/", ".").rpartition(".")
+            made[f"{layer}.lora_{'A' if part == 'down' else 'B'}.weight"] = weight.detach().float().cpu().contiguous()
+        return made
+
+
+def adapted(
+    denoiser: Denoiser, rank: int, *, alpha: float | None = None, targets: str | Sequence[str] = "attention", seed: int = 0
+) -> Adapted:
+    """``denoiser`` as a teacher whose copies share its weights: its layers get a place for low-rank adapters, all off.
+
+    ``rank``: of the adapters. ``alpha``: an adapter's effect is scaled by ``alpha / rank`` (1 unless given). ``targets``: which layers:
+    ``attention`` (their projections; every linear layer where there are none), ``linear``, ``all`` (convolutions as well), or endings of
+    layer names. ``seed``: of their first values. The network is changed in place; ``denoiser`` itself goes on as before.
+    Raises :class:`StillhouseError` for a closed form, and where no layer is meant.
+    """
+    if isinstance(denoiser, Adapted):
+        return denoiser.off
+    require(not isinstance(denoiser, ExactDenoiser), "A closed-form teacher has no weights to put an adapter on.")
+    require(rank >= 1, f"An adapter's rank is 1 or more, not {rank}.")
+    names = _layers(denoiser.net, targets)
+    base = Base(denoiser.net, rank, float(rank if alpha is None else alpha), names, seed)
+    return Adapted(base, denoiser)
+
+
+def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d) if targets == "all" else (nn.Linear,)
+    every = [name for name, module in net.named_modules() if isinstance(module, kinds) and getattr(module, "groups", 1) == 1]
+    if isinstance(targets, str):
+        if targets not in TARGETS:
+            raise unknown("choice of layers for adapters", targets, TARGETS)
+        meant = [name for name in every if name.endswith(ATTENTION)] if targets == "attention" else every
+        meant = meant or every
+    else:
+        meant = [name for name in every if name.endswith(tuple(targets))]
+    if not meant:
+        raise StillhouseError(f"No layer of {type(net).__name__} can take an adapter under '{targets}'.")
+    return meant
+
+
+def checkpointed(denoiser: Denoiser) -> None:
+    """Turn on activation checkpointing of a denoiser's network; what is computed again meets the adapter of the first time.
+
+    Raises :class:`StillhouseError` for a network that has none.
+    """
+    net: Any = denoiser.net
+    again = denoiser.base.recomputed if isinstance(denoiser, Adapted) else None
+    if hasattr(net, "checkpointing"):
+        net.checkpointing, net.checkpoint = True, again or plain_checkpoint
+    elif getattr(net, "_supports_gradient_checkpointing", False):  # Diffusers'
+        net.enable_gradient_checkpointing(again)
+    else:
+        raise StillhouseError(f"{type(net).__name__} has no activation checkpointing; switch it off.")
