@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from stillhouse.conditions import Condition
 from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.evaluate import exact_teacher, versions
@@ -22,7 +23,7 @@ from stillhouse.options import build, build_recipe, fields_of, recipe_entries, r
 from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems import find
-from stillhouse.train.data import Data, Endless, NoData, TensorData
+from stillhouse.train.data import Data, Endless, NoData, Prompts, TensorData
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
@@ -38,7 +39,7 @@ def distill(
     method: str | type[Method] | Method,
     *,
     world: World | str | Mapping[str, Any] | None = None,
-    data: Data | tuple[Tensor, Tensor | None] | str | None = None,
+    data: Data | tuple[Tensor, Condition] | str | Path | None = None,
     student: Denoiser | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -51,8 +52,8 @@ def distill(
     form), or None: the world's shipped teacher, or its closed form where there is none or the world has options.
     ``method``: a slug, a file (``"./my.py:MyMethod"``), a class or an instance.
     ``world``: needed where the teacher does not name one and data or a network must come from it.
-    ``data``: ``(x, labels)`` with ``x`` (N, *shape) and ``labels`` (N,) or None, a :class:`Data`, ``"world"``, ``"none"``, or None:
-    the world's if the method learns from data.
+    ``data``: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or None; a :class:`Data`; a folder of images with captions,
+    parquet files, webdataset shards, or a file of prompts; ``"world"``, ``"none"``, or None: the world's if the method learns from data.
     ``student``: a denoiser, or options of ``world.network`` for the network that the method makes its student from, in the
     teacher's place.
     ``options``: fields of the method and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here; where both have a name
@@ -70,14 +71,14 @@ def distill(
     teacher = teacher_of(teacher, place)
     if place is None and teacher.world in WORLDS:
         place = get_world(teacher.world)
-    source = data_of(data, place, teacher, method, recipe.seed)
+    source = data_of(data, place, teacher, method, recipe.seed, Path(out) / "cache" if out else None)
     learner = _student(student, place, teacher, method, recipe.seed)
     config = {
         "command": "distill",
         "method": _name(method),
         "teacher": named,
         "world": getattr(place, "config", None),
-        "data": data if isinstance(data, str) else "auto" if data is None else None,  # None: an object in memory
+        "data": str(data) if isinstance(data, str | Path) else "auto" if data is None else None,  # None: an object in memory
         "student": dict(student) if isinstance(student, Mapping) else {} if student is None else None,
         "options": method.describe()["options"],
         "run": recipe_entries(recipe),
@@ -147,24 +148,48 @@ def open_model(source: str | Path) -> Model:
     return load(Path(source) / "model")
 
 
-def data_of(data: Data | tuple[Tensor, Tensor | None] | str | None, world: World | None, teacher: Model, method: Method, seed: int) -> Data:
-    """Where the run's rows come from; see :func:`distill`."""
+def data_of(
+    data: Data | tuple[Tensor, Condition] | str | Path | None,
+    world: World | None,
+    teacher: Model,
+    method: Method,
+    seed: int,
+    cache: Path | None = None,
+) -> Data:
+    """Where the run's rows come from; see :func:`distill`. ``cache``: where latents and embeddings are kept."""
     if isinstance(data, tuple):
-        x, labels = data
-        return TensorData(x, labels, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
+        x, cond = data
+        labels = torch.is_tensor(cond) and not cond.is_floating_point()
+        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labels else 0), seed)
     data = "auto" if data is None else data
+    if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
+        from stillhouse.train.cached import data_for
+
+        require(
+            Path(data).exists(),
+            f"There is no data '{data}': neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts.",
+        )
+        return data_for(teacher, data, cache=cache, seed=seed)
     if not isinstance(data, str):
         return data
-    if data not in DATA:
-        raise unknown("kind of data", data, DATA)
     if data == "none" or (data == "auto" and "data" not in method.needs):
-        return NoData(tuple(teacher.shape), teacher.classes)
+        return _conditions(world, teacher)
     require(world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     assert world is not None
     if world.endless:
         return Endless(world, labelled=teacher.conditional)
     x, labels = world.data("train")
-    return TensorData(x, labels, world.classes, seed) if teacher.classes else TensorData(x, seed=seed)
+    return TensorData(x, world.condition(labels), world.classes, seed) if teacher.conditional else TensorData(x, seed=seed)
+
+
+def _conditions(world: World | None, teacher: Model) -> Data:
+    """A run without samples: labels, or the captions of a world."""
+    if teacher.text is None:
+        return NoData(tuple(teacher.shape), teacher.classes)
+    require(world is not None and bool(world.captions), "The teacher takes prompts; give a file of them: --data prompts.txt.")
+    assert world is not None
+    learnt, held_out = (world.condition(world.caption_ids(split)) for split in ("train", "test"))
+    return Prompts(tuple(teacher.shape), learnt, held_out)
 
 
 def _run(
@@ -190,7 +215,7 @@ def _run(
 
     def grid(step: int, samples: Tensor) -> None:
         if folder:
-            save_samples(folder / "grids" / f"step-{step:08d}", samples)
+            save_samples(folder / "grids" / f"step-{step:08d}", teacher.pictures(samples))
 
     trainer = Trainer(method, teacher, data, recipe, student=student, out=folder, quiet=quiet, on_grid=grid)
     trainer.engine.wait()  # every process has looked at the folder before the first file appears in it
@@ -247,7 +272,7 @@ def _student(
 
 def _fits(who: str, denoiser: Denoiser, teacher: Model) -> None:
     """Refuse a network that can't be called on the run's samples, before anything is written."""
-    device = next(denoiser.parameters(), torch.zeros(0)).device
+    device = denoiser.device
     cond = torch.zeros(2, dtype=torch.long, device=device) if teacher.classes else None
     try:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from stillhouse.errors import StillhouseError, unknown
 # command: its module below stillhouse.commands, and what it does
 COMMANDS = {
     "systems": ("systems", "list the distillation methods"),
+    "inspect": ("inspect", "say what is understood of a Diffusers pipeline"),
     "train": ("runs", "train a teacher from a world's data"),
     "distill": ("runs", "make a student from a teacher (distill METHOD --help lists the method's options)"),
     "sample": ("look", "draw samples of a model"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,51 @@ class EDM(Kind):
         return divide(x0 - skip * at.x, out)
 
 
-KINDS: dict[str, type[Kind]] = {"x0": X0, "eps": Eps, "score": Score, "v": V, "velocity": Velocity, "edm": EDM}
+@dataclass
+class Bounded(Kind):
+    """Another kind whose clean estimate is tied to the state at the first step of a table: ``f = c_skip x + c_out D``.
+
+    ``c_skip = d^2 / (tau^2 + d^2)`` and ``c_out = tau / sqrt(tau^2 + d^2)`` with ``tau`` = ``scale`` times the step, counted from 0, of a
+    table of ``steps``, and ``d = sigma_data`` (Luo et al., 2023, arXiv 2310.04378, section 4.1; 10, 1000 and 0.5 are Diffusers').
+    ``inner``: the name of the other kind.
+    """
+
+    inner: str = "eps"
+    steps: int = 1000
+    scale: float = 10.0
+    sigma_data: float = 0.5
+
+    @cached_property
+    def _inner(self) -> Kind:
+        if self.inner not in KINDS:
+            raise unknown("prediction kind", self.inner, KINDS)
+        return KINDS[self.inner]()
+
+    def inputs(self, at: At) -> tuple[Tensor, Tensor]:
+        return self._inner.inputs(at)
+
+    def time(self, process: Process, t: Tensor) -> Tensor:
+        return self._inner.time(process, t)
+
+    def _scales(self, at: At) -> tuple[Tensor, Tensor]:
+        tau = like(self.scale * (at.t * self.steps - 1).clamp_min(0), at.x)
+        square = tau**2 + self.sigma_data**2
+        return self.sigma_data**2 / square, tau / square.sqrt()
+
+    def x0(self, raw: Tensor, at: At) -> Tensor:
+        skip, out = self._scales(at)
+        return skip * at.x + out * self._inner.x0(raw, at)
+
+    def eps(self, raw: Tensor, at: At) -> Tensor:
+        return divide(at.x - at.alpha * self.x0(raw, at), at.sigma)
+
+    def target(self, x0: Tensor, eps: Tensor, at: At) -> Tensor:
+        skip, out = self._scales(at)
+        inner = divide(x0 - skip * at.x, out, instead=x0)
+        return self._inner.target(inner, divide(at.x - at.alpha * inner, at.sigma), at)
+
+
+KINDS: dict[str, type[Kind]] = {"x0": X0, "eps": Eps, "score": Score, "v": V, "velocity": Velocity, "edm": EDM, "bounded": Bounded}
 
 
 @dataclass
@@ -280,6 +325,13 @@ class Denoiser(nn.Module):
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
         return Prediction(self.call(self.net, x_in, t_in.to(dtype), cond, **extra).to(x_t.dtype), self.kind, at)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        if isinstance(self.net, Denoiser):
+            return self.net.device
+        return next(chain(self.parameters(), self.buffers()), torch.zeros(0)).device
 
     def copy(self) -> Denoiser:
         """An independent trainable copy."""

@@ -166,7 +166,7 @@ def _fill(walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | 
         for start in starts:
             count = min(batch, n - start)
             for walk in walks:
-                device = next(walk.model.denoiser.parameters(), torch.zeros(0)).device
+                device = walk.model.denoiser.device
                 cond = move(world.condition(labels[start : start + count]), device) if labels is not None else None
                 if start == 0:  # the first call of a network pays for allocations that no later one pays
                     walk.model.denoiser(torch.zeros(count, *walk.model.shape, device=device), torch.ones(count, device=device), cond)

@@ -68,4 +68,5 @@ def _mix(said: Prediction, empty: Prediction, w: Tensor) -> Prediction:
 def hears_guidance(denoiser: Denoiser) -> bool:
     """Whether the network takes the guidance scale as an input, and so needs no second evaluation."""
     config = getattr(denoiser.net, "config", None)
-    return isinstance(config, dict) and bool(config.get("guidance_input"))
+    # ours, and the two ways in which Diffusers' networks say it
+    return isinstance(config, dict) and any(config.get(key) for key in ("guidance_input", "guidance_embeds", "time_cond_proj_dim"))

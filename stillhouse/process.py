@@ -240,12 +240,18 @@ class ScaledLinearVP(VariancePreserving):
     steps: int = 1000
     zero_terminal_snr: bool = False
     power: float = field(default=2.0)  # 2: scaled-linear; 1: the plain linear table of DDPM
+    betas: tuple[float, ...] = field(default=(), repr=False)  # a table of ``steps`` numbers that no formula above gives
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list, where it was read from a file
+        require(len(self.betas) in (0, self.steps), f"A table of {self.steps} steps needs as many betas, not {len(self.betas)}.")
 
     @cached_property
     def table(self) -> Tensor:
         """Angles at ``t = 0, 1/steps, …, 1``, float64, shape ``(steps + 1,)``."""
         ends = self.beta_0 ** (1 / self.power), self.beta_1 ** (1 / self.power)
-        beta = torch.linspace(*ends, self.steps, dtype=torch.float64) ** self.power
+        given = torch.tensor(self.betas, dtype=torch.float64)
+        beta = given if self.betas else torch.linspace(*ends, self.steps, dtype=torch.float64) ** self.power
         alpha = torch.cumprod(1 - beta, 0).sqrt()
         if self.zero_terminal_snr:
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])

@@ -19,8 +19,12 @@ def sample(words: list[str]) -> int:
     """``stillhouse sample RUN_OR_MODEL``"""
     parser = Parser("sample", "Draw samples of a model: a picture for images, numbers for anything else.")
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
-    parser.add_argument("-n", type=int, default=64, help="how many [64]")
+    parser.add_argument("-n", type=int, help="how many [64; of a Diffusers model as many as there are prompts, or 4]")
     parser.add_argument("--labels", metavar="L,L,…", default="", help="class labels, repeated as often as needed [all in turn]")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be given several times [the model's own]"
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line")
     parser.add_argument("--steps", type=int, help="steps per sample [the model's own]")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none [the model's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
@@ -29,15 +33,20 @@ def sample(words: list[str]) -> int:
     given = parser.parse(words)
 
     from stillhouse.api import open_model
+    from stillhouse.io.data.prompts import read_prompts
     from stillhouse.io.images import save_samples
 
     model = open_model(given.model)
-    labels = _labels(given.labels, given.n)
-    x = model.sample(given.n, labels, steps=given.steps, guidance=given.guidance, seed=given.seed)
+    prompts = given.prompt + (read_prompts(given.prompts) if given.prompts else [])
+    require(not (prompts and given.labels), "A sample is asked for by labels or by prompts, not by both.")
+    few = len(prompts) or 4
+    n = given.n if given.n is not None else few if model.pipeline else 64
+    labels = _labels(given.labels, n)
+    x = model.sample(n, prompts or labels, steps=given.steps, guidance=given.guidance, seed=given.seed)
     path = save_samples(given.out, x, labels, given.columns)
     sampling = model.sampling(given.steps, given.guidance)
     calls = sampling.nfe(model.denoiser, conditional=model.conditional)
-    print(f"{path}: {given.n} samples in {len(sampling.times) - 1} step(s), {calls} network call(s) each")
+    print(f"{path}: {n} samples in {len(sampling.times) - 1} step(s), {calls} network call(s) each")
     return 0
 
 

@@ -53,9 +53,13 @@ def distill(words: list[str]) -> int:
     parser.add_argument(
         "--teacher",
         default=argparse.SUPPRESS,
-        help="a model's folder or file, a shipped name, exact, or exact:PROCESS [default the world's]",
+        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, or exact:PROCESS [default the world's]",
     )
-    parser.add_argument("--data", default=argparse.SUPPRESS, help="auto, world or none [default auto: the world's if the method needs it]")
+    parser.add_argument(
+        "--data",
+        default=argparse.SUPPRESS,
+        help="folder of images, parquet or tar files, or a file of prompts; auto, world or none [auto: the world's if needed]",
+    )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument("--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what)
     if not name:

@@ -28,9 +28,12 @@ MEASURED = 1000  # samples
 QUICK = {"n": 200, "steps": 8}  # what a test can afford to measure again
 
 
-def quality(model: Model, world: World, n: int = MEASURED, steps: int | None = None) -> dict[str, Any]:
-    """The world's metrics of ``n`` samples in ``steps`` steps (the model's own number), always from the same noise."""
-    labels = labels_for(model, world, n)
+def quality(model: Model, world: World, n: int = MEASURED, steps: int | None = None, split: str = "train") -> dict[str, Any]:
+    """The world's metrics of ``n`` samples in ``steps`` steps (the model's own number), always from the same noise.
+
+    ``split``: whose captions are asked for, in a world that has some.
+    """
+    labels = world.even(n, split) if world.captions else labels_for(model, world, n)
     samples = model.sample(n, world.condition(labels), steps=steps, seed=seed_of("quality") % 2**31)
     found = world.measure(samples, labels, generator=torch.Generator().manual_seed(seed_of("quality")))
     return {"n": n, "steps": steps or next(iter(model.samplings)), **{name: round(value, 5) for name, value in found.items()}}
@@ -56,19 +59,25 @@ def make(name: str, place: Path = PLACE, work: Path = Path("runs/teachers"), *, 
 
 
 def ship(model: Model, name: str, recipe: dict[str, Any], world: World, place: Path, n: int) -> Path:
-    """Measure ``model`` and write it beside its recipe."""
+    """Measure ``model`` and write it beside its recipe, whose ``store`` (float32, if it has none) is the precision of the file."""
+    dtype = {"float32": torch.float32, "float16": torch.float16}.get(recipe.get("store", "float32"))
+    require(dtype is not None, f"A teacher is stored as float32 or float16, not '{recipe.get('store')}'.")
+    assert dtype is not None
+    model.denoiser.to(dtype).float()  # measured as it will be read
     header = {
         "shape": list(model.shape),
         "classes": model.classes,
         "samplings": {str(k): s.config() for k, s in model.samplings.items()},
         "free_steps": True,
         "world": world.name,
+        **({"text": model.text.describe(), "prompts": list(model.prompts)} if model.text else {}),
         "recipe": recipe,
         "quality": quality(model, world, n),
+        **({"held_out": quality(model, world, n, split="test")} if world.captions else {}),
         "quick": quality(model, world, QUICK["n"], QUICK["steps"]),
     }
     file = place / f"{name}.safetensors"
-    save_denoiser(file, model.denoiser, header)
+    save_denoiser(file, model.denoiser, header, dtype=dtype)
     return file
 
 

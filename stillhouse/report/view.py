@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -66,7 +65,7 @@ def draw_strips(
             f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; evaluate the run again.",
         )
         assert walk is not None
-        device = next(owner.denoiser.parameters(), torch.zeros(0)).device
+        device = owner.denoiser.device
         cond = move(world.condition(labels), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
         strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples))

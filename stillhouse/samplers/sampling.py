@@ -22,11 +22,15 @@ from stillhouse.solvers.grids import make_grid
 
 @dataclass
 class Sampling:
-    """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so that it can be saved."""
+    """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so that it can be saved.
+
+    ``start``: standard deviation of the noise the walk starts from, ``sigma(times[0])`` unless given (Diffusers starts VP walks from 1).
+    """
 
     times: list[float]
     solver: str | dict[str, Any] = "ddim"
     guidance: float = 1.0
+    start: float | None = None
 
     def __post_init__(self) -> None:
         self.times = [float(t) for t in self.times]
@@ -57,7 +61,7 @@ class Sampling:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Sampling:
         """Inverse of :meth:`config`; raises :class:`StillhouseError` for fields that are missing or unknown."""
-        wrong = sorted(set(config) - {"times", "solver", "guidance"})
+        wrong = sorted(set(config) - {"times", "solver", "guidance", "start"})
         require(not wrong and "times" in config, f"A sampling holds times, solver and guidance, not {sorted(config)}.")
         return cls(**config)
 
@@ -85,11 +89,12 @@ def draw_samples(
     """Samples ``(draws.rows, *shape)`` of ``model`` by ``sampling``, under ``inference_mode``.
 
     ``shape``: of one sample. The walk starts from ``sigma(times[0]) z``, which is the prior at ``t = 1``; a student may start lower,
-    from pure noise of the level it was trained to start at. ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`.
+    from pure noise of the level it was trained to start at (or from ``sampling.start``).
+    ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`.
     """
     with torch.inference_mode():
         level = model.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)).item()
-        start = level * draws.normal(*shape, dtype=dtype)
+        start = (level if sampling.start is None else sampling.start) * draws.normal(*shape, dtype=dtype)
         told = torch.full((draws.rows,), sampling.guidance, device=start.device) if hears_guidance(model) else None
         solver = make_solver(sampling.solver)
         return rollout(sampling.guided(model), start, sampling.times, solver, cond, draws=draws, guidance=told, hooks=hooks)

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
-from stillhouse.conditions import move
+from stillhouse.conditions import move, pick
 from stillhouse.draws import Draws
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import draw_samples
 from stillhouse.train.data import Data
 
 COUNT = 32
+FEW, LARGE = 8, 3 * 32 * 32  # samples of more numbers than this
 
 
 class Probe:
     """Samples of fixed noise and conditions. ``diversity`` is the mean over pixels of the standard deviation over samples."""
 
     def __init__(self, teacher: Model, data: Data, seed: int):
-        self.shape, self.cond, self.seed = tuple(teacher.shape), data.examples(COUNT), seed
+        self.shape, self.seed = tuple(teacher.shape), seed
+        large = math.prod(self.shape) > LARGE  # pictures of real size: few, and one at a time
+        self.count, self.chunk = (FEW, 1) if large else (COUNT, COUNT)
+        self.cond = data.examples(self.count)
         self.best, self.told = 0.0, False
 
     def samples(self, model: Model) -> Tensor:
-        """``COUNT`` samples of the student's cheapest sampling, always from the same noise."""
+        """Samples of the student's cheapest sampling, always from the same noise."""
         denoiser = model.denoiser
-        device = next(denoiser.parameters()).device
+        device = denoiser.device
         cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser))
         learning = denoiser.training
         denoiser.eval()
         try:
-            return draw_samples(denoiser, cheapest, self.shape, move(self.cond, device), Draws(COUNT, self.seed, "probe", device=device))
+            made = []
+            for start in range(0, self.count, self.chunk):
+                cond = move(pick(self.cond, slice(start, start + self.chunk)), device)
+                draws = Draws(self.chunk, self.seed, "probe", start, device=device)
+                made.append(draw_samples(denoiser, cheapest, self.shape, cond, draws))
+            return torch.cat(made)
         finally:
             denoiser.train(learning)
 

@@ -58,8 +58,9 @@ class Trainer:
     ):
         if recipe.lora:
             require(student is None, "With adapters the student is one on the teacher's weights; give no network of your own.")
-            where = {"alpha": recipe.lora_alpha or None, "targets": recipe.lora_targets, "seed": recipe.seed}
-            teacher = replace(teacher, denoiser=adapted(teacher.denoiser, recipe.lora, **where))
+            alpha = recipe.lora_alpha or None
+            base = adapted(teacher.denoiser, recipe.lora, alpha=alpha, targets=recipe.lora_targets, seed=recipe.seed)
+            teacher = replace(teacher, denoiser=base)
         fitting(method, teacher, data, student)
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
@@ -80,9 +81,14 @@ class Trainer:
         for module in self.modules.values():
             module.to(self.engine.device)
         # a stage begins with a young average, as the run does
-        self.average = Slow(method.copy_of(student), student, lambda step: decay_at(recipe, self._stage(step)[1])) if recipe.ema else None
-        if self.average:
-            self.modules["average"] = self.average.module
+        kept = {"average": student, "average.inverse": method.inverse} if recipe.ema else {}
+        self.averages = {
+            name: Slow(method.copy_of(source), source, lambda step: decay_at(recipe, self._stage(step)[1]))
+            for name, source in kept.items()
+            if source is not None
+        }
+        self.average = self.averages.get("average")
+        self.modules |= {name: slow.module for name, slow in self.averages.items()}
         self.players = {
             name: Player(name, module, settings(name, method.optim.get(name), recipe)) for name, module in method.players.items()
         }
@@ -146,8 +152,8 @@ class Trainer:
             self.method.enter(stage)
             for player in self.players.values():
                 player.restart()
-            if self.average:
-                copy_weights(self.average.module, self.average.source)  # the average is of this stage's student
+            for slow in self.averages.values():
+                copy_weights(slow.module, slow.source)  # the average is of this stage's student
         turns = tuple(self.method.turns(step))
         batches = [self._batch(step, part, turns) for part in range(self.recipe.accumulate)]
         shown: dict[str, float] = {}
@@ -162,7 +168,7 @@ class Trainer:
             if self._finite(name, step, value, norm):
                 player.clip(norm)
                 player.optimiser.step()
-                for slow in [*self.method.slow.values(), *([self.average] if self.average else [])]:
+                for slow in [*self.method.slow.values(), *self.averages.values()]:
                     if any(slow.source is m for m in self.method.players[name]):
                         slow.follow(step)
             player.optimiser.zero_grad(set_to_none=True)
@@ -260,11 +266,11 @@ class Trainer:
 
     def student(self) -> Model:
         """The student as it stands: the averaged weights if the recipe averages."""
-        denoiser = self.average.module if self.average else self.method.student
-        assert isinstance(denoiser, Denoiser)
-        t = self.teacher
-        made = (self.method.samplings(), self.method.free_steps, t.world, self.method.describe())
-        return Model(denoiser, tuple(t.shape), t.classes, *made, text=t.text, prompts=t.prompts, codec=t.codec)
+        average = {name: slow.module for name, slow in self.averages.items()}
+        denoiser, inverse = average.get("average", self.method.student), average.get("average.inverse", self.method.inverse)
+        assert isinstance(denoiser, Denoiser) and (inverse is None or isinstance(inverse, Denoiser))
+        made = {"samplings": self.method.samplings(), "free_steps": self.method.free_steps, "info": self.method.describe()}
+        return replace(self.teacher, denoiser=denoiser, inverse=inverse, **made)
 
     # -- stop and go on ----------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:

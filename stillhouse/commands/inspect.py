@@ -1,0 +1,71 @@
+"""``stillhouse inspect``: what the house understands of a Diffusers pipeline, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stillhouse.commands.parser import Parser
+
+
+def inspect(words: list[str]) -> int:
+    """``stillhouse inspect DIR``"""
+    parser = Parser("inspect", "Say what was understood of a Diffusers pipeline: network, process, latents, text, guidance.")
+    parser.add_argument("pipeline", metavar="DIR", help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config")
+    parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
+    parser.add_argument("--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint")
+    parser.add_argument("--height", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
+    parser.add_argument("--width", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    given = parser.parse(words)
+
+    from stillhouse.io.pipelines import open_pipeline
+    from stillhouse.systems import list_systems
+
+    family = open_pipeline(given.pipeline, given.adapter, config=given.config, height=given.height, width=given.width)
+    said = family.describe()
+    said["methods"] = {s.slug: list(s.needs) for s in list_systems()}
+    print(json.dumps(said, indent=2, ensure_ascii=False) if given.json else table(said))
+    return 0
+
+
+def product(sizes: list[int]) -> str:
+    """Sizes with a times sign between them."""
+    return " × ".join(map(str, sizes))
+
+
+def table(said: dict[str, Any]) -> str:
+    """A description as lines of name and value."""
+    network, latent, guidance, times = said["network"], said["latent"], said["guidance"], said["times"]
+    process = dict(said["process"])
+    name = process.pop("name")
+    rows = [
+        ("pipeline", f"{said['pipeline']}, read by the family {said['family']}"),
+        (
+            "network",
+            f"{network['class']} ({network['part']}), {network['parameters']:,} parameters, {network['dtype'].removeprefix('torch.')}",
+        ),
+        ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
+        ("predicts", said["prediction"]),
+        ("scheduler", said["scheduler"]),
+        (
+            "state",
+            f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: pictures of {product(said['size'])}",
+        ),
+    ]
+    if "autoencoder" in latent:
+        rows.append(("latents", f"(output of {latent['autoencoder']} - {latent['shift']}) × {latent['scale']}"))
+    for text in said["text"]:
+        rows.append(("text", f"{text['encoder']}, {text['parameters']:,} parameters, {text['tokens']} tokens ({text['tokenizer']})"))
+    if isinstance(said["condition"], dict):
+        rows.append(("told", ", ".join(f"{k} {product(v)}" for k, v in said["condition"].items())))
+    if said["classes"]:
+        rows.append(("classes", str(said["classes"])))
+    rows += [
+        ("guidance", f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none"),
+        ("steps", f"{said['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
+        ("methods", ", ".join(s for s, needs in said["methods"].items() if "data" not in needs) + " without data"),
+        ("", ", ".join(s for s, needs in said["methods"].items() if "data" in needs) + " with data"),
+    ]
+    rows += [("remark" if i == 0 else "", line) for i, line in enumerate(said["remarks"])]
+    return "\n".join(f"{name:<10} {value}" for name, value in rows)

@@ -1,0 +1,56 @@
+"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, told T5's tokens and their mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from stillhouse.conditions import Condition
+from stillhouse.io.pipelines.base import Family
+
+
+class PixArt(Family):
+    """Chen et al., 2023 (arXiv 2310.00426) and 2024 (arXiv 2403.04692).
+
+    Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text. The large alpha model also hears ``resolution`` (B, 2)
+    and ``aspect`` (B, 1). The learned variance is dropped.
+    """
+
+    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    part = "transformer"
+    guidance = 4.5
+
+    @property
+    def patch(self) -> int:  # type: ignore[override]
+        return self.network.config.patch_size
+
+    @property
+    def lengths(self) -> dict[str, int]:  # type: ignore[override]
+        return {"tokenizer": 120 if "Alpha" in type(self.pipe).__name__ else 300}
+
+    @property
+    def _hears_size(self) -> bool:
+        # the sigma pipeline never tells it, whatever the network
+        return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
+
+    def tell(self, prompts: list[str]) -> Condition:
+        length = self.lengths["tokenizer"]
+        tokens, mask, _, _ = self.pipe.encode_prompt(
+            prompts,
+            False,
+            device=self.teller,
+            clean_caption=True,
+            max_sequence_length=length,  # cleaned, as its own call does
+        )
+        told = {"tokens": tokens, "mask": mask}
+        if self._hears_size:
+            height, width = self.size
+            told["resolution"] = tokens.new_tensor([height, width]).repeat(len(prompts), 1)
+            told["aspect"] = tokens.new_tensor([height / width]).repeat(len(prompts), 1)
+        return told
+
+    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
+        told = {"encoder_hidden_states": cond["tokens"], "encoder_attention_mask": cond["mask"], "added_cond_kwargs": added}
+        return net(x, timestep=self.step_of(t), **told, return_dict=False)[0]
