@@ -222,7 +222,8 @@ class Trainer:
     def _batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
         x, cond = self.data.rows(step * self.recipe.batch, self.stream(step, part, "data"))
         drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
-        return Batch(step, self.rows, tuple(self.teacher.shape), x, cond, turns, lambda name: self.stream(step, part, name), drawn)
+        shape = tuple(self.teacher.shape) if x is None else tuple(x.shape[1:])  # pictures of several sizes come a size a batch
+        return Batch(step, self.rows, shape, x, cond, turns, lambda name: self.stream(step, part, name), drawn)
 
     def _bank_rows(self, shard: int, count: int) -> dict[str, Tensor]:
         draws = Draws(count, self.recipe.seed, "bank", shard, device=self.engine.device)

@@ -219,6 +219,7 @@ class Method:
         self.players: dict[str, nn.ModuleList] = {}
         self.slow: dict[str, Slow] = {}
         self.frozen: dict[str, nn.Module] = {}
+        self.inverse: Denoiser | None = None  # a player that is kept with the student: the map from data to noise
         self.stage = 0
         self.player("student", student)
         self.build()

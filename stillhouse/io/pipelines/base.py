@@ -58,6 +58,10 @@ class Family:
         self._cut: set[str] = set()
         self.shape = self._shape(height, width)
 
+    def at(self, height: int, width: int) -> Family:
+        """The same pipeline for pictures of another size, in pixels: some families tell the network of it with the prompt."""
+        return type(self)(self.pipe, height, width, self.folder)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 

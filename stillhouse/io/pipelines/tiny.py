@@ -7,7 +7,7 @@ vocabulary of our own. Its pictures are noise.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def clip_tokenizer() -> Any:
-    """A CLIP tokenizer that knows letters and :data:`WORDS`."""
+def clip_tokenizer(words: Sequence[str] = WORDS, length: int = LENGTH) -> Any:
+    """A CLIP tokenizer that knows letters and ``words``, and gives ``length`` tokens."""
     from transformers import CLIPTokenizer
 
     pieces = [*string.ascii_lowercase, *string.digits, *(f"{c}</w>" for c in string.ascii_lowercase + string.digits + ".,!?")]
     merges: list[tuple[str, str]] = []
-    for word in WORDS:
+    for word in words:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:  # a word is put together from the left
             merges.append((parts[0], parts[1]))
@@ -45,7 +45,7 @@ def clip_tokenizer() -> Any:
     ends = ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, *ends]))}
     ordered: list[Any] = list(dict.fromkeys(merges))
-    return CLIPTokenizer(vocab=vocabulary, merges=ordered, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=ordered, model_max_length=length)
 
 
 def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:

@@ -65,7 +65,7 @@ class DMD(Method):
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
-        return simulate(self.student, [self.start], batch.draws, batch.cond, self.shape)
+        return simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)

@@ -63,7 +63,7 @@ class DMD2(Method):
     @shared
     def samples(self, batch: Batch) -> Tensor:
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
-        return simulate(self.student, self.times[:k], batch.draws, batch.cond, self.shape)
+        return simulate(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)

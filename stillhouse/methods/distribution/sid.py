@@ -48,12 +48,12 @@ class SiD(Method):
         return ["fake", "student"]
 
     def fake_loss(self, batch: Batch) -> Tensor:
-        x = simulate(self.student, [self.start], batch.draws, batch.cond, self.shape)  # the student is not learning now: no graph
+        x = simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)  # the student is not learning now: no graph
         t = time_law(self.fake_times, self.process, batch.draws)
         return denoising_loss(self.fake, x, t, batch.noise(), batch.cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
-        x = simulate(self.student, [self.start], batch.draws, batch.cond, self.shape)  # fresh noise, after the fake's update
+        x = simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)  # fresh noise, after the fake's update
         t = uniform(self.process, batch.draws, self.low, self.high)
         x_t = self.process.noise(x, t, batch.noise())
         d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0

@@ -1,0 +1,250 @@
+"""Encoded once, kept: latents of images and conditions of captions in safetensors shards beside an ``index.json``.
+
+``index.json`` holds the key (what made the shards), ``probe.safetensors`` the encoders' answers to a fixed question, and
+``shard-00000.safetensors`` … the rows: each shard those of one stretch of the source, so that work goes on where it was cut off. In a
+shard the tensors of one picture size stand together: ``512x768/x``, ``512x768/cond.tokens``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stillhouse.conditions import Condition, restored
+from stillhouse.errors import StillhouseError, require
+from stillhouse.io.weights import atomic_write
+
+INDEX, PROBE, HEADER = "index.json", "probe.safetensors", "stillhouse"
+ALIKE = 0.01  # relative difference of two answers to the probe that rounding explains (bf16 beside float32)
+SAID = {
+    "source": "other data (files were added, removed or changed)",
+    "encoded": "another kind of encoding",
+    "size": "another picture size",
+    "sizes": "other picture sizes",
+    "channels": "another number of channels",
+    "classes": "another number of classes",
+    "dtype": "another number format",
+    "shard": "another shard length",
+}
+
+
+class Cache:
+    """A finished cache, read row by row from memory-mapped files. Raises :class:`StillhouseError` if it is unfinished or damaged.
+
+    ``counts``: rows by picture size, as ``"512x768"`` (``""`` for prompts alone). ``shape``: of one row's latent at the key's size,
+    None for prompts. ``skipped``: by name, why a row of the source is not here.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        index = _index(self.folder)
+        require(index is not None and index["complete"], f"The cache in '{self.folder}' is not finished; encode its data to the end.")
+        assert index is not None
+        self.key: dict[str, Any] = index["key"]
+        self.shape: tuple[int, ...] | None = tuple(index["shape"]) if index["shape"] else None
+        self.labelled: bool = index["labelled"]
+        self.skipped: dict[str, str] = index["skipped"]
+        self._rows: list[dict[str, int]] = index["shards"]
+        self.counts: Counter[str] = Counter()
+        for rows in self._rows:
+            self.counts.update(rows)
+        self._ends = {tag: torch.tensor([rows.get(tag, 0) for rows in self._rows]).cumsum(0) for tag in self.counts}
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    def notes(self) -> Iterator[tuple[str, str, str | None]]:
+        """Size, name and caption of every row, those of one size in the order that :meth:`read` counts them."""
+        for number in range(len(self._rows)):
+            note = _note(_shard(self.folder, number))
+            for tag, rows in note["rows"].items():
+                for name, caption in rows:
+                    yield tag, name, caption
+
+    def read(self, tag: str, index: Tensor) -> tuple[Tensor | None, Condition]:
+        """Rows ``index`` (B,) of one picture size: latents (B, *shape) and conditions, in float32 whatever they are kept in."""
+        ends = self._ends[tag]
+        shards = torch.bucketize(index, ends, right=True)
+        rows: dict[str, Tensor] = {}
+        for shard in shards.unique().tolist():
+            where = (shards == shard).nonzero()[:, 0]
+            inside = index[where] - (int(ends[shard - 1]) if shard else 0)
+            for name, kept in self._tensors(shard).items():
+                if not name.startswith(f"{tag}/"):
+                    continue
+                name = name.removeprefix(f"{tag}/")
+                if name not in rows:
+                    dtype = torch.float32 if kept.is_floating_point() else kept.dtype
+                    rows[name] = torch.empty(len(index), *kept.shape[1:], dtype=dtype)
+                rows[name][where] = kept[inside].to(rows[name].dtype)
+        found = restored(rows)
+        return found.get("x"), found.get("cond")
+
+    def _tensors(self, shard: int) -> dict[str, Tensor]:
+        if shard not in self._open:
+            with _whole(_shard(self.folder, shard)) as file:
+                self._open[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (mapped, not read)
+        return self._open[shard]
+
+
+def open_cache(folder: str | Path) -> Cache:
+    """The finished cache in ``folder``."""
+    return Cache(folder)
+
+
+def fill(
+    folder: str | Path,
+    key: Mapping[str, Any],
+    probe: Callable[[list[str] | None], tuple[dict[str, Tensor], list[str]]],
+    rows: Iterator[Any],
+    make: Callable[[Iterator[Any]], tuple[dict[str, Tensor], dict[str, Any]]],
+    *,
+    refresh: bool = False,
+    place: tuple[int, int] = (0, 1),
+    tick: Callable[[int], object] = lambda n: None,
+) -> Cache:
+    """Make every shard that is not there yet, and the cache's index.
+
+    ``probe(prompts)``: the encoders' answers to those prompts (None: to prompts of its choice) and the prompts. ``make(rows)``: one
+    shard's tensors and note from ``key["shard"]`` rows at most. ``place``: this process and their number; each makes its share of the
+    shards and waits for the others'. ``tick(n)`` is told of ``n`` rows done.
+    """
+    folder, (rank, world) = Path(folder), place
+    require(not folder.exists() or folder.is_dir(), f"The cache '{folder}' is a file, not a folder.")
+    require(not refresh or world == 1, "Refresh a cache in one process, then start the others.")
+    if refresh:
+        _clear(folder)
+    wanted: dict[str, Any] = json.loads(json.dumps(key))  # as it will be read back
+    index = _index(folder)
+    if index is None and rank == 0:
+        index = _begin(folder, wanted, probe)
+    else:
+        _wait_for(lambda: _index(folder) is not None)  # the first process makes it
+        index = _index(folder) or {}
+        _same_key(folder, index["key"], wanted)
+        _same_answers(folder, probe, index["probe"])
+    if index["complete"] and all(_shard(folder, n).exists() for n in range(len(index["shards"]))):
+        return Cache(folder)
+    number = 0
+    while first := list(islice(rows, 1)):
+        stretch = chain(first, islice(rows, wanted["shard"] - 1))
+        path = _shard(folder, number)
+        if not path.exists() and number % world == rank:
+            tensors, note = make(stretch)
+            atomic_write(path, save(tensors, {HEADER: json.dumps(note)}))
+        else:
+            tick(sum(1 for _ in stretch))
+        number += 1
+    notes = []
+    for path in (_shard(folder, n) for n in range(number)):
+        _wait_for(path.exists)
+        notes.append(_note(path))
+    if rank == 0:
+        _finish(folder, index, notes)
+    _wait_for(lambda: bool((_index(folder) or {}).get("complete")))
+    return Cache(folder)
+
+
+def _begin(folder: Path, key: dict[str, Any], probe: Callable[[None], tuple[dict[str, Tensor], list[str]]]) -> dict[str, Any]:
+    """A new cache's first two files."""
+    left = [f.name for f in folder.glob("shard-*.safetensors")]
+    require(
+        not left, f"'{folder}' holds shards ({left[0] if left else ''} …) but no {INDEX} to say what made them; empty it or refresh it."
+    )
+    answers, prompts = probe(None)
+    atomic_write(folder / PROBE, save(answers))
+    shape = list(answers["x"].shape[1:]) if "x" in answers else None
+    index = {"format": 1, "key": key, "probe": prompts, "shape": shape, "complete": False}
+    atomic_write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    return index
+
+
+def _finish(folder: Path, index: dict[str, Any], notes: list[dict[str, Any]]) -> None:
+    skipped = {name: why for note in notes for name, why in note["skipped"].items()}
+    counts = [{tag: len(rows) for tag, rows in note["rows"].items()} for note in notes]
+    if not any(map(sum, (c.values() for c in counts))):
+        name, why = next(iter(skipped.items()), ("", "there are no rows"))
+        _clear(folder)
+        raise StillhouseError(f"None of the {len(skipped)} images can be used (the first, '{name}': {why}).")
+    index = {**index, "complete": True, "labelled": any(n["labelled"] for n in notes), "skipped": skipped, "shards": counts}
+    atomic_write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+
+
+def _same_key(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for name in [*SAID, *here]:
+        if there.get(name) == here.get(name):
+            continue
+        shown = "" if name in ("source", "sizes") else f" ({there.get(name)} there, {here.get(name)} now)"
+        raise StillhouseError(_refused(folder, SAID.get(name, f"another {name}") + shown))
+
+
+def _same_answers(folder: Path, probe: Callable[..., tuple[dict[str, Tensor], list[str]]], prompts: list[str]) -> None:
+    """The encoders are known by what they say, not by their files: a codec in another folder or precision is still the same one."""
+    try:
+        there = load_file(folder / PROBE)
+    except (SafetensorError, OSError) as error:
+        raise StillhouseError(f"The cache in '{folder}' has lost its {PROBE}; refresh it.") from error
+    try:
+        here, _ = probe(prompts)
+    except StillhouseError as error:
+        raise StillhouseError(_refused(folder, f"another text encoder (this one can't take its captions: {error})")) from error
+    for name in sorted({*there, *here}):
+        who = "another codec" if name == "x" else "another text encoder"
+        if name not in there or name not in here:
+            raise StillhouseError(_refused(folder, f"{who} ({name} is {'new' if name in here else 'gone'})"))
+        a, b = there[name], here[name]
+        if a.shape != b.shape:
+            raise StillhouseError(_refused(folder, f"{who} ({name} of shape {tuple(a.shape[1:])} there, {tuple(b.shape[1:])} now)"))
+        gap = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-12))
+        if not gap <= ALIKE:
+            raise StillhouseError(_refused(folder, f"{who} ({name} differs by {gap:.2g} of its length)"))
+
+
+def _refused(folder: Path, by: str) -> str:
+    return f"The cache in '{folder}' was made with {by}; name another folder, or refresh it to encode anew."
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text("utf-8"))
+        return index if index["format"] == 1 else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"'{path}' is not the index of a cache; remove it, or name another folder.") from error
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a cache consists of, and nothing else; the index last, since without it nothing else may lie there."""
+    for path in [*folder.glob("shard-*.safetensors"), folder / PROBE, folder / INDEX]:
+        path.unlink(missing_ok=True)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def _whole(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise StillhouseError(f"The shard '{path}' is missing or damaged ({error}); delete it and encode again, or refresh it.") from error
+
+
+def _note(path: Path) -> dict[str, Any]:
+    with _whole(path) as file:
+        return json.loads((file.metadata() or {})[HEADER])
+
+
+def _wait_for(there: Callable[[], bool]) -> None:
+    while not there():
+        time.sleep(0.2)

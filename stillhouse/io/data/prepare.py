@@ -1,0 +1,71 @@
+"""From a picture of any size and kind to numbers: upright, on white, cut to a size, in [-1, 1]. And the sizes to choose from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillhouse.errors import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Size = tuple[int, int]  # height, width
+
+
+def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
+    """An image as float32 ``(channels, height, width)`` in [-1, 1]; ``channels``: 3 for colour, 1 for grey.
+
+    Turned upright by its EXIF note. What is transparent shows white, as on paper. Scaled (Lanczos) until it covers ``size``, then cut
+    about its centre. 16-bit grey keeps its upper 8 bits.
+    """
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    require(channels in (1, 3), f"Images have 1 or 3 channels, not {channels}.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = images.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
+    image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size[1], size[0]), images.Resampling.LANCZOS)
+    values = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(*size, channels)
+    return values.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def buckets(size: Size, multiple: int, count: int, widest: float = 2.0) -> list[Size]:
+    """About ``count`` sizes (height, width) of about the area of ``size``, sides divisible by ``multiple``, tallest first.
+
+    Their aspect ratios (width to height) are spread evenly in the logarithm between ``1 / widest`` and ``widest``; ``size`` itself is
+    among them. Sizes that fall together after rounding are one.
+    """
+    require(count >= 1 and multiple >= 1, f"There must be at least one bucket and a multiple of 1 or more, not {count} and {multiple}.")
+    require(widest >= 1, f"The widest aspect ratio is 1 or more, not {widest}.")
+    fits = size[0] % multiple == 0 and size[1] % multiple == 0 and min(size) > 0
+    require(fits, f"The size {size[0]} x {size[1]} is no multiple of {multiple}.")
+    area, top = size[0] * size[1], math.log(widest)
+    spread = [top * (2 * i / (count - 1) - 1) for i in range(count)] if count > 1 else []
+
+    def rounded(side: float) -> int:
+        return max(1, round(side / multiple)) * multiple
+
+    found = {size} | {(rounded(math.sqrt(area / math.exp(a))), rounded(math.sqrt(area * math.exp(a)))) for a in spread}
+    return sorted(found, key=lambda s: s[1] / s[0])
+
+
+def nearest(size: Size, choices: Sequence[Size]) -> Size:
+    """The choice whose aspect ratio is nearest to that of ``size``."""
+    aspect = math.log(size[1] / size[0])
+    return min(choices, key=lambda s: (abs(math.log(s[1] / s[0]) - aspect), s))
+
+
+def upright(image: Image) -> Size:
+    """Height and width once turned by the EXIF note."""
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
