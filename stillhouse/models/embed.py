@@ -81,8 +81,9 @@ class Embedding(nn.Module):
         """``t, s, guidance``: (B,). ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask``.
 
         Returns the vector (B, width), the tokens (B, 1 + L, C) and their mask (B, 1 + L), True where a token counts. The first
-        token is the learned empty one, so a sample whose mask is all False is unconditional. Raises
-        :class:`StillhouseError` for a condition that the network was not built for.
+        token is the learned empty one, so a sample whose mask is all False is unconditional. A dict may also hold a second prompt whose
+        attention is taken away, ``negative_tokens, negative_mask`` and ``negative_weight`` (B,); the vector does not hear of it, tokens
+        and mask are then those of :func:`streams`. Raises :class:`StillhouseError` for a condition that the network was not built for.
         """
         label, tokens, mask = split(cond)
         vector = self.time(t)
@@ -100,7 +101,11 @@ class Embedding(nn.Module):
             return vector, None, None
         tokens, mask = self._tokens(tokens, mask, len(t))
         share = mask.to(tokens.dtype)[..., None]
-        return vector + self.pool((tokens * share).sum(1) / share.sum(1)), tokens, mask
+        vector = vector + self.pool((tokens * share).sum(1) / share.sum(1))
+        if isinstance(cond, dict) and "negative_tokens" in cond:
+            other = self._tokens(cond["negative_tokens"], cond.get("negative_mask"), len(t))
+            tokens, mask = streams((tokens, mask), other, cond["negative_weight"])
+        return vector, tokens, mask
 
     def _rows(self, label: Tensor | None, t: Tensor) -> Tensor:
         """Rows of the label table."""
@@ -129,12 +134,28 @@ class Embedding(nn.Module):
         return torch.cat([empty, tokens.to(empty.dtype)], 1), F.pad(mask.bool(), (1, 0), value=True)
 
 
+def streams(tokens: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Two prompts, each tokens (B, L, C) and mask (B, L), for an :class:`Attention` that subtracts ``weight`` (B,) of the second's output.
+
+    Returns tokens (B, 2, L, C), the shorter prompt filled up, and what stands in for the mask (B, 2, L): where a token counts the weight
+    of its prompt, 1 or ``-weight``, and -inf elsewhere. The first token of a prompt always counts.
+    """
+    longest = max(len(mask[0]) for _, mask in (tokens, negative))
+    filled, signed = [], []
+    for (rows, mask), its in ((tokens, torch.ones_like(weight)), (negative, -weight)):
+        short = longest - mask.shape[1]
+        filled.append(F.pad(rows, (0, 0, 0, short)))
+        kept = F.pad(mask, (0, short), value=False)
+        signed.append(torch.where(kept, its[:, None].to(rows), -math.inf))
+    return torch.stack(filled, 1), torch.stack(signed, 1)
+
+
 def split(cond: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Label, tokens and mask of a condition, whichever way it was given."""
     if cond is None:
         return None, None, None
     if isinstance(cond, dict):
-        odd = set(cond) - {"label", "tokens", "mask"}
+        odd = set(cond) - {"label", "tokens", "mask", "negative_tokens", "negative_mask", "negative_weight"}
         require(not odd, f"A condition may hold label, tokens and mask, not {', '.join(sorted(odd))}.")
         return cond.get("label"), cond.get("tokens"), cond.get("mask")
     return (None, cond, None) if cond.is_floating_point() else (cond, None, None)
@@ -153,7 +174,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask`` (B, L)."""
+    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask`` (B, L).
+
+    Several prompts at once, tokens (B, S, L, source) and a mask (B, S, L) as :func:`streams` makes them, are attended to by the same
+    queries and their outputs added up by their weights, before the output projection.
+    """
 
     def __init__(self, width: int, heads: int, source: int = 0):
         super().__init__()
@@ -165,6 +190,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         key, value = self.key_value(x if tokens is None else tokens).chunk(2, -1)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.query(x), key, value))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for y in (self.query(x), key, value))
+        if tokens is None or mask is None or tokens.dim() == 3:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        else:
+            each = q[:, None].expand(-1, k.shape[1], -1, -1, -1)
+            apart = F.scaled_dot_product_attention(each, k, v, attn_mask=mask.isfinite()[:, :, None, None])
+            mixed = (mask[:, :, 0].to(apart)[..., None, None, None] * apart).sum(1)
         return self.out(mixed.transpose(1, 2).flatten(2))

@@ -10,20 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.errors import require
-from stillhouse.models.embed import Embedding, zero
+from stillhouse.models.embed import Attention, Embedding, zero
 from stillhouse.models.taps import Network
 
 
 class MLPBlock(nn.Module):
-    """``h + W2 silu(W1 silu(h) + A e)``, the last layer starting at zero."""
+    """``h + W2 silu(W1 silu(h) + A e)``, the last layer starting at zero; before it cross-attention on tokens where there are any."""
 
-    def __init__(self, width: int, dropout: float):
+    def __init__(self, width: int, dropout: float, token_dim: int = 0, heads: int = 4):
         super().__init__()
         self.first, self.told = nn.Linear(width, width), nn.Linear(width, width)
         self.last = zero(nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
+        if token_dim:
+            self.cross = Attention(width, heads, token_dim)
+            zero(self.cross.out)
 
-    def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if tokens is not None:
+            h = h + self.cross(F.layer_norm(h, h.shape[-1:])[:, None], tokens, mask)[:, 0]
         inner = self.first(F.silu(h)) + self.told(vector)
         return h + self.last(self.dropout(F.silu(inner)))
 
@@ -31,7 +36,8 @@ class MLPBlock(nn.Module):
 class MLP(Network):
     """``net(x, t, cond)`` for ``x`` of shape (B, …) with ``dim`` numbers per sample.
 
-    ``width``, ``depth``: size of ``blocks`` and their number. The other options are those of :class:`Embedding`.
+    ``width``, ``depth``: size of ``blocks`` and their number. ``heads``: of the cross-attention that each block has where ``token_dim`` is
+    given; the point is its one query. The other options are those of :class:`Embedding`.
     """
 
     name = "mlp"
@@ -45,21 +51,23 @@ class MLP(Network):
         two_time: bool = False,
         guidance_input: bool = False,
         dropout: float = 0.0,
+        token_dim: int = 0,
+        heads: int = 4,
     ):
         super().__init__(locals())
         self.dim, self.middle, self.middle_channels = dim, f"blocks.{depth // 2}", width
-        self.embed = Embedding(width, classes, 0, two_time, guidance_input)
+        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input)
         self.input = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(MLPBlock(width, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(MLPBlock(width, dropout, token_dim, heads) for _ in range(depth))
         self.output = nn.Linear(width, dim)
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
         """``x``: (B, …), ``t, s, guidance``: (B,) -> (B, …)."""
         size = math.prod(x.shape[1:])
         require(size == self.dim, f"This MLP is for samples of {self.dim} numbers, not of {size} (shape {tuple(x.shape[1:])}).")
-        vector, _, _ = self.embed(t, cond, s, guidance)
+        vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
         h = self.input(torch.flatten(x, 1))
         for block in self.blocks:
-            h = self.run(block, h, vector)
+            h = self.run(block, h, vector, tokens, mask)
         return self.output(F.silu(h)).reshape(x.shape)

@@ -46,25 +46,25 @@ class Block(nn.Module):
         return straight + inner
 
 
-class Middle(nn.Module):
-    """The lowest level: block, attention on itself, cross-attention on tokens where there are any, block."""
+class Attend(nn.Module):
+    """Attention of ``h`` (B, channels, H, W) on itself, then on tokens where there are any; it starts without effect."""
 
-    def __init__(self, channels: int, width: int, dropout: float, heads: int, token_dim: int):
+    def __init__(self, channels: int, heads: int, token_dim: int):
         super().__init__()
-        self.first = Block(channels, channels, width, dropout)
+        self._attend(channels, heads, token_dim)
+
+    def _attend(self, channels: int, heads: int, token_dim: int) -> None:
         self.norm, self.attention = GroupNorm(groups(channels), channels), Attention(channels, heads)
         if token_dim:
             self.cross_norm, self.cross = GroupNorm(groups(channels), channels), Attention(channels, heads, token_dim)
             zero(self.cross.out)
-        self.last = Block(channels, channels, width, dropout)
         zero(self.attention.out)
 
-    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        h = self.first(h, vector)
+    def forward(self, h: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         h = h + self._image(self.attention(self._rows(self.norm(h))), h)
         if tokens is not None:
             h = h + self._image(self.cross(self._rows(self.cross_norm(h)), tokens, mask), h)
-        return self.last(h, vector)
+        return h
 
     @staticmethod
     def _rows(h: Tensor) -> Tensor:
@@ -75,15 +75,29 @@ class Middle(nn.Module):
         return rows.transpose(1, 2).reshape(h.shape)
 
 
+class Middle(Attend):
+    """The lowest level: block, attention on itself, cross-attention on tokens where there are any, block."""
+
+    def __init__(self, channels: int, width: int, dropout: float, heads: int, token_dim: int):
+        nn.Module.__init__(self)  # the parts are made in their order of use: the first weights follow from a seed
+        self.first = Block(channels, channels, width, dropout)
+        self._attend(channels, heads, token_dim)
+        self.last = Block(channels, channels, width, dropout)
+
+    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return self.last(super().forward(self.first(h, vector), tokens, mask), vector)
+
+
 class UNet(Network):
     """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W).
 
     ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``: width of each level, each
     half as large as the one before; H and W must be divisible by ``patch * 2^(levels - 1)``. ``blocks``: residual blocks
-    per level. The other options are those of :class:`Embedding`.
+    per level. ``attention``: how many of the lowest levels attend after each block on the way down and before each one on the way
+    up, beside the middle. The other options are those of :class:`Embedding`.
 
-    Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``mid``, whose output has
-    ``mid_channels`` channels at the lowest level.
+    Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``attend.down_i`` and ``attend.up_i``
+    (their attention), ``mid``, whose output has ``mid_channels`` channels at the lowest level.
     """
 
     name = "unet"
@@ -101,24 +115,30 @@ class UNet(Network):
         two_time: bool = False,
         guidance_input: bool = False,
         dropout: float = 0.0,
+        attention: int = 0,
     ):
         super().__init__(locals())
+        require(0 <= attention <= len(channels), f"Attention at {attention} levels is asked of a U-Net that has {len(channels)}.")
         width = 2 * max(channels)
         self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)
         self.mid_channels = self.middle_channels = channels[-1]
         self.embed = Embedding(width, classes, token_dim, two_time, guidance_input)
         self.input = nn.Conv2d(image_channels * patch**2, channels[0], 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down, self.up, self.attend = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         here, skips = channels[0], [channels[0]]
         for level, wide in enumerate(channels):
             for i in range(blocks):
                 self.down.append(Block(here, wide, width, dropout, "down" if level and not i else ""))
                 here = wide
                 skips.append(here)
+                if level >= len(channels) - attention:
+                    self.attend[f"down_{len(self.down) - 1}"] = Attend(here, heads, token_dim)
         self.mid = Middle(here, width, dropout, heads, token_dim)
         # one block answers each kept feature; the last of a level (its feature came from the level above) goes up
         for level, wide in reversed(list(enumerate(channels))):
             for i in range(blocks):
+                if level >= len(channels) - attention:
+                    self.attend[f"up_{len(self.up)}"] = Attend(here, heads, token_dim)
                 last = level and i == blocks - 1
                 self.up.append(Block(here + skips.pop(), channels[level - 1] if last else wide, width, dropout, "up" if last else ""))
                 here = channels[level - 1] if last else wide
@@ -135,11 +155,15 @@ class UNet(Network):
         vector = F.silu(vector)
         h = self.input(F.pixel_unshuffle(x, self.patch))
         kept = [h]
-        for block in self.down:
-            h = self.run(block, h, vector)
+        for i, block in enumerate(self.down):
+            h = self._attended(f"down_{i}", self.run(block, h, vector), tokens, mask)
             kept.append(h)
         h = self.run(self.mid, h, vector, tokens, mask)
-        for block in self.up:
+        for i, block in enumerate(self.up):
+            h = self._attended(f"up_{i}", h, tokens, mask)
             h = self.run(block, torch.cat([h, kept.pop()], 1), vector)
         h = self.output(F.silu(self.norm(torch.cat([h, kept.pop()], 1))))
         return F.pixel_shuffle(h, self.patch)
+
+    def _attended(self, place: str, h: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        return self.run(self.attend[place], h, tokens, mask) if place in self.attend else h

@@ -10,6 +10,7 @@ from torch import Tensor
 from stillhouse.conditions import Condition, cycled, even_labels, move, pick, size
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require
+from stillhouse.model import Model
 
 
 class Data(Protocol):
@@ -94,15 +95,25 @@ class Prompts:
         return cycled(self.held_out, n)
 
 
-class Endless:
-    """A world that draws fresh samples, with their conditions if ``labelled``."""
+def conditions_of(world, labels: Tensor | None, model: Model | None = None) -> Condition:
+    """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a Diffusers pipeline."""
+    if labels is None or model is None or model.pipeline is None or model.text is None:
+        return world.condition(labels)
+    return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
-    def __init__(self, world, labelled: bool = False):
-        self.world, self.shape, self.labelled, self.classes = world, world.shape, labelled, world.classes if labelled else 0
+
+class Endless:
+    """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it is a pipeline."""
+
+    def __init__(self, world, labelled: bool = False, model: Model | None = None):
+        self.world, self.labelled, self.classes, self.model = world, labelled, world.classes if labelled else 0, model
+        self.codec = None if model is None else model.codec
+        self.shape = tuple(world.shape if model is None or self.codec is None else model.shape)
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
         x, labels = self.world.sample_data(draws.rows, draws)
-        return x, move(self.world.condition(labels), draws.device) if self.labelled else None
+        x = x if self.codec is None else self.codec.encode(x)
+        return x, move(conditions_of(self.world, labels, self.model), draws.device) if self.labelled else None
 
     def examples(self, n: int) -> Condition:
-        return self.world.condition(self.world.even(n)) if self.labelled else None
+        return conditions_of(self.world, self.world.even(n), self.model) if self.labelled else None

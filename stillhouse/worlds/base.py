@@ -48,8 +48,8 @@ class World:
         """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of them."""
         return labels
 
-    def even(self, n: int) -> Tensor | None:
-        """``n`` labels spread evenly; None for a world without."""
+    def even(self, n: int, split: str = "train") -> Tensor | None:
+        """``n`` labels spread evenly, in a world of captions over those of a ``split``; None for a world without."""
         return even_labels(n, self.classes)
 
     def exact(self, process: Process) -> ExactDenoiser:
