@@ -11,7 +11,7 @@ help:
 	@echo "make test      lint, types, import contracts and all tests"
 	@echo "make lint      the first three alone;  make format  mends the layout"
 	@echo "make check     every system's claim in its world, and its ablations"
-	@echo "make teachers  train the shipped teachers and feature networks anew"
+	@echo "make teachers  train the shipped teachers, feature networks and the caption reader anew"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stillhouse needs Python 3.11 or newer; try: make PYTHON=python3.12")'
@@ -49,7 +49,9 @@ check: .venv/.installed
 
 teachers: .venv/.installed
 	$(BIN)/python -m stillhouse.metrics.train_features
+	$(BIN)/python -m stillhouse.metrics.train_reader
 	$(BIN)/python -m stillhouse.commands.teachers
+	$(BIN)/python -m stillhouse.commands.shapes_pipeline
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -26,6 +26,7 @@ from stillhouse.worlds.base import World, get_world
 
 PLACE = Path(__file__).parents[1] / "assets" / "teachers"
 MEASURED = 1000  # samples
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 QUICK = {"n": 200, "steps": 8}  # what a test can afford to measure again
 
 
@@ -55,6 +56,7 @@ def make(name: str, place: Path = PLACE, work: Path = Path("runs/teachers"), *, 
         raise unknown("recipe of a teacher named", name, known)
     recipe = read_yaml(known[name])
     require("world" in recipe, f"The recipe '{known[name]}' names no world.")
+    require(recipe.get("store", "float32") in PRECISIONS, f"A teacher is stored as float32 or float16, not '{recipe.get('store')}'.")
     config = {"name": recipe["world"]} if isinstance(recipe["world"], str) else dict(recipe["world"])
     world = get_world(**config)
     given = {k: recipe[k] for k in ("network", "process", "kind", "options", "run") if k in recipe}
@@ -66,9 +68,7 @@ def make(name: str, place: Path = PLACE, work: Path = Path("runs/teachers"), *, 
 
 def ship(model: Model, name: str, recipe: dict[str, Any], world: World, place: Path, n: int) -> Path:
     """Measure ``model`` and write it beside its recipe, whose ``store`` (float32, if it has none) is the precision of the file."""
-    dtype = {"float32": torch.float32, "float16": torch.float16}.get(recipe.get("store", "float32"))
-    require(dtype is not None, f"A teacher is stored as float32 or float16, not '{recipe.get('store')}'.")
-    assert dtype is not None
+    dtype = PRECISIONS[recipe.get("store", "float32")]
     model.denoiser.to(dtype).float()  # measured as it will be read
     header = {
         "shape": list(model.shape),

@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from stillhouse.errors import StillhouseError, require, unknown
 
-
 plain_checkpoint = partial(checkpoint, use_reentrant=False)
 
 

@@ -29,7 +29,7 @@ class Denoising(Method):
     solver: str = option("dpm++", "default solver of samples", choices=("ddim", "heun", "dpm++", "unipc"))
     guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
 
-    worlds = ("mixture", "digits", "mnist")
+    worlds = ("mixture", "digits", "mnist", "shapes")
     needs = ("data",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", warmup=100, clip=1.0)}
     free_steps = True

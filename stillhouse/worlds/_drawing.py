@@ -88,9 +88,7 @@ def distance(shape: Tensor, x: Tensor, y: Tensor, size: Tensor) -> Tensor:
 def masks(scene: Scene) -> Tensor:
     """How much of each pixel each object covers, (B, 2, 32, 32) in [0, 1]; zero for an object that is not there."""
     line = torch.arange(SIDE, dtype=torch.float32, device=scene.size.device) + 0.5
-    wide = [
-        ...,
-    ] + [None] * 2
+    wide = (..., None, None)
     x, y = line[None, None, None] - scene.centre[..., 0][wide], line[None, None, :, None] - scene.centre[..., 1][wide]
     cos, sin = scene.angle.cos()[wide], scene.angle.sin()[wide]
     apart = distance(scene.shape[wide], cos * x + sin * y, cos * y - sin * x, scene.size[wide])
