@@ -82,7 +82,7 @@ def evaluate(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """``stillhouse report RUN…``"""
-    parser = Parser("report", "Write the page of one run, or of several in one world: one HTML file that needs no network.")
+    parser = Parser("report", "Write the page of one run or of several, compared by world: one HTML file that needs no network.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="runs' folders")
     parser.add_argument("--out", metavar="FILE", help="where to [report.html in the first]")
     given = parser.parse(words)

@@ -36,6 +36,7 @@ class Metric(NamedTuple):
 
 
 METRICS = {
+    "fidelity": Metric("Prompt fidelity", "high", "share of pictures in which the reader finds all that the caption says"),
     "frechet": Metric("Fréchet distance", "low", "between features of samples and of real data"),
     "swd": Metric("Sliced Wasserstein", "low", "distance to real data along random directions"),
     "accuracy": Metric("Class accuracy", "high", "share of samples that show the class asked for"),
@@ -157,7 +158,8 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
         strips = [{**entry(*w), "image": data_uri(w[1].samples[:COLUMNS], COLUMNS)} for w in ways]
         labels = views[0].labels
         by_class = labels is not None and torch.equal(labels, torch.arange(len(labels)) % COLUMNS)
-        return {"kind": "image", "panels": panels, "strips": strips, "sorted": by_class}
+        captions = views[0].captions[:COLUMNS]
+        return {"kind": "image", "panels": panels, "strips": strips, "sorted": by_class and not captions, "captions": captions}
     if is_point(shape) and views[0].real is not None:
         frame = bounds_of(views[0].real)
         panels = [{"name": "Real data", "svg": Markup(scatter(views[0].real, None, frame, "Real data")), "colour": "", "default": True}]
@@ -165,7 +167,7 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
             told = entry(view, strip, index)
             drawn = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
             panels.append({**told, "svg": Markup(drawn)})
-        return {"kind": "point", "panels": panels, "strips": [], "sorted": False}
+        return {"kind": "point", "panels": panels, "strips": [], "sorted": False, "captions": []}
     return None
 
 
@@ -273,29 +275,37 @@ def table(views: Sequence[RunView]) -> dict[str, Any]:
     return {"columns": [metric(k) for k in names], "body": body, "floor": floor, "n": first["n"], "batch": first["batch"]}
 
 
+def part(views: Sequence[RunView]) -> dict[str, Any]:
+    """Everything the page says of the runs in one world."""
+    cards = [summary(v, i) for i, v in enumerate(views)]
+    return {
+        "world": views[0].evaluation["world"]["name"],
+        "teacher": views[0].teacher,
+        "metric": metric(views[0].evaluation["metric"]),
+        "cards": cards,
+        "best": cards[best(views)],
+        "pictures": pictures(views),
+        "quality": quality_charts(views),
+        "training": [{**c, "charts": training_charts(v, c["colour"])} for v, c in zip(views, cards, strict=True)],
+        "table": table(views),
+    }
+
+
 # -- the page ---------------------------------------------------------------------------------------------------------------
 def render(views: Sequence[RunView], title: str = "") -> str:
-    """The page as text. The first view's teacher stands for all; the runs must share their world."""
+    """The page as text: a part for each world, in which the first run's teacher stands for all."""
     require(len(views) > 0, "A report needs at least one run.")
-    worlds = {str(v.evaluation["world"]) for v in views}
-    require(len(worlds) == 1, f"One page compares students of one world, not of {len(worlds)}; write a report for each.")
     for view in views:
         require(usual(rows_of(view, "student")) is not None, f"The evaluation of '{view.name}' holds no figures of a student.")
-    cards = [summary(v, i) for i, v in enumerate(views)]
+    worlds: dict[str, list[RunView]] = {}
+    for view in views:
+        worlds.setdefault(str(view.evaluation["world"]), []).append(view)
     environment = Environment(
         loader=PackageLoader("stillhouse.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html").render(
         title=title or f"{views[0].teacher}, distilled",
-        world=views[0].evaluation["world"]["name"],
-        teacher=views[0].teacher,
-        metric=metric(views[0].evaluation["metric"]),
-        cards=cards,
-        best=cards[best(views)],
-        pictures=pictures(views),
-        quality=quality_charts(views),
-        training=[{**c, "charts": training_charts(v, c["colour"])} for v, c in zip(views, cards, strict=True)],
-        table=table(views),
+        parts=[part(group) for group in worlds.values()],
         configs=[(v.name, yaml.safe_dump(v.config, sort_keys=False, allow_unicode=True)) for v in views if v.config],
         versions=views[0].evaluation.get("versions", {}),
     )
@@ -304,8 +314,8 @@ def render(views: Sequence[RunView], title: str = "") -> str:
 def write_report(runs: RunView | str | Path | Sequence[RunView | str | Path], out: str | Path, title: str = "") -> Path:
     """Write the page of one run or of several to the file ``out``, whole or not at all, and return its path.
 
-    ``runs``: views, or run folders (see :func:`stillhouse.report.view.view_of_folder`), of students in the same world; the first
-    one's teacher stands for all. Raises :class:`StillhouseError` for a folder that is no run, and for runs of several worlds.
+    ``runs``: views, or run folders (see :func:`stillhouse.report.view.view_of_folder`); those in one world are compared, the first
+    one's teacher stands for all of them. Raises :class:`StillhouseError` for a folder that is no run.
     """
     given = [runs] if isinstance(runs, RunView | str | Path) else runs
     out = Path(out)

@@ -45,6 +45,7 @@ class RunView:
     rows: list[dict[str, Any]] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
     labels: Tensor | None = None
+    captions: list[str] = field(default_factory=list)
     real: Tensor | None = None
 
 
@@ -90,7 +91,8 @@ def make_view(
     """A view of a student that is at hand, pictures included."""
     strips, labels = draw_strips(model, teacher, world, evaluation)
     real, _ = world.sample_data(POINTS, Draws(POINTS, "report", "real"))
-    return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, real)
+    captions = [world.captions[int(i)] for i in labels] if world.captions and labels is not None else []
+    return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 
 
 def view_of_folder(folder: str | Path) -> RunView:

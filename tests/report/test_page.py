@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -123,7 +124,7 @@ def image_view(name: str, nfe: int, frechet: float | None, speed_up: float = 50.
     }
     draws = Draws(40, name)
     strips = [Strip(r["who"], r["steps"], r["nfe"], r["default"], draws.normal(1, 32, 32)) for r in rows]
-    return RunView(name, "mnist", found, {"method": name}, journal(), strips, torch.arange(40) % 10, draws.normal(1, 32, 32))
+    return RunView(name, "mnist", found, {"method": name}, journal(), strips, torch.arange(40) % 10, [], draws.normal(1, 32, 32))
 
 
 def test_a_folder_becomes_a_whole_page(run_folder):
@@ -230,9 +231,21 @@ def test_a_world_exists_for_a_view_made_by_hand():
     check(render([view]))
 
 
-def test_pages_of_several_worlds_and_broken_folders_are_refused(tmp_path, run_folder):
-    with pytest.raises(StillhouseError, match="one world, not of 2"):
-        render([image_view("a", 1, 1.0), view_of_folder(run_folder)])
+def test_runs_of_several_worlds_are_compared_world_by_world(run_folder):
+    page = render([image_view("a", 1, 1.0), view_of_folder(run_folder), image_view("b", 2, 1.0)])
+    check(page)
+    assert page.count("<header>") == 2 and 'id="pictures"' in page and page.count('id="pictures-') == 1
+
+
+def test_captions_stand_above_the_pictures_that_were_asked_for():
+    view = replace(image_view("a", 1, 1.0), captions=[f"scene {i}" for i in range(40)])
+    page = render([view])
+    check(page)
+    assert "<li>scene 0</li>" in page and "<li>scene 9</li>" in page and "<li>scene 10</li>" not in page
+    assert "one class a column" not in page
+
+
+def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(StillhouseError, match="at least one run"):
         render([])
     with pytest.raises(StillhouseError, match="no run folder"):
