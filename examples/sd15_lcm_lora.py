@@ -50,6 +50,7 @@ student = stillhouse.distill(
 from diffusers import DiffusionPipeline  # noqa: E402
 
 pipe = DiffusionPipeline.from_pretrained(out / "model")
-picture = pipe("a red circle above a blue square", num_inference_steps=4, guidance_scale=1.0, generator=torch.Generator().manual_seed(0)).images[0]
+noise = torch.Generator().manual_seed(0)
+picture = pipe("a red circle above a blue square", num_inference_steps=4, guidance_scale=1.0, generator=noise).images[0]
 picture.save(out / "picture.png")
 print(f"look at {out}/picture.png; share {out}/model")

@@ -29,7 +29,10 @@ class Base:
     """A frozen network with low-rank layers in it, of which at most one set is on at a time."""
 
     def __init__(self, net: nn.Module, rank: int, alpha: float, names: Sequence[str], seed: int):
-        from peft.tuners.lora import LoraLayer
+        try:
+            from peft.tuners.lora import LoraLayer
+        except ImportError as error:
+            raise StillhouseError("Adapters need the package PEFT; run: pip install 'stillhouse[pipelines]'") from error
 
         self.net, self.rank, self.alpha, self.names, self.seed = net, rank, alpha, list(names), seed
         self.active: str | None = None

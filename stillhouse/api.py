@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from stillhouse.options import build, build_recipe, fields_of, recipe_entries, r
 from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems import find
-from stillhouse.train.data import Data, Endless, NoData, Prompts, TensorData
+from stillhouse.train.data import Data, Endless, NoData, Prompts, TensorData, conditions_of
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
@@ -61,6 +62,7 @@ def distill(
 
     Raises :class:`StillhouseError` for anything that does not fit, before anything is written.
     """
+    _free(out, resume)
     method, recipe = _split(method, options)
     place = _world(world, teacher)
     if teacher is None:
@@ -99,6 +101,7 @@ def train_teacher(
     **options: Any,
 ) -> Model:
     """Train a model from a world's data and return it. ``network``: options of ``world.network``; the others as in :func:`distill`."""
+    _free(out, resume)
     method, recipe = _split(Denoising, options)
     place = _world(world, None)
     assert place is not None
@@ -177,9 +180,20 @@ def data_of(
     require(world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     assert world is not None
     if world.endless:
-        return Endless(world, labelled=teacher.conditional)
+        return Endless(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
     return TensorData(x, world.condition(labels), world.classes, seed) if teacher.conditional else TensorData(x, seed=seed)
+
+
+def _free(out: str | Path | None, resume: bool) -> None:
+    """Refuse a folder that a run can't be made in, before anything is written there."""
+    require(out is not None or not resume, "To resume a run, give its folder.")
+    if out is None or resume:
+        return
+    folder = Path(out)
+    require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
+    busy = folder.exists() and any(folder.iterdir())
+    require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
 
 
 def _conditions(world: World | None, teacher: Model) -> Data:
@@ -188,7 +202,7 @@ def _conditions(world: World | None, teacher: Model) -> Data:
         return NoData(tuple(teacher.shape), teacher.classes)
     require(world is not None and bool(world.captions), "The teacher takes prompts; give a file of them: --data prompts.txt.")
     assert world is not None
-    learnt, held_out = (world.condition(world.caption_ids(split)) for split in ("train", "test"))
+    learnt, held_out = (conditions_of(world, world.caption_ids(split), teacher) for split in ("train", "test"))
     return Prompts(tuple(teacher.shape), learnt, held_out)
 
 
@@ -207,11 +221,6 @@ def _run(
         if denoiser is not None:
             _fits(who, denoiser, teacher)
     folder = Path(out) if out else None
-    require(folder is not None or not resume, "To resume a run, give its folder.")
-    if folder and not resume:
-        require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
-        busy = folder.exists() and any(folder.iterdir())
-        require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
 
     def grid(step: int, samples: Tensor) -> None:
         if folder:
@@ -227,7 +236,16 @@ def _run(
     model.info |= {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
     if folder and trainer.engine.main:
         model.save_pretrained(folder / "model")
+        if model.pipeline is not None:
+            _show_in(folder)
     return model
+
+
+def _show_in(folder: Path) -> None:
+    """Let the run's folder open in Diffusers as its ``model`` does: by a link to each part, where the file system has links."""
+    for part in (folder / "model").iterdir():
+        with contextlib.suppress(OSError):
+            (folder / part.name).symlink_to(Path("model") / part.name)
 
 
 def _split(method: str | type[Method] | Method, options: Mapping[str, Any]) -> tuple[Method, Recipe]:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from stillhouse.samplers.rollout import prior
 from stillhouse.samplers.sampling import Sampling, draw_samples
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.rk45 import endpoint
+from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World
 
 EVALUATION = "evaluation.json"  # in a run's folder
@@ -52,8 +53,11 @@ class Walk:
         return self.sampling.nfe(self.model.denoiser, conditional=self.model.conditional)
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
-        """``draws.rows`` samples. All walks that are given equal draws start from the same noise, each scaled to its own start."""
-        return draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws)
+        """``draws.rows`` samples, decoded where there is a codec.
+
+        All walks that are given equal draws start from the same noise, each scaled to its own start.
+        """
+        return self.model.pictures(draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws))
 
 
 def walks_of(
@@ -64,7 +68,7 @@ def walks_of(
     walks = []
     for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):
         chosen = model.samplings[count] if count in model.samplings else model.sampling(count)
-        walks.append(Walk(who, model, count, Sampling(chosen.times, solver or chosen.solver, chosen.guidance), count == usual))
+        walks.append(Walk(who, model, count, replace(chosen, solver=solver or chosen.solver), count == usual))
     return walks
 
 
@@ -104,9 +108,10 @@ def evaluate(
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
+        made = tuple(one.pictures(torch.zeros(1, *one.shape, device=one.denoiser.device)).shape[1:]) if one else None
         require(
-            one is None or tuple(one.shape) == tuple(world.shape),
-            f"World '{world.name}' holds samples of shape {tuple(world.shape)}, the {who} makes {tuple(one.shape) if one else ''}.",
+            made in (None, tuple(world.shape)),
+            f"World '{world.name}' holds samples of shape {tuple(world.shape)}, the {who} makes {made}.",
         )
         require(
             not one or one.classes <= world.classes,
@@ -167,7 +172,8 @@ def _fill(walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | 
             count = min(batch, n - start)
             for walk in walks:
                 device = walk.model.denoiser.device
-                cond = move(world.condition(labels[start : start + count]), device) if labels is not None else None
+                asked = None if labels is None else labels[start : start + count]
+                cond = move(conditions_of(world, asked, walk.model), device)
                 if start == 0:  # the first call of a network pays for allocations that no later one pays
                     walk.model.denoiser(torch.zeros(count, *walk.model.shape, device=device), torch.ones(count, device=device), cond)
                 began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,9 @@ from stillhouse.samplers.sampling import Sampling, draw_samples
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
 
-WEIGHTS = "model.safetensors"
+log = logging.getLogger("stillhouse")
+
+WEIGHTS, INVERSE = "model.safetensors", "inverse.safetensors"
 
 
 def _text(described: dict[str, Any] | None) -> TextEncoder | None:
@@ -32,6 +35,11 @@ def _text(described: dict[str, Any] | None) -> TextEncoder | None:
     from stillhouse.models.words import Words
 
     return Words.from_description(described)
+
+
+def _plain(denoiser: Denoiser) -> Denoiser:
+    """The denoiser with its adapter folded in, if it is one."""
+    return denoiser.merged() if isinstance(denoiser, Adapted) else denoiser
 
 
 class Codec(Protocol):
@@ -50,6 +58,7 @@ class Model:
     allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
     ``text``: makes conditions of prompts; ``prompts``: some to show it with. ``codec``: between images and the latents that
     ``shape`` speaks of; None where samples are what they are. ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by.
+    ``inverse``: a student of its own that goes from data to noise, where the method makes one.
     ``info``: method, teacher, options, measured numbers; saved in the file's header.
     """
 
@@ -64,6 +73,21 @@ class Model:
     prompts: tuple[str, ...] = ()
     codec: Codec | None = None
     pipeline: Family | None = None
+    inverse: Denoiser | None = None
+
+    def __post_init__(self) -> None:
+        if self.pipeline is not None:
+            self.samplings = {n: self._as_piped(n, sampling) for n, sampling in self.samplings.items()}
+
+    def _as_piped(self, n: int, sampling: Sampling) -> Sampling:
+        """A sampling such that the pipeline's own call walks the same: its times where any number of steps will do, its first noise."""
+        from stillhouse.io.export import first_level, unsaid_guidance
+
+        assert self.pipeline is not None
+        if self.free_steps:
+            return replace(_walk(self.pipeline, n), guidance=sampling.guidance)
+        start = first_level(self.pipeline, sampling.times[0]) if sampling.start is None else sampling.start
+        return replace(sampling, start=start, guidance=unsaid_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance)
 
     @property
     def conditional(self) -> bool:
@@ -77,7 +101,7 @@ class Model:
         if steps is None:
             chosen = default
         elif self.free_steps and self.pipeline is not None:
-            chosen = _walk(self.pipeline, steps)
+            chosen = replace(_walk(self.pipeline, steps), guidance=default.guidance)
         elif self.free_steps:
             chosen = Sampling.steps(self.denoiser.process, steps, solver=default.solver, guidance=default.guidance)
         elif steps in self.samplings:
@@ -85,21 +109,35 @@ class Model:
         else:
             known = ", ".join(map(str, self.samplings))
             raise StillhouseError(f"This student samples in {known} step(s), not {steps}; distil one for {steps} steps.")
+        if self.pipeline is not None and not self.free_steps and chosen.guidance == 1 and guidance is not None and guidance > 1:
+            log.warning("This student needs no guidance; a scale of %g costs a second evaluation a step and oversaturates.", guidance)
         return chosen if guidance is None else replace(chosen, guidance=guidance)
 
     def sample(
-        self, n: int = 16, cond: Condition = None, *, steps: int | None = None, guidance: float | None = None, seed: int = 0
+        self,
+        n: int = 16,
+        cond: Condition = None,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        latents: bool = False,
     ) -> Tensor:
-        """``n`` samples (n, *shape).
+        """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents`` are asked for.
 
         ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed; any condition of ``n`` rows;
         None: spread evenly over the classes or the model's own ``prompts``.
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
-        device = next(self.denoiser.parameters(), torch.zeros(0)).device
+        device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
         cond = move(self._condition(n, cond), device)
-        return draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
+        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
+        return samples if latents else self.pictures(samples)
+
+    def pictures(self, samples: Tensor) -> Tensor:
+        """What samples (n, *shape) look like: decoded one by one where there is a ``codec``, else themselves."""
+        return samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
 
     def _condition(self, n: int, cond: Condition) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
@@ -120,9 +158,20 @@ class Model:
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs."""
+    def save_pretrained(self, folder: str | Path, *, form: str | None = None) -> Path:
+        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs.
+
+        The student of a Diffusers pipeline is written as one instead, ``form``: ``full``, ``lora`` or ``both``; see
+        :func:`stillhouse.io.export.save_pipeline`.
+        """
         folder = Path(folder)
+        if self.pipeline is not None:
+            from stillhouse.io.export import save_pipeline
+
+            more = {"world": self.world, "prompts": list(self.prompts)}
+            kept = {"free_steps": self.free_steps, "inverse": self.inverse, "more": more}
+            return save_pipeline(folder, self.pipeline, self.denoiser, self.samplings, self.info, form=form, **kept)  # type: ignore[arg-type]
+        require(form in (None, "full"), "Only the student of a Diffusers pipeline is saved in other forms than full.")
         folder.mkdir(parents=True, exist_ok=True)
         header = {
             "shape": list(self.shape),
@@ -131,10 +180,12 @@ class Model:
             "free_steps": self.free_steps,
             "world": self.world,
             **({"text": self.text.describe(), "prompts": list(self.prompts)} if self.text else {}),
+            **({"inverse": INVERSE} if self.inverse else {}),
             **self.info,
         }
-        plain = self.denoiser.merged() if isinstance(self.denoiser, Adapted) else self.denoiser
-        save_denoiser(folder / WEIGHTS, plain, header)
+        if self.inverse:
+            save_denoiser(folder / INVERSE, _plain(self.inverse))
+        save_denoiser(folder / WEIGHTS, _plain(self.denoiser), header)
         return folder / WEIGHTS
 
     @property
@@ -144,13 +195,40 @@ class Model:
 
 
 def shipped() -> dict[str, Path]:
-    """Names of the teachers that come with the library, and their files."""
-    folder = Path(str(files("stillhouse") / "assets" / "teachers"))
-    return {f.stem: f for f in sorted(folder.glob("*.safetensors"))}
+    """Names of the teachers that come with the library and their files; for ``NAME-pipeline``, a Diffusers pipeline, its folder."""
+    assets = Path(str(files("stillhouse") / "assets"))
+    folders = {f"{f.parent.name}-pipeline": f.parent for f in sorted(assets.glob("pipelines/*/model_index.json"))}
+    return {f.stem: f for f in sorted(assets.glob("teachers/*.safetensors"))} | folders
+
+
+def _found(source: str | Path) -> str | Path:
+    """Where a shipped name leads, unless something else lies there; any other source as it is."""
+    return source if Path(source).exists() else shipped().get(str(source), source)
 
 
 def _walk(family: Family, steps: int) -> Sampling:
     return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
+
+
+def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[str, Any]) -> Model:
+    """What ``save_pretrained`` made of the student of a pipeline."""
+    from stillhouse.io.export import open_student
+
+    family, denoiser, inverse, about = open_student(folder, base.pipeline if isinstance(base, Model) else base, **options)
+    return Model(
+        denoiser,
+        family.shape,
+        family.classes,
+        {int(k): Sampling.from_config(v) for k, v in about["samplings"].items()},
+        about["free_steps"],
+        about["world"],
+        about["info"],
+        text=family if family.tokenizers else None,
+        prompts=tuple(about["prompts"]),
+        codec=family.codec,
+        pipeline=family,
+        inverse=inverse,
+    )
 
 
 def from_pipeline(family: Family) -> Model:
@@ -175,16 +253,19 @@ def load(
     shape: tuple[int, ...] | None = None,
     classes: int = 0,
     steps: int = 64,
+    base: str | Path | Model | None = None,
     **pipeline: Any,
 ) -> Model:
     """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``), or from a module.
 
     Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of :func:`stillhouse.io.pipelines.open_pipeline`.
+    ``base``: where ``source`` is a student saved as a LoRA, the pipeline that it was trained on.
 
     A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a :class:`Denoiser` needs
     ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign file, and for a pickle.
     """
     if isinstance(source, nn.Module):
+        require(not pipeline, f"Loading a module takes no {', '.join(pipeline)}.")
         require(shape is not None, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
         assert shape is not None
         if isinstance(source, Denoiser):
@@ -193,24 +274,26 @@ def load(
             denoiser = Denoiser(source, process_from_config(process) if isinstance(process, str) else process, kind)
         default = Sampling.steps(denoiser.process, steps, solver="heun")
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
+    source = _found(source)
     path = Path(source)
+    if base is not None or (path / "stillhouse.json").is_file():
+        return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
     if pipeline or str(source).startswith("hub:") or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists()):
         from stillhouse.io.pipelines import open_pipeline
 
         return from_pipeline(open_pipeline(source, **pipeline))
-    if not path.exists() and str(source) in shipped():
-        path = shipped()[str(source)]
     require(
         path.exists(), f"There is no model '{source}': neither a file or folder, nor a shipped teacher ({', '.join(shipped()) or 'none'})."
     )
     if path.is_dir():
-        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS} and no model_index.json; is it a folder that save_pretrained wrote?")
+        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.")
         path = path / WEIGHTS
     denoiser, info = load_denoiser(path)
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
         known = (tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"))
         text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
-        return Model(denoiser, *known, info, _text(text), prompts)
+        inverse = load_denoiser(path.with_name(info.pop("inverse")))[0] if "inverse" in info else None
+        return Model(denoiser, *known, info, _text(text), prompts, inverse=inverse)
     except KeyError as error:
         raise StillhouseError(f"'{path}' lacks {error} in its header; it was not written by save_pretrained.") from error

@@ -78,7 +78,7 @@ def read_system(file: Path) -> System:
     doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
     return System(
         slug=file.stem,
-        family=file.parent.name,
+        family=file.parent.name.replace("_", "-"),  # a package has no hyphen in its name
         paper=citation(doc),
         file=file.relative_to(PACKAGE.parent).as_posix() if file.is_relative_to(PACKAGE.parent) else str(file),
         worlds=_words(node, "worlds"),
@@ -143,7 +143,7 @@ def find(name: str) -> type[Method]:
     if ".py" in name:
         return _outside(name)
     system = get_system(name.lower().replace("-", "_"))
-    return getattr(import_module(f"stillhouse.methods.{system.family}.{system.slug}"), system.name)
+    return getattr(import_module(system.file.removesuffix(".py").replace("/", ".")), system.name)
 
 
 def _outside(name: str) -> type[Method]:

@@ -47,14 +47,14 @@ def test_a_new_file_is_known_without_another_edit(tree: Path) -> None:
     (system,) = list_systems()
     assert system.config() == {
         "slug": "my_slug",
-        "family": "new_family",
+        "family": "new-family",
         "paper": "A Short Title. Somebody & Another, 2031 (arXiv 3101.12345)",
         "file": "stillhouse/methods/new_family/my_slug.py",
         "worlds": ("mixture", "digits"),
         "needs": ("data",),
         "name": "Mine",
     }
-    assert systems.families() == ["new_family"]
+    assert systems.families() == ["new-family"]
 
 
 def test_our_own_files_are_all_read_and_found() -> None:

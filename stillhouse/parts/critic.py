@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.conditions import Condition
+from stillhouse.conditions import Condition, expand, move
 from stillhouse.denoiser import Denoiser
 from stillhouse.errors import StillhouseError
 from stillhouse.models.taps import until
@@ -26,7 +27,8 @@ def middle_of(denoiser: Denoiser) -> str:
 
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
     """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
-    return until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
+    found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
+    return found[-1] if isinstance(found, tuple) else found  # joint blocks of text and picture give both, the picture last
 
 
 class Head(nn.Module):
@@ -51,12 +53,39 @@ class Head(nn.Module):
         return self.out(h).squeeze(1)
 
 
-def head_for(denoiser: Denoiser, shape: tuple[int, ...]) -> Head:
-    """A head that fits the features of ``denoiser`` on samples of ``shape``."""
+def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Head:
+    """A head that fits the features of ``denoiser`` on samples of ``shape``, those of ``states`` of them side by side."""
     with torch.no_grad():
-        device = next(denoiser.parameters()).device
-        h = features(denoiser, torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device))
-    return Head(h.shape[1] if h.dim() != 3 else h.shape[2], min(h.shape[-2:]) if h.dim() == 4 else 1)
+        device = next(denoiser.net.parameters()).device  # the network's own: an adapter that is off has no weights
+        cond = None if denoiser.empty is None else expand(move(denoiser.empty, device), 1)
+        h = features(denoiser, torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device), cond)
+    return Head(states * h.shape[channel_of(h)], min(h.shape[-2:]) if h.dim() == 4 else 1)
+
+
+def channel_of(h: Tensor) -> int:
+    """Where the channels of features are: last in tokens (B, N, C), second elsewhere."""
+    return 2 if h.dim() == 3 else 1
+
+
+class JumpCritic(nn.Module):
+    """Judges where a jump landed, seeing where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one backbone, a head for each.
+
+    Given the start it keeps the teacher's map, since at its optimum the jumps from *every* state have the teacher's
+    distribution; without it only their distribution as a whole (Lin, Wang & Yang, 2024, arXiv 2402.13929, section 3.2-3.3).
+    ``backbone``: a denoiser that learns with the heads; its middle features are read.
+    """
+
+    def __init__(self, backbone: Denoiser, shape: tuple[int, ...]):
+        super().__init__()
+        self.backbone, self.pair, self.alone = backbone, head_for(backbone, shape, 2), head_for(backbone, shape)
+
+    def forward(self, landed: list[Tensor], s: Tensor, start: tuple[Tensor, Tensor] | None, cond: Condition = None) -> list[Tensor]:
+        """Logits (B,) of each of ``landed`` (B, …) at ``s`` (B,); ``start``: the state ``x_t`` and its time ``t``, or None."""
+        seen = [features(self.backbone, x, s, cond) for x in landed]
+        if start is None:
+            return [self.alone(h) for h in seen]
+        began = features(self.backbone, *start, cond)
+        return [self.pair(torch.cat([h, began], channel_of(h))) for h in seen]
 
 
 def softplus_critic(real: Tensor, fake: Tensor) -> Tensor:
@@ -72,3 +101,18 @@ def softplus_fool(fake: Tensor) -> Tensor:
 def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
     """The critic's hinge loss on logits."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_fool(fake: Tensor) -> Tensor:
+    """The student's side of :func:`hinge_critic`."""
+    return -fake.mean()
+
+
+def squares_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's least-squares loss on probabilities, ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``."""
+    return 0.5 * (torch.sigmoid(-real).square().mean() + torch.sigmoid(fake).square().mean())
+
+
+def squares_fool(fake: Tensor) -> Tensor:
+    """The student's side of :func:`squares_critic`, ``mean (s(fake) - 1)^2``."""
+    return torch.sigmoid(-fake).square().mean()

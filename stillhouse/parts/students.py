@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from stillhouse.adapters import Adapted
 from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.errors import StillhouseError, require
+from stillhouse.guidance import hears_guidance
 from stillhouse.models import build_model
 
 SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
@@ -12,13 +14,25 @@ SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "d
 def config_of(denoiser: Denoiser) -> dict:
     """The configuration of a denoiser's network, which must be one of ours."""
     require(not isinstance(denoiser, ExactDenoiser), "A closed-form teacher has no network to build a student from; give the student one.")
-    if not hasattr(denoiser.net, "config"):
+    if "name" not in getattr(denoiser.net, "config", {}):
         raise StillhouseError(f"A {type(denoiser.net).__name__} can't be rebuilt with other inputs; give the student's network yourself.")
     return dict(denoiser.net.config)  # type: ignore[arg-type]
 
 
 def grown(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = False) -> Denoiser:
-    """A trainable copy that also hears a second time or a guidance scale; the new inputs start without effect."""
+    """A trainable copy that also hears a second time or a guidance scale; the new inputs start without effect.
+
+    Of networks of ours, and for a guidance scale of Diffusers' U-Nets, which know one as ``time_cond_proj_dim``.
+    """
+    if guidance_input and not two_time and hears_guidance(denoiser):
+        return denoiser.copy()
+    require(
+        not isinstance(denoiser, Adapted),
+        "An adapter hears what its base hears; for a guidance scale or a second time as a new input train a whole network (no `lora`), or "
+        "fix the scale.",
+    )
+    if guidance_input and not two_time and hasattr(getattr(denoiser.net, "time_embedding", None), "cond_proj"):
+        return _hearing_unet(denoiser)
     config = config_of(denoiser)
     config |= {
         "two_time": two_time or config.get("two_time", False),
@@ -27,7 +41,15 @@ def grown(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = 
     net = build_model(config)
     missing, unexpected = net.load_state_dict(denoiser.net.state_dict(), strict=False)
     assert not unexpected and all("embed." in key for key in missing), (missing, unexpected)
-    return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, two_time=two_time or denoiser.two_time)
+    return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, two_time=two_time or denoiser.two_time, empty=denoiser.empty)
+
+
+def _hearing_unet(denoiser: Denoiser) -> Denoiser:
+    """A copy of a Diffusers U-Net that is told a guidance scale as those of latent consistency models are."""
+    from stillhouse.io.export import with_guidance_input
+
+    net = with_guidance_input(denoiser.net).requires_grad_(True)
+    return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, empty=denoiser.empty)
 
 
 def shrunk(denoiser: Denoiser, share: float) -> Denoiser:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stillhouse.draws import Draws
 from stillhouse.errors import unknown
-from stillhouse.process import Process
+from stillhouse.process import Process, ScaledLinearVP
 
 
 def uniform(process: Process, draws: Draws, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -39,3 +39,24 @@ def time_law(name: str, process: Process, draws: Draws) -> Tensor:
     if name not in TIME_LAWS:
         raise unknown("time law", name, TIME_LAWS)
     return TIME_LAWS[name](process, draws)
+
+
+def around(modes: Tensor, weights: Tensor, size: int, spread: float) -> Tensor:
+    """Probabilities of ``0 … size - 1``: bumps ``exp(-(j - mode)^2 / spread)`` around ``modes`` (M,), in the shares ``weights`` (M,).
+
+    No factor 2 in the exponent; at a ``spread`` of 0.5 a bump holds little but its mode and that one's neighbours (Chadebec et al.,
+    2024, arXiv 2406.02347, section 3.3).
+    """
+    away = torch.arange(size, dtype=torch.float64)[:, None] - modes
+    p = (weights * torch.exp(-(away**2) / spread)).sum(1)
+    return p / p.sum()
+
+
+def one_of(probabilities: Tensor, draws: Draws) -> int:
+    """One index, the same for every sample and every process."""
+    return min(int(torch.searchsorted(probabilities.cumsum(0), draws.one_uniform(), right=True)), len(probabilities) - 1)
+
+
+def heard(process: Process, t: Tensor) -> Tensor:
+    """``t`` moved up to the next time that a network was trained at: a step of the table, where the process has one."""
+    return (t * process.steps).ceil().clamp_min(1) / process.steps if isinstance(process, ScaledLinearVP) else t

@@ -14,10 +14,11 @@ import sys
 import pytest
 import torch
 
+from stillhouse.adapters import Adapted
 from stillhouse.denoiser import count_calls
 from stillhouse.errors import StillhouseError
 from stillhouse.model import load
-from stillhouse.process import VE, Flow
+from stillhouse.process import VE, Flow, ScaledLinearVP
 from stillhouse.systems import find, list_systems
 from stillhouse.train.data import Endless, NoData
 from stillhouse.train.loop import Trainer
@@ -35,6 +36,29 @@ SETTINGS = {
     "tbcm": ({"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0, "adaptive": True}, Flow(), "velocity"),
     "dmd": ({"pairs": 32, "pair_steps": 4, "start": 0.7}, Flow(), "x0"),
     "dmd2": ({"steps": 2, "fake_per_student": 2}, Flow(), "velocity"),
+    "guided_distillation": ({"teacher_steps": 8, "steps": 4, "stochastic": True}, Flow(), "velocity"),
+    "lcm": ({"low_guidance": 1.0, "high_guidance": 4.0, "levels": 10, "steps": 2}, ScaledLinearVP(), "v"),
+    "lora_distill": ({"guidance": 3.0, "steps": 4}, Flow(), "velocity"),
+    "icd": ({"segments": 2, "levels": 6, "high_guidance": 4.0}, ScaledLinearVP(), "v"),
+    "hyper_sd": (
+        {
+            "segments": 2,
+            "levels": 4,
+            "critic": 0.5,
+            "unified": True,
+            "reward": "stillhouse.checks.hyper_sd:across",
+            "reward_share": 0.25,
+            "score_share": 0.25,
+            "margin": 9.0,
+            "pairs": 32,
+        },
+        Flow(),
+        "velocity",
+    ),
+    "flash_diffusion": ({"grid": 8, "steps": 4, "low_guidance": 1.0, "high_guidance": 3.0}, Flow(), "velocity"),
+    "sdxl_lightning": ({"ladder": (8, 4, 2, 1), "says_x0": True}, Flow(), "velocity"),
+    "swiftbrush": ({"start": 0.7, "rank": 2, "guidance": 2.0}, Flow(), "velocity"),
+    "snoopi": ({"start": 0.7, "rank": 2}, Flow(), "velocity"),
     "slimflow": ({"pairs": 32, "pair_steps": 4}, Flow(), "velocity"),
 }
 # options under which a method's losses are plain means over the batch, where the setting above has a term that is not
@@ -46,7 +70,11 @@ def run(slug, folder=None, *, resume=False, on_step=None, options=None, **recipe
     usual, process, kind = SETTINGS.get(slug, ({}, Flow(), "velocity"))
     method = find(slug)(**(usual if options is None else options))
     world = get_world("mixture")
-    teacher = load(world.network(process, kind=kind, width=16, depth=1), shape=world.shape, classes=world.classes)
+    network, generator = world.network(process, kind=kind, width=16, depth=1), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))  # a fresh network's layers of zeros make it deaf to its condition
+    teacher = load(network, shape=world.shape, classes=world.classes)
     data = Endless(world, labelled=True) if "data" in method.needs else NoData(world.shape, world.classes)
     settings = Recipe(**{"steps": STEPS, "batch": 8, "save_every": 3, "log_every": 1, **recipe})
     trainer = Trainer(method, teacher, data, settings, out=folder, quiet=True, on_step=on_step)
@@ -55,6 +83,11 @@ def run(slug, folder=None, *, resume=False, on_step=None, options=None, **recipe
 
 def weights(module):
     return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def own_weights(module):
+    """Without those of adapters that players have put on it."""
+    return {k: v for k, v in weights(module).items() if "lora_" not in k}
 
 
 def same(a, b):
@@ -154,7 +187,9 @@ def test_it_goes_on_bit_for_bit_after_a_stop(slug, whole, tmp_path):
     student = fit()
     assert same(everything(trainer), everything(whole(slug)[0])) and losses(trainer) == losses(whole(slug)[0])
     saved = load(folder / "model")
-    assert torch.equal(saved.sample(6, seed=3), student.sample(6, seed=3)) and saved.samplings == student.samplings
+    near = 1e-5 if isinstance(student.denoiser, Adapted) else 0.0  # an adapter is saved folded into the weights
+    torch.testing.assert_close(saved.sample(6, seed=3), student.sample(6, seed=3), atol=near, rtol=0)
+    assert saved.samplings == student.samplings
 
 
 @pytest.mark.parametrize("slug", SLUGS)
@@ -196,7 +231,7 @@ def test_it_samples_at_the_promised_cost(slug, whole):
 @pytest.mark.parametrize("slug", SLUGS)
 def test_only_the_player_whose_turn_it_is_has_gradients(slug):
     trainer, fit = run(slug, steps=6)
-    before = weights(trainer.teacher.denoiser)
+    before = own_weights(trainer.teacher.denoiser)
     turns = []
 
     def spy(parameters):
@@ -212,7 +247,7 @@ def test_only_the_player_whose_turn_it_is_has_gradients(slug):
     fit()
     assert set(turns) == set(trainer.players)
     assert turns == [name for step in range(6) for name in trainer.method.turns(step)]
-    assert same(before, weights(trainer.teacher.denoiser))
+    assert same(before, own_weights(trainer.teacher.denoiser))
     assert not any(p.requires_grad for p in trainer.teacher.denoiser.parameters())
 
 

@@ -1,7 +1,7 @@
 """Images with captions where users keep them: a folder, parquet files, tar shards. Read row by row, nothing fetched, no script run.
 
-Parquet and webdataset tars go through the ``datasets`` library. A folder is listed here, so that a missing image can be named and left out and
-captions may lie in text files.
+Parquet and webdataset tars go through the ``datasets`` library. A folder is listed here, so that a missing image can be named and
+left out, and captions may lie in text files.
 """
 
 from __future__ import annotations

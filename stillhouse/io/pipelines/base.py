@@ -120,7 +120,17 @@ class Family:
 
     def denoiser(self) -> Denoiser:
         """The network as a denoiser that shares its weights with the pipeline."""
-        return Denoiser(self.network.eval(), self.process, self.kind, call=self.ask, empty=self.empty)
+        net: Any = self.network.eval()
+        net.middle = self.middle
+        return Denoiser(net, self.process, self.kind, call=self.ask, empty=self.empty)
+
+    @property
+    def middle(self) -> str:
+        """The name of the submodule that critics read: a U-Net's middle, the block in the middle of a transformer; empty: none is known."""
+        if getattr(self.network, "mid_block", None) is not None:
+            return "mid_block"
+        blocks = getattr(self.network, "transformer_blocks", None)
+        return f"transformer_blocks.{len(blocks) // 2}" if blocks else ""
 
     def ask(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
         """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.

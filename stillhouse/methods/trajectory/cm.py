@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import EDM, Denoiser
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.flowmap import clean
-from stillhouse.guidance import Guided
+from stillhouse.parts.consistency import end_from, tie, under
 from stillhouse.parts.distances import DISTANCES
 from stillhouse.parts.students import grown
 from stillhouse.parts.teacher import teacher_steps
-from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import thinned
@@ -31,8 +30,8 @@ class CM(Method):
     The student's answer at a noisy state is drawn to its slow copy's answer at the state one teacher step further on. The chain of
     such equalities ends at the lowest level, where the answer is the state itself. Without teacher (``source = "data"``) the
     neighbouring state is the same pair of data and noise at the lower level; ``by_gap``, ``decay = 0``, the Huber distance and a
-    doubling grid make it iCT (Song & Dhariwal, 2023, arXiv 2310.14189). A range of guidance scales makes it a latent consistency
-    model, to which guidance is an input (Luo et al., 2023, arXiv 2310.04378, which takes DDIM on 50 levels).
+    doubling grid make it iCT (Song & Dhariwal, 2023, arXiv 2310.14189). With a range of guidance scales the student hears the scale; its
+    form for latent models with a table of steps is ``lcm``.
     """
 
     source: str = option("teacher", "who gives the neighbouring state", choices=("teacher", "data"))
@@ -69,7 +68,7 @@ class CM(Method):
         return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
 
     def build(self) -> None:
-        with_boundary(self.student)
+        tie(self.student)
         self.target: Denoiser = self.slow_copy(self.student, self.decay_at)
 
     def levels_at(self, step: int) -> int:
@@ -110,13 +109,12 @@ class CM(Method):
         """The state at the next level down of the trajectory that ``x_t`` lies on."""
         if self.source == "data":
             return self.process.noise(batch.data, u, eps)
-        scale = self.high_guidance if w is None else w
-        teacher = self.teacher if w is None and scale == 1 else Guided(self.teacher, scale)
+        teacher = under(self.teacher, self.high_guidance if w is None else w)
         return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
 
     def answer(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
-        """The slow copy's clean end; at the lowest level the state itself, whatever the network says there: this ties the chain to data."""
-        return torch.where(like(u, x_u) > self.process.t_min + 1e-6, clean(self.target, x_u, u, batch.cond, w), x_u)
+        """The slow copy's clean end; at the lowest level the state itself."""
+        return end_from(self.target, x_u, u, self.process.t_min, batch.cond, w)
 
     def draw_levels(self, grid: Tensor, batch: Batch) -> Tensor:
         """Indices ``i`` of the noisier of two neighbouring levels, (B,)."""
@@ -130,10 +128,3 @@ class CM(Method):
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
         middle = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
         return {k: Sampling(thinned(self.grid(self.levels), k), "renoise", middle) for k in ways}
-
-
-def with_boundary(student: Denoiser) -> None:
-    """Make an EDM student's clean estimate at the lowest level the state itself, exactly (eq. 25). Others have this at ``t = 0``."""
-    if isinstance(student.kind, EDM) and student.process.t_min > 0:
-        sigma_min = float(student.process.sigma(torch.tensor([student.process.t_min], dtype=torch.float64)))
-        student.kind = replace(student.kind, boundary=sigma_min)

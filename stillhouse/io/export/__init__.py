@@ -1,0 +1,19 @@
+"""Students of Diffusers pipelines as folders and LoRA files that open in Diffusers as they are."""
+
+from stillhouse.io.export.guidance_input import with_guidance_input
+from stillhouse.io.export.reopen import is_student, open_student
+from stillhouse.io.export.save import FORMS, save_pipeline
+from stillhouse.io.export.schedulers import Choice, choose
+from stillhouse.io.export.walks import first_level, unsaid_guidance
+
+__all__ = [
+    "FORMS",
+    "Choice",
+    "choose",
+    "first_level",
+    "is_student",
+    "open_student",
+    "save_pipeline",
+    "unsaid_guidance",
+    "with_guidance_input",
+]

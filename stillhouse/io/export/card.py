@@ -1,0 +1,191 @@
+"""The model card beside a saved student: README.md with the metadata that model hubs read."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillhouse.io.export.schedulers import Choice, Habits
+from stillhouse.io.export.walks import Sampled
+from stillhouse.io.pipelines import Family
+
+LICENCE = ("license", "license_name", "license_link")
+PROMPT = "a red circle above a blue square"
+
+
+@dataclass
+class Facts:
+    """What a card tells. ``form``: full or lora; ``hears``: the network takes the guidance scale; ``deaf``: as an input without effect."""
+
+    family: Family
+    info: Mapping[str, Any]
+    samplings: Mapping[int, Sampled]
+    choice: Choice
+    form: str
+    name: str
+    hears: bool = False
+    deaf: bool = False
+    free_steps: bool = False
+
+    @property
+    def doubles(self) -> bool:
+        """Whether the pipeline evaluates twice where its ``guidance_scale`` is above 1."""
+        return not self.deaf and not self.hears and Habits.of(self.family.pipe).doubles
+
+    @property
+    def steps(self) -> int:
+        return next(iter(self.samplings))
+
+    @property
+    def guidance(self) -> float:
+        return self.samplings[self.steps].guidance
+
+    @property
+    def base(self) -> str:
+        """The teacher's name, without the path to it."""
+        return base_name(self.family, self.info)
+
+    @property
+    def method(self) -> str:
+        return str(self.info.get("method", "distillation"))
+
+
+def base_name(family: Family, info: Mapping[str, Any]) -> str:
+    """``owner/name`` of a hub model, else the name of the teacher's folder."""
+    told = str(getattr(family.pipe.config, "_name_or_path", "") or "")
+    if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", told):
+        return told
+    return Path(str(family.folder or info.get("teacher") or "teacher")).resolve().name
+
+
+def teacher_card(family: Family) -> dict[str, Any]:
+    """The metadata of the teacher's own card; empty where there is none that can be read."""
+    readme = None if family.folder is None else family.folder / "README.md"
+    if readme is None or not readme.is_file():
+        return {}
+    found = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        said = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def card(facts: Facts) -> str:
+    """The text of README.md."""
+    teacher = teacher_card(facts.family)
+    meta: dict[str, Any] = {"library_name": "diffusers"}
+    meta |= {key: teacher[key] for key in LICENCE if key in teacher}
+    known = facts.base if "/" in facts.base else teacher.get("base_model")
+    meta |= {"base_model": known} if known else {}
+    if facts.family.tokenizers:
+        meta["pipeline_tag"] = "text-to-image"
+    else:
+        meta |= {} if facts.family.classes else {"pipeline_tag": "unconditional-image-generation"}
+    meta["tags"] = ["diffusers", "stillhouse", "distillation", facts.method, *(["lora"] if facts.form == "lora" else [])]
+    said = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
+    parts = [
+        f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
+        f"# {facts.name}\n",
+        f"{'A LoRA of' if facts.form == 'lora' else 'A student of'} **{facts.base}** that samples in {_count(facts)}, "
+        f"distilled with the method `{facts.method}` of Stillhouse.\n",
+        f"## How to call it\n\n```python\n{snippet(facts)}```\n",
+        "".join(f"- {sentence}\n" for sentence in said),
+        _table("Measured", facts.info.get("measured") or facts.info.get("metrics")),
+        _table("How it was made", {"method": facts.method, "teacher": facts.base, **(facts.info.get("options") or {})}),
+    ]
+    if "license" not in teacher:
+        parts.append("## Licence\n\nThe teacher's folder names no licence; its terms hold for this student as well.\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _count(facts: Facts) -> str:
+    if facts.free_steps:
+        return "any number of steps"
+    return f"{', '.join(map(str, facts.choice.steps))} step{'s' if facts.choice.steps != [1] else ''}"
+
+
+def snippet(facts: Facts) -> str:
+    """Python that opens and calls the student, run from the folder that it lies in."""
+    trust = ", trust_remote_code=True" if facts.choice.own and facts.form == "full" else ""
+    opened = facts.name if facts.form == "full" else facts.base
+    lines = ["from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{opened}"{trust})']
+    if facts.form == "lora":
+        part = facts.family.part
+        if hasattr(facts.family.pipe, "load_lora_weights"):
+            lines.append(f'pipe.load_lora_weights("{facts.name}")')
+        else:
+            lines = [
+                "from peft import PeftModel",
+                *lines,
+                f'pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{facts.name}").merge_and_unload()',
+            ]
+        if facts.choice.own:
+            lines = [
+                "import sys",
+                *lines,
+                f'sys.path.insert(0, "{facts.name}/scheduler")',
+                "from few_step_scheduler import FewStepScheduler",
+            ]
+        else:
+            lines = [f"from diffusers import {facts.choice.name}", *lines]
+        lines.append(f'pipe.scheduler = {facts.choice.name}.from_pretrained("{facts.name}", subfolder="scheduler")')
+    lines.append(f"image = pipe({', '.join(call_options(facts))}).images[0]")
+    return "\n".join(lines) + "\n"
+
+
+def call_options(facts: Facts) -> list[str]:
+    """The arguments of the pipeline's call."""
+    family = facts.family
+    accepted = inspect.signature(type(family.pipe).__call__).parameters
+    said = [f'"{PROMPT}"'] if family.tokenizers else ["class_labels=[0]"] if family.classes and "class_labels" in accepted else []
+    said.append(f"num_inference_steps={facts.steps}")
+    if facts.doubles or facts.guidance != 1:
+        said.append(f"guidance_scale={float(facts.guidance):.4g}" if facts.guidance != 1 else "guidance_scale=1.0")
+    sides = family.side
+    if family.shape[-2:] != tuple(sides) and "height" in accepted:
+        said.append("height={}, width={}".format(*family.size))
+    return said
+
+
+def guidance_remarks(facts: Facts) -> list[str]:
+    """What a user must know about ``guidance_scale``."""
+    parameters = inspect.signature(type(facts.family.pipe).__call__).parameters
+    if "guidance_scale" not in parameters:
+        return []
+    default = parameters["guidance_scale"].default
+    if facts.deaf:
+        return ["The student needs no guidance: the pipeline evaluates once a step, whatever its `guidance_scale`."]
+    if facts.guidance != 1:
+        heard = "costs a second evaluation a step" if facts.doubles else "is an input of the network and costs nothing"
+        return [f"`guidance_scale` {heard}; the student is sampled at {facts.guidance:g}."]
+    if not facts.doubles:
+        return []
+    return [
+        f"Always pass `guidance_scale=1.0`: the student needs no guidance, the pipeline's own default is {default:g}, and no setting of a "
+        "folder changes that. More doubles the cost and oversaturates."
+    ]
+
+
+def _scheduler_remarks(facts: Facts) -> list[str]:
+    if facts.free_steps:
+        return [f"The scheduler is the teacher's, {facts.choice.name}; any other of its kind may take its place."]
+    if not facts.choice.own:
+        return [f"The scheduler in this folder, {facts.choice.name}, walks exactly as the student was made to; keep it."]
+    return [
+        "No stock scheduler of Diffusers walks as this student does, so the folder brings `scheduler/few_step_scheduler.py` (one page, no "
+        "dependencies beyond diffusers), which Diffusers runs only with `trust_remote_code=True`."
+    ]
+
+
+def _table(title: str, values: Mapping[str, Any] | None) -> str:
+    if not values:
+        return ""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in values.items() if not isinstance(value, dict))
+    return f"## {title}\n\n| | |\n|---|---|\n{rows}\n"

@@ -1,0 +1,87 @@
+"""Opening what :func:`save_pipeline` wrote: a student's folder, or a LoRA with the base that it was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stillhouse.denoiser import Denoiser
+from stillhouse.errors import StillhouseError, require
+from stillhouse.io.export.guidance_input import hearing
+from stillhouse.io.export.lora import check_base, read_lora
+from stillhouse.io.export.save import ABOUT, INDEX, INVERSE
+from stillhouse.io.pipelines import Family, open_pipeline
+from stillhouse.io.pipelines.folder import parts
+from stillhouse.io.weights import kind_from_config
+
+
+def is_student(folder: str | Path) -> bool:
+    """Whether :func:`save_pipeline` wrote ``folder``."""
+    return (Path(folder) / ABOUT).is_file()
+
+
+def open_student(
+    folder: str | Path, base: str | Path | Family | None = None, *, adapter: str | type[Family] | None = None, **options: Any
+) -> tuple[Family, Denoiser, Denoiser | None, dict[str, Any]]:
+    """The student in ``folder``: its pipeline's family, its denoiser, its inverse if it has one, and what was kept with it.
+
+    ``base``: for a LoRA, the pipeline it was trained on. ``adapter, options``: as in :func:`stillhouse.io.pipelines.open_pipeline`. Raises
+    :class:`StillhouseError` for a LoRA without its base, or with another one.
+    """
+    folder = Path(folder)
+    require(is_student(folder), f"'{folder}' holds no student that save_pretrained wrote (no {ABOUT}).")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        form, (height, width) = about["form"], about["size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"'{folder / ABOUT}' can't be read; was it edited? ({type(error).__name__}: {error})") from error
+    sides = {"height": height, "width": width, **options}
+    if form == "lora":
+        require(base is not None, f"'{folder}' is a LoRA; give the pipeline it was trained on ('{about['base_model']}') as its base.")
+        family = base if isinstance(base, Family) else open_pipeline(base, adapter, **sides)  # type: ignore[arg-type]
+        denoiser = family.denoiser()
+        check_base(denoiser.net, about["base"], folder)
+        student = _of_kind(read_lora(folder, denoiser), about)
+        has = (folder / INVERSE).is_dir()
+        return family, student, _of_kind(read_lora(folder / INVERSE, student), about) if has else None, about
+    require(base is None, f"'{folder}' is a whole pipeline, no LoRA; load it without a base.")
+    family = _opened(folder, about, adapter, sides)
+    return family, _of_kind(family.denoiser(), about), _inverse(folder, family, about), about
+
+
+def _of_kind(denoiser: Denoiser, about: dict[str, Any]) -> Denoiser:
+    denoiser.kind = kind_from_config(about["kind"])  # a method may have tied its ends
+    return denoiser
+
+
+def _inverse(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser | None:
+    if not (folder / INVERSE).is_dir():
+        return None
+    net = type(family.network).from_pretrained(folder / INVERSE).eval().requires_grad_(False)  # type: ignore[attr-defined]
+    return _of_kind(Denoiser(net, family.process, family.kind, call=family.ask, empty=family.empty), about)
+
+
+def _opened(folder: Path, about: dict[str, Any], adapter: str | type[Family] | None, options: dict[str, Any]) -> Family:
+    """The family of a saved student, read with its teacher's scheduler (which says the process) in the place of the student's.
+
+    So the folder's own scheduler file, where there is one, is not run.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        view = Path(name)
+        index = json.loads((folder / INDEX).read_text())
+        for part in parts(index):
+            if part != "scheduler":
+                os.symlink((folder / part).resolve(), view / part, target_is_directory=True)
+        index["scheduler"] = ["diffusers", about["scheduler"]["class"]]
+        (view / INDEX).write_text(json.dumps(index))
+        (view / "scheduler").mkdir()
+        config = {**about["scheduler"]["config"], "_class_name": about["scheduler"]["class"]}
+        (view / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+        family = open_pipeline(view, adapter, **options)
+    family.folder = folder
+    if about.get("deaf"):
+        setattr(family.pipe, family.part, hearing(family.network))
+    return family

@@ -1,0 +1,186 @@
+"""Writing a student as a Diffusers folder, as a LoRA, or as both: whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from stillhouse.adapters import Adapted
+from stillhouse.denoiser import Denoiser
+from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.guidance import hears_guidance
+from stillhouse.io.export.card import Facts, card
+from stillhouse.io.export.guidance_input import deafened
+from stillhouse.io.export.lora import fingerprint, write_lora
+from stillhouse.io.export.schedulers import Choice, choose
+from stillhouse.io.export.walks import Sampled
+from stillhouse.io.pipelines import Family
+from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.weights import kind_config
+
+ABOUT, INDEX = "stillhouse.json", "model_index.json"
+FORMS = ("full", "lora", "both")
+LORA_FOLDER, INVERSE = "lora", "inverse"
+
+
+def save_pipeline(
+    folder: str | Path,
+    family: Family,
+    denoiser: Denoiser,
+    samplings: Mapping[int, Sampled],
+    info: Mapping[str, Any] | None = None,
+    *,
+    form: str | None = None,
+    free_steps: bool = False,
+    fixed_guidance: bool = True,
+    inverse: Denoiser | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the student ``denoiser`` of ``family``'s pipeline to ``folder``; returns the folder.
+
+    ``form``: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the adapter alone; ``both``, the
+    pipeline with the LoRA in its subfolder ``lora``. An adapter's default is both, since the one just works and the other is small enough
+    to share; any other student's is full. ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step
+    model and keeps the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it that does
+    nothing, so that Diffusers never evaluates twice; False leaves guidance to the caller. ``inverse``: a student from data to noise, which
+    :func:`open_student` gives back. ``info, more``: plain data to be kept.
+
+    The training network is left as it is. A folder that a student was saved to before is replaced; raises :class:`StillhouseError` for one
+    that holds anything else, and for a student that is no network of this pipeline.
+    """
+    form = form or ("both" if isinstance(denoiser, Adapted) else "full")
+    if form not in FORMS:
+        raise unknown("form of a saved student", form, FORMS)
+    require(
+        form == "full" or isinstance(denoiser, Adapted),
+        "Only a student trained as an adapter can be saved as a LoRA; train with a lora rank.",
+    )
+    require(bool(samplings), "A student that says no number of steps can't be saved.")
+    require(
+        hasattr(denoiser.net, "save_pretrained") and denoiser.process.config() == family.process.config(),
+        f"This student is no network of the {type(family.pipe).__name__} that it would be saved with.",
+    )
+    folder, info = Path(folder), dict(info or {})
+    choice = Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
+    kept = {"hears": hears_guidance(denoiser), "free_steps": free_steps}
+    facts = Facts(family, info, samplings, choice, "full", folder.resolve().name, **kept)
+    about = {
+        "base_model": facts.base,
+        "family": type(family).__name__,
+        "size": list(family.size),
+        "scheduler": {"class": type(family.pipe.scheduler).__name__, "config": _plain(family.pipe.scheduler.config)},
+        "kind": kind_config(denoiser.kind),
+        "samplings": {str(n): s.config() for n, s in samplings.items()},
+        "free_steps": free_steps,
+        "info": info,
+        **(more or {}),
+    }
+
+    def build(place: Path) -> None:
+        if form != "lora":
+            _write_full(place, facts, denoiser, about, fixed_guidance)
+            if inverse is not None:
+                _plain_net(inverse).save_pretrained(str(place / INVERSE), safe_serialization=True)
+        if form != "full":
+            assert isinstance(denoiser, Adapted)
+            inner, name = (place, facts.name) if form == "lora" else (place / LORA_FOLDER, f"{facts.name}/{LORA_FOLDER}")
+            _write_lora(inner, Facts(family, info, samplings, choice, "lora", name, **kept), denoiser, about)
+            if isinstance(inverse, Adapted):
+                (inner / INVERSE).mkdir()
+                write_lora(inner / INVERSE, family.part, inverse, about)
+
+    _replace(folder, build)
+    return folder
+
+
+def _write_full(place: Path, facts: Facts, denoiser: Denoiser, about: dict[str, Any], fixed_guidance: bool) -> None:
+    family, choice = facts.family, facts.choice
+    net: Any = _plain_net(denoiser)
+    if fixed_guidance and all(s.guidance == 1 for s in facts.samplings.values()):
+        heard = net.config.get("time_cond_proj_dim")
+        net = deafened(net)
+        facts.deaf = net.config.get("time_cond_proj_dim") != heard
+    pipe = _with(family.pipe, family.part, net, choice)
+    with quiet():
+        pipe.save_pretrained(str(place), safe_serialization=True)
+    _write_scheduler(place, choice)
+    if choice.own:
+        index = json.loads((place / INDEX).read_text())
+        index["scheduler"] = ["few_step_scheduler", choice.name]
+        (place / INDEX).write_text(json.dumps(index, indent=2))
+    _write_about(place, facts, {**about, "form": "full", "deaf": facts.deaf})
+
+
+def _plain_net(denoiser: Denoiser) -> Any:
+    """The network alone, with the adapter folded in if it is one."""
+    return denoiser.merged().net if isinstance(denoiser, Adapted) else denoiser.net
+
+
+def _write_lora(place: Path, facts: Facts, student: Adapted, about: dict[str, Any]) -> None:
+    place.mkdir(exist_ok=True)
+    about = {**about, "form": "lora", "deaf": False, "base": fingerprint(student.net)}
+    write_lora(place, facts.family.part, student, about)
+    _write_scheduler(place, facts.choice)
+    _write_about(place, facts, about)
+
+
+def _write_about(place: Path, facts: Facts, about: dict[str, Any]) -> None:
+    (place / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+    (place / "README.md").write_text(card(facts), encoding="utf-8")
+
+
+def _write_scheduler(place: Path, choice: Choice) -> None:
+    shutil.rmtree(place / "scheduler", ignore_errors=True)
+    choice.scheduler.save_pretrained(str(place / "scheduler"))
+    if choice.own:
+        shutil.copyfile(Path(__file__).with_name("few_step_scheduler.py"), place / "scheduler" / "few_step_scheduler.py")
+
+
+def _with(pipe: Any, part: str, net: nn.Module, choice: Choice) -> Any:
+    """The pipeline with another network and, as far as it is a stock one, another scheduler; the original keeps its own."""
+    if type(pipe).__name__ == "DDIMPipeline" and choice.name != "DDIMScheduler":
+        from diffusers import DDPMPipeline  # the one with the same parts that takes any scheduler
+
+        return DDPMPipeline(**{part: net, "scheduler": pipe.scheduler if choice.own else choice.scheduler})
+    twin = copy.copy(pipe)
+    twin.register_modules(**{part: net} | ({} if choice.own else {"scheduler": choice.scheduler}))
+    return twin
+
+
+def _replace(folder: Path, build: Callable[[Path], None]) -> None:
+    """Let ``build`` fill a new folder beside ``folder``, then put it in its place."""
+    require(
+        not folder.exists() or (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))),
+        f"'{folder}' holds something else than a saved student; give a new name.",
+    )
+    folder = folder.resolve()
+    part, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{what}") for what in ("part", "old"))
+    try:
+        part.mkdir(parents=True)
+        build(part)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StillhouseError(f"Can't write '{folder}': {reason}.") from error
+    finally:
+        if old.exists() and not folder.exists():  # stopped between the two
+            os.replace(old, folder)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A Diffusers configuration as JSON holds it."""
+    own = {k: v for k, v in config.items() if not k.startswith("_")}
+    return json.loads(json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
