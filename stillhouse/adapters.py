@@ -36,10 +36,10 @@ class Base:
 
         self.net, self.rank, self.alpha, self.names, self.seed = net, rank, alpha, list(names), seed
         self.active: str | None = None
-        self.count = 0
         net.requires_grad_(False)
         self.spare: str | None = self._inject()  # the layers are made with the first adapter
-        self.layers: dict[str, Any] = {name: m for name, m in net.named_modules() if isinstance(m, LoraLayer)}
+        made = ((name, m) for name, m in net.named_modules() if isinstance(m, LoraLayer))
+        self.layers: dict[str, Any] = {name: m for name, m in made if self.spare in m.lora_A}
         self.switch(None)
 
     def add(self) -> str:
@@ -54,7 +54,8 @@ class Base:
     def _inject(self) -> str:
         from peft import LoraConfig, inject_adapter_in_model
 
-        name, self.count = f"player{self.count}", self.count + 1
+        count = getattr(self.net, "players", 0)  # of the network, which may have been a base before
+        name, self.net.players = f"player{count}", count + 1  # type: ignore[assignment]
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.names, init_lora_weights="gaussian")  # type: ignore[arg-type]
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
             torch.manual_seed(seed_of(self.seed, "adapter", name))
@@ -150,12 +151,12 @@ class Adapted(Denoiser):
         net = copy.deepcopy(self.base.net, {id(self.base): self.base})
         if hasattr(net, "checkpoint"):
             net.checkpoint, net.checkpointing = plain_checkpoint, False  # type: ignore[assignment]
-        for name in self.base.layers:
-            layer = net.get_submodule(name)
-            if self.name:
-                layer.merge(adapter_names=[self.name])  # type: ignore[operator]
+        wrapped: list[tuple[str, Any]] = [(name, m) for name, m in net.named_modules() if hasattr(m, "lora_A")]
+        for name, layer in wrapped:  # another base's, too, if the network was one before
+            if self.name and name in self.base.layers:
+                layer.merge(adapter_names=[self.name])
             parent, _, last = name.rpartition(".")
-            setattr(net.get_submodule(parent), last, layer.get_base_layer())  # type: ignore[operator]
+            setattr(net.get_submodule(parent), last, layer.get_base_layer())
         return Denoiser(net, self.process, self.kind, call=self.call, two_time=self.two_time, empty=self.empty)
 
     def lora(self) -> dict[str, Tensor]:
@@ -188,7 +189,12 @@ def adapted(
 
 def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d) if targets == "all" else (nn.Linear,)
-    every = [name for name, module in net.named_modules() if isinstance(module, kinds) and getattr(module, "groups", 1) == 1]
+    found: dict[str, nn.Module] = {}
+    for name, module in net.named_modules():
+        if any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B")):
+            continue  # inside a layer that has adapters already
+        found[name] = module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[assignment]
+    every = [name for name, module in found.items() if isinstance(module, kinds) and getattr(module, "groups", 1) == 1]
     if isinstance(targets, str):
         if targets not in TARGETS:
             raise unknown("choice of layers for adapters", targets, TARGETS)

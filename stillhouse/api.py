@@ -162,8 +162,8 @@ def data_of(
     """Where the run's rows come from; see :func:`distill`. ``cache``: where latents and embeddings are kept."""
     if isinstance(data, tuple):
         x, cond = data
-        labels = torch.is_tensor(cond) and not cond.is_floating_point()
-        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labels else 0), seed)
+        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
+        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
         from stillhouse.train.cached import data_for

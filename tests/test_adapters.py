@@ -131,6 +131,22 @@ def test_compiled_players_stay_apart():
             torch.testing.assert_close(player(X, T, LABELS).raw, said, atol=1e-5, rtol=1e-4)
 
 
+def test_a_network_can_become_a_base_again():
+    plain = teacher()
+    before = plain(X, T, LABELS).raw.detach()
+    first = stirred(adapted(plain, 2).copy(), 2)
+    said = first(X, T, LABELS).raw.detach()
+    second = adapted(plain, 3, targets="all")
+    other = stirred(second.copy(), 3)
+    assert torch.equal(second(X, T, LABELS).raw, before)
+    torch.testing.assert_close(first(X, T, LABELS).raw, said, atol=1e-5, rtol=1e-4)
+    assert float((other(X, T, LABELS).raw - said).abs().max().detach()) > 1e-3
+    for player in (first, other):
+        folded = player.merged()
+        assert set(folded.net.state_dict()) == set(teacher().net.state_dict())
+        torch.testing.assert_close(folded(X, T, LABELS).raw, player(X, T, LABELS).raw, atol=2e-5, rtol=1e-4)
+
+
 def test_what_can_take_no_adapter_is_refused():
     with pytest.raises(StillhouseError, match="closed-form"):
         adapted(get_world("mixture").exact(Flow()), 4)

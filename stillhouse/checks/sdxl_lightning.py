@@ -22,7 +22,6 @@ SAMPLES = 8192
 LADDER = (16, 2)
 STEPS = 900
 RATES = {"student": 1e-3, "critic": 2e-3}
-OPTIONS = {"relax": 1.0, "times": 1, "noise_levels": ()}
 
 
 class Blind(SDXLLightning):
@@ -40,7 +39,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     teacher = load(world.exact(Flow()), shape=world.shape)
 
     def run(kind: type[SDXLLightning]) -> Model:
-        method = kind(ladder=LADDER, plain=0, **OPTIONS)
+        method = kind(ladder=LADDER, plain=0, relax=1.0, times=1, noise_levels=())
         recipe = Recipe(steps=STEPS, batch=256, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
         return Trainer(method, teacher, Endless(world), recipe, student=fresh.copy(), quiet=True).fit()
 

@@ -40,7 +40,8 @@ PLAIN = Path(__file__).with_name("plain_call.py")
 LENGTH, WIDTH = 12, 64  # tokens of a prompt, and the size of one
 CODEC_STEPS, DECODER_STEPS, CODEC_BATCH, CODEC_RATE = 900, 600, 32, 2e-3
 PICTURES = 24_000  # encoded once
-RUN: dict[str, Any] = {"steps": 5000, "batch": 32, "warmup": 100, "ema": 0.999, "save_every": 250, "keep": 1, "seed": 0}
+ROUNDS = (5000,)  # steps; a round begins with the averaged weights of the one before and its rate falls anew
+RUN: dict[str, Any] = {"batch": 32, "warmup": 100, "ema": 0.999, "save_every": 250, "keep": 1, "seed": 0}
 STEPS, SCALES, MEASURED = 25, (1.0, 2.0, 3.0, 5.0), 300  # samples per split and scale
 QUICK = {"n": 60, "steps": 10}  # what a test can afford to measure again
 
@@ -154,19 +155,20 @@ def encoded(model: Model, world: World, n: int = PICTURES) -> TensorData:
     return TensorData(torch.cat(latents)[:n], {"tokens": bank["tokens"][torch.cat(ids)[:n]]})
 
 
-def train(work: Path, world: World, *, steps: int = RUN["steps"]) -> Model:
+def train(work: Path, world: World, rounds: Sequence[int] = ROUNDS) -> Model:
     """The trained model; what takes long is kept in ``work`` and not made twice."""
     start = work / "start"
     if not (start / "model_index.json").is_file():
         pipe = new_pipeline()
         train_codec(pipe.vae, world)
         pipe.save_pretrained(str(start), safe_serialization=True)
-    model = load(start)
-    print(f"codec: {json.dumps(codec_quality(model, world))}", flush=True)
-    out = work / "run"
-    data = encoded(model, world)
-    trainer = Trainer(Denoising(steps=8), replace(model, world=world.name), data, Recipe(**{**RUN, "steps": steps}), out=out)  # type: ignore[arg-type]
-    return trainer.fit(resume=True)
+    model = replace(load(start), world=world.name)
+    data, student = encoded(model, world), None
+    for number, steps in enumerate(rounds, 1):
+        trainer = Trainer(Denoising(steps=8), model, data, Recipe(steps=steps, **RUN), student=student, out=work / f"run-{number}")
+        student = trainer.fit(resume=True).denoiser
+    assert student is not None
+    return replace(model, denoiser=student)
 
 
 def ship(model: Model, world: World, place: Path = PLACE) -> Path:
@@ -192,7 +194,7 @@ def ship(model: Model, world: World, place: Path = PLACE) -> Path:
     best = max(SCALES[1:], key=lambda w: measured["train"][f"{w:g}"])
     write(best)  # the quick figures are of the guidance that is kept
     quick = quality(load(place), world, QUICK["n"], QUICK["steps"])
-    recipe = {"codec": CODEC_STEPS, "decoder": DECODER_STEPS, "pictures": PICTURES, **RUN}
+    recipe = {"codec": CODEC_STEPS, "decoder": DECODER_STEPS, "pictures": PICTURES, "rounds": list(ROUNDS), **RUN}
     write(best, measured=measured, quick=quick, recipe=recipe)
     atomic_write(place / "README.md", card(measured, codec, best, model.parameters).encode())
     return place
@@ -260,7 +262,7 @@ The autoencoder (4x16x16 latents) alone: {codec["psnr"]:.1f} dB, and {codec["fid
 ## How it was made
 
 `python -m stillhouse.commands.shapes_pipeline`: a CLIP text encoder with frozen random weights; an autoencoder trained for
-{CODEC_STEPS} + {DECODER_STEPS} steps; a U-Net predicting v on Stable Diffusion's table with zero terminal SNR, {RUN["steps"]} steps of
+{CODEC_STEPS} + {DECODER_STEPS} steps; a U-Net predicting v on Stable Diffusion's table with zero terminal SNR, {sum(ROUNDS):,} steps of
 {RUN["batch"]} from {PICTURES:,} renders, captions hidden from a tenth of them, weights averaged. Half precision on disk.
 """
 

@@ -40,10 +40,9 @@ class Negative(Denoiser):
         self.told = {"tokens": tokens, **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {})}
         self.alpha = alpha
         self.ours = isinstance(denoiser.net, Network)
-        if self.ours:
-            require(
-                bool(denoiser.net.config.get("token_dim")), "A negative prompt needs cross-attention: a network built with `token_dim`."
-            )  # type: ignore[union-attr]
+        if isinstance(denoiser.net, Network):
+            hears = bool(denoiser.net.config.get("token_dim"))
+            require(hears, "A negative prompt needs cross-attention: a network built with `token_dim`.")
         else:
             _prepare(denoiser.net)
 

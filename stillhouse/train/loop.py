@@ -270,8 +270,14 @@ class Trainer:
         average = {name: slow.module for name, slow in self.averages.items()}
         denoiser, inverse = average.get("average", self.method.student), average.get("average.inverse", self.method.inverse)
         assert isinstance(denoiser, Denoiser) and (inverse is None or isinstance(inverse, Denoiser))
-        made = {"samplings": self.method.samplings(), "free_steps": self.method.free_steps, "info": self.method.describe()}
-        return replace(self.teacher, denoiser=denoiser, inverse=inverse, **made)
+        return replace(
+            self.teacher,
+            denoiser=denoiser,
+            inverse=inverse,
+            samplings=self.method.samplings(),
+            free_steps=self.method.free_steps,
+            info=self.method.describe(),
+        )
 
     # -- stop and go on ----------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:

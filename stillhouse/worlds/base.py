@@ -44,6 +44,10 @@ class World:
         """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels`` (n,) are obeyed."""
         raise NotImplementedError
 
+    def caption_ids(self, split: str = "train") -> Tensor:
+        """The numbers of the captions of a split (``train`` or ``test``), int64; none in a world of labels."""
+        return torch.arange(0)
+
     def condition(self, labels: Tensor | None) -> Condition:
         """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of them."""
         return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -145,3 +146,17 @@ class Shapes(World):
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
         """:meth:`measure` of ``n`` fresh renders with their captions: what new and perfect samples would get."""
         return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
+
+
+def write_folder(folder: str | Path, n: int, seed: int = 0) -> Path:
+    """A folder of ``n`` pictures with a caption in a text file beside each, as a user's own data may lie; what is there already stays."""
+    from stillhouse.io.images import save_samples
+
+    folder, world = Path(folder), Shapes()
+    images, labels = world.sample_data(n, Draws(n, "folder", seed))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / f"{i:05d}.png"
+        if not place.exists():
+            save_samples(place, image[None])
+            place.with_suffix(".txt").write_text(CAPTIONS[int(label)] + "\n")
+    return folder

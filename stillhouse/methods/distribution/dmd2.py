@@ -37,7 +37,7 @@ class DMD2(Method):
     low: float = option(0.02, "where the times begin at which the scores are compared, as a share of [t_min, 1]", low=0, high=1)
     high: float = option(0.98, "where these times end", low=0, high=1)
 
-    worlds = ("mixture", "digits", "mnist")
+    worlds = ("mixture", "digits", "mnist", "shapes")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),

@@ -39,7 +39,8 @@ class SwiftBrush(Method):
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", lora_fake(self.teacher, self.student, self.rank, self.lora_alpha))
-        self.real, self.own = Guided(self.teacher, self.guidance), Guided(self.fake, self.guidance)
+        self.real: Denoiser = Guided(self.teacher, self.guidance)
+        self.own: Denoiser = Guided(self.fake, self.guidance)
 
     def turns(self, step: int) -> list[str]:
         # a fake that has not moved yet is the teacher, and pulls nowhere

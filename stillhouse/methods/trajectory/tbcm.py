@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stillhouse.conditions import Condition
+from stillhouse.conditions import Condition, join
 from stillhouse.denoiser import Converted, Denoiser, Prediction
 from stillhouse.errors import require
 from stillhouse.guidance import Guided
@@ -111,8 +111,7 @@ class TBCM(Method):
         x, tau, v = (
             torch.cat(parts) for parts in zip(*((p.at.x, p.at.t.float() * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True)
         )
-        cond = torch.cat([batch.cond] * many) if torch.is_tensor(batch.cond) else batch.cond
-        return x, tau, v, cond, w.repeat(many)
+        return x, tau, v, join([batch.cond] * many), w.repeat(many)
 
     def route(self, batch: Batch) -> list[float]:
         """Falling times of trig, from 1; point ``i`` is uniform between neighbouring angles of a fixed reference route."""
