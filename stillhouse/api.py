@@ -20,7 +20,7 @@ from stillhouse.evaluate import exact_teacher, versions
 from stillhouse.io.images import save_samples
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model, load, shipped
-from stillhouse.options import build, build_recipe, fields_of, recipe_entries, run_fields
+from stillhouse.options import build, build_recipe, fields_of, read_yaml, recipe_entries, run_fields
 from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems import find
@@ -31,7 +31,7 @@ from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import WORLDS, World, get_world
 
-CONFIG = "run.yaml"
+CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 DATA = ("auto", "world", "none")
 
 
@@ -45,6 +45,7 @@ def distill(
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    adapter: str | None = None,
     **options: Any,
 ) -> Model:
     """Make a student of ``teacher`` by ``method`` and return it; with ``out`` the run's files and ``out/model`` are kept there.
@@ -57,6 +58,7 @@ def distill(
     parquet files, webdataset shards, or a file of prompts; ``"world"``, ``"none"``, or None: the world's if the method learns from data.
     ``student``: a denoiser, or options of ``world.network`` for the network that the method makes its student from, in the
     teacher's place.
+    ``adapter``: how a Diffusers pipeline of an unknown kind is read, ``"./file.py:Class"``.
     ``options``: fields of the method and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here; where both have a name
     it is the method's, and the run's has ``run_`` before it.
 
@@ -70,15 +72,16 @@ def distill(
         assert place is not None
         teacher = place.name if place.name in shipped() and getattr(place, "config", None) == {"name": place.name} else "exact"
     named = str(teacher) if isinstance(teacher, str | Path) else None
-    teacher = teacher_of(teacher, place)
+    teacher = teacher_of(teacher, place, adapter)
     if place is None and teacher.world in WORLDS:
         place = get_world(teacher.world)
-    source = data_of(data, place, teacher, method, recipe.seed, Path(out) / "cache" if out else None)
+    source = data_of(data, place, teacher, method, recipe.seed, Path(out) / CACHE if out else None)
     learner = _student(student, place, teacher, method, recipe.seed)
     config = {
         "command": "distill",
         "method": _name(method),
         "teacher": named,
+        **({"adapter": adapter} if adapter else {}),
         "world": getattr(place, "config", None),
         "data": str(data) if isinstance(data, str | Path) else "auto" if data is None else None,  # None: an object in memory
         "student": dict(student) if isinstance(student, Mapping) else {} if student is None else None,
@@ -119,7 +122,7 @@ def train_teacher(
     return _run(method, fresh, data_of(data, place, fresh, method, recipe.seed), recipe, None, config, out, resume, quiet)
 
 
-def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None) -> Model:
+def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None) -> Model:
     """The teacher that was meant; see :func:`distill`."""
     if isinstance(teacher, Model):
         return teacher
@@ -130,7 +133,7 @@ def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None) -> M
         return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
-        return open_model(teacher)
+        return open_model(teacher, adapter)
     require(world is not None, "The closed-form teacher is a world's; name the world.")
     assert world is not None
     return exact_teacher(world, process_from_config(process or "flow"))
@@ -143,12 +146,13 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
     return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, text=world.text, prompts=prompts)
 
 
-def open_model(source: str | Path) -> Model:
+def open_model(source: str | Path, adapter: str | None = None) -> Model:
     """What :func:`stillhouse.load` takes, or the folder of a run that has come to its end."""
-    if not (Path(source) / CONFIG).exists():
-        return load(source)
-    require((Path(source) / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end.")
-    return load(Path(source) / "model")
+    folder = Path(source)
+    if (folder / CONFIG).exists():
+        require((folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end.")
+        adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
+    return load(source, adapter=adapter) if adapter else load(source)
 
 
 def data_of(
@@ -166,12 +170,13 @@ def data_of(
         return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
-        from stillhouse.train.cached import data_for
+        from stillhouse.train.cached import PROMPT_FILES, data_for
 
-        require(
-            Path(data).exists(),
-            f"There is no data '{data}': neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts.",
-        )
+        path, name = Path(data), type(method).__name__
+        known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
+        require(path.exists(), f"There is no data '{data}': {known}.")
+        pictures = "data" not in method.needs or path.is_dir() or path.suffix not in PROMPT_FILES
+        require(pictures, f"{name} learns from real data, and '{data}' holds prompts alone; give it pictures with captions.")
         return data_for(teacher, data, cache=cache, seed=seed)
     if not isinstance(data, str):
         return data
@@ -192,7 +197,8 @@ def _free(out: str | Path | None, resume: bool) -> None:
         return
     folder = Path(out)
     require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
-    busy = folder.exists() and any(folder.iterdir())
+    # a run that was refused after its data had been encoded leaves that behind, and no run
+    busy = folder.exists() and any(entry.name != CACHE for entry in folder.iterdir())
     require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
 
 

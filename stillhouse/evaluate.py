@@ -6,7 +6,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from stillhouse.denoiser import ExactDenoiser
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require
 from stillhouse.metrics.distances import paired_rmse
+from stillhouse.metrics.scores import Score, mean_scores
 from stillhouse.model import Model
 from stillhouse.process import Process
 from stillhouse.samplers.rollout import prior
@@ -92,6 +93,7 @@ def evaluate(
     seed: int = 0,
     teacher_steps: Sequence[int] = STEPS,
     teacher_solver: str | dict[str, Any] | None = None,
+    scores: Mapping[str, Score] | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
     """Measure ``n`` samples of every way of sampling the student and its teacher; plain data, ready for JSON.
@@ -104,6 +106,8 @@ def evaluate(
     student's. All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures are medians.
 
     ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows from ``seed``.
+    ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a world of captions; the mean
+    of each joins ``metrics`` and ``floor`` under its name.
     Raises :class:`StillhouseError` if the models don't fit the world or a sample is not finite.
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
@@ -125,6 +129,14 @@ def evaluate(
         walks += walks_of(teacher, "teacher", teacher_steps, teacher_solver)
     batch = min(BATCH, math.ceil(n / 4))  # at least four turns to take a median of
     labels = labels_for(model, world, n)
+    floor = world.floor(n, seed)
+    if scores:  # of real data first: a score that fails does so before any walk
+        taken = sorted(set(scores) & {*floor, "paired_rmse"})
+        require(not taken, f"There is a metric '{(taken or [''])[0]}' already; give the score another name.")
+        told = bool(world.captions) and model.text is not None and labels is not None
+        require(told, f"A score compares pictures with prompts: '{world.name}' has no captions, or the student takes no prompts.")
+        real, shown = world.sample_data(n, Draws(n, "floor", seed))
+        floor |= mean_scores(scores, real, _prompts(world, shown))
     _fill(walks, world, n, batch, labels, seed, show)
 
     ends = _endpoints(walks, world, teacher, n, batch, labels, seed)
@@ -135,6 +147,8 @@ def evaluate(
         if ends is not None and walk.samples is not ends:
             pairs = torch.cat(ends)
             metrics["paired_rmse"] = paired_rmse(samples[: len(pairs)], pairs)
+        if scores and labels is not None:
+            metrics |= mean_scores(scores, samples, _prompts(world, labels))
         rows.append(
             {
                 "who": walk.who,
@@ -156,7 +170,7 @@ def evaluate(
         "batch": batch,
         "metric": next(iter(rows[0]["metrics"])),
         "rows": rows,
-        "floor": {k: _plain(v) for k, v in world.floor(n, seed).items()},
+        "floor": {k: _plain(v) for k, v in floor.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),
         "speed_up": statistics.median(a / b for a, b in zip(its.seconds, mine.seconds, strict=True)) if its else None,
@@ -209,6 +223,10 @@ def _endpoints(
             cond = None if labels is None else world.condition(labels[start : start + count])
             ends.append(endpoint(guided, noise, 1.0, 0.0, cond).float())
     return ends
+
+
+def _prompts(world: World, labels: Tensor) -> list[str]:
+    return [world.captions[label] for label in labels.tolist()]
 
 
 def _plain(value: float) -> float | None:

@@ -30,7 +30,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     exact = world.exact(process)
     method = ICD(segments=SEGMENTS, levels=LEVELS, high_guidance=1.0, preserve=0.0 if ablation else 1.5)
     rate = 2e-3
-    recipe = Recipe(steps=1000, batch=192, seed=seed, lr={"student": rate, "forward": rate}, schedule="cosine", ema=0.98)
+    recipe = Recipe(steps=1600, batch=192, seed=seed, lr={"student": rate, "forward": rate}, schedule="cosine", ema=0.98)
     trained = Trainer(method, load(exact, shape=world.shape), Endless(world), recipe, student=student, quiet=True).fit()
     assert trained.inverse is not None
 

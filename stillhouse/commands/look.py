@@ -11,6 +11,9 @@ from stillhouse.commands.parser import Parser, add_world
 from stillhouse.errors import StillhouseError, require
 
 if TYPE_CHECKING:
+    import torch
+
+    from stillhouse.metrics.scores import Score
     from stillhouse.model import Model
     from stillhouse.worlds.base import World
 
@@ -59,6 +62,14 @@ def evaluate(words: list[str]) -> int:
     parser.add_argument("-n", type=int, default=2000, help="samples per way of sampling [2000]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument("--teacher-steps", metavar="K,K,…", help="steps to walk the teacher in [1,2,4,…,64]")
+    parser.add_argument("--clip", metavar="DIR", help="score pictures under their captions by the CLIP in this folder")
+    parser.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="score them by f(images, prompts) of a module or of ./file.py; may be given several times",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--out", metavar="FILE", help="JSON file [RUN/evaluation.json, if it is a run's folder]")
     given = parser.parse(words)
@@ -72,7 +83,8 @@ def evaluate(words: list[str]) -> int:
     world = open_world(getattr(given, "world", None) or entries.get("world") or model.world)
     teacher = _teacher(given.teacher or entries.get("teacher"), world)
     walks: dict[str, Any] = {} if not given.teacher_steps else {"teacher_steps": _numbers(given.teacher_steps, "--teacher-steps")}
-    result = measure(model, world, teacher=teacher, n=given.n, seed=given.seed, show=not given.json, **walks)
+    scores = _scores(given.clip, given.score, model.denoiser.device)
+    result = measure(model, world, teacher=teacher, n=given.n, seed=given.seed, scores=scores, show=not given.json, **walks)
     out = given.out or (Path(given.model) / EVALUATION if entries else None)
     if out:
         atomic_write(out, (json.dumps(result, indent=2) + "\n").encode())
@@ -152,6 +164,18 @@ def _teacher(source: str | None, world: World) -> Model | None:
     from stillhouse.api import teacher_of
 
     return teacher_of(source, world)
+
+
+def _scores(clip: str | None, names: Sequence[str], device: torch.device) -> dict[str, Score]:
+    """CLIP's score, as ``clip``, and functions of the user's own by their names."""
+    from stillhouse.metrics.scores import ClipScore, find_score
+
+    scores: dict[str, Score] = {"clip": ClipScore(clip, device).score} if clip else {}
+    for name in names:
+        short = name.rpartition(":")[2]
+        require(short not in scores, f"Two scores have the name '{short}'; rename one of the functions.")
+        scores[short] = find_score(name)
+    return scores
 
 
 def _entries(source: str) -> dict[str, Any]:

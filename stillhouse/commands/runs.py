@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stillhouse.train.method import Method
 
 COMMON = ("command", "world", "options", "run", "out", "quiet", "versions")
-ENTRIES = {"train": (*COMMON, "network", "process", "kind"), "distill": (*COMMON, "method", "teacher", "data", "student")}
+ENTRIES = {"train": (*COMMON, "network", "process", "kind"), "distill": (*COMMON, "method", "teacher", "adapter", "data", "student")}
 
 
 def train(words: list[str]) -> int:
@@ -60,6 +60,9 @@ def distill(words: list[str]) -> int:
         default=argparse.SUPPRESS,
         help="folder of images, parquet or tar files, or a file of prompts; auto, world or none [auto: the world's if needed]",
     )
+    parser.add_argument(
+        "--adapter", metavar="FILE.py:CLASS", default=argparse.SUPPRESS, help="how a Diffusers pipeline of an unknown kind is read"
+    )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument("--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what)
     if not name:
@@ -79,7 +82,7 @@ def distill(words: list[str]) -> int:
     from stillhouse.api import distill as make
 
     options = _options(kind, config)
-    given = {k: config[k] or None for k in ("world", "data", "student") if k in config}
+    given = {k: config[k] or None for k in ("world", "data", "student", "adapter") if k in config}
     return _go("distill", out, lambda: make(config.get("teacher") or None, name, out=out, resume=resume, quiet=quiet, **given, **options))
 
 

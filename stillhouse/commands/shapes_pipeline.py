@@ -86,6 +86,8 @@ def new_pipeline(seed: int = 0) -> Any:
             sample_size=16, block_out_channels=(32, 48, 80), layers_per_block=1, norm_num_groups=16, attention_head_dim=4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=WIDTH,
+            # every block also hears the prompt pooled into the time: attention alone learns very slowly which word is whose
+            addition_embed_type="text", addition_embed_type_num_heads=16,
         )  # fmt: skip
         scheduler = DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample=False,

@@ -37,6 +37,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "fidelity": Metric("Prompt fidelity", "high", "share of pictures in which the reader finds all that the caption says"),
+    "clip": Metric("CLIP score", "high", "100 times the cosine between a picture and its caption"),
     "frechet": Metric("Fréchet distance", "low", "between features of samples and of real data"),
     "swd": Metric("Sliced Wasserstein", "low", "distance to real data along random directions"),
     "accuracy": Metric("Class accuracy", "high", "share of samples that show the class asked for"),

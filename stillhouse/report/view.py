@@ -115,7 +115,7 @@ def view_of_folder(folder: str | Path) -> RunView:
     require(isinstance(config, dict), f"'{config_file}' holds no settings.")
     model = load(folder / "model")
     source = config.get("teacher")
-    teacher = teacher_of(source, world) if source else None
+    teacher = teacher_of(source, world, config.get("adapter")) if source else None
     journal = folder / "metrics.jsonl"
     return make_view(
         str(config.get("method") or folder.name),
