@@ -129,14 +129,12 @@ def evaluate(
         walks += walks_of(teacher, "teacher", teacher_steps, teacher_solver)
     batch = min(BATCH, math.ceil(n / 4))  # at least four turns to take a median of
     labels = labels_for(model, world, n)
-    floor = world.floor(n, seed)
+    worth = {}
     if scores:  # of real data first: a score that fails does so before any walk
-        taken = sorted(set(scores) & {*floor, "paired_rmse"})
-        require(not taken, f"There is a metric '{(taken or [''])[0]}' already; give the score another name.")
         told = bool(world.captions) and model.text is not None and labels is not None
         require(told, f"A score compares pictures with prompts: '{world.name}' has no captions, or the student takes no prompts.")
         real, shown = world.sample_data(n, Draws(n, "floor", seed))
-        floor |= mean_scores(scores, real, _prompts(world, shown))
+        worth = mean_scores(scores, real, _prompts(world, shown))
     _fill(walks, world, n, batch, labels, seed, show)
 
     ends = _endpoints(walks, world, teacher, n, batch, labels, seed)
@@ -148,6 +146,8 @@ def evaluate(
             pairs = torch.cat(ends)
             metrics["paired_rmse"] = paired_rmse(samples[: len(pairs)], pairs)
         if scores and labels is not None:
+            taken = sorted(set(scores) & set(metrics))
+            require(not taken, f"There is a metric '{(taken or [''])[0]}' already; give the score another name.")
             metrics |= mean_scores(scores, samples, _prompts(world, labels))
         rows.append(
             {
@@ -170,7 +170,7 @@ def evaluate(
         "batch": batch,
         "metric": next(iter(rows[0]["metrics"])),
         "rows": rows,
-        "floor": {k: _plain(v) for k, v in floor.items()},
+        "floor": {k: _plain(v) for k, v in {**world.floor(n, seed), **worth}.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),
         "speed_up": statistics.median(a / b for a, b in zip(its.seconds, mine.seconds, strict=True)) if its else None,

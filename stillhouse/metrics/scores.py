@@ -44,12 +44,13 @@ class ClipScore:
         with quiet():
             try:
                 tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-                model, report = CLIPModel.from_pretrained(
+                opened: Any = CLIPModel.from_pretrained(
                     folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
                 )
             except Exception as error:  # foreign files fail in many ways, in errors of three libraries
                 reason = " ".join(str(error).split())[:300]
                 raise StillhouseError(f"The CLIP in '{folder}' can't be opened: {type(error).__name__}: {reason}") from error
+        model, report = opened
         absent = sorted(report["missing_keys"])  # the library would leave these at random values
         require(not absent, f"The weights in '{folder}' lack {len(absent)} of a CLIP's tensors, '{(absent or [''])[0]}' first.")
         self.device = torch.device(device)
