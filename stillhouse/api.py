@@ -173,6 +173,8 @@ def data_of(
         from stillhouse.train.cached import PROMPT_FILES, data_for
 
         path, name = Path(data), type(method).__name__
+        if not path.exists() and len(path.parts) == 1 and not path.suffix:
+            raise unknown("kind of data", str(data), DATA)
         known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
         require(path.exists(), f"There is no data '{data}': {known}.")
         pictures = "data" not in method.needs or path.is_dir() or path.suffix not in PROMPT_FILES
