@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, Prediction
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
+from stillhouse.prediction import Prediction
 
 
 class Guided(Denoiser):

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from stillhouse.adapters import Adapted
 from stillhouse.conditions import Condition, TextEncoder, cycled, even_labels, move, size
-from stillhouse.denoiser import Denoiser, Kind
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
 from stillhouse.io.weights import load_denoiser, save_denoiser
+from stillhouse.prediction import Kind
 from stillhouse.process import Process, process_from_config
 from stillhouse.samplers.sampling import Sampling, draw_samples
 

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.denoiser import EDM, KINDS, At, Converted, Denoiser, ExactDenoiser, Prediction, count_calls
+from stillhouse.denoiser import Converted, Denoiser, ExactDenoiser, count_calls
 from stillhouse.errors import StillhouseError
 from stillhouse.flowmap import clean, jump, land
+from stillhouse.prediction import EDM, KINDS, At, Prediction
 from stillhouse.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig
 
 ALL = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), ScaledLinearVP(zero_terminal_snr=True), VE()]

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.denoiser import KINDS, Converted, Denoiser, count_calls
+from stillhouse.denoiser import Converted, Denoiser, count_calls
 from stillhouse.errors import StillhouseError
 from stillhouse.guidance import Guided
+from stillhouse.prediction import KINDS
 from stillhouse.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 
 ALL = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), VE()]

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillhouse.denoiser import KINDS, Denoiser, Kind, call_plain
+from stillhouse.denoiser import Denoiser, call_plain
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.models import build_model
+from stillhouse.prediction import KINDS, Kind
 from stillhouse.process import process_from_config
 
 HEADER = "stillhouse"

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.conditions import Condition, expand, move, size
-from stillhouse.denoiser import Denoiser, Prediction
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import StillhouseError, require
 from stillhouse.model import Model
 from stillhouse.models import Network
+from stillhouse.prediction import Prediction
 
 
 class Negative(Denoiser):

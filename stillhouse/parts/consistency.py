@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import EDM, KINDS, Bounded, Denoiser
+from stillhouse.denoiser import Denoiser
 from stillhouse.flowmap import clean, land
 from stillhouse.guidance import Guided, hears_guidance
+from stillhouse.prediction import EDM, KINDS, Bounded
 from stillhouse.process import ScaledLinearVP, like
 
 

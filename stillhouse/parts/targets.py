@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import At, Denoiser
+from stillhouse.denoiser import Denoiser
+from stillhouse.prediction import At
 
 Weight = Callable[[At], Tensor]
 

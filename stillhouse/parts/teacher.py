@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, Prediction
+from stillhouse.denoiser import Denoiser
+from stillhouse.prediction import Prediction
 from stillhouse.solvers.base import History, Solver
 from stillhouse.solvers.heun import Heun
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import At, Denoiser, ExactDenoiser
+from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws
 from stillhouse.parts.score import fake_for
 from stillhouse.parts.timelaw import uniform
+from stillhouse.prediction import At
 from stillhouse.process import Process
 
 FIRST = 1e-3  # the first step of a table of 1000: below it there is no noise to tell

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, Prediction
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
+from stillhouse.prediction import Prediction
 from stillhouse.process import Process
 from stillhouse.solvers.base import History, Solver
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.denoiser import Prediction
+from stillhouse.prediction import Prediction
 from stillhouse.process import Process
 
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stillhouse.denoiser import Prediction
+from stillhouse.prediction import Prediction
 from stillhouse.process import Process, like
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Prediction
 from stillhouse.errors import require
 from stillhouse.flowmap import land
+from stillhouse.prediction import Prediction
 from stillhouse.process import like
 from stillhouse.solvers.base import History, Noise, Predict, Solver
 from stillhouse.solvers.coordinate import gap, noisy_land

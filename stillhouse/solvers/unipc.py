@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import X0, At, Prediction
 from stillhouse.errors import require, unknown
 from stillhouse.flowmap import land
+from stillhouse.prediction import X0, At, Prediction
 from stillhouse.process import like
 from stillhouse.solvers.base import History, Noise, Predict, Solver
 from stillhouse.solvers.coordinate import gap

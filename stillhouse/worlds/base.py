@@ -83,8 +83,8 @@ class World:
 
         ``options`` override the model's own (``name``, ``width``, ``depth`` …); ``guidance_input``: it hears a guidance scale.
         """
-        from stillhouse.denoiser import EDM
         from stillhouse.models import build_model
+        from stillhouse.prediction import EDM
 
         usual = self.network_defaults if options.get("name", self.network_defaults["name"]) == self.network_defaults["name"] else {}
         fields = {**usual, "classes": self.classes, "two_time": two_time, "guidance_input": guidance_input, **options}

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stillhouse.denoiser import EDM, X0, Denoiser, Velocity
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import StillhouseError
 from stillhouse.guidance import Guided
 from stillhouse.io import weights
 from stillhouse.io.weights import atomic_write, kind_config, kind_from_config, load_denoiser, save_denoiser
 from stillhouse.models import build_model
+from stillhouse.prediction import EDM, X0, Velocity
 from stillhouse.process import VE, Flow
 
 

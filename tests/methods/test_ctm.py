@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from stillhouse.denoiser import EDM, Denoiser
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
 from stillhouse.flowmap import jump
 from stillhouse.methods.trajectory.ctm import CTM
 from stillhouse.parts.balance import last_weight
 from stillhouse.parts.teacher import teacher_steps
+from stillhouse.prediction import EDM
 from stillhouse.process import VE, Cosine, Flow
 from stillhouse.train.method import Batch
 from stillhouse.worlds.base import get_world

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stillhouse.denoiser import Bounded, Denoiser
+from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
 from stillhouse.flowmap import clean, jump
@@ -14,6 +14,7 @@ from stillhouse.model import Model
 from stillhouse.models import build_model
 from stillhouse.parts.consistency import huber
 from stillhouse.parts.students import grown
+from stillhouse.prediction import Bounded
 from stillhouse.process import Flow, ScaledLinearVP
 from stillhouse.train.method import Batch
 from stillhouse.worlds.base import get_world

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from stillhouse.adapters import Adapted
-from stillhouse.denoiser import X0
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
 from stillhouse.flowmap import clean, jump
@@ -13,6 +12,7 @@ from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.methods.adversarial.sdxl_lightning import SDXLLightning
 from stillhouse.model import load
+from stillhouse.prediction import X0
 from stillhouse.process import VE, Cosine, Flow, LinearVP
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import EDM, KINDS, X0, Bounded, Denoiser, Eps, Kind, V
+from stillhouse.denoiser import Denoiser
 from stillhouse.io.export.walks import Sampled, Walk, walk
 from stillhouse.io.pipelines import Family
 from stillhouse.io.pipelines.base import quiet
+from stillhouse.prediction import EDM, KINDS, X0, Bounded, Eps, Kind, V
 from stillhouse.process import Flow, ScaledLinearVP
 
 TABLE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import EDM, At, Denoiser, Prediction
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.io.pipelines import Family
+from stillhouse.prediction import EDM, At, Prediction
 from stillhouse.process import VE, ScaledLinearVP
 from stillhouse.solvers import DDIM, make_solver
 from stillhouse.solvers.base import History

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition, apply, expand, hide
-from stillhouse.denoiser import Denoiser, Kind
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.io.pipelines.schedules import Schedule, read_schedule
+from stillhouse.prediction import Kind
 from stillhouse.process import Process, ScaledLinearVP
 
 log = logging.getLogger("stillhouse")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from stillhouse.denoiser import EDM, KINDS, Kind
 from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.prediction import EDM, KINDS, Kind
 from stillhouse.process import VE, Flow, Process, ScaledLinearVP
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import X0, Denoiser, Eps, Score
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.flowmap import clean, jump
 from stillhouse.guidance import Guided
@@ -17,6 +17,7 @@ from stillhouse.parts.score import fake_for
 from stillhouse.parts.segments import parted
 from stillhouse.parts.teacher import teacher_steps
 from stillhouse.parts.timelaw import uniform
+from stillhouse.prediction import X0, Eps, Score
 from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM

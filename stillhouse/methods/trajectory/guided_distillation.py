@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Denoiser, Eps, Score
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.flowmap import clean
 from stillhouse.guidance import Guided
 from stillhouse.parts.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
 from stillhouse.parts.students import grown
 from stillhouse.parts.timelaw import heard
+from stillhouse.prediction import Eps, Score
 from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option

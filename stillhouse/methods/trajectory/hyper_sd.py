@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, Eps, ExactDenoiser, Score
+from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.flowmap import clean, jump
@@ -23,6 +23,7 @@ from stillhouse.parts.segments import halvings, parted, segment_pair
 from stillhouse.parts.targets import denoising_loss
 from stillhouse.parts.teacher import teacher_steps
 from stillhouse.parts.timelaw import uniform
+from stillhouse.prediction import Eps, Score
 from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM

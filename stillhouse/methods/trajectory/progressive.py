@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, Eps, Score
+from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.flowmap import clean
 from stillhouse.parts.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
+from stillhouse.prediction import Eps, Score
 from stillhouse.process import like
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.conditions import Condition, join
-from stillhouse.denoiser import Converted, Denoiser, Prediction
+from stillhouse.denoiser import Converted, Denoiser
 from stillhouse.errors import require
 from stillhouse.guidance import Guided
 from stillhouse.models.embed import NumberEmbedding, zero
 from stillhouse.parts.students import grown
 from stillhouse.parts.tangent import tangent
+from stillhouse.prediction import Prediction
 from stillhouse.process import Trig, like
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

@@ -13,13 +13,13 @@ import torch
 
 import stillhouse
 from stillhouse.cli import main
-from stillhouse.denoiser import EDM
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
 from stillhouse.guidance import Guided, hears_guidance
 from stillhouse.io.pipelines import Family, open_pipeline, register, tiny
 from stillhouse.io.pipelines.flux import pack, unpack
 from stillhouse.io.pipelines.registry import FAMILIES
+from stillhouse.prediction import EDM
 from stillhouse.process import VE, Flow, ScaledLinearVP, process_from_config
 
 Built = Callable[[str], Path]
