@@ -28,7 +28,7 @@ MARK = ".stillhouse-demo"
 # by world and method: iterations on a machine that is fast enough, and the seconds that a slower one may spend
 DIGITS: dict[str, dict[str, Any]] = {
     "dmd2": {
-        "seconds": 100,
+        "seconds": 95,
         "iterations": 900,
         "batch": 32,
         "lr": {"student": 5e-4, "fake": 1.5e-3},
@@ -39,7 +39,7 @@ DIGITS: dict[str, dict[str, Any]] = {
         "start": 0.75,
     },
     "cm": {
-        "seconds": 30,
+        "seconds": 28,
         "iterations": 500,
         "batch": 64,
         "lr": {"student": 5e-4},
@@ -51,7 +51,7 @@ DIGITS: dict[str, dict[str, Any]] = {
 }
 SCENES: dict[str, dict[str, Any]] = {
     "dmd2": {
-        "seconds": 75,
+        "seconds": 68,
         "iterations": 600,
         "batch": 32,
         "lr": {"student": 5e-4, "fake": 1.5e-3},
