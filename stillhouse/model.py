@@ -170,7 +170,9 @@ class Model:
             from stillhouse.io.export import save_pipeline
 
             more = {"world": self.world, "prompts": list(self.prompts)}
-            kept = {"free_steps": self.free_steps, "inverse": self.inverse, "more": more}
+            # a model that was only trained on is guided as before; a student whose guidance is folded in must not be guided again
+            folded = self.info.get("method") != "denoising"
+            kept = {"free_steps": self.free_steps, "inverse": self.inverse, "more": more, "fixed_guidance": folded}
             return save_pipeline(folder, self.pipeline, self.denoiser, self.samplings, self.info, form=form, **kept)  # type: ignore[arg-type]
         require(form in (None, "full"), "Only the student of a Diffusers pipeline is saved in other forms than full.")
         folder.mkdir(parents=True, exist_ok=True)

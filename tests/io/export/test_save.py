@@ -359,3 +359,12 @@ def test_guidance_asked_of_a_student_without(opened: Opened, caplog: pytest.LogC
         assert not caplog.records
         model.sample(1, "a dog", guidance=7.5)
     assert "needs no guidance" in caplog.text
+
+
+def test_a_fine_tuned_pipeline_is_guided_as_before(tmp_path):
+    model = load(tiny.build("sd", tmp_path / "sd"))
+    model.samplings = {4: replace(model.sampling(4), guidance=1.0)}
+    for method, deaf in (("denoising", False), ("lora_distill", True)):
+        replace(model, info={"method": method}).save_pretrained(tmp_path / method)
+        config = json.loads((tmp_path / method / "unet" / "config.json").read_text())
+        assert (config.get("time_cond_proj_dim") is not None) == deaf
