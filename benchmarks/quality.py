@@ -49,9 +49,10 @@ SCENES: dict[str, dict[str, Any]] = {
 OPTIONS = {"mnist": DIGITS, "shapes": SCENES}
 METRICS = {"mnist": ("frechet", "accuracy", "precision", "recall"), "shapes": ("fidelity", "frechet", "recall", "high_band_ratio")}
 SCENE_RATES: dict[str, dict[str, float]] = {
-    # at their defaults these two drift away within a hundred iterations: the fake must learn much faster than the student
+    # at their defaults these drift away within a hundred iterations; a fake must learn much faster than the student
     "swiftbrush": {"student": 5e-5, "fake": 1e-3},
     "snoopi": {"student": 5e-5, "fake": 1e-3},
+    "icd": {"student": 2e-4, "forward": 2e-4},
 }
 RATES: dict[str, dict[str, float]] = {
     "cm": {"student": 3e-4},
