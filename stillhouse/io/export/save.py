@@ -98,8 +98,21 @@ def save_pipeline(
                 (inner / INVERSE).mkdir()
                 write_lora(inner / INVERSE, family.part, inverse, about)
 
-    _replace(folder, build)
+    def build_and_forget(place: Path) -> None:
+        build(place)
+        _forget_places(place)
+
+    _replace(folder, build_and_forget)
     return folder
+
+
+def _forget_places(place: Path) -> None:
+    """Take out where on this machine the parts came from: nobody who is given the folder should read it."""
+    for file in place.rglob("*.json"):
+        told = json.loads(file.read_text())
+        if isinstance(told, dict) and Path(str(told.get("_name_or_path") or "")).is_absolute():
+            del told["_name_or_path"]
+            file.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def _write_full(place: Path, facts: Facts, denoiser: Denoiser, about: dict[str, Any], fixed_guidance: bool) -> None:

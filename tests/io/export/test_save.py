@@ -368,3 +368,10 @@ def test_a_fine_tuned_pipeline_is_guided_as_before(tmp_path):
         replace(model, info={"method": method}).save_pretrained(tmp_path / method)
         config = json.loads((tmp_path / method / "unet" / "config.json").read_text())
         assert (config.get("time_cond_proj_dim") is not None) == deaf
+
+
+def test_nothing_tells_where_on_this_machine_it_was_made(tmp_path):
+    model = load(tiny.build("sd", tmp_path / "secret-place"))
+    model.save_pretrained(tmp_path / "out")
+    told = [f.name for f in (tmp_path / "out").rglob("*.json") if str(tmp_path) in f.read_text()]
+    assert not told and load(tmp_path / "out").shape == model.shape
