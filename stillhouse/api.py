@@ -234,18 +234,16 @@ def _run(
         if folder:
             save_samples(folder / "grids" / f"step-{step:08d}", teacher.pictures(samples))
 
-    trainer = Trainer(method, teacher, data, recipe, student=student, out=folder, quiet=quiet, on_grid=grid)
+    info: dict[str, Any] = {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
+    trainer = Trainer(method, teacher, data, recipe, student=student, out=folder, quiet=quiet, on_grid=grid, info=info)
     trainer.engine.wait()  # every process has looked at the folder before the first file appears in it
     if folder and trainer.engine.main and not (resume and (folder / CONFIG).exists()):
         text = yaml.safe_dump({**_listed(config), "versions": versions()}, sort_keys=False, allow_unicode=True)
         atomic_write(folder / CONFIG, text.encode())
     trainer.engine.wait()
     model = trainer.fit(resume=folder is not None)
-    model.info |= {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
-    if folder and trainer.engine.main:
-        model.save_pretrained(folder / "model")
-        if model.pipeline is not None:
-            _show_in(folder)
+    if folder and trainer.engine.main and model.pipeline is not None:
+        _show_in(folder)
     return model
 
 

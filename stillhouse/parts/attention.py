@@ -40,7 +40,6 @@ class Negative(Denoiser):
         require(torch.is_tensor(tokens) and tokens.dim() == 3, "A negative prompt is a condition with tokens (B, L, C).")
         self.told = {"tokens": tokens, **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {})}
         self.alpha = alpha
-        self.ours = isinstance(denoiser.net, Network)
         if isinstance(denoiser.net, Network):
             hears = bool(denoiser.net.config.get("token_dim"))
             require(hears, "A negative prompt needs cross-attention: a network built with `token_dim`.")
@@ -61,7 +60,7 @@ class Negative(Denoiser):
         rows, told = len(x_t), move(self.told, x_t.device)
         told = told if size(told) == rows else expand(told, rows)
         weight = torch.as_tensor(self.alpha, dtype=torch.float32, device=x_t.device).expand(rows)
-        if self.ours:
+        if isinstance(self.plain.net, Network):
             own = cond if isinstance(cond, dict) else {"tokens": cond}
             both = {**own, **{f"negative_{name}": part for name, part in told.items()}, "negative_weight": weight}
             return self.plain(x_t, t, both, s=s, guidance=guidance)

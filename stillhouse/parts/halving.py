@@ -9,6 +9,7 @@ from stillhouse.conditions import Condition
 from stillhouse.denoiser import Denoiser
 from stillhouse.errors import require
 from stillhouse.flowmap import land
+from stillhouse.parts.segments import halvings
 from stillhouse.process import Process, like
 
 WEIGHTS = ("truncated_snr", "snr_plus_one", "one")
@@ -46,7 +47,7 @@ def ladder(first: int, last: int) -> list[int]:
         ratio >= 2 and ratio * last == first and ratio & (ratio - 1) == 0,
         f"Halving leads from {first} steps to {last} only if one is the other times 2, 4, 8 …",
     )
-    return [first >> k for k in range(1, ratio.bit_length())]
+    return halvings(first, last)[1:]
 
 
 def stage_lengths(total: int, rungs: list[int]) -> list[int]:

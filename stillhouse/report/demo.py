@@ -25,43 +25,20 @@ from stillhouse.systems import find
 from stillhouse.worlds.base import World, get_world
 
 MARK = ".stillhouse-demo"
+# one call from nothing but conditions, at a pace for a minute or two
+ONE_CALL: dict[str, Any] = {
+    "batch": 32,
+    "lr": {"student": 5e-4, "fake": 1.5e-3},
+    "schedule": "cosine",
+    "ema": 0.95,
+    "fake_per_student": 1,
+    "gan_weight": 0.0,
+    "start": 0.75,
+}
+CONSISTENT: dict[str, Any] = {"batch": 64, "lr": {"student": 5e-4}, "schedule": "cosine", "ema": 0.97, "levels": 9, "steps": 2}
 # by world and method: iterations on a machine that is fast enough, and the seconds that a slower one may spend
-DIGITS: dict[str, dict[str, Any]] = {
-    "dmd2": {
-        "seconds": 95,
-        "iterations": 900,
-        "batch": 32,
-        "lr": {"student": 5e-4, "fake": 1.5e-3},
-        "schedule": "cosine",
-        "ema": 0.95,
-        "fake_per_student": 1,
-        "gan_weight": 0.0,
-        "start": 0.75,
-    },
-    "cm": {
-        "seconds": 28,
-        "iterations": 500,
-        "batch": 64,
-        "lr": {"student": 5e-4},
-        "schedule": "cosine",
-        "ema": 0.97,
-        "levels": 9,
-        "steps": 2,
-    },
-}
-SCENES: dict[str, dict[str, Any]] = {
-    "dmd2": {
-        "seconds": 68,
-        "iterations": 600,
-        "batch": 32,
-        "lr": {"student": 5e-4, "fake": 1.5e-3},
-        "schedule": "cosine",
-        "ema": 0.95,
-        "fake_per_student": 1,
-        "gan_weight": 0.0,
-        "start": 0.75,
-    },
-}
+DIGITS = {"dmd2": {"seconds": 95, "iterations": 900, **ONE_CALL}, "cm": {"seconds": 28, "iterations": 500, **CONSISTENT}}
+SCENES = {"dmd2": {"seconds": 68, "iterations": 600, **ONE_CALL}}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {"mnist": DIGITS, "shapes": SCENES}
 TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
 SHARE = {"shapes": 0.3}  # of the samples: this world's teacher takes longer

@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Trainer:
     """One run: ``method`` makes a student of ``teacher`` from ``data`` as ``recipe`` says, leaving its files in ``out``.
 
     ``student``: start from this one instead of the method's own choice. ``out``: folder of the run (None: keep nothing on disk).
-    ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step, samples)`` with each sample grid.
+    ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step, samples)`` with each sample grid. ``info``: plain
+    data that the student carries beside what the method says of itself.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         device: str = "",
         on_step: Callable[[Trainer, int], None] | None = None,
         on_grid: Callable[[int, Tensor], None] | None = None,
+        info: Mapping[str, Any] | None = None,
     ):
         if recipe.lora:
             require(student is None, "With adapters the student is one on the teacher's weights; give no network of your own.")
@@ -64,6 +66,7 @@ class Trainer:
         fitting(method, teacher, data, student)
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
+        self.info = dict(info or {})
         self.engine = Engine(recipe.precision, device)
         require(
             recipe.batch % (recipe.accumulate * self.engine.world) == 0,
@@ -276,7 +279,7 @@ class Trainer:
             inverse=inverse,
             samplings=self.method.samplings(),
             free_steps=self.method.free_steps,
-            info=self.method.describe(),
+            info=self.method.describe() | self.info,
         )
 
     # -- stop and go on ----------------------------------------------------------------------------------------------------

@@ -97,12 +97,9 @@ def save_pipeline(
             if isinstance(inverse, Adapted):
                 (inner / INVERSE).mkdir()
                 write_lora(inner / INVERSE, family.part, inverse, about)
-
-    def build_and_forget(place: Path) -> None:
-        build(place)
         _forget_places(place)
 
-    _replace(folder, build_and_forget)
+    _replace(folder, build)
     return folder
 
 
