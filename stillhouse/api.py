@@ -13,8 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.conditions import Condition, cycled, move
 from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.evaluate import exact_teacher, versions
 from stillhouse.io.images import save_samples
@@ -33,6 +34,7 @@ from stillhouse.worlds.base import WORLDS, World, get_world
 
 CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 DATA = ("auto", "world", "none")
+CONDITIONS = 4096  # of a world, for a run that needs nothing else
 
 
 def distill(
@@ -95,19 +97,25 @@ def train_teacher(
     world: World | str | Mapping[str, Any],
     network: Mapping[str, Any] | None = None,
     *,
-    process: str = "flow",
-    kind: str = "velocity",
+    process: str | Mapping[str, Any] | None = None,
+    kind: str | None = None,
     data: Data | tuple[Tensor, Tensor | None] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> Model:
-    """Train a model from a world's data and return it. ``network``: options of ``world.network``; the others as in :func:`distill`."""
+    """Train a model from a world's data and return it.
+
+    ``network``: options of ``world.network``. ``process``, ``kind``: how data becomes noise and what the network says; None: as is usual
+    in the world. The others as in :func:`distill`.
+    """
     _free(out, resume)
     method, recipe = _split(Denoising, options)
     place = _world(world, None)
     assert place is not None
+    process, kind = place.usual_process if process is None else process, kind or place.usual_kind
+    process = process if isinstance(process, str) else dict(process)
     denoiser = place.network(process_from_config(process), recipe.seed, kind=kind, **(network or {}))
     fresh = _of_world(place, denoiser, {1: Sampling.steps(denoiser.process, 1)})
     config = {
@@ -136,14 +144,15 @@ def teacher_of(teacher: Model | Denoiser | str | Path, world: World | None, adap
         return open_model(teacher, adapter)
     require(world is not None, "The closed-form teacher is a world's; name the world.")
     assert world is not None
-    return exact_teacher(world, process_from_config(process or "flow"))
+    return exact_teacher(world, process_from_config(process or world.usual_process))
 
 
 def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) -> Model:
     """A many-step model of a world's samples."""
     shown = world.even(16) if world.captions else None
     prompts = () if shown is None else tuple(world.captions[int(i)] for i in shown)
-    return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, text=world.text, prompts=prompts)
+    spoken = {"text": world.text, "prompts": prompts, "told": world.told, "tokenizer": world.tokenizer}
+    return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, **spoken)  # type: ignore[arg-type]
 
 
 def open_model(source: str | Path, adapter: str | None = None) -> Model:
@@ -189,7 +198,10 @@ def data_of(
     if world.endless:
         return Endless(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
-    return TensorData(x, world.condition(labels), world.classes, seed) if teacher.conditional else TensorData(x, seed=seed)
+    if not teacher.conditional:
+        return TensorData(x, seed=seed)
+    cond = world.condition(labels)
+    return TensorData(teacher.denoiser.process.to_state(x, cond), cond, world.classes, seed)
 
 
 def _free(out: str | Path | None, resume: bool) -> None:
@@ -206,6 +218,11 @@ def _free(out: str | Path | None, resume: bool) -> None:
 
 def _conditions(world: World | None, teacher: Model) -> Data:
     """A run without samples: labels, or the captions of a world."""
+    if teacher.told:
+        require(world is not None and world.told == teacher.told, f"The teacher is told one {teacher.told} a sample; name a world of such.")
+        assert world is not None
+        learnt, held_out = (world.condition(world.even(CONDITIONS, split)) for split in ("train", "test"))
+        return Prompts(tuple(teacher.shape), learnt, held_out)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
     require(world is not None and bool(world.captions), "The teacher takes prompts; give a file of them: --data prompts.txt.")
@@ -227,7 +244,7 @@ def _run(
 ) -> Model:
     for who, denoiser in (("teacher", teacher.denoiser), ("student", student)):
         if denoiser is not None:
-            _fits(who, denoiser, teacher)
+            _fits(who, denoiser, teacher, data)
     folder = Path(out) if out else None
 
     def grid(step: int, samples: Tensor) -> None:
@@ -288,19 +305,20 @@ def _student(
         return None
     require(world is not None, "The student's network is of a world's size; name the world.")
     assert world is not None
-    options = {"kind": "velocity" if closed else teacher.denoiser.kind, **(student or {})}
+    options = {"kind": world.usual_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)
     return method.make_student(world.network(teacher.denoiser.process, seed, **options))
 
 
-def _fits(who: str, denoiser: Denoiser, teacher: Model) -> None:
+def _fits(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
     """Refuse a network that can't be called on the run's samples, before anything is written."""
     device = denoiser.device
-    cond = torch.zeros(2, dtype=torch.long, device=device) if teacher.classes else None
+    cond = move(cycled(data.examples(2), 2), device)
     try:
         with torch.no_grad():
-            denoiser.eval()(torch.zeros(2, *teacher.shape, device=device), torch.ones(2, device=device), cond)
+            start = denoiser.process.start(Draws(2, "fits", device=device), teacher.shape)
+            denoiser.eval()(start, torch.ones(2, device=device), cond)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         line = str(error).strip().splitlines()[0]
         raise StillhouseError(f"The {who} can't be called on samples of shape {tuple(teacher.shape)}: {line}.") from error

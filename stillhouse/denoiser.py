@@ -16,6 +16,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+import stillhouse.bridge
+import stillhouse.discrete  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
 from stillhouse.conditions import Condition, expand, move
 from stillhouse.errors import StillhouseError, unknown
 from stillhouse.prediction import KINDS, At, Kind, Prediction
@@ -73,7 +75,7 @@ class Denoiser(nn.Module):
             extra["s"] = self.kind.time(self.process, end).to(dtype)
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
-        return Prediction(self.call(self.net, x_in, t_in.to(dtype), cond, **extra).to(x_t.dtype), self.kind, at)
+        return self.kind.says(self.call(self.net, x_in, t_in.to(dtype), cond, **extra), at)
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
 
 
 class StillhouseError(Exception):
@@ -22,3 +24,14 @@ def require(condition: bool, sentence: str) -> None:
     """Raise :class:`StillhouseError` with ``sentence`` unless ``condition`` holds."""
     if not condition:
         raise StillhouseError(sentence)
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise StillhouseError(f"This needs the package '{package}'; install it with: pip install 'stillhouse[{name}]'.") from error

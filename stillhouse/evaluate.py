@@ -58,7 +58,7 @@ class Walk:
 
         All walks that are given equal draws start from the same noise, each scaled to its own start.
         """
-        return self.model.pictures(draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws))
+        return self.model.pictures(draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws), cond)
 
 
 def walks_of(
@@ -76,7 +76,7 @@ def walks_of(
 def exact_teacher(world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun") -> Model:
     """The closed-form denoiser of ``world`` as a many-step model."""
     walk = Sampling.steps(process, steps, solver=solver)
-    return Model(world.exact(process), world.shape, world.classes, {steps: walk}, free_steps=True, world=world.name)
+    return Model(world.exact(process), world.shape, world.classes, {steps: walk}, free_steps=True, world=world.name, told=world.told, tokenizer=world.tokenizer)
 
 
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
@@ -112,7 +112,7 @@ def evaluate(
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
-        made = tuple(one.pictures(torch.zeros(1, *one.shape, device=one.denoiser.device)).shape[1:]) if one else None
+        made = _made(one, world) if one else None
         require(
             made in (None, tuple(world.shape)),
             f"World '{world.name}' holds samples of shape {tuple(world.shape)}, the {who} makes {made}.",
@@ -178,6 +178,13 @@ def evaluate(
     }
 
 
+def _made(model: Model, world: World) -> tuple[int, ...]:
+    """The shape of what ``model`` makes of one state."""
+    device = model.denoiser.device
+    cond = move(conditions_of(world, labels_for(model, world, 1), model), device)
+    return tuple(model.pictures(model.denoiser.process.start(Draws(1, "shape", device=device), model.shape), cond).shape[1:])
+
+
 def _fill(walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool) -> None:
     """Let every walk make its ``n`` samples, taking turns at each batch."""
     starts = range(0, n, batch)
@@ -189,7 +196,8 @@ def _fill(walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | 
                 asked = None if labels is None else labels[start : start + count]
                 cond = move(conditions_of(world, asked, walk.model), device)
                 if start == 0:  # the first call of a network pays for allocations that no later one pays
-                    walk.model.denoiser(torch.zeros(count, *walk.model.shape, device=device), torch.ones(count, device=device), cond)
+                    first = walk.model.denoiser.process.start(_draws(count, seed, start, device), walk.model.shape)
+                    walk.model.denoiser(first, torch.ones(count, device=device), cond)
                 began = time.perf_counter()
                 made = walk.draw(_draws(count, seed, start, device), cond).cpu()  # the copy waits for the device
                 walk.seconds.append((time.perf_counter() - began) / count)
@@ -209,7 +217,7 @@ def _endpoints(
     walks: list[Walk], world: World, teacher: Model | None, n: int, batch: int, labels: Tensor | None, seed: int
 ) -> list[Tensor] | None:
     """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its finest walk's own samples."""
-    if teacher is None:
+    if teacher is None or teacher.form == "text":  # words have no distance, and no ODE leads to them
         return None
     own = [w for w in walks if w.who == "teacher"]
     if not isinstance(teacher.denoiser, ExactDenoiser):

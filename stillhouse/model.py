@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
 from stillhouse.io.weights import load_denoiser, save_denoiser
+from stillhouse.models.letters import Tokenizer, tokenizer_from, with_gaps
 from stillhouse.prediction import Kind
 from stillhouse.process import Process, process_from_config
 from stillhouse.samplers.sampling import Sampling, draw_samples
@@ -59,7 +61,8 @@ class Model:
     allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
     ``text``: makes conditions of prompts; ``prompts``: some to show it with. ``codec``: between images and the latents that
     ``shape`` speaks of; None where samples are what they are. ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by.
-    ``inverse``: a student of its own that goes from data to noise, where the method makes one.
+    ``inverse``: a student of its own that goes from data to noise, where the method makes one. ``told``: what else its network hears:
+    the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the tokens of a model of these.
     ``info``: method, teacher, options, measured numbers; saved in the file's header.
     """
 
@@ -75,6 +78,8 @@ class Model:
     codec: Codec | None = None
     pipeline: Family | None = None
     inverse: Denoiser | None = None
+    told: str = ""
+    tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
         if self.pipeline is not None:
@@ -93,7 +98,14 @@ class Model:
     @property
     def conditional(self) -> bool:
         """Whether it takes conditions."""
-        return self.classes > 0 or self.text is not None
+        return self.classes > 0 or self.text is not None or bool(self.told)
+
+    @property
+    def form(self) -> str:
+        """What a sample is: ``text`` (L,), ``video`` (F, C, H, W), ``image`` (C, H, W), ``actions`` (H, A) or ``points`` (D,)."""
+        if self.denoiser.process.discrete:
+            return "text"
+        return {4: "video", 3: "image", 2: "actions"}.get(len(self.shape), "points")
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's own."""
@@ -123,22 +135,35 @@ class Model:
         guidance: float | None = None,
         seed: int = 0,
         latents: bool = False,
+        start: Tensor | None = None,
     ) -> Tensor:
         """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents`` are asked for.
 
         ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed; any condition of ``n`` rows;
-        None: spread evenly over the classes or the model's own ``prompts``.
+        None: spread evenly over the classes or the model's own ``prompts``. ``start``: states (n, *shape) to walk from instead of noise.
+        A prompt to a model of tokens is text to be kept, each ``_`` in it a token to be filled in, like all that follows it.
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
+        if self.form == "text" and isinstance(cond, str | list | tuple):
+            start, cond = self.gaps(n, [cond] if isinstance(cond, str) else list(cond)), None
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
-        cond = move(self._condition(n, cond), device)
-        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws)
-        return samples if latents else self.pictures(samples)
+        cond, start = move(self._condition(n, cond), device), move(start, device)
+        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws, start=start)
+        return samples if latents else self.pictures(samples, cond)
 
-    def pictures(self, samples: Tensor) -> Tensor:
-        """What samples (n, *shape) look like: decoded one by one where there is a ``codec``, else themselves."""
+    def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
+        """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a ``codec``, else themselves."""
+        samples = self.denoiser.process.to_data(samples, cond)
         return samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
+
+    def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
+        """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as needed."""
+        require(self.tokenizer is not None, "This model has no tokenizer, and can't read a prompt.")
+        require(self.denoiser.process.name == "masked", "Only a masked process keeps what a prompt says; this model revises every token.")
+        require(len(prompts) > 0, "The list of prompts is empty.")
+        assert self.tokenizer is not None
+        return cycled(with_gaps(self.tokenizer, prompts, self.shape[0]), n)
 
     def _condition(self, n: int, cond: Condition) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
@@ -156,6 +181,8 @@ class Model:
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")
             low, high = int(cond.min()), int(cond.max())
             require(low >= -1 and high < self.classes, f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.")
+        missing = f"This model is told an {self.told}" if self.told[:1] in "aeiou" else f"This model is told a {self.told}"
+        require(cond is not None or not self.told, f"{missing} for each sample; give them as cond.")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 
@@ -184,6 +211,8 @@ class Model:
             "world": self.world,
             **({"text": self.text.describe(), "prompts": list(self.prompts)} if self.text else {}),
             **({"inverse": INVERSE} if self.inverse else {}),
+            **({"told": self.told} if self.told else {}),
+            **({"tokenizer": self.tokenizer.describe()} if self.tokenizer else {}),
             **self.info,
         }
         if self.inverse:
@@ -275,7 +304,7 @@ def load(
             denoiser = source
         else:
             denoiser = Denoiser(source, process_from_config(process) if isinstance(process, str) else process, kind)
-        default = Sampling.steps(denoiser.process, steps, solver="heun")
+        default = Sampling.steps(denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun")
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
     source = _found(source)
     path = Path(source)
@@ -295,8 +324,9 @@ def load(
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
         known = (tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"))
-        text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
+        text, prompts, told = info.pop("text", None), tuple(info.pop("prompts", ())), info.pop("told", "")
         inverse = load_denoiser(path.with_name(info.pop("inverse")))[0] if "inverse" in info else None
-        return Model(denoiser, *known, info, _text(text), prompts, inverse=inverse)
+        tokenizer = tokenizer_from(info.pop("tokenizer", None))
+        return Model(denoiser, *known, info, _text(text), prompts, inverse=inverse, told=told, tokenizer=tokenizer)
     except KeyError as error:
         raise StillhouseError(f"'{path}' lacks {error} in its header; it was not written by save_pretrained.") from error

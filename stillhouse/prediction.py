@@ -51,6 +51,10 @@ class At:
 class Kind:
     """What a network's raw output means. ``x0`` and ``eps`` read it; ``target`` is what it should have said."""
 
+    def says(self, raw: Tensor, at: At) -> Prediction:
+        """The prediction that a network's output ``raw`` stands for."""
+        return Prediction(raw.to(at.x.dtype), self, at)
+
     def inputs(self, at: At) -> tuple[Tensor, Tensor]:
         """What the network is fed as state and time."""
         return at.x, at.t

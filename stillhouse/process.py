@@ -8,6 +8,7 @@ dtype of ``t``: float32 at least, float64 when given.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillhouse.conditions import Condition
+from stillhouse.draws import Draws
 from stillhouse.errors import require, unknown
 
 
@@ -28,13 +31,22 @@ def at_least_float32(t: Tensor) -> Tensor:
     return t if t.dtype == torch.float64 else t.to(torch.float32)
 
 
+PROCESSES: dict[str, type[Process]] = {}
+
+
 class Process:
     """A Gaussian noising process. Subclasses give ``alpha, sigma, dalpha, dsigma`` and ``time``.
 
-    ``t_min`` is the smallest time at which a network is asked anything (0 unless the process says otherwise).
+    ``t_min`` is the smallest time at which a network is asked anything (0 unless the process says otherwise). A subclass with a ``name`` of
+    its own is known to :func:`process_from_config` by it. ``discrete``: its states are whole numbers and not vectors.
     """
 
     name: str = ""
+    discrete: bool = False
+
+    def __init_subclass__(cls) -> None:
+        if cls.name:
+            PROCESSES[cls.name] = cls
 
     @property
     def t_min(self) -> float:
@@ -88,6 +100,21 @@ class Process:
     def prior_std(self) -> float:
         """Standard deviation of the noise at ``t = 1``."""
         return float(self.sigma(torch.ones(1, dtype=torch.float64)))
+
+    def start(
+        self, draws: Draws, shape: Sequence[int], t: float = 1.0, std: float | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Where a walk from time ``t`` starts, (rows, *shape): noise of deviation ``sigma(t)``, unless ``std`` says otherwise."""
+        level = self.sigma(torch.tensor(t, dtype=torch.float64)).item() if std is None else std
+        return level * draws.normal(*shape, dtype=dtype)
+
+    def to_state(self, x: Tensor, cond: Condition) -> Tensor:
+        """The ``x_0`` of this process for data ``x`` (B, …) under ``cond``: itself, unless the process goes from one picture to another."""
+        return x
+
+    def to_data(self, x: Tensor, cond: Condition) -> Tensor:
+        """The inverse of :meth:`to_state`."""
+        return x
 
     def config(self) -> dict[str, Any]:
         """Name and parameters as plain data; :func:`process_from_config` reads it back."""
@@ -317,9 +344,6 @@ class VE(Process):
 
     def time(self, log_snr: Tensor) -> Tensor:
         return (torch.exp(-log_snr) / self.sigma_max).pow(1 / self.rho).clamp(0, 1)
-
-
-PROCESSES: dict[str, type[Process]] = {p.name: p for p in (Flow, Trig, Cosine, LinearVP, ScaledLinearVP, VE)}
 
 
 def process_from_config(config: dict[str, Any] | str) -> Process:

@@ -27,8 +27,12 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--network", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="network, e.g. name=unet width=32"
     )
-    parser.add_argument("--process", default=argparse.SUPPRESS, help="how data becomes noise [default flow]")
-    parser.add_argument("--kind", default=argparse.SUPPRESS, help="what the network says: x0 eps score v velocity edm [default velocity]")
+    parser.add_argument("--process", default=argparse.SUPPRESS, help="how data becomes noise [default the world's: mostly flow]")
+    parser.add_argument(
+        "--kind",
+        default=argparse.SUPPRESS,
+        help="what the network says: x0 eps score v velocity edm logits [default the world's: mostly velocity]",
+    )
     _add_options(parser, Denoising, "training")
     config, out, resume, quiet = _config(parser.parse(words), "train")
     require(bool(config.get("world")), "Name a world to train in: --world mnist.")

@@ -20,11 +20,7 @@ Hook = Callable[[Prediction, Tensor], Prediction]
 
 def prior(process: Process, draws: Draws, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pure noise of the process, ``(rows, *shape)``: where every sample starts."""
-    return draws.normal(*shape, dtype=dtype) * process.prior_std
-
-
-def no_noise(x: Tensor) -> Tensor:
-    raise RuntimeError("this walk draws noise but was given none; pass draws")
+    return process.start(draws, shape, dtype=dtype)
 
 
 def rollout(
@@ -57,7 +53,6 @@ def rollout(
             said = hook(said, s)
         return said
 
-    noise = draws.normal_like if draws is not None else no_noise
     history = History()
     if record:
         record(x, times[0])
@@ -66,7 +61,7 @@ def rollout(
         history.left = steps - 1 - i
         t, s = times[i].expand(len(x)), times[i + 1].expand(len(x))
         with torch.set_grad_enabled(torch.is_grad_enabled() and (not grad_last or history.left == 0)):
-            x = solver.step(predict, x, t, s, history, noise)
+            x = solver.step(predict, x, t, s, history, draws)
         if record:
             record(x, times[i + 1])
     return x

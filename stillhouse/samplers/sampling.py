@@ -85,16 +85,17 @@ def draw_samples(
     hooks: Sequence[Hook] = (),
     *,
     dtype: torch.dtype = torch.float32,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Samples ``(draws.rows, *shape)`` of ``model`` by ``sampling``, under ``inference_mode``.
 
     ``shape``: of one sample. The walk starts from ``sigma(times[0]) z``, which is the prior at ``t = 1``; a student may start lower,
     from pure noise of the level it was trained to start at (or from ``sampling.start``).
-    ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`.
+    ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`. ``start``: the state to start from instead (a text with gaps, say).
     """
     with torch.inference_mode():
-        level = model.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)).item()
-        start = (level if sampling.start is None else sampling.start) * draws.normal(*shape, dtype=dtype)
+        if start is None:
+            start = model.process.start(draws, shape, sampling.times[0], sampling.start, dtype)
         told = torch.full((draws.rows,), sampling.guidance, device=start.device) if hears_guidance(model) else None
         solver = make_solver(sampling.solver)
         return rollout(sampling.guided(model), start, sampling.times, solver, cond, draws=draws, guidance=told, hooks=hooks)

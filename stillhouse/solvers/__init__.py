@@ -11,9 +11,10 @@ from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.dpm import DPMpp
 from stillhouse.solvers.heun import Heun
 from stillhouse.solvers.simple import Leap, Renoise
+from stillhouse.solvers.tokens import Ancestral, Confidence, Psi
 from stillhouse.solvers.unipc import UniPC
 
-SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap)}
+SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Ancestral, Confidence, Psi)}
 
 
 def make_solver(config: str | dict[str, Any] | Solver) -> Solver:

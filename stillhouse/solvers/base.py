@@ -12,11 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.prediction import Prediction
 from stillhouse.process import Process
 
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
-Noise = Callable[[Tensor], Tensor]
+
+
+def fresh(draws: Draws | None, x: Tensor) -> Tensor:
+    """Standard normal noise like ``x``; a walk that needs some must have been given draws."""
+    if draws is None:
+        raise RuntimeError("this walk draws noise but was given none; pass draws")
+    return draws.normal_like(x)
 
 
 @dataclass
@@ -38,7 +45,7 @@ class Solver:
     evaluations: int = 1
     stochastic: bool = False
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,)."""
         raise NotImplementedError
 

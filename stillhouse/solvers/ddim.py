@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.flowmap import land
 from stillhouse.prediction import Prediction
 from stillhouse.process import like
-from stillhouse.solvers.base import History, Noise, Predict, Solver
+from stillhouse.solvers.base import History, Predict, Solver, fresh
 from stillhouse.solvers.coordinate import gap, noisy_land
 
 
@@ -41,6 +42,6 @@ class DDIM(Solver):
         std = self.eta * process.sigma(s) * fresh
         return noisy_land(said, s, std), self.eta * process.sigma(t) * fresh if self.large else std
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         mean, std = self.transition(predict(x, t, s), s)
-        return mean + like(std, x) * noise(x) if self.eta else mean
+        return mean + like(std, x) * fresh(draws, x) if self.eta else mean

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.process import like
-from stillhouse.solvers.base import History, Noise, Predict, Solver
+from stillhouse.solvers.base import History, Predict, Solver, fresh
 from stillhouse.solvers.coordinate import gap, noisy_land
 
 
@@ -32,7 +33,7 @@ class DPMpp(Solver):
         require(self.eta >= 0, f"DPM-Solver++'s eta can't be negative: {self.eta}.")
         self.stochastic = self.eta > 0
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         said = predict(x, t, s)
         process, h = said.at.process, gap(said.at.process, t, s)
         # eta = 0 apart: 0 times an infinite h is not 0 in floating point
@@ -44,4 +45,4 @@ class DPMpp(Solver):
             share = torch.where(h.isinf(), torch.zeros_like(share), share)
             x_s = x_s + like(process.alpha(s) * share, x) * (said.x0 - before.x0)
         history.keep(said, 1)
-        return x_s + like(std, x) * noise(x) if self.eta else x_s
+        return x_s + like(std, x) * fresh(draws, x) if self.eta else x_s

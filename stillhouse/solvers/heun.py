@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.errors import unknown
 from stillhouse.flowmap import land
 from stillhouse.process import Process, like
-from stillhouse.solvers.base import History, Noise, Predict, Solver
+from stillhouse.solvers.base import History, Predict, Solver
 
 COORDINATES = ("auto", "ratio", "flow")
 
@@ -39,7 +40,7 @@ class Heun(Solver):
             return float(process.alpha(torch.ones(1)).item() < 1)
         return float(self.coordinate == "flow")
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         here = predict(x, t, s)
         process, euler = here.at.process, land(here, s)
         if bool((process.sigma(s) == 0).all()):

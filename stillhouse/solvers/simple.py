@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.flowmap import land
 from stillhouse.process import Process, like
-from stillhouse.solvers.base import History, Noise, Predict, Solver
+from stillhouse.solvers.base import History, Predict, Solver, fresh
 
 
 @dataclass
@@ -28,22 +29,22 @@ class Renoise(Solver):
         require(0 <= self.gamma <= 1, f"The re-noised share gamma must lie in [0, 1], not {self.gamma}.")
         self.stochastic = self.gamma > 0
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         middle = (1 - self.gamma) * s
         said = predict(x, t, middle)
         if history.left == 0 and bool((s == 0).all()):
             return said.x0
         if self.gamma == 1:
-            return said.at.process.noise(said.x0, s, noise(x))
+            return said.at.process.noise(said.x0, s, fresh(draws, x))
         down = land(said, middle)
-        return renoise_up(said.at.process, down, middle, s, noise) if self.gamma else down
+        return renoise_up(said.at.process, down, middle, s, fresh(draws, x)) if self.gamma else down
 
 
-def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-    """From a state at ``t`` up to one at ``s >= t``: scale the signal, add the noise that is missing."""
+def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -> Tensor:
+    """From a state at ``t`` up to one at ``s >= t``: scale the signal, add what is missing of the noise ``eps``."""
     scale = process.alpha(s) / process.alpha(t)
     added = (process.sigma(s) ** 2 - (scale * process.sigma(t)) ** 2).clamp_min(0).sqrt()
-    return like(scale, x) * x + like(added, x) * noise(x)
+    return like(scale, x) * x + like(added, x) * eps
 
 
 @dataclass
@@ -57,9 +58,9 @@ class Leap(Solver):
     name = "leap"
     stochastic = True
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         below = (2 * s - t).clamp_min(0)
         said = predict(x, t, below)
         if bool((s == 0).all()):
             return said.x0
-        return renoise_up(said.at.process, land(said, below), below, s, noise)
+        return renoise_up(said.at.process, land(said, below), below, s, fresh(draws, x))

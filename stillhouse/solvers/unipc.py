@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stillhouse.draws import Draws
 from stillhouse.errors import require, unknown
 from stillhouse.flowmap import land
 from stillhouse.prediction import X0, At, Prediction
 from stillhouse.process import like
-from stillhouse.solvers.base import History, Noise, Predict, Solver
+from stillhouse.solvers.base import History, Predict, Solver
 from stillhouse.solvers.coordinate import gap
 
 VARIANTS = ("bh1", "bh2")
@@ -38,7 +39,7 @@ class UniPC(Solver):
         if self.variant not in VARIANTS:
             raise unknown("variant of UniPC", self.variant, VARIANTS)
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, noise: Noise) -> Tensor:
+    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
         said = predict(x, t, s)
         if self.corrector and history.said:
             # the estimate stays what was said at the predicted state; only the state that it is joined to is corrected

@@ -113,7 +113,10 @@ class Endless:
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
         x, labels = self.world.sample_data(draws.rows, draws)
         x = x if self.codec is None else self.codec.encode(x)
-        return x, move(conditions_of(self.world, labels, self.model), draws.device) if self.labelled else None
+        if not self.labelled:
+            return x, None
+        cond = move(conditions_of(self.world, labels, self.model), draws.device)
+        return x if self.model is None else self.model.denoiser.process.to_state(x, cond), cond
 
     def examples(self, n: int) -> Condition:
         return conditions_of(self.world, self.world.even(n), self.model) if self.labelled else None

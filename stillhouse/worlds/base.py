@@ -15,6 +15,7 @@ from stillhouse.conditions import Condition, TextEncoder, even_labels
 from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.models.letters import Tokenizer
 from stillhouse.process import Process
 
 
@@ -22,7 +23,8 @@ class World:
     """A testbed. ``shape``: of one sample; ``classes``: number of labels, 0 for none; ``class_names``: one word each.
 
     Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of a caption, ``classes`` is 0,
-    and ``text`` makes conditions of prompts. ``config`` makes the same world again through :func:`get_world`.
+    and ``text`` makes conditions of prompts. Where ``told`` names something else that a network hears (an ``image`` to restore, an
+    ``observation``, a ``camera``), a label is the number of one of those. ``config`` makes the same world again through :func:`get_world`.
     """
 
     name: str
@@ -31,6 +33,10 @@ class World:
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     text: TextEncoder | None = None
+    told: str = ""
+    tokenizer: Tokenizer | None = None  # of a world of texts
+    usual_process: str | dict[str, Any] = "flow"  # of teachers trained here, and of the closed form, where nobody says otherwise
+    usual_kind: str = "velocity"
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
     endless: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
     network_defaults: dict[str, Any]
@@ -90,6 +96,19 @@ class World:
         fields = {**usual, "classes": self.classes, "two_time": two_time, "guidance_input": guidance_input, **options}
         return Denoiser(build_model(fields, seed), process, EDM(self.sigma_data) if kind == "edm" else kind, two_time=two_time)
 
+    # -- for people: a world gives those of its samples (B, *shape) that mean something ------------------------------------------
+    def text_of(self, samples: Tensor) -> list[str] | None:
+        """What samples read, one string each."""
+        return None
+
+    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Samples as moving pictures (B, F, 1 or 3, H, W) in [-1, 1]."""
+        return None
+
+    def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Samples as still pictures (B, 1 or 3, H, W) in [-1, 1], where those show more than the samples themselves."""
+        return None
+
     def endpoint(self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0) -> Tensor:
         """Where the exact teacher's probability-flow ODE carries ``x`` (B, *shape) from ``t`` to ``s``, at a tight tolerance."""
         from stillhouse.solvers.rk45 import endpoint
@@ -103,6 +122,13 @@ WORLDS: dict[str, tuple[str, str]] = {
     "digits": ("digits", "Digits"),
     "mnist": ("mnist", "Mnist"),
     "shapes": ("shapes", "Shapes"),
+    "text": ("text", "make_text"),
+    "clips": ("clips", "make_clips"),
+    "tones": ("tones", "Tones"),
+    "photos": ("photos", "Photos"),
+    "control": ("control", "Control"),
+    "objects": ("objects", "Objects"),
+    "tables": ("tables", "Tables"),
 }
 
 

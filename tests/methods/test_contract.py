@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from stillhouse.adapters import Adapted
+from stillhouse.api import data_of
 from stillhouse.denoiser import count_calls
 from stillhouse.errors import StillhouseError
 from stillhouse.model import load
 from stillhouse.process import VE, Flow, ScaledLinearVP
 from stillhouse.systems import find, list_systems
-from stillhouse.train.data import Endless, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
@@ -65,20 +65,38 @@ SETTINGS = {
 MEANS = {"ctm": {"levels": 8, "denoising": False}}
 
 
+@dataclasses.dataclass
+class Place:
+    """Where a method's contract is tried: a world, and the options of the network that is its teacher there."""
+
+    world: dict = dataclasses.field(default_factory=lambda: {"name": "mixture"})
+    network: dict = dataclasses.field(default_factory=lambda: {"width": 16, "depth": 1})
+
+
+PLACES = {}
+STILL = ()  # students that draw nothing: their samples follow from what they are told alone
+
+
 def run(slug, folder=None, *, resume=False, on_step=None, options=None, **recipe):
-    """A trainer and, by calling ``fit``, its student: a network of 16 units on the labelled ring."""
+    """A trainer and, by calling ``fit``, its student: of a small network, of 16 units on the labelled ring unless PLACES says otherwise."""
     usual, process, kind = SETTINGS.get(slug, ({}, Flow(), "velocity"))
-    method = find(slug)(**(usual if options is None else options))
-    world = get_world("mixture")
-    network, generator = world.network(process, kind=kind, width=16, depth=1), torch.Generator().manual_seed(0)
+    method, place = find(slug)(**(usual if options is None else options)), PLACES.get(slug, Place())
+    world = get_world(**place.world)
+    network, generator = world.network(process, kind=kind, **place.network), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=generator))  # a fresh network's layers of zeros make it deaf to its condition
     teacher = load(network, shape=world.shape, classes=world.classes)
-    data = Endless(world, labelled=True) if "data" in method.needs else NoData(world.shape, world.classes)
+    teacher.told, teacher.world = world.told, world.name
+    data = data_of(None, world, teacher, method, 0)
     settings = Recipe(**{"steps": STEPS, "batch": 8, "save_every": 3, "log_every": 1, **recipe})
     trainer = Trainer(method, teacher, data, settings, out=folder, quiet=True, on_step=on_step)
     return trainer, lambda: trainer.fit(resume)
+
+
+def drawn(trainer, student, **how):
+    """Six samples, under conditions of the run's data where the student must be told something."""
+    return student.sample(6, trainer.data.examples(6) if student.told else None, **how)
 
 
 def weights(module):
@@ -188,7 +206,7 @@ def test_it_goes_on_bit_for_bit_after_a_stop(slug, whole, tmp_path):
     assert same(everything(trainer), everything(whole(slug)[0])) and losses(trainer) == losses(whole(slug)[0])
     saved = load(folder / "model")
     near = 1e-5 if isinstance(student.denoiser, Adapted) else 0.0  # an adapter is saved folded into the weights
-    torch.testing.assert_close(saved.sample(6, seed=3), student.sample(6, seed=3), atol=near, rtol=0)
+    torch.testing.assert_close(drawn(trainer, saved, seed=3), drawn(trainer, student, seed=3), atol=near, rtol=0)
     assert saved.samplings == student.samplings
 
 
@@ -216,19 +234,20 @@ def test_a_torn_checkpoint_is_passed_over(slug, whole, tmp_path, caplog):
 
 @pytest.mark.parametrize("slug", SLUGS)
 def test_it_samples_at_the_promised_cost(slug, whole):
-    student = whole(slug)[1]
+    trainer, student = whole(slug)
     assert next(iter(student.samplings)) == min(student.samplings) or "steps" in SETTINGS.get(slug, ({},))[0]
     for steps, sampling in student.samplings.items():
         with count_calls(student.denoiser) as calls:
-            x = student.sample(6, steps=steps, seed=1)
+            x = drawn(trainer, student, steps=steps, seed=1)
         assert calls() == steps == sampling.nfe(student.denoiser)
-        assert x.shape == (6, 2) and torch.isfinite(x).all()
-        assert torch.equal(x, student.sample(6, steps=steps, seed=1)) and not torch.equal(x, student.sample(6, steps=steps, seed=2))
+        assert x.shape == (6, *student.shape) and torch.isfinite(x).all()
+        assert torch.equal(x, drawn(trainer, student, steps=steps, seed=1))
+        assert slug in STILL or not torch.equal(x, drawn(trainer, student, steps=steps, seed=2))
     if student.free_steps:
-        assert student.sample(6, steps=7).shape == (6, 2)
+        assert drawn(trainer, student, steps=7).shape == (6, *student.shape)
         return
     with pytest.raises(StillhouseError, match="step"):
-        student.sample(6, steps=77)
+        drawn(trainer, student, steps=77)
 
 
 @pytest.mark.parametrize("slug", SLUGS)

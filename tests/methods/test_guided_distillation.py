@@ -107,7 +107,7 @@ def test_a_leap_lands_twice_as_low_and_comes_half_the_way_back(process):
     x0 = world.means[0].float()
     x = process.noise(x0.expand(rows, 2), torch.full((rows,), 0.8), Draws(rows, "noise").normal(2))
     t, s, draws = torch.full((rows,), 0.8), torch.full((rows,), 0.6), Draws(rows, "leap")
-    at = Leap().step(lambda x, t, s: exact(x, t), x, t, s, None, draws.normal_like)
+    at = Leap().step(lambda x, t, s: exact(x, t), x, t, s, None, draws)
     eps = (at - process.alpha(s)[0] * x0) / process.sigma(s)[0]
     assert abs(float(eps.std()) - 1) < 0.01 and float(eps.mean(0).norm()) < 0.02
     below = jump(exact, x, t, torch.full((rows,), 0.4))  # what the new noise has been added to

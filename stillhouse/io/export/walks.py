@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.denoiser import Denoiser
+from stillhouse.draws import Draws
 from stillhouse.errors import require
 from stillhouse.io.pipelines import Family
 from stillhouse.prediction import EDM, At, Prediction
@@ -62,6 +63,17 @@ def unsaid_guidance(family: Family) -> float:
     return family.guidance if getattr(family.network, "config", {}).get("guidance_embeds") else 1.0
 
 
+class _Given(Draws):
+    """Draws that answer with what they were given."""
+
+    def __init__(self, noise: Tensor):
+        super().__init__(len(noise), "walk")
+        self.noise = noise
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        return self.noise
+
+
 def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
     """The rows of ``sampling``: each step's weights of state, output and noise, by asking its solver what it does with unit vectors.
 
@@ -82,7 +94,7 @@ def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
     for i, (now, then) in enumerate(zip(sampling.times, sampling.times[1:], strict=False)):
         history.left = len(sampling.times) - 2 - i
         t, s = (torch.tensor([v], dtype=torch.float64) for v in (now, then))
-        weights = solver.step(predict, state, t, s, history, lambda x: noise)[0].tolist()
+        weights = solver.step(predict, state, t, s, history, _Given(noise))[0].tolist()
         at = At(denoiser.process, t, torch.ones(1, dtype=torch.float64))
         told = family.step_of(denoiser.kind.inputs(at)[1].float())
         rows.append([told.item(), denoiser.kind.inputs(at)[0].item(), *weights, at.alpha.item(), at.sigma.item()])

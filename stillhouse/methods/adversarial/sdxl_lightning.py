@@ -156,7 +156,7 @@ class SDXLLightning(Method):
         if self.noise_levels and self.ladder[self.place(batch.step)[0] + 1] <= 2:
             chosen = torch.tensor(self.noise_levels, device=s.device)[batch.draws.integers(0, len(self.noise_levels))]
             level, eps = torch.maximum(s, chosen), batch.noise()  # noise can be added, never taken away
-            landed = [renoise_up(self.process, x, s, level, lambda _: eps) for x in landed]
+            landed = [renoise_up(self.process, x, s, level, eps) for x in landed]
             s = level
         told = s.clamp_min(max(self.process.t_min, 1e-3))  # no network was ever asked about exactly clean states
         return self.critic(landed, told, start, batch.cond)
