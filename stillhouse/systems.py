@@ -46,13 +46,16 @@ def families() -> list[str]:
     return sorted({s.family for s in list_systems()})
 
 
-def list_systems(family: str | None = None) -> list[System]:
-    """Every system (of one family), by family and slug. Raises :class:`StillhouseError` for an unknown family."""
+def list_systems(family: str | None = None, world: str | None = None) -> list[System]:
+    """Every system (of one family, of one world), by family and slug. Raises :class:`StillhouseError` for an unknown one of these."""
     found = [read_system(file) for file in sorted(ROOT.glob("*/*.py")) if not file.name.startswith("_")]
     known = {s.family for s in found}
     if family is not None and family not in known:
         raise unknown("family", family, known)
-    return [s for s in found if family in (None, s.family)]
+    worlds = {w for s in found for w in s.worlds}
+    if world is not None and world not in worlds:
+        raise unknown("world of a system", world, worlds)
+    return [s for s in found if family in (None, s.family) and (world is None or world in s.worlds)]
 
 
 def get_system(slug: str) -> System:
@@ -138,10 +141,20 @@ def find(name: str) -> type[Method]:
     """The method class of a slug (``"cm"``) or of a file (``"./my_method.py"``, ``"./my_method.py:MyMethod"``).
 
     Raises :class:`StillhouseError` for an unknown slug, a file that is missing or can't be imported, a class that isn't in it or
-    is no method.
+    is no method, and for a system that is a scikit-learn estimator.
     """
+    from stillhouse.train.method import Method
+
     if ".py" in name:
         return _outside(name)
+    found = class_of(name)
+    where = f"from {found.__module__} import {found.__name__}"
+    require(issubclass(found, Method), f"'{name}' is no run but a scikit-learn estimator; use it from Python: {where}.")
+    return found
+
+
+def class_of(name: str) -> type[Any]:
+    """The class of a slug, a :class:`Method` or a scikit-learn estimator."""
     system = get_system(name.lower().replace("-", "_"))
     return getattr(import_module(system.file.removesuffix(".py").replace("/", ".")), system.name)
 

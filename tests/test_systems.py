@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sklearn.base import BaseEstimator
 
 from stillhouse import systems
 from stillhouse.errors import StillhouseError
-from stillhouse.systems import citation, find, get_system, list_systems, read_system
+from stillhouse.systems import citation, class_of, find, get_system, list_systems, read_system
 from stillhouse.train.method import Method
 
 METHOD = '''
@@ -63,8 +64,8 @@ def test_our_own_files_are_all_read_and_found() -> None:
     assert {s.slug for s in found} == files
     assert {"progressive", "cm", "ctm", "tbcm", "dmd", "dmd2", "sid", "slimflow"} <= files
     for system in found:
-        kind = find(system.slug)
-        assert issubclass(kind, Method) and kind.__name__ == system.name
+        kind = class_of(system.slug)
+        assert issubclass(kind, Method | BaseEstimator) and kind.__name__ == system.name
         assert "arXiv" in system.paper and system.worlds, system.slug
 
 
@@ -107,6 +108,11 @@ def test_unknown_names_get_the_nearest() -> None:
         find("progresive")
     with pytest.raises(StillhouseError, match="no family 'trajectry'; did you mean 'trajectory'"):
         list_systems("trajectry")
+    with pytest.raises(StillhouseError, match="no world of a system 'mixtur'; did you mean 'mixture'"):
+        list_systems(world="mixtur")
+    assert {s.slug for s in list_systems(world="tables")} == {"repeated_sd", "label_noise_sd", "gt_sd"}
+    with pytest.raises(StillhouseError, match="'gt_sd' is no run but a scikit-learn estimator; .* import GroundTruthDistiller"):
+        find("gt_sd")
     assert get_system("dmd2").family == "distribution"
     assert find("DMD2") is find("dmd2")
 

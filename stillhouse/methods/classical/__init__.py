@@ -1,0 +1,1 @@
+"""Self-distillation of regressors and classifiers: scikit-learn estimators, no diffusion."""
