@@ -19,8 +19,10 @@ from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.evaluate import exact_teacher, versions
 from stillhouse.io.images import save_samples
+from stillhouse.io.texts import read_text, save_texts, token_rows
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model, load, shipped
+from stillhouse.models.letters import texts_of
 from stillhouse.options import build, build_recipe, fields_of, read_yaml, recipe_entries, run_fields
 from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
@@ -152,7 +154,8 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
     shown = world.even(16) if world.captions else None
     prompts = () if shown is None else tuple(world.captions[int(i)] for i in shown)
     spoken = {"text": world.text, "prompts": prompts, "told": world.told, "tokenizer": world.tokenizer}
-    return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, **spoken)  # type: ignore[arg-type]
+    info = {"scales": world.scales} if hasattr(world, "scales") else {}
+    return Model(denoiser, world.shape, world.classes, samplings, free_steps=True, world=world.name, info=info, **spoken)  # type: ignore[arg-type]
 
 
 def open_model(source: str | Path, adapter: str | None = None) -> Model:
@@ -186,6 +189,8 @@ def data_of(
             raise unknown("kind of data", str(data), DATA)
         known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
         require(path.exists(), f"There is no data '{data}': {known}.")
+        if teacher.tokenizer is not None:
+            return TensorData(token_rows(read_text(path), teacher.tokenizer, teacher.shape[0]), seed=seed)
         pictures = "data" not in method.needs or path.is_dir() or path.suffix not in PROMPT_FILES
         require(pictures, f"{name} learns from real data, and '{data}' holds prompts alone; give it pictures with captions.")
         return data_for(teacher, data, cache=cache, seed=seed)
@@ -248,10 +253,13 @@ def _run(
     folder = Path(out) if out else None
 
     def grid(step: int, samples: Tensor) -> None:
-        if folder:
+        if folder and teacher.tokenizer:
+            save_texts(folder / "grids" / f"step-{step:08d}.txt", texts_of(teacher.tokenizer, samples))
+        elif folder:
             save_samples(folder / "grids" / f"step-{step:08d}", teacher.pictures(samples))
 
     info: dict[str, Any] = {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
+    info |= {k: teacher.info[k] for k in ("scales",) if k in teacher.info}  # a student's numbers are scaled as its teacher's are
     trainer = Trainer(method, teacher, data, recipe, student=student, out=folder, quiet=quiet, on_grid=grid, info=info)
     trainer.engine.wait()  # every process has looked at the folder before the first file appears in it
     if folder and trainer.engine.main and not (resume and (folder / CONFIG).exists()):

@@ -209,28 +209,34 @@ class ResShift(Bridge):
         place = torch.linspace(0, 1, self.steps, dtype=torch.float64) ** self.power
         return torch.cat([torch.zeros(1, dtype=torch.float64), low * (self.last / low) ** place])
 
-    def _root(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``sqrt(eta)`` and its slope, in float64."""
-        table, place = self.table.to(t.device), (t.double() * self.steps).clamp(0, self.steps)
-        low = place.floor().clamp(max=self.steps - 1).long()
-        rise = table[low + 1] - table[low]
-        return table[low] + (place - low) * rise, rise * self.steps
+    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``sqrt(eta)`` at both ends of the cell of the table that holds ``t``, and how far in it lies, in float64."""
+        table, place = self.table.to(t.device), t.double() * self.steps
+        low = place.long().clamp(0, self.steps - 1)
+        return table[low], table[low + 1], place - low
+
+    def _root(self, t: Tensor) -> Tensor:
+        return torch.lerp(*self._cell(t)).to(at_least_float32(t).dtype)
+
+    def _slope(self, t: Tensor) -> Tensor:
+        low, high, _ = self._cell(t)
+        return ((high - low) * self.steps).to(at_least_float32(t).dtype)
 
     def eta(self, t: Tensor) -> Tensor:
-        return (self._root(t)[0] ** 2).to(at_least_float32(t).dtype)
+        return self._root(t) ** 2
 
     def deta(self, t: Tensor) -> Tensor:
-        root, slope = self._root(t)
-        return (2 * root * slope).to(at_least_float32(t).dtype)
+        return 2 * self._root(t) * self._slope(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (self.kappa * self._root(t)[0]).to(at_least_float32(t).dtype)
+        return self.kappa * self._root(t)
 
     def dsigma(self, t: Tensor) -> Tensor:
-        return (self.kappa * self._root(t)[1]).to(at_least_float32(t).dtype)
+        return self.kappa * self._slope(t)
 
     def ratio(self, t: Tensor) -> Tensor:
-        return self.sigma(t) / self.alpha(t)
+        root = self._root(t)
+        return self.kappa * root / (1 - root**2)
 
     def time(self, log_snr: Tensor) -> Tensor:
         # the root of q u^2 + u - q = 0 in u = sqrt(eta), q = ratio / kappa, in the form that is finite at q = 0 and inf

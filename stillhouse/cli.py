@@ -19,6 +19,7 @@ COMMANDS = {
     "distill": ("runs", "make a student from a teacher (distill METHOD --help lists the method's options)"),
     "sample": ("look", "draw samples of a model"),
     "evaluate": ("look", "measure a model beside its teacher and the data"),
+    "export": ("export", "write a student's sampler as one graph: ONNX, or torch.export's .pt2"),
     "report": ("look", "write a run's HTML page"),
     "check": ("check", "measure the claims of systems"),
     "demo": ("look", "distil a real model in five minutes and show the result"),

@@ -234,6 +234,13 @@ def of_tokens(process: Process) -> Tokens:
     return process
 
 
+def of_masks(process: Process) -> Masked:
+    """``process``, if its tokens are masked; otherwise one sentence."""
+    require(isinstance(process, Masked), f"This works on masked tokens, not on states of the process '{process.name}'.")
+    assert isinstance(process, Masked)
+    return process
+
+
 @dataclass
 class TokenPrediction(Prediction):
     """What a denoiser said about tokens. ``log_probs``: (B, L, vocab), of the clean token at every position; ``x0``: the likeliest ones."""

@@ -76,7 +76,16 @@ def walks_of(
 def exact_teacher(world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun") -> Model:
     """The closed-form denoiser of ``world`` as a many-step model."""
     walk = Sampling.steps(process, steps, solver=solver)
-    return Model(world.exact(process), world.shape, world.classes, {steps: walk}, free_steps=True, world=world.name, told=world.told, tokenizer=world.tokenizer)
+    return Model(
+        world.exact(process),
+        world.shape,
+        world.classes,
+        {steps: walk},
+        free_steps=True,
+        world=world.name,
+        told=world.told,
+        tokenizer=world.tokenizer,
+    )
 
 
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
@@ -100,8 +109,8 @@ def evaluate(
 
     ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample), ``guidance``, ``solver``,
     ``default`` (the model's own way), ``metrics`` (the world's, and ``paired_rmse``) and ``seconds_per_sample``.
-    ``floor``: what the metrics say of real data. ``metric``: the name of the world's first metric. ``parameters``: weights of each; 0 for
-    a closed form. ``paired_rmse``: of the student's default way to the teacher's endpoint from the same noise: a tight
+    ``floor``: what the metrics say of real data, ``untouched``: of what was given to be restored. ``metric``: the name of the world's
+    first metric. ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the teacher's endpoint from the same noise: a tight
     integration for a closed form, the teacher's finest walk for a network. ``speed_up``: the teacher's default time over the
     student's. All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures are medians.
 
@@ -163,6 +172,7 @@ def evaluate(
         )
     mine = next(w for w in walks if w.who == "student" and w.default)
     its = next((w for w in walks if w.who == "teacher" and w.default), None)
+    untouched = world.untouched(n)
     return {
         "world": getattr(world, "config", {"name": world.name}),
         "n": n,
@@ -170,6 +180,7 @@ def evaluate(
         "batch": batch,
         "metric": next(iter(rows[0]["metrics"])),
         "rows": rows,
+        **({"untouched": {k: _plain(v) for k, v in untouched.items()}} if untouched else {}),
         "floor": {k: _plain(v) for k, v in {**world.floor(n, seed), **worth}.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),

@@ -17,6 +17,7 @@ from stillhouse.conditions import Condition, TextEncoder, cycled, even_labels, m
 from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
+from stillhouse.io.language import Pretrained, is_language, open_language, save_language
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.models.letters import Tokenizer, tokenizer_from, with_gaps
 from stillhouse.prediction import Kind
@@ -136,26 +137,39 @@ class Model:
         seed: int = 0,
         latents: bool = False,
         start: Tensor | None = None,
+        frames: int = 0,
     ) -> Tensor:
         """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents`` are asked for.
 
         ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed; any condition of ``n`` rows;
         None: spread evenly over the classes or the model's own ``prompts``. ``start``: states (n, *shape) to walk from instead of noise.
         A prompt to a model of tokens is text to be kept, each ``_`` in it a token to be filled in, like all that follows it.
+        ``frames``: length of clips, which a causal video student chooses freely; 0: as it learned.
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
+        shape = self.of_length(frames, self.sampling(steps, guidance))
         if self.form == "text" and isinstance(cond, str | list | tuple):
             start, cond = self.gaps(n, [cond] if isinstance(cond, str) else list(cond)), None
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
-        cond, start = move(self._condition(n, cond), device), move(start, device)
-        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), self.shape, cond, draws, start=start)
+        cond, start = move(self.condition_of(n, cond), device), move(start, device)
+        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), shape, cond, draws, start=start)
         return samples if latents else self.pictures(samples, cond)
 
     def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
         """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a ``codec``, else themselves."""
         samples = self.denoiser.process.to_data(samples, cond)
         return samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
+
+    def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]:
+        """The shape of a sample of ``frames`` frames, 0 for the usual one."""
+        require(frames >= 0, f"A clip has at least one frame, not {frames}.")
+        if frames in (0, self.shape[0]):
+            return self.shape
+        require(self.form == "video", f"Only clips have a number of frames; this model makes samples of shape {tuple(self.shape)}.")
+        stuck = f"This model makes clips of {self.shape[0]} frames, all at once; distil a causal student to stream {frames}."
+        require(bool(sampling.chunk), stuck)
+        return (frames, *self.shape[1:])
 
     def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
         """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as needed."""
@@ -165,7 +179,7 @@ class Model:
         assert self.tokenizer is not None
         return cycled(with_gaps(self.tokenizer, prompts, self.shape[0]), n)
 
-    def _condition(self, n: int, cond: Condition) -> Condition:
+    def condition_of(self, n: int, cond: Condition) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
         if cond is None:
             cond = even_labels(n, self.classes) if self.classes else list(self.prompts) or None
@@ -190,7 +204,7 @@ class Model:
         """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs.
 
         The student of a Diffusers pipeline is written as one instead, ``form``: ``full``, ``lora`` or ``both``; see
-        :func:`stillhouse.io.export.save_pipeline`.
+        :func:`stillhouse.io.export.save_pipeline`. A masked language model of Transformers is written as such a folder.
         """
         folder = Path(folder)
         if self.pipeline is not None:
@@ -202,6 +216,10 @@ class Model:
             kept = {"free_steps": self.free_steps, "inverse": self.inverse, "more": more, "fixed_guidance": folded}
             return save_pipeline(folder, self.pipeline, self.denoiser, self.samplings, self.info, form=form, **kept)  # type: ignore[arg-type]
         require(form in (None, "full"), "Only the student of a Diffusers pipeline is saved in other forms than full.")
+        if isinstance(self.tokenizer, Pretrained):
+            walks = {str(k): s.config() for k, s in self.samplings.items()}
+            kept = {"length": self.shape[0], "samplings": walks, "free_steps": self.free_steps, "world": self.world, "info": self.info}
+            return save_language(folder, _plain(self.denoiser), self.tokenizer, kept)
         folder.mkdir(parents=True, exist_ok=True)
         header = {
             "shape": list(self.shape),
@@ -277,6 +295,16 @@ def from_pipeline(family: Family) -> Model:
     )
 
 
+def _language(folder: Path, length: int | None = None) -> Model:
+    """The masked language model in a folder of Transformers, a student of ours or any."""
+    denoiser, tokenizer, length, about = open_language(folder, length)
+    steps = min(64, length)
+    walks = {int(k): Sampling.from_config(v) for k, v in about.get("samplings", {}).items()}
+    walks = walks or {steps: Sampling.steps(denoiser.process, steps, solver="ancestral")}
+    rest = {"free_steps": about.get("free_steps", True), "world": about.get("world", ""), "info": about.get("info", {})}
+    return Model(denoiser, (length,), samplings=walks, tokenizer=tokenizer, **rest)
+
+
 def load(
     source: str | Path | nn.Module | Denoiser,
     *,
@@ -292,6 +320,7 @@ def load(
 
     Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of :func:`stillhouse.io.pipelines.open_pipeline`.
     ``base``: where ``source`` is a student saved as a LoRA, the pipeline that it was trained on.
+    Or from the folder of a masked language model of Transformers; ``length``: tokens of its texts [128, if it reads as many].
 
     A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a :class:`Denoiser` needs
     ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign file, and for a pickle.
@@ -308,6 +337,9 @@ def load(
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
     source = _found(source)
     path = Path(source)
+    if is_language(path):
+        require(base is None and set(pipeline) <= {"length"}, "A masked language model takes no option but the length of its texts.")
+        return _language(path, **pipeline)
     if base is not None or (path / "stillhouse.json").is_file():
         return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
     if pipeline or str(source).startswith("hub:") or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists()):

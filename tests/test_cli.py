@@ -24,6 +24,7 @@ from stillhouse.io.images import save_samples, tile
 from stillhouse.options import coerce, explain, fields_of, plain, run_fields
 from stillhouse.systems import class_of, find, list_systems
 from stillhouse.train.data import NoData
+from stillhouse.train.method import Method
 
 METHOD = '''
 """Tiny: the student copies what the teacher says."""

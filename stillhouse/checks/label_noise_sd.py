@@ -34,7 +34,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             gaps.append(abs(vertex) / max(abs(found), 1e-3))
     strong, weak = (minimize_scalar(lambda x, n=n: parameter_error(x, s, t, n**2, 10.0)).x for n in (20.0, 0.1))
 
-    world, scores = Tables("digits"), {"teacher": [], "one": [], "two": []}
+    world = Tables("digits")
+    scores: dict[str, list[float]] = {"teacher": [], "one": [], "two": []}
     for run in range(RUNS):
         split = world.split(TRAIN, 0, RUNS * seed + run, noise=0.0 if ablation == "clean" else 0.5)
         for name, xi in (("one", 1.0), ("two", 1.0 if ablation == "bounded" else 2.0)):

@@ -13,7 +13,8 @@ from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.methods.distribution.swiftbrush import SwiftBrush
 from stillhouse.model import load
-from stillhouse.parts.vsd import fake_denoising, fake_times, noise_share
+from stillhouse.parts.score import noise_share
+from stillhouse.parts.vsd import fake_denoising, fake_times
 from stillhouse.samplers.sampling import draw_samples
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer

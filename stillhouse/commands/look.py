@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_world
+from stillhouse.commands.sampling_image import add_image, sample_image
+from stillhouse.commands.sampling_scene import add_scene, sample_scene
+from stillhouse.commands.sampling_text import sample_text
+from stillhouse.commands.sampling_video import add_frames, sample_video
 from stillhouse.errors import StillhouseError, require
 
 if TYPE_CHECKING:
@@ -20,19 +24,27 @@ if TYPE_CHECKING:
 
 def sample(words: list[str]) -> int:
     """``stillhouse sample RUN_OR_MODEL``"""
-    parser = Parser("sample", "Draw samples of a model: a picture for images, numbers for anything else.")
+    parser = Parser("sample", "Draw samples of a model: a picture for images, a film for clips, numbers for anything else.")
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
     parser.add_argument("-n", type=int, help="how many [64; of a Diffusers model as many as there are prompts, or 4]")
     parser.add_argument("--labels", metavar="L,L,…", default="", help="class labels, repeated as often as needed [all in turn]")
     parser.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be given several times [the model's own]"
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to draw, or a text to go on with, each _ in it a token to be filled in; may be given several times [the model's own]",
     )
     parser.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line")
     parser.add_argument("--steps", type=int, help="steps per sample [the model's own]")
     parser.add_argument("--guidance", type=float, help="guidance scale, 1 for none [the model's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument("--columns", type=int, default=0, help="tiles per row of the picture [about square]")
-    parser.add_argument("--out", metavar="FILE", default="samples", help=".png, .npy or .safetensors [samples.png, or samples.npy]")
+    endings = ".png, .npy or .safetensors, .txt for texts [samples.png, or samples.npy; texts are printed]"
+    parser.add_argument("--out", metavar="FILE", default="samples", help=endings)
+    add_image(parser)
+    add_frames(parser)
+    add_scene(parser)
     given = parser.parse(words)
 
     from stillhouse.api import open_model
@@ -40,8 +52,19 @@ def sample(words: list[str]) -> int:
     from stillhouse.io.images import save_samples
 
     model = open_model(given.model)
+    if given.image:
+        return sample_image(model, given)
+    require(model.told != "image", "This model restores photographs; give it one: --image photo.jpg.")
     prompts = given.prompt + (read_prompts(given.prompts) if given.prompts else [])
     require(not (prompts and given.labels), "A sample is asked for by labels or by prompts, not by both.")
+    if model.form == "text":
+        return sample_text(model, given, prompts)
+    if model.form == "video":
+        return sample_video(model, given, prompts or _labels(given.labels, given.n or 6))
+    require(given.frames is None and given.sound is None, "Only a model of clips makes so many frames or listens to a sound.")
+    if model.told == "camera":
+        return sample_scene(model, given)
+    require(given.scene is None, "Only the student of a score-3d method holds objects to choose from.")
     few = len(prompts) or 4
     n = given.n if given.n is not None else few if model.pipeline else 64
     labels = _labels(given.labels, n)

@@ -77,6 +77,8 @@ def ship(model: Model, name: str, recipe: dict[str, Any], world: World, place: P
         "free_steps": True,
         "world": world.name,
         **({"text": model.text.describe(), "prompts": list(model.prompts)} if model.text else {}),
+        **({"tokenizer": model.tokenizer.describe()} if model.tokenizer else {}),
+        **({"told": model.told} if model.told else {}),
         "recipe": recipe,
         "quality": quality(model, world, n),
         **({"held_out": held_out(model, world, n)} if world.captions else {}),

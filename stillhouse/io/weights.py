@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillhouse.denoiser import Denoiser, call_plain
+from stillhouse.bridge import unconditional
+from stillhouse.denoiser import Call, Denoiser, call_plain
 from stillhouse.errors import StillhouseError, require, unknown
 from stillhouse.models import build_model
 from stillhouse.prediction import KINDS, Kind
 from stillhouse.process import process_from_config
 
 HEADER = "stillhouse"
+CALLS: dict[str, Call] = {"plain": call_plain, "unconditional": unconditional}  # the ways in which our own networks are called
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -83,8 +85,9 @@ def save_denoiser(path: str | Path, denoiser: Denoiser, info: dict[str, Any] | N
     foreign model, a wrapper) and when the file can't be written.
     """
     model = getattr(denoiser.net, "config", None)
+    call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
     require(
-        isinstance(model, dict) and denoiser.call is call_plain,
+        isinstance(model, dict) and call is not None,
         f"Only a denoiser of one of our own networks can be saved like this, not one of {type(denoiser.net).__name__}.",
     )
     about = {
@@ -92,6 +95,7 @@ def save_denoiser(path: str | Path, denoiser: Denoiser, info: dict[str, Any] | N
         "process": denoiser.process.config(),
         "kind": kind_config(denoiser.kind),
         "two_time": denoiser.two_time,
+        **({} if call == "plain" else {"call": call}),
         "info": info or {},
     }
     try:
@@ -133,12 +137,12 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
     try:
         about = json.loads(str(header))
         model, process, kind = build_model(about["model"]), process_from_config(about["process"]), kind_from_config(about["kind"])
-        two_time, info = bool(about["two_time"]), about["info"]
+        two_time, info, call = bool(about["two_time"]), about["info"], CALLS[about.get("call", "plain")]
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
     _fit(path, model.state_dict(), weights)
     model.load_state_dict(weights)
-    return Denoiser(model, process, kind, two_time=two_time).eval(), info
+    return Denoiser(model, process, kind, call=call, two_time=two_time).eval(), info
 
 
 def _fit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:

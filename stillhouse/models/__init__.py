@@ -10,10 +10,16 @@ import torch
 from stillhouse.errors import StillhouseError, unknown
 from stillhouse.models.dit import DiT
 from stillhouse.models.mlp import MLP
+from stillhouse.models.onehot import OneHot
+from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 from stillhouse.models.taps import Network
+from stillhouse.models.temporal import TemporalUNet
+from stillhouse.models.tokens import TokenTransformer
 from stillhouse.models.unet import UNet
+from stillhouse.models.video import VideoDiT
 
-MODELS: dict[str, type[Network]] = {model.name: model for model in (MLP, UNet, DiT)}
+MODELS: dict[str, type[Network]] = {model.name: model for model in (MLP, OneHot, UNet, DiT, TemporalUNet, VideoDiT, TokenTransformer)}
+MODELS |= {scene.name: scene for scene in (Gaussians, Voxels, Points, Plain)}
 
 
 def build_model(config: dict[str, Any], seed: int = 0) -> Network:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.errors import require
-from stillhouse.models.embed import Attention, Embedding, zero
+from stillhouse.models.embed import Attention, Embedding, beside, zero
 from stillhouse.models.taps import Network
 
 
@@ -46,8 +46,8 @@ class DiTBlock(nn.Module):
 class DiT(Network):
     """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W), of any size divisible by ``patch``.
 
-    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads. The other options are those of
-    :class:`Embedding`. A block's output is a row of tokens, (B, HW / patch², dim).
+    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads; ``image_cond``: channels of an image that is heard
+    beside the state. The other options are those of :class:`Embedding`. A block's output is a row of tokens, (B, HW / patch², dim).
     """
 
     name = "dit"
@@ -64,12 +64,15 @@ class DiT(Network):
         two_time: bool = False,
         guidance_input: bool = False,
         dropout: float = 0.0,
+        features: int = 0,
+        image_cond: int = 0,
     ):
         super().__init__(locals())
         require(dim % 4 == 0, f"A DiT's dim must be divisible by 4, not {dim}.")
         self.patch, self.middle, self.middle_channels = patch, f"blocks.{depth // 2}", dim
-        self.embed = Embedding(dim, classes, token_dim, two_time, guidance_input)
-        self.input = nn.Linear(image_channels * patch**2, dim)
+        self.embed = Embedding(dim, classes, token_dim, two_time, guidance_input, features)
+        self.image_cond = image_cond
+        self.input = nn.Linear((image_channels + image_cond) * patch**2, dim)
         self.blocks = nn.ModuleList(DiTBlock(dim, heads, dropout, token_dim) for _ in range(depth))
         self.told = zero(nn.Linear(dim, 2 * dim))
         self.output = zero(nn.Linear(dim, image_channels * patch**2))
@@ -83,7 +86,7 @@ class DiT(Network):
         )
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
-        h = self.input(F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))
+        h = self.input(F.pixel_unshuffle(beside(x, cond, self.image_cond), self.patch).flatten(2).transpose(1, 2))
         h = h + positions(high, wide, h.shape[-1], h)
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)

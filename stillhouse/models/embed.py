@@ -35,12 +35,12 @@ class Fourier(nn.Module):
         self.pairs, self.low, self.high = size // 2, math.log2(low), math.log2(high)
 
     def forward(self, t: Tensor) -> Tensor:
-        """``t`` of shape (B,), any real numbers -> (B, size), in float32 at least."""
+        """``t`` of shape (B,) or (B, F), any real numbers -> (…, size), in float32 at least."""
         t = at_least_float32(t)
         # made anew, not kept: a stored table would be rounded when the network is cast to bfloat16
         octaves = torch.linspace(self.low, self.high, self.pairs, device=t.device, dtype=t.dtype)
-        angle = 2 * math.pi * t[:, None] * torch.exp2(octaves)
-        return torch.cat([angle.sin(), angle.cos()], 1)
+        angle = 2 * math.pi * t[..., None] * torch.exp2(octaves)
+        return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class NumberEmbedding(nn.Module):
@@ -60,12 +60,23 @@ class Embedding(nn.Module):
     """All that a network is told besides its state, as one vector per sample, and tokens for cross-attention.
 
     ``classes``: number of labels; a label of -1, or no condition at all, is the empty condition. ``token_dim``: width of condition
-    tokens. ``two_time``: the time a jump ends at is heard as well. ``guidance_input``: so is a guidance scale
-    (Meng et al., 2022, arXiv 2210.03142). These two start without effect, so that they can be added to a trained network.
+    tokens. ``features``: length of a vector (an observation, a camera) that is heard through a small MLP. ``two_time``: the time a
+    jump ends at is heard as well. ``guidance_input``: so is a guidance scale (Meng et al., 2022, arXiv 2210.03142). These two start
+    without effect, so that they can be added to a trained network. ``frames``: times and feature vectors may be given frame by frame.
     """
 
-    def __init__(self, width: int, classes: int = 0, token_dim: int = 0, two_time: bool = False, guidance_input: bool = False):
+    def __init__(
+        self,
+        width: int,
+        classes: int = 0,
+        token_dim: int = 0,
+        two_time: bool = False,
+        guidance_input: bool = False,
+        features: int = 0,
+        frames: bool = False,
+    ):
         super().__init__()
+        self.frames = frames
         self.classes, self.token_dim = classes, token_dim
         self.time = NumberEmbedding(width)
         self.end = NumberEmbedding(width, silent=True) if two_time else None
@@ -76,14 +87,21 @@ class Embedding(nn.Module):
         if token_dim:
             self.empty = nn.Parameter(0.02 * torch.randn(1, 1, token_dim))
             self.pool = nn.Linear(token_dim, width)
+        self.features = features
+        if features:
+            self.hear = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """``t, s, guidance``: (B,). ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask``.
+        """``t, s``: (B,), or (B, F) for ``frames``; ``guidance``: (B,).
 
-        Returns the vector (B, width), the tokens (B, 1 + L, C) and their mask (B, 1 + L), True where a token counts. The first
-        token is the learned empty one, so a sample whose mask is all False is unconditional. A dict may also hold a second prompt whose
-        attention is taken away, ``negative_tokens, negative_mask`` and ``negative_weight`` (B,); the vector does not hear of it, tokens
-        and mask are then those of :func:`streams`. Raises :class:`StillhouseError` for a condition that the network was not built for.
+        ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``, the last one (B, features) or
+        (B, F, features); without it nothing is added. An ``image`` in the dict is not for here: see :func:`beside`.
+
+        Returns the vector (B, width), or (B, F, width) if anything was told of each frame, the tokens (B, 1 + L, C) and their mask
+        (B, 1 + L), True where a token counts. The first token is the learned empty one, so a sample whose mask is all False is
+        unconditional. A dict may also hold a second prompt whose attention is taken away, ``negative_tokens, negative_mask`` and
+        ``negative_weight`` (B,); the vector does not hear of it, tokens and mask are then those of :func:`streams`.
+        Raises :class:`StillhouseError` for a condition that the network was not built for.
         """
         label, tokens, mask = split(cond)
         vector = self.time(t)
@@ -93,24 +111,26 @@ class Embedding(nn.Module):
         if guidance is not None or self.guidance is not None:
             require(self.guidance is not None, "A guidance scale was given to a network built without `guidance_input`.")
             w = torch.ones_like(t) if guidance is None else at_least_float32(guidance)
-            vector = vector + self.guidance(torch.asinh(w) / 4)  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
+            vector = _together(vector, self.guidance(torch.asinh(w) / 4))  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
         if label is not None or self.classes:
             rows = self._rows(label, t)
-            vector = vector + self.label(rows)
+            vector = _together(vector, self.label(rows))
+        if isinstance(cond, dict) and "features" in cond:
+            vector = _together(vector, self._features(cond["features"]))
         if tokens is None and not self.token_dim:
             return vector, None, None
-        tokens, mask = self._tokens(tokens, mask, len(t))
+        tokens, mask = self._tokens(tokens, mask, t.shape[0])
         share = mask.to(tokens.dtype)[..., None]
-        vector = vector + self.pool((tokens * share).sum(1) / share.sum(1))
+        vector = _together(vector, self.pool((tokens * share).sum(1) / share.sum(1)))
         if isinstance(cond, dict) and "negative_tokens" in cond:
-            other = self._tokens(cond["negative_tokens"], cond.get("negative_mask"), len(t))
+            other = self._tokens(cond["negative_tokens"], cond.get("negative_mask"), t.shape[0])
             tokens, mask = streams((tokens, mask), other, cond["negative_weight"])
         return vector, tokens, mask
 
     def _rows(self, label: Tensor | None, t: Tensor) -> Tensor:
         """Rows of the label table."""
         if label is None:
-            return torch.zeros(len(t), dtype=torch.long, device=t.device)
+            return torch.zeros(t.shape[0], dtype=torch.long, device=t.device)
         require(self.classes > 0, "Class labels were given to a network built without `classes`.")
         # a branch on data: cannot be traced, and has no meaning on tensors without values
         if not (torch.compiler.is_compiling() or label.is_meta or transformed(label)):
@@ -118,6 +138,14 @@ class Embedding(nn.Module):
             worst = low if low < -1 else high
             require(-1 <= low and high < self.classes, f"Label {worst} is not among -1 (none), 0 … {self.classes - 1}.")
         return label + 1
+
+    def _features(self, features: Tensor) -> Tensor:
+        """What the small MLP makes of a condition vector."""
+        require(self.features > 0, "A condition vector was given to a network built without `features`.")
+        wanted, found = self.features, tuple(features.shape)
+        ranks = (2, 3) if self.frames else (2,)
+        require(features.dim() in ranks and found[-1] == wanted, f"Condition vectors must have the shape (B, {wanted}), not {found}.")
+        return self.hear(features.to(self.time.first.weight.dtype))
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         """The empty token and the given ones, with their mask."""
@@ -150,15 +178,36 @@ def streams(tokens: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], weig
     return torch.stack(filled, 1), torch.stack(signed, 1)
 
 
+def _together(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two vectors, each told of a whole sample (B, W) or of every frame of it (B, F, W)."""
+    if a.dim() == b.dim():
+        return a + b
+    return a + b[:, None] if a.dim() > b.dim() else a[:, None] + b
+
+
 def split(cond: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Label, tokens and mask of a condition, whichever way it was given."""
     if cond is None:
         return None, None, None
     if isinstance(cond, dict):
-        odd = set(cond) - {"label", "tokens", "mask", "negative_tokens", "negative_mask", "negative_weight"}
-        require(not odd, f"A condition may hold label, tokens and mask, not {', '.join(sorted(odd))}.")
+        odd = set(cond) - {"label", "tokens", "mask", "negative_tokens", "negative_mask", "negative_weight", "features", "image"}
+        require(not odd, f"A condition may hold label, tokens, mask, features and image, not {', '.join(sorted(odd))}.")
         return cond.get("label"), cond.get("tokens"), cond.get("mask")
     return (None, cond, None) if cond.is_floating_point() else (cond, None, None)
+
+
+def beside(x: Tensor, cond: Any, channels: int) -> Tensor:
+    """The state ``x`` (B, C, …) with ``cond["image"]`` (B, channels, …), or zeros where there is none, as more channels of it.
+
+    Raises :class:`StillhouseError` for an image of another size, or where ``channels`` is 0.
+    """
+    image = cond.get("image") if isinstance(cond, dict) else None
+    wanted = (x.shape[0], channels, *x.shape[2:])
+    if image is None:
+        return torch.cat([x, x.new_zeros(wanted)], 1) if channels else x
+    require(channels > 0, "An image condition was given to a network built without `image_cond`.")
+    require(tuple(image.shape) == wanted, f"This network's image condition must have the shape {wanted}, not {tuple(image.shape)}.")
+    return torch.cat([x, image.to(x)], 1)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.errors import require
-from stillhouse.models.embed import Attention, Embedding, zero
+from stillhouse.models.embed import Attention, Embedding, beside, zero
 from stillhouse.models.taps import Network
 
 
@@ -37,7 +37,8 @@ class MLP(Network):
     """``net(x, t, cond)`` for ``x`` of shape (B, …) with ``dim`` numbers per sample.
 
     ``width``, ``depth``: size of ``blocks`` and their number. ``heads``: of the cross-attention that each block has where ``token_dim`` is
-    given; the point is its one query. The other options are those of :class:`Embedding`.
+    given; the point is its one query. ``image_cond``: how many numbers ``cond["image"]`` has, the degraded point of a bridge, which
+    is heard beside the state. The other options are those of :class:`Embedding`.
     """
 
     name = "mlp"
@@ -53,11 +54,14 @@ class MLP(Network):
         dropout: float = 0.0,
         token_dim: int = 0,
         heads: int = 4,
+        features: int = 0,
+        image_cond: int = 0,
     ):
         super().__init__(locals())
         self.dim, self.middle, self.middle_channels = dim, f"blocks.{depth // 2}", width
-        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input)
-        self.input = nn.Linear(dim, width)
+        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input, features)
+        self.image_cond = image_cond
+        self.input = nn.Linear(dim + image_cond, width)
         self.blocks = nn.ModuleList(MLPBlock(width, dropout, token_dim, heads) for _ in range(depth))
         self.output = nn.Linear(width, dim)
 
@@ -67,7 +71,10 @@ class MLP(Network):
         require(size == self.dim, f"This MLP is for samples of {self.dim} numbers, not of {size} (shape {tuple(x.shape[1:])}).")
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
-        h = self.input(torch.flatten(x, 1))
+        points = torch.flatten(x, 1)
+        if isinstance(cond, dict) and "image" in cond:
+            cond = {**cond, "image": torch.flatten(cond["image"], 1)}
+        h = self.input(beside(points, cond, self.image_cond))
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)
         return self.output(F.silu(h)).reshape(x.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.errors import require
-from stillhouse.models.embed import Attention, Embedding, GroupNorm, zero
+from stillhouse.models.embed import Attention, Embedding, GroupNorm, beside, zero
 from stillhouse.models.taps import Network
 
 
@@ -94,7 +94,8 @@ class UNet(Network):
     ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``: width of each level, each
     half as large as the one before; H and W must be divisible by ``patch * 2^(levels - 1)``. ``blocks``: residual blocks
     per level. ``attention``: how many of the lowest levels attend after each block on the way down and before each one on the way
-    up, beside the middle. The other options are those of :class:`Embedding`.
+    up, beside the middle. ``image_cond``: channels of an image of the same size that is heard beside the state, ``cond["image"]``
+    (B, image_cond, H, W), all zeros where there is none. The other options are those of :class:`Embedding`.
 
     Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``attend.down_i`` and ``attend.up_i``
     (their attention), ``mid``, whose output has ``mid_channels`` channels at the lowest level.
@@ -116,14 +117,17 @@ class UNet(Network):
         guidance_input: bool = False,
         dropout: float = 0.0,
         attention: int = 0,
+        features: int = 0,
+        image_cond: int = 0,
     ):
         super().__init__(locals())
         require(0 <= attention <= len(channels), f"Attention at {attention} levels is asked of a U-Net that has {len(channels)}.")
         width = 2 * max(channels)
         self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)
         self.mid_channels = self.middle_channels = channels[-1]
-        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input)
-        self.input = nn.Conv2d(image_channels * patch**2, channels[0], 3, padding=1)
+        self.embed = Embedding(width, classes, token_dim, two_time, guidance_input, features)
+        self.image_cond = image_cond
+        self.input = nn.Conv2d((image_channels + image_cond) * patch**2, channels[0], 3, padding=1)
         self.down, self.up, self.attend = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         here, skips = channels[0], [channels[0]]
         for level, wide in enumerate(channels):
@@ -153,7 +157,7 @@ class UNet(Network):
         )
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
-        h = self.input(F.pixel_unshuffle(x, self.patch))
+        h = self.input(F.pixel_unshuffle(beside(x, cond, self.image_cond), self.patch))
         kept = [h]
         for i, block in enumerate(self.down):
             h = self._attended(f"down_{i}", self.run(block, h, vector), tokens, mask)

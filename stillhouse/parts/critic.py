@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,27 @@ def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None)
     """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
     found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
     return found[-1] if isinstance(found, tuple) else found  # joint blocks of text and picture give both, the picture last
+
+
+def encoder_of(denoiser: Denoiser) -> list[str]:
+    """The names of the blocks up to the middle one, in their order; the middle alone where blocks have other names than ours."""
+    middle = middle_of(denoiser)
+    stem, _, last = middle.rpartition(".")
+    if last.isdigit():
+        return [f"{stem}.{i}" for i in range(int(last) + 1)]
+    return [*(f"net.down.{i}" for i, _ in enumerate(getattr(denoiser.net, "down", ()))), middle]
+
+
+def features_at(denoiser: Denoiser, names: Sequence[str], x_t: Tensor, t: Tensor, cond: Condition = None) -> list[Tensor]:
+    """The features of several blocks at ``(x_t, t)``, in the order in which they run; what comes after the last is not computed."""
+    kept: list[Tensor] = []
+    hooks = [denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(out)) for name in names[:-1]]
+    try:
+        last = until(denoiser.get_submodule(names[-1]), lambda: denoiser(x_t, t, cond))
+        return [*kept, last]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Head(nn.Module):

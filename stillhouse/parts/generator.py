@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from stillhouse.conditions import Condition
@@ -12,6 +11,7 @@ from stillhouse.denoiser import Denoiser
 from stillhouse.draws import Draws
 from stillhouse.process import Process
 from stillhouse.samplers.rollout import rollout
+from stillhouse.solvers.base import Solver
 from stillhouse.solvers.simple import Renoise
 
 
@@ -20,11 +20,14 @@ def student_grid(process: Process, start: float, steps: int) -> list[float]:
     return [process.t_min + (start - process.t_min) * (steps - k) / steps for k in range(steps)]
 
 
-def simulate(student: Denoiser, times: Sequence[float], draws: Draws, cond: Condition, shape: Sequence[int]) -> Tensor:
+def simulate(
+    student: Denoiser, times: Sequence[float], draws: Draws, cond: Condition, shape: Sequence[int], solver: Solver | None = None
+) -> Tensor:
     """Backward simulation (Yin et al., 2024, arXiv 2405.14867, section 4.5): samples ``(draws.rows, *shape)``.
 
     The student walks from pure noise of the level of ``times[0]`` down to ``times[-1]`` without gradient, re-noising its own clean
-    estimates, and gives a sample by one call there, with gradient. These are the states that the sampler meets: equal draws, equal states.
+    estimates (or as ``solver`` does), and gives a sample by one call there, with gradient. These are the states that the sampler
+    meets: equal draws, equal states.
     """
-    level = student.process.sigma(torch.tensor(times[0], dtype=torch.float64)).item()
-    return rollout(student, level * draws.normal(*shape), [*times, 0.0], Renoise(), cond, draws=draws, grad_last=True)
+    start = student.process.start(draws, shape, times[0])
+    return rollout(student, start, [*times, 0.0], solver or Renoise(), cond, draws=draws, grad_last=True)

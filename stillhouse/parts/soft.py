@@ -117,7 +117,8 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A classifier that learns again from ``(1 - xi) onehot(y) + xi p``, ``p`` the probabilities of the one before. Subclasses find ``xi``.
 
     ``estimator``: any scikit-learn classifier with ``predict_proba`` that takes ``sample_weight`` or, as :class:`SoftMLP`, soft targets;
-    None: logistic regression. Every student starts fresh. After ``fit``: ``teacher_``, ``student_``, ``factors_`` (the ``xi`` of each round).
+    None: logistic regression. Every student starts fresh. After ``fit``: ``teacher_``, ``student_``, ``factors_`` (the ``xi`` of each
+    round).
     """
 
     estimator: Any

@@ -5,16 +5,14 @@ Wang et al., 2023 (arXiv 2305.16213), in the one-step form of Nguyen & Tran, 202
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.conditions import Condition
 from stillhouse.denoiser import Denoiser, ExactDenoiser
 from stillhouse.draws import Draws
-from stillhouse.parts.score import fake_for
+from stillhouse.parts.score import fake_for, noise_share, score_step
 from stillhouse.parts.timelaw import uniform
-from stillhouse.prediction import At
 from stillhouse.process import Process
 
 FIRST = 1e-3  # the first step of a table of 1000: below it there is no noise to tell
@@ -33,11 +31,6 @@ def lora_fake(teacher: Denoiser, student: Denoiser, rank: int, alpha: float) -> 
     return adapted(teacher, rank, alpha=alpha, targets=targets).copy()
 
 
-def noise_share(at: At) -> Tensor:
-    """``sigma^2`` of the variance-preserving process of equal signal-to-noise: ``sigma^2 / (alpha^2 + sigma^2)``."""
-    return at.sigma**2 / (at.alpha**2 + at.sigma**2)
-
-
 def pull(x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None) -> Tensor:
     """Where ``x`` (B, …) should go *down*: ``sigma^2 (eps_real - eps_fake)`` at ``x`` noised to ``t`` (B,) with ``eps``.
 
@@ -45,10 +38,7 @@ def pull(x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond
     divergence between guided densities. ``sigma^2`` is meant on a variance-preserving process (:func:`noise_share`), no sample is
     normalised by its own size. Without gradient; NaN becomes 0. (SwiftBrush, eq. 7, with the weight of its code.)
     """
-    with torch.no_grad():
-        x_t = real.process.noise(x, t, eps)
-        said, its = real(x_t, t, cond), fake(x_t, t, cond)
-        return torch.nan_to_num(noise_share(said.at) * (said.eps - its.eps))
+    return score_step(x, t, eps, real, fake, cond, "sigma2", cond)
 
 
 def fake_denoising(fake: Denoiser, x: Tensor, t: Tensor, eps: Tensor, cond: Condition = None) -> Tensor:

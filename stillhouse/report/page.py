@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from stillhouse.errors import require
 from stillhouse.io.weights import atomic_write
-from stillhouse.report.pictures import bounds_of, data_uri, is_image, is_point
+from stillhouse.report.pictures import bounds_of, data_uri, is_image, is_point, moving_uri, sheet_uri
 from stillhouse.report.plots import Series, line_chart, number, scatter, smooth
+from stillhouse.report.restoration import perception_distortion
 from stillhouse.report.view import RunView, Strip, view_of_folder
 
 COLUMNS = 10  # images beside each other
@@ -50,6 +51,26 @@ METRICS = {
     "paired_rmse": Metric("Paired RMSE", "low", "to the teacher's endpoint from the same noise"),
     "high_band_ratio": Metric("High-band energy", "one", "energy of fine detail over that of real data"),
     "mmd": Metric("MMD²", "low", "kernel distance to real data"),
+    "perplexity": Metric("Perplexity", "low", "of samples, under an n-gram model of the training text"),
+    "nll": Metric("Negative log-likelihood", "low", "of samples under the true chain, nats a token"),
+    "entropy": Metric("Entropy", "high", "of single tokens; falls when texts repeat themselves"),
+    "bigram_entropy": Metric("Bigram entropy", "high", "of pairs of tokens"),
+    "distinct": Metric("Distinct 8-grams", "high", "share of runs of eight tokens that occur once"),
+    "psnr": Metric("PSNR", "high", "dB, to the true photograph"),
+    "ssim": Metric("SSIM", "high", "structural similarity to the true photograph"),
+    "lpips": Metric("LPIPS", "low", "perceptual distance to the true photograph"),
+    "frame_distance": Metric("Frame distance", "low", "of a frame to the nearest true one"),
+    "clip_distance": Metric("Clip distance", "low", "of a clip to the nearest true one"),
+    "motion_fidelity": Metric("Motion fidelity", "high", "share of clips that move as they were told"),
+    "sync": Metric("Sync", "high", "how well the picture follows the sound"),
+    "flicker": Metric("Flicker", "one", "jerks from frame to frame over those of true clips"),
+    "change": Metric("Change", "one", "motion from frame to frame over that of true clips"),
+    "success": Metric("Success", "high", "share of episodes that end well"),
+    "valid": Metric("Valid", "high", "share of actions that an expert might take"),
+    "left": Metric("Left way", "one", "share that takes the left of two ways"),
+    "object_psnr": Metric("Object PSNR", "high", "dB, to the nearest object seen from all cameras"),
+    "view_psnr": Metric("View PSNR", "high", "dB, of each view to the nearest true one"),
+    "agree": Metric("Agreement", "high", "share of views that show the same object"),
 }
 
 
@@ -140,7 +161,7 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
     ways.sort(key=lambda w: w[1].who != "teacher")  # a stable sort: the teacher first, then the students in their order
     if not ways:
         return None
-    shape = tuple(ways[0][1].samples.shape[1:])
+    first, shape = ways[0][1], tuple(ways[0][1].samples.shape[1:])
     key = views[0].evaluation["metric"]
 
     def entry(view: RunView, strip: Strip, index: int) -> dict[str, Any]:
@@ -154,6 +175,19 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
             "default": strip.default,
         }
 
+    if first.texts is not None:
+        panels = [{**entry(*w), "texts": w[1].texts} for w in ways]
+        return {"kind": "text", "panels": panels, "strips": [], "sorted": False, "captions": []}
+    moving = [(w, w[1].frames) for w in ways if w[1].frames is not None]
+    if moving:
+        panels = [{**entry(*w), "image": moving_uri(frames)} for w, frames in moving if w[1].default]
+        strips = [{**entry(*w), "image": sheet_uri(frames[:3])} for w, frames in moving]
+        return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
+    drawn = [(w, w[1].images) for w in ways if w[1].images is not None]
+    if drawn:
+        panels = [{**entry(*w), "image": data_uri(images, 2)} for w, images in drawn if w[1].default]
+        strips = [{**entry(*w), "image": data_uri(images[:3], 3)} for w, images in drawn]
+        return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
     if is_image(shape):
         panels = [{**entry(*w), "image": data_uri(w[1].samples, COLUMNS)} for w in ways if w[1].default]
         strips = [{**entry(*w), "image": data_uri(w[1].samples[:COLUMNS], COLUMNS)} for w in ways]
@@ -166,8 +200,8 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
         panels = [{"name": "Real data", "svg": Markup(scatter(views[0].real, None, frame, "Real data")), "colour": "", "default": True}]
         for view, strip, index in ways:
             told = entry(view, strip, index)
-            drawn = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
-            panels.append({**told, "svg": Markup(drawn)})
+            svg = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
+            panels.append({**told, "svg": Markup(svg)})
         return {"kind": "point", "panels": panels, "strips": [], "sorted": False, "captions": []}
     return None
 
@@ -197,6 +231,12 @@ def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
             height=280,
         )
         charts.append({"title": kind.title, "arrow": kind.arrow, "note": kind.note, "svg": Markup(svg)})
+    if {"psnr", "frechet"} <= set(first["floor"]) | set(first["rows"][0]["metrics"]):
+        rows = [r for i, v in enumerate(views) for r in v.evaluation["rows"] if i == 0 or r["who"] == "student"]
+        rows += [{"who": "as given", "metrics": first["untouched"]}] if first.get("untouched") else []
+        note = "near to the true photograph against natural as photographs are: good is low and to the right"
+        plane = {"title": "Perception against distortion", "arrow": "", "note": note}
+        charts.append({**plane, "svg": Markup(perception_distortion(rows, width=440, height=280))})
     return charts
 
 

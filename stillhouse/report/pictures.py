@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.errors import require
+from stillhouse.io.media import contact_sheet, gif, pictures_of
 
 GAP = 1  # pixels between two images
 
@@ -56,6 +57,16 @@ def data_uri(images: Tensor, columns: int) -> str:
     times = max(1, 128 // images.shape[-1])
     sheet = tile(images, columns).repeat_interleave(times, 0).repeat_interleave(times, 1)
     return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()
+
+
+def moving_uri(clips: Tensor, fps: float = 8.0) -> str:
+    """Clips (B, F, C, H, W) in [-1, 1] side by side as a ``data:`` address of a picture that moves."""
+    return "data:image/gif;base64," + base64.b64encode(gif(pictures_of(clips), fps)).decode()
+
+
+def sheet_uri(clips: Tensor) -> str:
+    """The frames of clips (B, F, C, H, W), a clip a row, as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(png(torch.from_numpy(contact_sheet(clips)))).decode()
 
 
 def bounds_of(points: Tensor, margin: float = 0.15) -> tuple[float, float, float, float]:

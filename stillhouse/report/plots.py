@@ -104,16 +104,7 @@ def line_chart(
     if scale_y == "auto":
         scale_y = "log10" if min(ys) > 0 and max(ys) > 20 * min(ys) else "linear"
     across, up = Axis(xs, LEFT, width - RIGHT, scale_x, 0.04), Axis(ys, height - BOTTOM, TOP, scale_y)
-    out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
-    for tick in up.ticks:
-        out.append(f'<path class="grid" d="M{LEFT} {up(tick)}H{width - RIGHT}"/>')
-        out.append(f'<text class="tick" x="{LEFT - 8}" y="{up(tick) + 4}" text-anchor="end">{_tick(tick)}</text>')
-    for tick in across.ticks:
-        out.append(f'<path class="notch" d="M{across(tick)} {height - BOTTOM}v5"/>')
-        out.append(f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 19}" text-anchor="middle">{_tick(tick)}</text>')
-    out.append(f'<path class="base" d="M{LEFT} {height - BOTTOM}H{width - RIGHT}"/>')
-    if x_label:
-        out.append(f'<text class="label" x="{(LEFT + width - RIGHT) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    out = frame(across, up, title, x_label, width, height)
     if rule is not None:
         out.append(f'<path class="rule" d="M{LEFT} {up(rule)}H{width - RIGHT}"/>')
     for s, points in kept:
@@ -124,6 +115,21 @@ def line_chart(
             told = f"<title>{escape(s.name)}: {number(y)} at {number(x)}</title>"
             out.append(f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" r="{radius}">{told}</circle>')
     return "".join([*out, "</svg>"])
+
+
+def frame(across: Axis, up: Axis, title: str, x_label: str, width: int, height: int) -> list[str]:
+    """The beginning of a chart: the open element, the grid with its figures, the name of what runs across."""
+    out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
+    for tick in up.ticks:
+        out.append(f'<path class="grid" d="M{LEFT} {up(tick)}H{width - RIGHT}"/>')
+        out.append(f'<text class="tick" x="{LEFT - 8}" y="{up(tick) + 4}" text-anchor="end">{_tick(tick)}</text>')
+    for tick in across.ticks:
+        out.append(f'<path class="notch" d="M{across(tick)} {height - BOTTOM}v5"/>')
+        out.append(f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 19}" text-anchor="middle">{_tick(tick)}</text>')
+    out.append(f'<path class="base" d="M{LEFT} {height - BOTTOM}H{width - RIGHT}"/>')
+    if x_label:
+        out.append(f'<text class="label" x="{(LEFT + width - RIGHT) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    return out
 
 
 def _tick(value: float) -> str:

@@ -16,11 +16,13 @@ from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
 from stillhouse.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.model import Model, load
-from stillhouse.report.pictures import is_image
+from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
 from stillhouse.worlds.base import World, get_world
 
-IMAGES, POINTS = 40, 1000  # samples drawn for the page
+# samples drawn for the page, by what they are
+COUNT = {"image": 40, "text": 6, "video": 8, "actions": 12, "points": 1000}
+POINTS = 1000  # of real data
 
 
 @dataclass
@@ -32,6 +34,9 @@ class Strip:
     nfe: int
     default: bool
     samples: Tensor
+    texts: list[str] | None = None
+    frames: Tensor | None = None  # (B, F, C, H, W), where the samples are best seen moving
+    images: Tensor | None = None  # (B, C, H, W), where the world draws them in its own way
 
 
 @dataclass
@@ -53,8 +58,8 @@ def draw_strips(
     model: Model, teacher: Model | None, world: World, evaluation: dict[str, Any], seed: int = 0
 ) -> tuple[list[Strip], Tensor | None]:
     """Samples of the ways that ``evaluation`` measured, all from the same noise, and their labels."""
-    count = IMAGES if is_image(model.shape) else POINTS
-    labels = labels_for(model, world, count)
+    labels = labels_for(model, world, COUNT["actions"] if model.told else COUNT[model.form])
+    count = COUNT[model.form] if labels is None else len(labels)
     strips = []
     for row in evaluation["rows"]:
         owner = model if row["who"] == "student" else teacher
@@ -67,9 +72,10 @@ def draw_strips(
         )
         assert walk is not None
         device = owner.denoiser.device
-        cond = move(world.condition(labels), device)
+        cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
-        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples))
+        drawn = (world.text_of(samples), world.frames_of(samples, labels), world.images_of(samples, labels))
+        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples, *drawn))
     return strips, labels
 
 
@@ -90,7 +96,7 @@ def make_view(
 ) -> RunView:
     """A view of a student that is at hand, pictures included."""
     strips, labels = draw_strips(model, teacher, world, evaluation)
-    real, _ = world.sample_data(POINTS, Draws(POINTS, "report", "real"))
+    real = world.sample_data(POINTS, Draws(POINTS, "report", "real"))[0] if model.form == "points" else None
     captions = [world.captions[int(i)] for i in labels] if world.captions and labels is not None else []
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 

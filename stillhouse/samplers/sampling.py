@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from stillhouse.errors import require
 from stillhouse.guidance import Guided, hears_guidance
 from stillhouse.process import Process
 from stillhouse.samplers.rollout import Hook, rollout
+from stillhouse.samplers.streaming import stream
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import make_grid
 
@@ -25,17 +26,27 @@ class Sampling:
     """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so that it can be saved.
 
     ``start``: standard deviation of the noise the walk starts from, ``sigma(times[0])`` unless given (Diffusers starts VP walks from 1).
+    ``chunk``: a causal video student makes so many frames at a time, 0 for everything at once; ``window, sink``: how many past frames it
+    keeps (0: all), and how many of the first ones among them for ever.
     """
 
     times: list[float]
     solver: str | dict[str, Any] = "ddim"
     guidance: float = 1.0
     start: float | None = None
+    chunk: int = 0
+    window: int = 0
+    sink: int = 0
 
     def __post_init__(self) -> None:
         self.times = [float(t) for t in self.times]
         falling = all(0 <= s < t <= 1 for t, s in zip(self.times, self.times[1:], strict=False))
         require(len(self.times) >= 2 and falling, f"Sampling times must fall strictly within [0, 1], not run {self.times}.")
+        require(min(self.chunk, self.window, self.sink) >= 0, "The chunk, window and sink of a stream are 0 frames or more.")
+        require(
+            not self.window or self.window >= self.sink + self.chunk,
+            f"A window of {self.window} frames can't hold a sink of {self.sink} and a chunk of {self.chunk}; take a larger one.",
+        )
         make_solver(self.solver)  # a wrong name is told here, not in the middle of a run
 
     @classmethod
@@ -50,9 +61,12 @@ class Sampling:
         return model if self.guidance == 1 or hears_guidance(model) else Guided(model, self.guidance)
 
     def nfe(self, model: Denoiser, conditional: bool = True) -> int:
-        """Network evaluations of one sample; guidance counts double wherever it acts, on a conditional sample."""
+        """Network evaluations of one sample, or of one chunk of a stream, whose clean pass is one of them.
+
+        Guidance counts double wherever it acts, on a conditional sample.
+        """
         asked, guided = make_solver(self.solver).asked(model.process, self.times), self.guided(model)
-        return sum(_cost(guided, t) for t in asked) if conditional else len(asked)
+        return (sum(_cost(guided, t) for t in asked) if conditional else len(asked)) + bool(self.chunk)
 
     def config(self) -> dict[str, Any]:
         """Plain data; :meth:`from_config` reads it back."""
@@ -61,7 +75,7 @@ class Sampling:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Sampling:
         """Inverse of :meth:`config`; raises :class:`StillhouseError` for fields that are missing or unknown."""
-        wrong = sorted(set(config) - {"times", "solver", "guidance", "start"})
+        wrong = sorted(set(config) - {f.name for f in fields(cls)})
         require(not wrong and "times" in config, f"A sampling holds times, solver and guidance, not {sorted(config)}.")
         return cls(**config)
 
@@ -92,7 +106,13 @@ def draw_samples(
     ``shape``: of one sample. The walk starts from ``sigma(times[0]) z``, which is the prior at ``t = 1``; a student may start lower,
     from pure noise of the level it was trained to start at (or from ``sampling.start``).
     ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`. ``start``: the state to start from instead (a text with gaps, say).
+    A stream's sample is its chunks, one after the other; ``shape`` may ask for any number of frames.
     """
+    if sampling.chunk:
+        length, *frame = shape
+        require(length >= 1, f"A clip has at least one frame, not {length}.")
+        chunks = stream(model, sampling, frame, cond, draws, frames=length, start=start, hooks=hooks, dtype=dtype)
+        return torch.cat(list(chunks), 1)
     with torch.inference_mode():
         if start is None:
             start = model.process.start(draws, shape, sampling.times[0], sampling.start, dtype)

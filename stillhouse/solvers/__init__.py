@@ -7,6 +7,7 @@ from typing import Any
 
 from stillhouse.errors import require, unknown
 from stillhouse.solvers.base import Solver
+from stillhouse.solvers.bridge import Posterior
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.dpm import DPMpp
 from stillhouse.solvers.heun import Heun
@@ -14,7 +15,9 @@ from stillhouse.solvers.simple import Leap, Renoise
 from stillhouse.solvers.tokens import Ancestral, Confidence, Psi
 from stillhouse.solvers.unipc import UniPC
 
-SOLVERS: dict[str, type[Solver]] = {kind.name: kind for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Ancestral, Confidence, Psi)}
+SOLVERS: dict[str, type[Solver]] = {
+    kind.name: kind for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Posterior, Ancestral, Confidence, Psi)
+}
 
 
 def make_solver(config: str | dict[str, Any] | Solver) -> Solver:

@@ -15,10 +15,11 @@ from stillhouse.conditions import Condition, cycled, even_labels, join, move
 from stillhouse.draws import Draws, seed_of
 from stillhouse.errors import require
 from stillhouse.io.data import Cache, buckets, encode_prompts, encode_source, open_cache, open_source, read_prompts, split_prompts
+from stillhouse.io.data.lerobot import Scale, read_lerobot
 from stillhouse.io.data.prepare import Size
 from stillhouse.io.data.prompts import PROMPT_FILES, is_held_out
 from stillhouse.model import Model
-from stillhouse.train.data import Data, Prompts
+from stillhouse.train.data import Data, Prompts, TensorData
 
 log = logging.getLogger("stillhouse")
 
@@ -136,7 +137,8 @@ def data_for(
     refresh: bool = False,
     show: bool = True,
 ) -> Data:
-    """The data at ``path`` as ``model`` takes it: a file of prompts, or images (see :func:`stillhouse.io.data.open_source`).
+    """The data at ``path`` as ``model`` takes it: a file of prompts, or images (see :func:`stillhouse.io.data.open_source`); for a policy
+    a folder of demonstrations (see :func:`stillhouse.io.data.lerobot.read_lerobot`).
 
     Images become latents by the model's codec (pixels where it has none), captions conditions by its text encoder, class folders and
     ``label`` columns labels where it has classes. They are kept in the folder ``cache``, or beside the data as ``PATH.cache``; up to
@@ -145,6 +147,8 @@ def data_for(
     the encoding; the GPU if there is one, left again when it is done.
     """
     path = Path(path)
+    if model.form == "actions":
+        return _demonstrations(model, path, seed)
     kept = Path(cache) if cache else path.with_name(f"{path.name}.cache")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if path.is_file() and path.suffix.lower() in PROMPT_FILES:
@@ -176,6 +180,17 @@ def _prompts(model: Model, prompts: list[str], held_out: float) -> Prompts:
             return join([move(encode(of[start : start + 64]), "cpu") for start in range(0, len(of), 64)])
 
     return Prompts(tuple(model.shape), bank(mine), bank(shown) if shown else None)
+
+
+def _demonstrations(model: Model, path: Path, seed: int) -> TensorData:
+    """A LeRobot folder as chunks for a policy: under the observations it hears, in the scales that it was trained in."""
+    scales = {name: Scale.read(config) for name, config in model.info["scales"].items()} if "scales" in model.info else None
+    shown = read_lerobot(path, model.shape[0], scales=scales)
+    actions, seen = shown.chunks.shape[2], shown.seen.shape[1]
+    heard = (getattr(model.denoiser.net, "config", None) or {}).get("features", seen)
+    same = (actions, seen) == (model.shape[1], heard)
+    require(same, f"The policy takes {heard} observed numbers and {model.shape[1]} actions; '{path}' has {seen} and {actions}.")
+    return TensorData(shown.chunks, {"features": shown.seen}, seed=seed)
 
 
 def _pixels(model: Model) -> tuple[Size, int, int]:

@@ -11,6 +11,7 @@ from stillhouse.conditions import Condition, hide
 from stillhouse.denoiser import Denoiser
 from stillhouse.parts.targets import denoising_loss
 from stillhouse.parts.timelaw import TIME_LAWS, time_law
+from stillhouse.parts.tokens import nelbo, stratified
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Optim
@@ -20,16 +21,17 @@ from stillhouse.train.recipe import Optim
 class Denoising(Method):
     """Plain denoising training: the network learns what it is asked to say about noised data.
 
-    With ``label_dropout`` it learns the unconditional answer as well, which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
+    Tokens are learned by their likelihood bound, at stratified times. With ``label_dropout`` it learns the unconditional answer as well,
+    which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
     """
 
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
     times: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
     steps: int = option(64, "default number of sampling steps", low=1)
-    solver: str = option("dpm++", "default solver of samples", choices=("ddim", "heun", "dpm++", "unipc"))
+    solver: str = option("dpm++", "default solver of samples (tokens: ancestral)", choices=("ddim", "heun", "dpm++", "unipc"))
     guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
 
-    worlds = ("mixture", "digits", "mnist", "shapes")
+    worlds = ("mixture", "digits", "mnist", "shapes", "text")
     needs = ("data",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", warmup=100, clip=1.0)}
     free_steps = True
@@ -38,9 +40,12 @@ class Denoising(Method):
         return teacher.copy()
 
     def samplings(self) -> dict[int, Sampling]:
-        return {self.steps: Sampling.steps(self.process, self.steps, solver=self.solver, guidance=self.guidance)}
+        solver = "ancestral" if self.process.discrete else self.solver
+        return {self.steps: Sampling.steps(self.process, self.steps, solver=solver, guidance=self.guidance)}
 
     def student_loss(self, batch: Batch) -> Tensor:
+        if self.process.discrete:
+            return nelbo(self.student, batch.data, stratified(self.process, batch.draws), batch.draws, self.hide(batch))
         t = time_law(self.times, self.process, batch.draws)
         return denoising_loss(self.student, batch.data, t, batch.noise(), self.hide(batch))
 

@@ -143,7 +143,8 @@ class Slow:
 
     @functools.cached_property
     def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
-        mine, its = ([v for v in m.state_dict().values() if v.is_floating_point()] for m in (self.module, self.source))
+        # not the state's entries: weights that two layers share stand twice there, and would be averaged twice
+        mine, its = ([v for v in (*m.parameters(), *m.buffers()) if v.is_floating_point()] for m in (self.module, self.source))
         return mine, its
 
     @functools.cached_property

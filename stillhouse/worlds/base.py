@@ -75,6 +75,10 @@ class World:
         samples, labels = self.sample_data(n, Draws(n, "floor", seed))
         return self.measure(samples, labels if self.classes else None)
 
+    def untouched(self, n: int) -> dict[str, float] | None:
+        """What :meth:`measure` says of doing nothing, in a world where something is given to be made better."""
+        return None
+
     def network(
         self,
         process: Process,

@@ -233,12 +233,15 @@ def make_mixture(
     classes: int | None = None,
     labels: Sequence[int] | None = None,
     scale: Sequence[float] | float = 1.0,
+    bridge: str = "",
     **options: Any,
 ) -> Mixture:
     """A mixture of a known layout: ``ring grid moons checkerboard random``; ``options`` are that layout's own.
 
     ``std``: one for all components or one each. ``weights``: relative, equal by default. ``classes``: neighbouring components in equal
     blocks share a label; ``labels``: one each instead. ``scale``: stretches the centres, per axis if a list.
+    ``bridge``: ``told`` or ``blind`` makes it a :class:`stillhouse.worlds._bridged.BridgedMixture`, whose closed form hears the degraded
+    point or does not.
     """
     if layout not in LAYOUTS:
         raise unknown("mixture layout", layout, LAYOUTS)
@@ -249,9 +252,15 @@ def make_mixture(
     classes = classes or usual_classes or count
     require(1 <= classes <= count, f"{count} components can't make {classes} classes.")
     blocks = torch.arange(count) * classes // count
-    return Mixture(
+    parts = (
         means,
         stds.expand(count) if stds.dim() == 0 else stds,
         torch.ones(count) if weights is None else torch.as_tensor(weights, dtype=torch.float64),
         blocks if labels is None else torch.as_tensor(labels),
     )
+    if not bridge:
+        return Mixture(*parts)
+    from stillhouse.worlds._bridged import BridgedMixture
+
+    require(bridge in ("told", "blind"), f"A bridge's closed form is 'told' the degraded point or 'blind' to it, not '{bridge}'.")
+    return BridgedMixture(*parts, blind=bridge == "blind")

@@ -15,6 +15,7 @@ SMALL = {
     "mlp": {"name": "mlp", "dim": 3, "width": 32, "depth": 2},
     "unet": {"name": "unet", "channels": [8, 16], "heads": 2},
     "dit": {"name": "dit", "dim": 16, "depth": 2, "heads": 2},
+    "video_dit": {"name": "video_dit", "channels": 1, "dim": 16, "depth": 2, "heads": 2},
 }
 NAMES = sorted(SMALL)
 WITH_TOKENS = ["dit", "unet"]
@@ -27,7 +28,7 @@ def make(name, dtype=torch.float64, **options):
     for p in net.parameters():
         if not p.any():
             p.data.normal_(std=0.1, generator=g)
-    shape = (4, 3) if name == "mlp" else (4, 1, 16, 16)
+    shape = {"mlp": (4, 3), "video_dit": (4, 2, 1, 8, 8)}.get(name, (4, 1, 16, 16))
     return net, torch.randn(shape, generator=g, dtype=dtype), torch.rand(4, generator=g, dtype=dtype)
 
 

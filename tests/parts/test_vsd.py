@@ -5,7 +5,8 @@ from torch import Tensor
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.draws import Draws
 from stillhouse.guidance import Guided
-from stillhouse.parts.vsd import dropped, fake_denoising, fake_times, lora_fake, noise_share, pull
+from stillhouse.parts.score import noise_share
+from stillhouse.parts.vsd import dropped, fake_denoising, fake_times, lora_fake, pull
 from stillhouse.process import VE, Flow, ScaledLinearVP
 from stillhouse.worlds.mixture import Mixture, make_mixture
 

@@ -38,7 +38,7 @@ def open_student(
         form, (height, width) = about["form"], about["size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"'{folder / ABOUT}' can't be read; was it edited? ({type(error).__name__}: {error})") from error
-    sides = {"height": height, "width": width, **options}
+    sides = {"height": height, "width": width, **({"frames": about["frames"]} if "frames" in about else {}), **options}
     if form == "lora":
         require(base is not None, f"'{folder}' is a LoRA; give the pipeline it was trained on ('{about['base_model']}') as its base.")
         family = base if isinstance(base, Family) else open_pipeline(base, adapter, **sides)  # type: ignore[arg-type]

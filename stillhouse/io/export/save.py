@@ -77,6 +77,7 @@ def save_pipeline(
         "base_model": facts.base,
         "family": type(family).__name__,
         "size": list(family.size),
+        **({"frames": family.frames} if family.frames else {}),
         "scheduler": {"class": type(family.pipe.scheduler).__name__, "config": _plain(family.pipe.scheduler.config)},
         "kind": kind_config(denoiser.kind),
         "samplings": {str(n): s.config() for n, s in samplings.items()},
@@ -97,13 +98,13 @@ def save_pipeline(
             if isinstance(inverse, Adapted):
                 (inner / INVERSE).mkdir()
                 write_lora(inner / INVERSE, family.part, inverse, about)
-        _forget_places(place)
+        forget_places(place)
 
-    _replace(folder, build)
+    replace_folder(folder, build)
     return folder
 
 
-def _forget_places(place: Path) -> None:
+def forget_places(place: Path) -> None:
     """Take out where on this machine the parts came from: nobody who is given the folder should read it."""
     for file in place.rglob("*.json"):
         told = json.loads(file.read_text())
@@ -166,7 +167,7 @@ def _with(pipe: Any, part: str, net: nn.Module, choice: Choice) -> Any:
     return twin
 
 
-def _replace(folder: Path, build: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
     """Let ``build`` fill a new folder beside ``folder``, then put it in its place."""
     require(
         not folder.exists() or (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))),

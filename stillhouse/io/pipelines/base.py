@@ -42,8 +42,8 @@ class Family:
     """A kind of pipeline. Subclasses say how its network is called and how its prompts are told; the rest is read here.
 
     ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline. ``patch``: what a latent's sides
-    must be divisible by. ``guidance``: the pipeline's own default scale, 1 for none. ``lengths``: tokens that a tokenizer (by its
-    name in the pipeline) is given, where that is not the tokenizer's own limit.
+    must be divisible by. ``guidance``: the pipeline's own default scale, 1 for none. ``frames``: of a clip, 0 for pictures. ``lengths``:
+    tokens that a tokenizer (by its name in the pipeline) is given, where that is not the tokenizer's own limit.
 
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
     """
@@ -52,6 +52,7 @@ class Family:
     part: ClassVar[str] = "unet"
     patch: int = 1
     guidance: float = 1.0
+    frames: int = 0
     lengths: ClassVar[dict[str, int]] = {}
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, folder: str | Path | None = None):
@@ -130,8 +131,8 @@ class Family:
         """The name of the submodule that critics read: a U-Net's middle, the block in the middle of a transformer; empty: none is known."""
         if getattr(self.network, "mid_block", None) is not None:
             return "mid_block"
-        blocks = getattr(self.network, "transformer_blocks", None)
-        return f"transformer_blocks.{len(blocks) // 2}" if blocks else ""
+        blocks = {name: getattr(self.network, name, None) for name in ("transformer_blocks", "blocks")}
+        return next((f"{name}.{len(found) // 2}" for name, found in blocks.items() if found), "")
 
     def ask(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
         """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
@@ -139,23 +140,28 @@ class Family:
         Networks with a learned variance give twice the channels; the second half is the variance and is dropped. Raises
         :class:`StillhouseError` for a state of another kind than the network's.
         """
-        fits = x.dim() == len(self.shape) + 1 and x.shape[1] == self.shape[0] and not any(side % self.patch for side in x.shape[2:])
+        channels = self.shape[-3]
+        fits = x.dim() == len(self.shape) + 1 and x.shape[-3] == channels and not any(side % self.patch for side in x.shape[-2:])
         whole = f", with sides in multiples of {self.patch}" if self.patch > 1 else ""
-        require(fits, f"{type(net).__name__} takes states (B, {self.shape[0]}, h, w){whole}, not {tuple(x.shape)}.")
+        wanted = f"(B, f, {channels}, h, w)" if self.frames else f"(B, {channels}, h, w)"
+        require(fits, f"{type(net).__name__} takes states {wanted}{whole}, not {tuple(x.shape)}.")
         dtype = next(net.parameters()).dtype
         told = apply(lambda part: part.to(dtype) if part.is_floating_point() else part, cond)
         out = self.call(net, x.to(dtype), t, told, **extra)
-        if out.shape[1] == 2 * x.shape[1]:
-            out = out.chunk(2, dim=1)[0]
+        if out.shape[-3] == 2 * channels:
+            out = out.chunk(2, dim=-3)[0]
         return out if self.schedule.sign == 1 else -out
 
     def step_of(self, t: Tensor) -> Tensor:
         """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow, ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for; the derivative is that of the unrounded step.
+        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where the pipeline's scheduler
+        says whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
-            return t if self.schedule.is_edm else 1000 * t
+            if self.schedule.is_edm or not self.schedule.whole:
+                return t if self.schedule.is_edm else 1000 * t
+            return 1000 * t + ((1000 * t + 1e-4).floor() - 1000 * t).detach()
         index = self.process.index_of_time(t)
         near = index.round()
         return index + torch.where((near - index).abs() < 1e-2, near - index, torch.zeros_like(index)).detach()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stillhouse.io.pipelines.base import Family
 
 # schedulers whose step is ours exactly; of the others we read the process and the times, and walk them with a solver of our own
-OURS = ("DDIM", "EulerDiscrete", "HeunDiscrete", "FlowMatchEulerDiscrete", "EDMEuler", "DPMSolverMultistep", "LCM")
+OURS = ("DDIM", "EulerDiscrete", "HeunDiscrete", "FlowMatchEulerDiscrete", "EDMEuler", "DPMSolverMultistep", "UniPCMultistep", "LCM")
 
 
 def describe(family: Family) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from stillhouse.errors import StillhouseError, require
 from stillhouse.io.pipelines.base import Family, quiet
 from stillhouse.io.pipelines.registry import family_for
+from stillhouse.io.pipelines.video import VideoFamily
 
 INDEX = "model_index.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -28,14 +29,16 @@ def open_pipeline(
     dtype: torch.dtype = torch.float32,
     height: int | None = None,
     width: int | None = None,
+    frames: int | None = None,
     config: str | Path | None = None,
 ) -> Family:
     """The family of the pipeline in ``source``, its parts loaded on the CPU.
 
     ``source``: a folder with a ``model_index.json``; ``"hub:owner/name"`` (the only form that downloads); or a single safetensors
     checkpoint, which needs ``config``, a local folder of the same kind of pipeline. ``adapter``: a :class:`Family` of one's own, or
-    ``"./file.py:Class"``. ``height, width``: of the pictures, in pixels. Only safetensors are read, and no code of the folder is
-    run. Raises :class:`StillhouseError` for a folder that is no pipeline, a missing part, pickled weights, and a pipeline no family reads.
+    ``"./file.py:Class"``. ``height, width``: of the pictures, in pixels; ``frames``: of clips. Only safetensors are read, and no code of
+    the folder is run. Raises :class:`StillhouseError` for a folder that is no pipeline, a missing part, pickled weights, and a pipeline
+    no family reads.
     """
     missing = [package for package in ("diffusers", "transformers") if importlib.util.find_spec(package) is None]
     require(not missing, f"Reading a pipeline needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
@@ -50,7 +53,10 @@ def open_pipeline(
         family_for(index["_class_name"], adapter)  # an unknown class is told before gigabytes are read
         pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
     kind = family_for(type(pipe).__name__, adapter)
-    return kind(pipe, height=height, width=width, folder=folder)
+    if frames is None:
+        return kind(pipe, height=height, width=width, folder=folder)
+    require(issubclass(kind, VideoFamily), f"{type(pipe).__name__} makes pictures, which have no frames.")
+    return kind(pipe, height=height, width=width, folder=folder, frames=frames)  # type: ignore[call-arg]
 
 
 def is_pipeline(source: str | Path) -> bool:

@@ -9,11 +9,13 @@ from stillhouse.errors import StillhouseError, require
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.flux import Flux
 from stillhouse.io.pipelines.labels import DiT, PixelUNet
+from stillhouse.io.pipelines.ltx import LTX
 from stillhouse.io.pipelines.pixart import PixArt
 from stillhouse.io.pipelines.sana import Sana
 from stillhouse.io.pipelines.sd import SD
 from stillhouse.io.pipelines.sd3 import SD3
 from stillhouse.io.pipelines.sdxl import SDXL
+from stillhouse.io.pipelines.wan import Wan
 
 FAMILIES: dict[str, type[Family]] = {}
 
@@ -57,5 +59,5 @@ def _from_file(adapter: str) -> type[Family]:
     return found  # type: ignore[return-value]
 
 
-for _family in (SD, SDXL, SD3, Flux, PixArt, Sana, DiT, PixelUNet):
+for _family in (SD, SDXL, SD3, Flux, PixArt, Sana, DiT, PixelUNet, Wan, LTX):
     register(_family)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,12 +31,19 @@ class Schedule:
         """Whether the network is preconditioned as EDM's."""
         return isinstance(self.kind, EDM)
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether its timesteps are whole numbers, cut where they are none."""
+        return not self._walk(2, **({"mu": 1.0} if self.scheduler.config.get("use_dynamic_shifting") else {})).timesteps.is_floating_point()
+
     @property
     def solver(self) -> str | dict[str, Any]:
         """The solver of ours that steps as the scheduler does; DDIM, which is Euler's in ``sigma / alpha``, where there is none."""
         name, config = type(self.scheduler).__name__, self.scheduler.config
         if name == "DPMSolverMultistepScheduler" and config.get("algorithm_type") == "dpmsolver++" and config.get("solver_order") == 2:
             return "dpm++"
+        if name == "UniPCMultistepScheduler" and config.get("predict_x0") and config.get("solver_order") <= 2:
+            return {"name": "unipc", "order": config["solver_order"], "variant": config["solver_type"]}
         if name == "HeunDiscreteScheduler":
             return {"name": "heun", "coordinate": "ratio"}
         return "renoise" if name == "LCMScheduler" else "ddim"

@@ -15,6 +15,7 @@ import torch
 
 from stillhouse.errors import unknown
 from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.tiny_video import ltx, wan
 
 WORDS = "a an the red green blue yellow circle square triangle above below left right of and on photo cat dog small large".split()
 LENGTH = 16  # tokens of a prompt
@@ -312,5 +313,6 @@ def sdxl_edm() -> Any:
 
 
 KINDS: dict[str, Callable[[], Any]] = {
-    make.__name__: make for make in (sd, sd2, sd2_zero, sdxl, sdxl_edm, sd3, flux, flux_schnell, pixart, pixart_alpha, sana, dit, ddpm, edm)
+    make.__name__: make
+    for make in (sd, sd2, sd2_zero, sdxl, sdxl_edm, sd3, flux, flux_schnell, pixart, pixart_alpha, sana, dit, ddpm, edm, wan, ltx)
 }

@@ -10,7 +10,12 @@ import torch
 
 from stillhouse.io.pipelines import Family, open_pipeline, tiny
 
-LARGE = ("flux", "flux_schnell", "pixart_alpha")  # whose default picture is too large for a test
+SMALL = {"height": 64, "width": 64}
+LARGE = {  # whose default picture or clip is too large for a test
+    **dict.fromkeys(("flux", "flux_schnell", "pixart_alpha"), SMALL),
+    "wan": {"height": 16, "width": 32, "frames": 5},
+    "ltx": {"height": 64, "width": 96, "frames": 9},
+}
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +39,7 @@ def opened(built: Callable[[str], Path]) -> Callable[[str], Family]:
     def family(kind: str) -> Family:
         torch.set_num_threads(1)
         if kind not in made:
-            sides = {"height": 64, "width": 64} if kind in LARGE else {}
-            made[kind] = open_pipeline(built(kind), **sides)
+            made[kind] = open_pipeline(built(kind), **LARGE.get(kind, {}))
         return made[kind]
 
     return family

@@ -29,7 +29,7 @@ Opened = Callable[[str], Family]
 @pytest.mark.parametrize("kind", sorted(tiny.KINDS))
 def test_what_is_read(kind: str, opened: Opened) -> None:
     family = opened(kind)
-    flows, tables = {"sd3", "flux", "flux_schnell", "sana"}, {"edm", "sdxl_edm"}
+    flows, tables = {"sd3", "flux", "flux_schnell", "sana", "wan", "ltx"}, {"edm", "sdxl_edm"}
     assert isinstance(family.process, Flow if kind in flows else VE if kind in tables else ScaledLinearVP)
     assert process_from_config(json.loads(json.dumps(family.process.config()))) == family.process
     assert sum(p.numel() for p in family.network.parameters()) < 250_000

@@ -1,0 +1,1 @@
+"""Diffusion language models: fewer steps for models of tokens."""

@@ -1,0 +1,1 @@
+"""Restoration: a clean image from a degraded one, in one call."""

@@ -1,0 +1,157 @@
+"""A sampler as a plain graph: its network calls and nothing else but sums of what was there before, with numbers for weights.
+
+Every solver here is linear in the noise it is given and in what the network said. So the walk is followed once with unit vectors in the
+place of both, which reads off all weights in float64; the graph that is left has no schedule in it, no branch and no random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.conditions import Condition
+from stillhouse.denoiser import Denoiser, ExactDenoiser
+from stillhouse.draws import Draws
+from stillhouse.errors import require
+from stillhouse.guidance import hears_guidance
+from stillhouse.samplers.rollout import rollout
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers import make_solver
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``sum_i noise[i] z_i + sum_k said[k] raw_k``."""
+
+    noise: dict[int, float]
+    said: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation: its state, the numbers it hears (``t``, and ``s`` and ``guidance`` where it does), whether it hears the condition."""
+
+    state: Sum
+    numbers: dict[str, float]
+    told: bool
+
+
+@dataclass
+class Plan:
+    """The calls of a walk in order, and the sample at its end. ``noises``: how many it draws."""
+
+    calls: list[Call] = field(default_factory=list)
+    sample: Sum = field(default_factory=lambda: Sum({}, {}))
+    noises: int = 0
+
+    @property
+    def hears_noise(self) -> bool:
+        """Whether any noise has a part in the sample."""
+        return any(state.noise for state in (self.sample, *(call.state for call in self.calls)))
+
+
+class Units(Draws):
+    """Draws that are unit vectors: the i-th is ``e_i`` of ``size``."""
+
+    def __init__(self, size: int):
+        super().__init__(1, "units")
+        self.size, self.drawn = size, 0
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        require(self.drawn < self.size // 2, "This walk draws more noise than can be unrolled.")
+        self.drawn += 1
+        return nn.functional.one_hot(torch.tensor([self.drawn - 1]), self.size).to(torch.float64)
+
+
+class Given(Draws):
+    """Draws that are tensors (rows, *shape), in their order."""
+
+    def __init__(self, noises: Sequence[Tensor]):
+        super().__init__(len(noises[0]), "given")
+        self.noises = list(noises)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.noises.pop(0).to(dtype)
+
+
+class Tape(nn.Module):
+    """In the place of a network: notes every call, and answers with the next unit vector."""
+
+    def __init__(self, size: int, config: Any, condition: Tensor):
+        super().__init__()
+        self.size, self.config, self.condition, self.calls = size, config, condition, list[Call]()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition = None, **extra: Tensor) -> Tensor:
+        require(cond is None or cond is self.condition, "A walk with a negative condition of its own can't be unrolled.")
+        require(len(self.calls) < self.size // 2, "This walk has more calls than can be unrolled.")
+        numbers = {"t": t, **extra}
+        self.calls.append(Call(self.read(x), {name: float(value[0]) for name, value in numbers.items()}, cond is not None))
+        answer = torch.tensor([self.size // 2 + len(self.calls) - 1])
+        return nn.functional.one_hot(answer, self.size).to(torch.float64)
+
+    def read(self, x: Tensor) -> Sum:
+        """The weights that a state (1, size) consists of."""
+        half, weights = self.size // 2, x[0].tolist()
+        return Sum(*({i: w for i, w in enumerate(part) if w} for part in (weights[:half], weights[half:])))
+
+
+def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
+    """The calls and weights of ``sampling`` on ``denoiser``; raises :class:`StillhouseError` for what has no network or no sums."""
+    require(
+        not isinstance(denoiser, ExactDenoiser) and not isinstance(denoiser.net, Denoiser),
+        f"Only a network of one's own can be unrolled, not a {type(denoiser).__name__}.",
+    )
+    require(not denoiser.process.discrete, "A walk over tokens is no sum of what the network said; it can't be unrolled.")
+    require(not sampling.chunk, "A stream keeps what it has said; it can't be unrolled.")
+    solver = make_solver(sampling.solver)
+    size = 2 * (2 * len(solver.asked(denoiser.process, sampling.times)) + 2 * len(sampling.times))
+    condition = torch.zeros(1)
+    tape, draws = Tape(size, getattr(denoiser.net, "config", None), condition), Units(size)
+    noted = Denoiser(tape, denoiser.process, denoiser.kind, two_time=denoiser.two_time)
+    start = denoiser.process.start(draws, (size,), sampling.times[0], sampling.start, torch.float64)
+    heard = torch.full((1,), sampling.guidance, dtype=torch.float64) if hears_guidance(noted) else None
+    cond = condition if conditional else None
+    with torch.no_grad():
+        sample = rollout(sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=heard)
+    return Plan(tape.calls, tape.read(sample), draws.drawn)
+
+
+class Unrolled(nn.Module):
+    """``sampler(noise, *told) -> sample``: a walk of ``denoiser`` as one module, differentiable and exportable.
+
+    ``noise``: (B, *shape), or (B, N, *shape) where the walk draws N > 1 times; missing where no noise goes in at all. ``told``: the parts
+    of the condition, one tensor (B, …) each, in the order of ``names``; a plain condition has the single name ``label`` or ``tokens``.
+    """
+
+    def __init__(self, denoiser: Denoiser, sampling: Sampling, shape: Sequence[int], names: Sequence[str] = ()):
+        super().__init__()
+        self.denoiser, self.shape, self.names = denoiser, tuple(shape), tuple(names)
+        self.plan = plan_of(denoiser, sampling, bool(names))
+        require(self.plan.hears_noise or bool(names), "This sampler takes neither noise nor a condition: it has one sample only.")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what it takes, in order."""
+        return (*(("noise",) if self.plan.hears_noise else ()), *self.names)
+
+    def forward(self, *given: Tensor) -> Tensor:
+        noise = given[0] if self.plan.hears_noise else None
+        told: Condition = dict(zip(self.names, given[len(given) - len(self.names) :], strict=True)) or None
+        noises = [] if noise is None else noise.unbind(1) if self.plan.noises > 1 else [noise]
+        rows = given[0].shape[0]  # not len(), which would fix the number in a graph
+        blank = given[0].new_zeros(rows, *self.shape, dtype=torch.float32)
+        said: list[Tensor] = []
+
+        def add(what: Sum) -> Tensor:
+            terms = [w * noises[i] for i, w in what.noise.items()] + [w * said[k] for k, w in what.said.items()]
+            return sum(terms[1:], terms[0]) if terms else blank
+
+        for call in self.plan.calls:
+            numbers = {name: blank.new_full((rows,), value) for name, value in call.numbers.items()}
+            cond = told if call.told else self.denoiser.empty
+            said.append(self.denoiser.call(self.denoiser.net, add(call.state), numbers.pop("t"), cond, **numbers))
+        return self.denoiser.process.to_data(add(self.plan.sample), told)

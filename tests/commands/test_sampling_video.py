@@ -1,0 +1,109 @@
+"""``stillhouse sample`` on models of clips."""
+
+import wave
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import stillhouse
+from stillhouse.cli import main
+from stillhouse.io.media import read_clip, read_sound
+from stillhouse.worlds._clips_talking import TalkingClips
+
+TINY = {"dim": 16, "depth": 1, "heads": 2}
+SHORT = {"iterations": 2, "batch": 4, "paths": 8, "teacher_steps": 4, "ode_share": 0.5, "warmup": 0, "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for kind in ("ring", "talking"):
+        world = {"name": "clips", "kind": kind}
+        stillhouse.distill("exact", "livetalk", world=world, student=TINY, out=folder / kind, **SHORT)
+    stillhouse.train_teacher("clips", {"dim": 16, "depth": 1}, steps=2, iterations=1, batch=2, out=folder / "whole", quiet=True)
+    return folder
+
+
+def say(capsys, *words):
+    code = main(["sample", *map(str, words)])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_a_student_streams_as_many_frames_as_one_asks_for(runs, tmp_path, capsys):
+    code, said = say(capsys, runs / "ring", "--frames", 23, "-n", 2, "--out", tmp_path / "a.gif", "--fps", 10)
+    clip, rate = read_clip(tmp_path / "a.gif")
+    assert code == 0 and len(clip) == 23 and rate == pytest.approx(10, rel=0.02)
+    assert "2 clip(s) of 23 frames in 2 step(s), 3 network call(s) per chunk of 2 frames" in said and "frames a second" in said
+
+
+def test_clips_as_a_contact_sheet_and_as_numbers(runs, tmp_path, capsys):
+    assert say(capsys, runs / "ring", "-n", 3, "--out", tmp_path / "a.png")[0] == 0
+    assert Image.open(tmp_path / "a.png").size[0] > 10 * 64
+    assert say(capsys, runs / "ring", "-n", 3, "--frames", 7, "--out", tmp_path / "a.safetensors")[0] == 0
+    assert load_file(tmp_path / "a.safetensors")["samples"].shape == (3, 7, 16, 1, 1)
+
+
+def test_a_model_of_whole_clips_takes_prompts_and_keeps_its_length(runs, tmp_path, capsys):
+    prompt = "a red circle moving right"
+    assert say(capsys, runs / "whole", "--prompt", prompt, "--out", tmp_path / "a.gif")[0] == 0
+    assert len(read_clip(tmp_path / "a.gif")[0]) in (1, 12)  # frames that are all alike are kept once
+    code, said = say(capsys, runs / "whole", "--prompt", prompt, "--frames", 24, "--out", tmp_path / "b.gif")
+    assert code == 2 and "distil a causal student" in said and not (tmp_path / "b.gif").exists()
+    code, said = say(capsys, runs / "whole", "--prompt", "a red circle moving sideways", "--out", tmp_path / "b.gif")
+    assert code == 2 and "sideways" in said
+
+
+def voice(path, seconds=1.5, rate=8000):
+    time = np.arange(int(seconds * rate)) / rate
+    loud = np.where(time < seconds / 2, 0.05, 0.8)  # quiet, then loud
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((loud * np.sin(2 * np.pi * 220 * time) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def test_a_model_that_hears_takes_a_sound_which_sets_its_length(runs, tmp_path, capsys):
+    code, said = say(capsys, runs / "talking", "--sound", voice(tmp_path / "v.wav"), "-n", 2, "--fps", 8, "--out", tmp_path / "a.gif")
+    assert code == 0 and "2 clip(s) of 12 frames" in said
+    assert say(capsys, runs / "talking", "--frames", 16, "-n", 2, "--out", tmp_path / "b.gif")[0] == 0
+    assert len(read_clip(tmp_path / "b.gif")[0]) in (1, 16)
+
+
+def test_a_sound_is_cut_into_frames_and_heard_by_its_loudness(tmp_path):
+    sound = read_sound(voice(tmp_path / "v.wav"), 8)
+    assert sound.shape == (12, 1000)
+    heard = TalkingClips().listen(sound)
+    assert heard.shape == (1, 12, 2) and (heard[..., 0] == 1).all()
+    torch.testing.assert_close(heard[0, :, 1], torch.tensor([0.0625] * 6 + [1.0] * 6), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "words,says",
+    [
+        (["ring", "--frames", "0"], "at least one frame, not 0"),
+        (["ring", "--frames", "-4"], "at least one frame, not -4"),
+        (["ring", "--fps", "0"], "positive number of frames"),
+        (["ring", "--out", "a.avi"], "'.avi'"),
+        (["ring", "--prompt", "a red circle"], "takes no prompts"),
+        (["talking", "--sound", "none.wav"], "There is no sound"),
+        (["talking", "--sound", "v.wav", "--frames", "8"], "leave out --frames or --sound"),
+        (["talking", "--sound", "v.wav", "--fps", "0.5"], "less than one frame"),
+        (["talking", "--sound", "torn.wav"], "no whole .wav"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    voice(tmp_path / "v.wav")
+    (tmp_path / "torn.wav").write_bytes(b"RIFF")
+    model, *rest = words
+    code, said = say(capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"]))
+    assert code == 2 and says in said and "Traceback" not in said and not list(tmp_path.glob("a.*"))
+
+
+def test_only_clips_have_frames(capsys):
+    code, said = say(capsys, "mixture", "--frames", "8")
+    assert code == 2 and "Only a model of clips" in said
