@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stillhouse.conditions import Condition
 from stillhouse.denoiser import Denoiser
+from stillhouse.discrete import TokenPrediction
 from stillhouse.errors import require
 from stillhouse.prediction import Prediction
 
@@ -51,10 +52,11 @@ class Guided(Denoiser):
         if cond is None or (not torch.is_tensor(self.scale) and self.scale == 1) or not bool(inside.any()):
             return said
         empty = self.plain(x_t, t, self.negative, s=s, guidance=guidance)
-        w = torch.as_tensor(self.scale, dtype=x_t.dtype, device=x_t.device).expand(len(x_t))
-        w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (x_t.dim() - 1))
-        # every kind is affine in x0 at a given x_t, and the weights w and 1 - w sum to one: mixing raw outputs mixes all views
-        guided = said.replace(empty.raw + w * (said.raw - empty.raw)) if type(said) is Prediction else _mix(said, empty, w)
+        w = torch.as_tensor(self.scale, dtype=said.raw.dtype, device=x_t.device).expand(len(x_t))
+        w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (said.raw.dim() - 1))
+        # every kind is affine in x0 at a given x_t, and the weights w and 1 - w sum to one: mixing raw outputs mixes all views. Mixed
+        # logits of tokens are the geometric mean of their distributions
+        guided = said.replace(empty.raw + w * (said.raw - empty.raw)) if type(said) in (Prediction, TokenPrediction) else _mix(said, empty, w)
         if self.rescale == 0:
             return guided
         dims = tuple(range(1, x_t.dim()))

@@ -16,13 +16,15 @@ def inspect(words: list[str]) -> int:
     parser.add_argument("--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint")
     parser.add_argument("--height", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--width", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
+    parser.add_argument("--frames", type=int, metavar="N", help="of the clips [the pipeline's own]")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     given = parser.parse(words)
 
     from stillhouse.io.pipelines import open_pipeline
     from stillhouse.systems import list_systems
 
-    family = open_pipeline(given.pipeline, given.adapter, config=given.config, height=given.height, width=given.width)
+    sizes = {"height": given.height, "width": given.width, "frames": given.frames}
+    family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
     said = family.describe()
     said["methods"] = {s.slug: list(s.needs) for s in list_systems()}
     print(json.dumps(said, indent=2, ensure_ascii=False) if given.json else table(said))
@@ -50,7 +52,10 @@ def table(said: dict[str, Any]) -> str:
         ("scheduler", said["scheduler"]),
         (
             "state",
-            f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: pictures of {product(said['size'])}",
+            f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: "
+            + (
+                f"clips of {said['frames']} frames of {product(said['size'])}" if said["frames"] else f"pictures of {product(said['size'])}"
+            ),
         ),
     ]
     if "autoencoder" in latent:

@@ -82,7 +82,7 @@ class Photos(World):
     endless = True
     usual_process = {"name": "resshift", "kappa": 0.5, "first": 0.02}
     usual_kind = "edm"
-    network_defaults = {"name": "unet", "image_channels": 3, "image_cond": 3, "channels": (48, 64, 92), "patch": 2, "blocks": 2}
+    network_defaults = {"name": "unet", "image_channels": 3, "image_cond": 3, "channels": (48, 64, 96), "patch": 2, "blocks": 2}
 
     def __init__(self, task: str = "x4", size: int = 32, lpips: str = "") -> None:
         if task not in SCALES:

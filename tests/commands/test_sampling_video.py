@@ -14,7 +14,7 @@ from stillhouse.io.media import read_clip, read_sound
 from stillhouse.worlds._clips_talking import TalkingClips
 
 TINY = {"dim": 16, "depth": 1, "heads": 2}
-SHORT = {"iterations": 2, "batch": 4, "paths": 8, "teacher_steps": 4, "ode_share": 0.5, "warmup": 0, "quiet": True}
+SHORT = {"iterations": 2, "batch": 4, "paths": 8, "teacher_steps": 4, "ode_share": 0.5, "warmup": 1, "quiet": True}
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ SETTINGS = {
     "sdtt": ({"teacher_steps": 8, "rounds": 3, "teacher_ema": 0.5}, Masked(6), "logits"),
     "causvid": ({"paths": 32, "teacher_steps": 4, "ode_share": 0.5, "fake_per_student": 2, "warmup": 1}, Flow(), "velocity"),
     "livetalk": (
-        {"levels": (1.0, 0.6), "paths": 32, "teacher_steps": 4, "ode_share": 0.5, "warmup": 0, "fake_per_student": 2, "longest": 8},
+        {"levels": (1.0, 0.6), "paths": 32, "teacher_steps": 4, "ode_share": 0.5, "warmup": 1, "fake_per_student": 1, "longest": 12},
         Flow(),
         "velocity",
     ),
@@ -90,7 +90,7 @@ class Place:
 PLACES = {
     "sdtt": Place({"name": "text", "kind": "chain"}),
     "causvid": Place({"name": "clips", "kind": "ring", "frames": 6}, {"dim": 16, "depth": 1, "heads": 2}),
-    "livetalk": Place({"name": "clips", "kind": "talking"}, {"dim": 16, "depth": 1, "heads": 2}),
+    "livetalk": Place({"name": "clips", "kind": "ring", "frames": 6}, {"dim": 16, "depth": 1, "heads": 2}),
     "ibmd": Place(world={"name": "mixture", "bridge": "told"}),
     "tad_sr": Place(world={"name": "mixture", "bridge": "told"}),
     "onedp": Place({"name": "control", "task": "bandit"}),

@@ -68,14 +68,18 @@ def test_gradient_flows_through_the_last_call_of_each_chunk_alone():
 
 
 def test_no_gradient_crosses_chunks():
-    method = built(levels=(1.0,))
-    parameters, whole = list(method.student.parameters()), method.samples(batch_of(method))
-    last = torch.autograd.grad(whole[:, -2:].sum(), parameters, retain_graph=True, allow_unused=True)
-    every = torch.autograd.grad(whole.sum(), parameters, allow_unused=True)
-    assert any(a is not None and not torch.equal(a, b) for a, b in zip(last, every, strict=True))
-    # the last chunk sees the first one through a cache of detached keys: what it loses does not reach the first chunk's own call
-    noise = method.process.start(Draws(ROWS, 0, "a"), (2, 16, 1, 1)).requires_grad_()
-    assert not torch.autograd.grad(whole.detach().sum() + 0 * noise.sum(), noise)[0].any()
+    method, inputs = built(levels=(1.0,)), []
+
+    def free(_module, args):
+        inputs.append(args[0].requires_grad_() if args[0].is_leaf else args[0])
+
+    method.student.register_forward_pre_hook(free)
+    whole = method.samples(batch_of(method))
+    chunks = inputs[::2]  # between them lie the clean passes
+    for i, chunk in enumerate(chunks):
+        reached = torch.autograd.grad(whole.sum(), chunk, retain_graph=True)[0]
+        alone = torch.autograd.grad(whole[:, 2 * i : 2 * i + 2].sum(), chunk, retain_graph=True)[0]
+        assert reached.any() and torch.equal(reached, alone)
 
 
 def test_training_meets_the_states_that_the_stream_meets():
@@ -99,7 +103,7 @@ def test_the_student_is_causal_and_the_fake_sees_the_clip():
     x, t = torch.randn(1, *method.shape, generator=torch.Generator().manual_seed(0)), torch.full((1,), 0.5)
     later = x.clone()
     later[:, 4:] += 1
-    first = lambda denoiser, x: denoiser(x, t).x0[:, :4]  # noqa: E731
+    first = lambda denoiser, x: denoiser(x, t).x0[:, :4].detach()  # noqa: E731
     assert torch.equal(first(method.student, x), first(method.student, later))
     assert float((first(method.fake, x) - first(method.fake, later)).abs().max()) > 1e-3
 
@@ -134,12 +138,16 @@ def test_a_given_frame_stays_as_it_is_and_is_excluded_from_what_the_fake_learns(
     x = method.samples(batch)
     assert torch.equal(x[:, :1], batch.data[:, :1]) and not torch.equal(x[:, 1:2], batch.data[:, 1:2])
     method.fake.register_forward_pre_hook(lambda _m, args: seen.append((args[0], args[1])))
-    method.fake.register_forward_hook(lambda _m, _i, said: said.raw.register_hook(lambda grad: seen.append(grad)))
+
+    def watch(_module, _inputs, said):
+        said.raw.register_hook(lambda grad: seen.append(grad))
+
+    method.fake.register_forward_hook(watch)
     method.fake.requires_grad_(True)
     method.loss("fake", batch).backward()
     (state, times), gradient = seen
     assert torch.equal(state[:, :1], batch.data[:, :1]) and not times[:, 0].any() and (times[:, 1:] > 0).all()
-    assert not gradient[:, 0].any() and gradient[:, 1:].abs().amin() >= 0 and gradient[:, 1:].any()
+    assert not gradient[:, 0].any() and gradient[:, 1:].flatten(2).any(2).all()
 
 
 def test_a_given_frame_is_not_pulled_by_the_scores():
@@ -207,4 +215,4 @@ def test_it_refuses_what_can_not_be(options, says):
 def test_a_sink_must_leave_room():
     assert built(sink=2).samplings()[3].sink == 2
     with pytest.raises(StillhouseError, match="sink"):
-        built(sink=3).samplings()
+        built(sink=3)

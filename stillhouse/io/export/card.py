@@ -85,7 +85,7 @@ def card(facts: Facts) -> str:
     known = facts.base if "/" in facts.base else teacher.get("base_model")
     meta |= {"base_model": known} if known else {}
     if facts.family.tokenizers:
-        meta["pipeline_tag"] = "text-to-image"
+        meta["pipeline_tag"] = "text-to-video" if facts.family.frames else "text-to-image"
     else:
         meta |= {} if facts.family.classes else {"pipeline_tag": "unconditional-image-generation"}
     meta["tags"] = ["diffusers", "stillhouse", "distillation", facts.method, *(["lora"] if facts.form == "lora" else [])]
@@ -136,7 +136,8 @@ def snippet(facts: Facts) -> str:
         else:
             lines = [f"from diffusers import {facts.choice.name}", *lines]
         lines.append(f'pipe.scheduler = {facts.choice.name}.from_pretrained("{facts.name}", subfolder="scheduler")')
-    lines.append(f"image = pipe({', '.join(call_options(facts))}).images[0]")
+    made = "clip = pipe({}).frames[0]" if facts.family.frames else "image = pipe({}).images[0]"
+    lines.append(made.format(", ".join(call_options(facts))))
     return "\n".join(lines) + "\n"
 
 
@@ -151,6 +152,8 @@ def call_options(facts: Facts) -> list[str]:
     sides = family.side
     if family.shape[-2:] != tuple(sides) and "height" in accepted:
         said.append("height={}, width={}".format(*family.size))
+    if family.frames and accepted["num_frames"].default != family.frames:
+        said.append(f"num_frames={family.frames}")
     return said
 
 

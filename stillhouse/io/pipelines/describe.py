@@ -28,6 +28,7 @@ def describe(family: Family) -> dict[str, Any]:
         "scheduler": type(pipe.scheduler).__name__,
         "latent": {"shape": list(family.shape), "pixels": family.pixels, **_scale(family)},
         "size": list(family.size),
+        "frames": family.frames,
         "text": [{"tokenizer": name, "tokens": limit, **_encoder(family, name)} for name, limit in family.tokenizers.items()],
         "condition": _shapes(family.empty),
         "classes": family.classes,

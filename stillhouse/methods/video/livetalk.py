@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -54,7 +54,7 @@ class LiveTalk(Method):
     sound_guidance: float = option(1.0, "the same of what is heard; equal to `guidance` it saves a pass", low=0)
     shift: float = option(1.0, "shift of the teacher's time grid and of the score times towards the noise (1: none)", low=0.01)
     fake_per_student: int = option(3, "updates of the fake score per update of the student", low=1)
-    warmup: int = option(300, "first iterations of the second stage in which the fake score learns alone", low=0)
+    warmup: int = option(300, "first iterations of the second stage in which the fake score learns alone: it starts where nothing pulls", low=1)
     longest: int = option(
         0, "frames of its own streams, from the clip's length up to this; the last of them are scored (0: the clip's)", low=0
     )
@@ -80,6 +80,7 @@ class LiveTalk(Method):
         self.real = TwoGuided(self.teacher, self.guidance, self.sound_guidance)
         self.fake: Denoiser = self.player("fake", whole_clip_fake(self.teacher, self.student))
         make_causal(self.student, self.chunk)
+        self.samplings()  # refuses a sink that leaves no room, before anything is learned
 
     def stages(self, total: int) -> list[int]:
         first = round(self.ode_share * total)
@@ -157,9 +158,7 @@ class LiveTalk(Method):
         return denoising_loss(self.fake, x, each, batch.noise(), cond, velocity_weight)
 
     def samplings(self) -> dict[int, Sampling]:
-        plain = streaming(self.levels, self.chunk, self.shape[0])
-        plain.sink = self.sink
-        return {len(self.levels): plain}
+        return {len(self.levels): replace(streaming(self.levels, self.chunk, self.shape[0]), sink=self.sink)}
 
 
 def velocity_weight(at: At) -> Tensor:

@@ -85,7 +85,7 @@ def test_clips_through_the_autoencoder(kind: str, opened: Opened, monkeypatch: p
     start = pack(z) if kind == "ltx" else z.transpose(1, 2)
     its = pipe(
         "cat",
-        num_inference_steps=1,
+        num_inference_steps=2,
         guidance_scale=1.0,
         latents=start,
         height=height,
@@ -117,7 +117,7 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     prompts.write_text("a red circle\nsmall cat\na blue square\na dog\n")
     teacher = stillhouse.load(built("wan"), **SMALL)
     assert teacher.form == "video" and teacher.sample(1, "a red cat", steps=2).shape == (1, 5, 3, 16, 32)
-    options: dict[str, Any] = {"gan_weight": 0, "iterations": 2, "batch": 2, "steps": 1}
+    options: dict[str, Any] = {"gan_weight": 0, "fake_per_student": 1, "iterations": 2, "batch": 2, "steps": 1}
     student = stillhouse.distill(teacher, "dmd2", data=prompts, out=tmp_path / "run", quiet=True, **options)
     mine = student.sample(2, ["small cat"], latents=True)
     assert mine.shape == (2, 2, 4, 2, 4) and mine.isfinite().all()
@@ -143,6 +143,13 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     assert (said.transpose(1, 2) - expected).abs().max() < 1e-4
     card = (tmp_path / "student" / "README.md").read_text()
     assert "text-to-video" in card and "num_frames=5" in card and ".frames[0]" in card
+
+
+def test_streaming_needs_a_causal_network(built: Built) -> None:
+    teacher = stillhouse.load(built("wan"), **SMALL)
+    data = torch.zeros(2, *teacher.shape), teacher.condition_of(2, PROMPTS)
+    with pytest.raises(StillhouseError, match="can be causal .video_dit., not WanTransformer3DModel"):
+        stillhouse.distill(teacher, "causvid", data=data, iterations=1, quiet=True)
 
 
 @pytest.mark.parametrize(
