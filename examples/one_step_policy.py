@@ -1,6 +1,6 @@
 """A robot's policy in one network call instead of fifty, tried in a closed loop, written for a runtime without PyTorch.
 
-python examples/one_step_policy.py            # about three minutes on two CPU cores
+python examples/one_step_policy.py            # about two minutes on two CPU cores
 python examples/one_step_policy.py --quick    # a few iterations, to see that it runs
 """
 
@@ -21,7 +21,7 @@ student = stillhouse.distill(
     "onedp",
     world=world,
     form="stochastic",
-    iterations=4 if QUICK else 1000,
+    iterations=4 if QUICK else 600,
     batch=16 if QUICK else 256,
     out=out,
     resume=out.exists(),

@@ -110,9 +110,10 @@ def evaluate(
     ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample), ``guidance``, ``solver``,
     ``default`` (the model's own way), ``metrics`` (the world's, and ``paired_rmse``) and ``seconds_per_sample``.
     ``floor``: what the metrics say of real data, ``untouched``: of what was given to be restored. ``metric``: the name of the world's
-    first metric. ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the teacher's endpoint from the same noise: a tight
-    integration for a closed form, the teacher's finest walk for a network. ``speed_up``: the teacher's default time over the
-    student's. All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures are medians.
+    first metric. ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the teacher's
+    endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk for a network. ``speed_up``: the
+    teacher's default time over the student's. All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures
+    are medians.
 
     ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows from ``seed``.
     ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a world of captions; the mean

@@ -56,7 +56,8 @@ class Guided(Denoiser):
         w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (said.raw.dim() - 1))
         # every kind is affine in x0 at a given x_t, and the weights w and 1 - w sum to one: mixing raw outputs mixes all views. Mixed
         # logits of tokens are the geometric mean of their distributions
-        guided = said.replace(empty.raw + w * (said.raw - empty.raw)) if type(said) in (Prediction, TokenPrediction) else _mix(said, empty, w)
+        mixes = type(said) in (Prediction, TokenPrediction)
+        guided = said.replace(empty.raw + w * (said.raw - empty.raw)) if mixes else _mix(said, empty, w)
         if self.rescale == 0:
             return guided
         dims = tuple(range(1, x_t.dim()))

@@ -35,17 +35,20 @@ def policy(steps=1, start=None, task="arena", **options):
     return Model(shaken(world, **options), world.shape, 0, samplings, world="control", told="observation", info=scales)
 
 
-@pytest.mark.parametrize("steps,start,inputs", [(1, 0.0, ["features"]), (2, None, ["noise", "features"])])
-def test_a_policy_becomes_a_graph_of_noise_and_observation(tmp_path, steps, start, inputs):
-    model = policy(steps, start, channels=(8, 16))
+def test_a_policy_of_two_calls_becomes_one_graph(tmp_path):
+    model = policy(2, task="bandit", width=16, depth=1)
     done = export_policy(model, tmp_path / "policy.onnx")
-    assert list(done.inputs) == inputs and done.calls == steps and done.difference < 1e-5
-    assert done.inputs["features"] == (6,) and done.inputs.get("noise", (8, 2)) == ((2, 8, 2) if steps == 2 else (8, 2))
+    assert done.inputs == {"noise": (2, 1, 2), "features": (1,)} and done.calls == 2 and done.difference < 1e-5
     proto = onnx.load(tmp_path / "policy.onnx")
     onnx.checker.check_model(proto)
-    assert [i.name for i in proto.graph.input] == inputs and [o.name for o in proto.graph.output] == ["sample"]
+    assert [i.name for i in proto.graph.input] == ["noise", "features"] and [o.name for o in proto.graph.output] == ["sample"]
     about = json.loads({p.key: p.value for p in proto.metadata_props}["stillhouse"])
-    assert about["shape"] == [8, 2] and about["told"] == "observation" and about["scales"] == model.info["scales"]
+    assert about["shape"] == [1, 2] and about["told"] == "observation" and about["scales"] == model.info["scales"]
+
+
+def test_a_deterministic_policy_takes_no_noise(tmp_path):
+    done = export_policy(policy(1, 0.0, channels=(8, 16)), tmp_path / "policy.pt2")
+    assert done.inputs == {"features": (6,)} and done.calls == 1 and done.difference < 1e-5
 
 
 def test_the_graph_says_what_the_model_says_to_the_same_noise(tmp_path):
@@ -64,7 +67,7 @@ def test_the_graph_says_what_the_model_says_to_the_same_noise(tmp_path):
 
 def test_images_with_labels(tmp_path):
     world = get_world("digits")
-    net = shaken(world)
+    net = shaken(world, channels=(8, 8), attention=0)
     student = Model(net, world.shape, world.classes, {2: Sampling([1.0, 0.5, 0.0], "ddim")}, world="digits")
     done = export_policy(student, tmp_path / "digits.onnx")
     assert done.inputs == {"noise": tuple(world.shape), "label": ()} and done.calls == 2 and done.difference < 1e-4

@@ -21,7 +21,7 @@ ABLATIONS = {
     "detail": "No score distillation: regression on the teacher's walk alone.",
 }
 BRIDGE = ResShift()
-STEPS, BATCH, RATE, RUNS, SAMPLES = 300, 128, 3e-3, 4, 8192
+STEPS, BATCH, RATE, RUNS, SAMPLES = 250, 128, 5e-3, 5, 8192
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Figures:
 def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
     """A network too small, and a run too short, for the walk's sharp borders between modes."""
     teacher = exact_teacher(world, BRIDGE, BRIDGE.steps, "ddim")
-    network = world.network(BRIDGE, seed, kind="scaled", width=64, depth=2)
+    network = world.network(BRIDGE, seed, kind="scaled", width=32, depth=1)
     recipe = Recipe(steps=STEPS, batch=BATCH, seed=seed, lr={"student": RATE}, schedule="cosine")
     data = Prompts(world.shape, world.condition(world.data("train")[1]))
     student = Trainer(TADSR(gan_weight=0.0, **options), teacher, data, recipe, student=network, quiet=True).fit()  # type: ignore[arg-type]
@@ -45,22 +45,22 @@ def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """Each figure is the mean of four runs; the two ways start alike and see the same numbers."""
-    world = make_mixture(bridge="told")
+    """Modes so close that only the smallest noise levels tell them apart. Means of five runs; both ways start alike and see the same numbers."""
+    world = make_mixture(modes=24, std=0.12, bridge="told")
     assert isinstance(world, BridgedMixture)
-    forces = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}.get(ablation, {})
+    forces: dict[str, float] = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}.get(ablation, {})
     seeds = range(RUNS * seed, RUNS * (seed + 1))
     plain = [run(world, s, hsd_weight=0.0) for s in seeds]
-    whole = [run(world, s, **{"hsd_weight": 6.0, **forces}) for s in seeds]
+    whole = [run(world, s, **{"hsd_weight": 3.0, **forces}) for s in seeds]
     return [
         at_least(
             "share of answers within 3 deviations of a mode, less that of regression alone",
             fmean(f.on_mode for f in whole) - fmean(f.on_mode for f in plain),
-            0.015,
+            0.05,
         ),
         at_most(
             "squared distance to the teacher's answers / that of regression alone",
             fmean(f.error for f in whole) / fmean(f.error for f in plain),
-            1.3,
+            1.5,
         ),
     ]

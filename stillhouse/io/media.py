@@ -110,9 +110,8 @@ def read_sound(path: str | Path, fps: float) -> Tensor:
         raise StillhouseError(f"'{path}' is no whole .wav file: {error}.") from error
     require(width in (1, 2), f"The sound '{path}' has {8 * width} bits a number; convert it to 16.")
     whole = content[: len(content) // (width * channels) * width * channels]
-    numbers = np.frombuffer(whole, "<i2" if width == 2 else "u1").astype(np.float32)
-    numbers = numbers / 32768 if width == 2 else numbers / 128 - 1
-    each, sound = int(rate / fps), torch.from_numpy(numbers).reshape(-1, channels).mean(1)
+    numbers = torch.from_numpy(np.frombuffer(whole, "<i2" if width == 2 else "u1").astype(np.float32))
+    each, sound = int(rate / fps), (numbers / 32768 if width == 2 else numbers / 128 - 1).reshape(-1, channels).mean(1)
     require(0 < each <= len(sound), f"The sound '{path}' lasts {len(sound) / rate:.3g} s, less than one frame at {fps:g} frames a second.")
     starts = [round(frame * rate / fps) for frame in range(int(len(sound) * fps / rate))]
     return torch.stack([sound[start : start + each] for start in starts if start + each <= len(sound)])

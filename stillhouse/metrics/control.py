@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -81,7 +82,7 @@ class GymFleet:
         require(episodes >= 1, f"A closed loop needs at least one episode, not {episodes}.")
         self.won, self.lost, self.left = torch.zeros(3, episodes, dtype=torch.bool).unbind()
         self.envs, self.steps = [self.make() for _ in range(episodes)], 0
-        self.seen = torch.stack([vector(self._told(i, lambda e=env, i=i: e.reset(seed=seed + i))[0]) for i, env in enumerate(self.envs)])
+        self.seen = torch.stack([vector(self._told(i, partial(env.reset, seed=seed + i))[0]) for i, env in enumerate(self.envs)])
         return self.seen
 
     def step(self, actions: Tensor) -> Tensor:
@@ -89,8 +90,7 @@ class GymFleet:
         for i, env in enumerate(self.envs):
             if self.won[i] or self.lost[i]:
                 continue
-            action = actions[i].numpy()
-            seen, reward, ended, cut, info = self._told(i, lambda e=env, a=action: e.step(a))
+            seen, reward, ended, cut, info = self._told(i, partial(env.step, actions[i].numpy()))
             self.seen = torch.cat([self.seen[:i], vector(seen)[None], self.seen[i + 1 :]])
             self.left[i] = bool(info.get("left", self.left[i]))
             if ended or cut:

@@ -90,8 +90,8 @@ class Tones(World):
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         drawn = draws.integers(0, self.classes)
         ids = drawn if labels is None else torch.where(labels.to(drawn.device) < 0, drawn, labels.to(drawn.device))
-        chance = draws.uniform(*PITCH), draws.uniform(), draws.uniform(0.5, 1.0)
-        return play(ids.cpu(), *(part.cpu() for part in chance)).to(draws.device), ids
+        pitch, phase, loud = (part.cpu() for part in (draws.uniform(*PITCH), draws.uniform(), draws.uniform(0.5, 1.0)))
+        return play(ids.cpu(), pitch, phase, loud).to(draws.device), ids
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """A fixed set of notes and their instruments: 2,000 to train with, 500 others."""

@@ -105,8 +105,10 @@ def test_episodes_that_are_over_stand_still():
     for _ in range(4):
         seen = fleet.step(torch.tensor([[1.0, 0.0]]).expand(64, 2))
     assert bool(fleet.lost.any()) and not bool((fleet.lost & fleet.won).any())
+    over = fleet.over.clone()
     again = fleet.step(torch.tensor([[0.0, 1.0]]).expand(64, 2))
-    assert torch.equal(again[fleet.lost], seen[fleet.lost]) and not torch.equal(again[~fleet.lost], seen[~fleet.lost])
+    assert 0 < int(over.sum()) < 64 and torch.equal(again[over], seen[over])
+    assert bool(((again - seen)[~over, 1] - arena.SPEED).abs().max() < 1e-6)
     first = arena.Arena().reset(64, 3)
     assert torch.equal(first, arena.Arena().reset(64, 3)) and not torch.equal(first, arena.Arena().reset(64, 4))
 

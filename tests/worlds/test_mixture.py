@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.func import jvp
 
+from stillhouse.bridge import Bridge
 from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError
 from stillhouse.guidance import Guided
@@ -11,7 +12,9 @@ from stillhouse.process import PROCESSES, Flow
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.mixture import LAYOUTS, Mixture
 
-processes = pytest.mark.parametrize("process", [p() for p in PROCESSES.values()], ids=list(PROCESSES))
+# those from data to noise: bridges and tokens are tried in worlds of their own
+OF_NOISE = [p() for p in PROCESSES.values() if not p.discrete and not issubclass(p, Bridge)]
+processes = pytest.mark.parametrize("process", OF_NOISE, ids=lambda p: p.name)
 
 
 def line() -> Mixture:

@@ -54,7 +54,9 @@ class LiveTalk(Method):
     sound_guidance: float = option(1.0, "the same of what is heard; equal to `guidance` it saves a pass", low=0)
     shift: float = option(1.0, "shift of the teacher's time grid and of the score times towards the noise (1: none)", low=0.01)
     fake_per_student: int = option(3, "updates of the fake score per update of the student", low=1)
-    warmup: int = option(300, "first iterations of the second stage in which the fake score learns alone: it starts where nothing pulls", low=1)
+    warmup: int = option(
+        300, "first iterations of the second stage in which the fake score learns alone: it starts where nothing pulls", low=1
+    )
     longest: int = option(
         0, "frames of its own streams, from the clip's length up to this; the last of them are scored (0: the clip's)", low=0
     )
