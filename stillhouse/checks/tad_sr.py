@@ -48,7 +48,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     """Modes so close that only the smallest noise levels tell them apart. Means of five runs; both ways start alike and see the same numbers."""
     world = make_mixture(modes=24, std=0.12, bridge="told")
     assert isinstance(world, BridgedMixture)
-    forces: dict[str, float] = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}.get(ablation, {})
+    without: dict[str, dict[str, float]] = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}
+    forces = without.get(ablation, {})
     seeds = range(RUNS * seed, RUNS * (seed + 1))
     plain = [run(world, s, hsd_weight=0.0) for s in seeds]
     whole = [run(world, s, **{"hsd_weight": 3.0, **forces}) for s in seeds]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_world
 from stillhouse.commands.sampling_image import add_image, sample_image
+from stillhouse.commands.sampling_policy import sample_policy
 from stillhouse.commands.sampling_scene import add_scene, sample_scene
 from stillhouse.commands.sampling_text import sample_text
 from stillhouse.commands.sampling_video import add_frames, sample_video
@@ -64,6 +65,9 @@ def sample(words: list[str]) -> int:
     require(given.frames is None and given.sound is None, "Only a model of clips makes so many frames or listens to a sound.")
     if model.told == "camera":
         return sample_scene(model, given)
+    if model.told == "observation":
+        world = open_world(_entries(given.model).get("world") or model.world)
+        return sample_policy(model, world, given, list(_numbers(given.labels, "--labels")))
     require(given.scene is None, "Only the student of a score-3d method holds objects to choose from.")
     few = len(prompts) or 4
     n = given.n if given.n is not None else few if model.pipeline else 64

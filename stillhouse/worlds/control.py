@@ -167,6 +167,10 @@ class Control(World):
         before = seen[:, 0] < seen[:, 4] - arena.CLEARANCE
         return {"valid": float(good.float().mean()), "left": share(away[0] < away[1], good & before)}
 
+    def floor(self, n: int, seed: int = 0) -> dict[str, float]:
+        """:meth:`measure` of ``n`` demonstrated chunks."""
+        return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
+
     def fleet(self) -> arena.Arena:
         """Episodes of the arena for :func:`stillhouse.metrics.control.success`."""
         require(self.task == "arena", "Episodes are the arena's alone: the bandit acts once, and demonstrations have no environment.")
