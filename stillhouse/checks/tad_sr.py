@@ -45,7 +45,7 @@ def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """Modes so close that only the smallest noise levels tell them apart. Means of five runs; both ways start alike and see the same numbers."""
+    """Modes so close that only the smallest noise levels tell them apart. Means of five runs; both ways start alike."""
     world = make_mixture(modes=24, std=0.12, bridge="told")
     assert isinstance(world, BridgedMixture)
     without: dict[str, dict[str, float]] = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}
