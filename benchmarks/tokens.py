@@ -1,6 +1,6 @@
 """Tokens per second of a student and its teacher at each number of steps, and what the texts are worth.
 
-    python -m benchmarks.tokens STUDENT [--teacher text] [--steps 64,32,16,8,4,2,1] [-n 256] [--rounds 5] [--threads 1]
+    python -m benchmarks.tokens STUDENT [--teacher text] [--steps 64,32,16,8,4,2,1] [-n 100] [--rounds 5] [--threads 1]
 
 All ways of sampling take turns in every round, so that a busy machine slows all of them alike; *times as fast* is the median of the ratios,
 round by round, to the teacher's own number of steps. Both networks are of one size, so that a way's speed follows from its number of steps.
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("student")
     parser.add_argument("--teacher", default="text")
     parser.add_argument("--steps", default="64,32,16,8,4,2,1")
-    parser.add_argument("-n", type=int, default=256)
+    parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -57,7 +57,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_least(
             "share of answers within 3 deviations of a mode, less that of regression alone",
             fmean(f.on_mode for f in whole) - fmean(f.on_mode for f in plain),
-            0.05,
+            0.035,
         ),
         at_most(
             "squared distance to the teacher's answers / that of regression alone",
