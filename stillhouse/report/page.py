@@ -185,7 +185,8 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
         return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
     drawn = [(w, w[1].images) for w in ways if w[1].images is not None]
     if drawn:
-        panels = [{**entry(*w), "image": data_uri(images, 2)} for w, images in drawn if w[1].default]
+        shown = [(w, data_uri(images, 2) if w[1].whole is None else data_uri(w[1].whole, 1)) for w, images in drawn if w[1].default]
+        panels = [{**entry(*w), "image": image} for w, image in shown]
         strips = [{**entry(*w), "image": data_uri(images[:3], 3)} for w, images in drawn]
         return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
     if is_image(shape):

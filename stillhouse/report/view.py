@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from stillhouse.draws import Draws
 from stillhouse.errors import StillhouseError, require
 from stillhouse.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.model import Model, load
+from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
 from stillhouse.worlds.base import World, get_world
@@ -37,6 +39,7 @@ class Strip:
     texts: list[str] | None = None
     frames: Tensor | None = None  # (B, F, C, H, W), where the samples are best seen moving
     images: Tensor | None = None  # (B, C, H, W), where the world draws them in its own way
+    whole: Tensor | None = None  # (1, C, H, 3 H): a whole photograph, spoilt, restored and true
 
 
 @dataclass
@@ -75,8 +78,21 @@ def draw_strips(
         cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
         drawn = (world.text_of(samples), world.frames_of(samples, labels), world.images_of(samples, labels))
-        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples, *drawn))
+        whole = _whole(walk, world, seed) if row["default"] else None
+        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples, *drawn, whole))
     return strips, labels
+
+
+def _whole(walk: Walk, world: World, seed: int) -> Tensor | None:
+    """A whole photograph as ``walk`` restores it, tile by tile, between what was given and the truth."""
+    shown = world.photograph()
+    if shown is None:
+        return None
+    spoilt, true = shown
+    device = walk.model.denoiser.device
+    draws = Draws(1, seed, "photograph", device=device)
+    made = restore(walk.model.denoiser.eval(), walk.sampling, spoilt.to(device), draws, least=walk.model.shape[-1]).cpu()
+    return torch.cat([spoilt, made, true], 3)
 
 
 def _walks(owner: Model, row: dict[str, Any]) -> list[Walk]:

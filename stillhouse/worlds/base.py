@@ -109,6 +109,10 @@ class World:
         """Samples as moving pictures (B, F, 1 or 3, H, W) in [-1, 1]."""
         return None
 
+    def photograph(self, side: int = 128) -> tuple[Tensor, Tensor] | None:
+        """A whole picture to be made better and how it should be, each (1, C, side, side), in a world of patches of such."""
+        return None
+
     def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Samples as still pictures (B, 1 or 3, H, W) in [-1, 1], where those show more than the samples themselves."""
         return None

@@ -192,6 +192,13 @@ class Photos(World):
         labels = self.even(n)
         return self.measure(self.condition(labels)["image"], labels)
 
+    def photograph(self, side: int = 128) -> tuple[Tensor, Tensor]:
+        """The middle of a held-out photograph, spoilt and true, each (1, 3, side, side): for people, who look at photographs."""
+        whole = _photographs("test")[-1].float()[None] / 127.5 - 1
+        top, left = ((length - side) // 2 for length in whole.shape[-2:])
+        true = whole[..., top : top + side, left : left + side]
+        return degrade(true, torch.zeros(1, dtype=torch.long), self.task).clamp(-1, 1), true
+
     def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Spoilt, restored and true patches side by side, (N, 3, size, 3 size); None where nobody says which patches they are."""
         if labels is None:

@@ -21,6 +21,12 @@ def world() -> Photos:
     return get_world("photos", task="x4")
 
 
+def test_a_whole_photograph_is_shown_spoilt_and_true():
+    spoilt, true = Photos().photograph(64)
+    assert spoilt.shape == true.shape == (1, 3, 64, 64) and true.abs().max() <= 1
+    assert 1e-3 < float((spoilt - true).square().mean()) < 0.1
+
+
 def test_a_patch_is_cut_from_its_photograph(world):
     photo = torch.from_numpy(np.array(Image.open(find_photograph("sklearn", "china.jpg")))).permute(2, 0, 1).float() / 127.5 - 1
     place = next(i for i, p in enumerate(world._places["train"].tolist()) if p[0] == 0)
