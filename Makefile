@@ -1,7 +1,7 @@
 # Everything a fresh machine with Python 3.11 or newer needs: `make demo` and `make test` set themselves up.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := stillhouse tests benchmarks examples
+SOURCES := stillhouse tests benchmarks examples tools
 
 .PHONY: help demo test lint format check teachers clean
 .DELETE_ON_ERROR:
@@ -48,10 +48,10 @@ check: .venv/.installed
 	$(BIN)/stillhouse check --all --ablate
 
 teachers: .venv/.installed
-	$(BIN)/python -m stillhouse.metrics.train_features
-	$(BIN)/python -m stillhouse.metrics.train_reader
-	$(BIN)/python -m stillhouse.commands.teachers
-	$(BIN)/python -m stillhouse.commands.shapes_pipeline
+	$(BIN)/python -m tools.features
+	$(BIN)/python -m tools.reader
+	$(BIN)/python -m tools.teachers
+	$(BIN)/python -m tools.shapes_pipeline
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from stillhouse.core.process import Process, process_from_config
 from stillhouse.model import Model, load
-from stillhouse.process import Process, process_from_config
-from stillhouse.systems import find, list_systems
+from stillhouse.systems.registry import find, list_systems
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
@@ -24,9 +24,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def fresh_teacher(process: Process | str = "flow", kind: str = "velocity", **network: Any) -> Model:
-    """An untrained network of `mnist`'s default size (or ``network``) as a teacher: time and memory don't depend on its weights."""
+    """An untrained network of `mnist`'s default size (or ``network``) as a teacher: time and memory don't
+    depend on its weights."""
     world = get_world("mnist")
-    denoiser = world.network(process_from_config(process) if isinstance(process, str) else process, kind=kind, **network)
+    denoiser = world.network(
+        process_from_config(process) if isinstance(process, str) else process, kind=kind, **network
+    )
     return load(denoiser, shape=world.shape, classes=world.classes)
 
 
@@ -36,7 +39,9 @@ def trainer(slug: str, batch: int, steps: int = 10_000, **network: Any) -> Train
     x = torch.rand(256, 1, 32, 32, generator=generator) * 2 - 1
     method: Method = find(slug)(**SMALL.get(slug, {}))
     data = TensorData(x, torch.arange(256) % 10, 10)
-    return Trainer(method, fresh_teacher(**network), data, Recipe(steps=steps, batch=batch, log_every=steps), quiet=True)
+    return Trainer(
+        method, fresh_teacher(**network), data, Recipe(steps=steps, batch=batch, log_every=steps), quiet=True
+    )
 
 
 def slugs(chosen: list[str]) -> list[str]:

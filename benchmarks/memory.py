@@ -2,9 +2,10 @@
 
     python -m benchmarks.memory [SLUG …] [--batch 32]
 
-The bytes of all live tensor storages are followed through an iteration (exact, and the same on every machine). *Needed* is the weights of
-all players and copies, the gradients and optimiser states of those that learn, and the activations of the network calls whose graphs one
-player's loss holds at once, each measured by making that call alone.
+The bytes of all live tensor storages are followed through an iteration (exact, and the same on every
+machine). *Needed* is the weights of all players and copies, the gradients and optimiser states of those that
+learn, and the activations of the network calls whose graphs one player's loss holds at once, each measured by
+making that call alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from stillhouse.train.loop import Trainer
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensor storages made inside the block and still alive; ``peak`` is the most there ever were."""
+    """Bytes of the tensor storages made inside the block and still alive; ``peak`` is the most there ever
+    were."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,14 +63,20 @@ def activations(asked: Asked) -> int:
 
 def bytes_of(modules) -> int:
     """Bytes of all different weights."""
-    return sum({p.untyped_storage()._cdata: p.untyped_storage().nbytes() for m in modules for p in m.parameters()}.values())
+    return sum(
+        {
+            p.untyped_storage()._cdata: p.untyped_storage().nbytes() for m in modules for p in m.parameters()
+        }.values()
+    )
 
 
 def measure(run: Trainer) -> dict[str, float]:
     """Megabytes: the weights, all that was needed, and the peak."""
     weights = bytes_of([run.teacher.denoiser, *run.modules.values()])
     run.prepare()
-    busy = max(range(16), key=lambda step: (len(run.method.turns(step)), -step))  # an iteration in which most players move
+    busy = max(
+        range(16), key=lambda step: (len(run.method.turns(step)), -step)
+    )  # an iteration in which most players move
     for step in range(busy + 1):
         run.iterate(step)  # optimiser states are made when a player first moves
     with Live() as live:
@@ -96,7 +104,9 @@ def measure(run: Trainer) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slug", nargs="*")
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()

@@ -1,11 +1,14 @@
-"""Memory of distribution-matching training with three copies of a network, and with one base and an adapter for each player.
+"""Memory of distribution-matching training with three copies of a network, and with one base and an adapter
+for each player.
 
-    python -m benchmarks.one_base [--size small|sd15|sdxl] [--way base|copies] [--device cpu|cuda] [--latent 32] [--batch 1]
+    python -m benchmarks.one_base [--size small|sd15|sdxl] [--way base|copies] [--device cpu|cuda] [--latent
+    32] [--batch 1]
 
-The network is Diffusers' U-Net in the shape of Stable Diffusion with random weights (``small``: every width halved, 215 million weights),
-distilled by dmd2, both players moving in every iteration. Each way runs in a process of its own. *Needed* is one base, the adapters with
-their gradients and optimiser states, and what one bare forward and backward pass of the student holds. On a CPU the peak is resident memory
-(less what the process held before the network), on a GPU what the allocator gave out.
+The network is Diffusers' U-Net in the shape of Stable Diffusion with random weights (``small``: every width
+halved, 215 million weights), distilled by dmd2, both players moving in every iteration. Each way runs in a
+process of its own. *Needed* is one base, the adapters with their gradients and optimiser states, and what one
+bare forward and backward pass of the student holds. On a CPU the peak is resident memory (less what the
+process held before the network), on a GPU what the allocator gave out.
 """
 
 from __future__ import annotations
@@ -23,22 +26,28 @@ from torch import Tensor, nn
 from benchmarks.common import table
 from benchmarks.memory import Live
 from stillhouse.adapters import Adapted, adapted, checkpointed
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import ScaledLinearVP
 from stillhouse.model import load
-from stillhouse.process import ScaledLinearVP
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.train.data import Prompts
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL = {
-    "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "block_out_channels": (320, 640, 1280), "use_linear_projection": True,
-    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280),
+    "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 2, 10),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-}  # fmt: skip
+}
 SIZES: dict[str, dict[str, Any]] = {
     "small": {**SD15, "block_out_channels": (160, 320, 640, 640)},
     "sd15": SD15,
@@ -49,7 +58,11 @@ MB = 2**20
 
 def call(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **_: Tensor) -> Tensor:
     """A U-Net of Stable Diffusion's, told 77 tokens and, if it hears them, pooled text and sizes."""
-    told = {"added_cond_kwargs": {"text_embeds": cond["pooled"], "time_ids": cond["ids"]}} if "pooled" in cond else {}
+    told = (
+        {"added_cond_kwargs": {"text_embeds": cond["pooled"], "time_ids": cond["ids"]}}
+        if "pooled" in cond
+        else {}
+    )
     return net(x, 1000 * t, cond["tokens"], **told).sample
 
 
@@ -57,7 +70,10 @@ def conditions(size: str, n: int = 8) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     found = {"tokens": torch.randn(n, 77, SIZES[size]["cross_attention_dim"], generator=generator)}
     if size == "sdxl":
-        found |= {"pooled": torch.randn(n, 1280, generator=generator), "ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]] * n)}
+        found |= {
+            "pooled": torch.randn(n, 1280, generator=generator),
+            "ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]] * n),
+        }
     return found
 
 
@@ -71,8 +87,11 @@ def bytes_of(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def bare(denoiser: Denoiser, shape: tuple[int, ...], batch: int, cond: Condition, device: torch.device) -> int:
-    """What a forward and a backward pass of one player hold at their peak, in bytes: activations and its gradients."""
+def bare(
+    denoiser: Denoiser, shape: tuple[int, ...], batch: int, cond: Condition, device: torch.device
+) -> int:
+    """What a forward and a backward pass of one player hold at their peak, in bytes: activations and its
+    gradients."""
     x, t = torch.randn(batch, *shape, device=device), torch.full((batch,), 0.5, device=device)
     told = {k: v[:batch].to(device) for k, v in cond.items()}
     with Live() as live:
@@ -109,10 +128,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         denoiser = teacher
     method = find("dmd2")(gan_weight=0.0, fake_per_student=1, guidance=7.5, start=0.999)
     recipe = Recipe(
-        steps=given.iterations, batch=given.batch, ema=0.0, lora=given.rank if given.way == "base" else 0, log_every=1,
+        steps=given.iterations,
+        batch=given.batch,
+        ema=0.0,
+        lora=given.rank if given.way == "base" else 0,
+        log_every=1,
         checkpoint_activations=True,
-    )  # fmt: skip
-    run = Trainer(method, load(denoiser, shape=shape), Prompts(shape, cond), recipe, quiet=True, device=given.device)
+    )
+    run = Trainer(
+        method, load(denoiser, shape=shape), Prompts(shape, cond), recipe, quiet=True, device=given.device
+    )
     run.prepare()
     seconds = []
     for step in range(given.iterations):
@@ -122,13 +147,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     peak = resident("VmHWM") - before if device.type == "cpu" else torch.cuda.max_memory_allocated()
-    players = {name: sum(p.numel() for p in module.parameters()) for name, module in run.method.players.items()}
+    players = {
+        name: sum(p.numel() for p in module.parameters()) for name, module in run.method.players.items()
+    }
     assert isinstance(run.method.student, Adapted) == (given.way == "base")
     return {"weights": base // 4, "players": players, "peak": peak, "needed": needed, "seconds": min(seconds)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--way", choices=("base", "copies"))
     parser.add_argument("--device", default="cpu")
@@ -144,7 +173,10 @@ def main() -> None:
     found = {}
     for way in ("base", "copies"):
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.one_base", *sys.argv[1:], "--way", way], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "benchmarks.one_base", *sys.argv[1:], "--way", way],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             sys.exit(done.stderr[-2000:])
@@ -166,7 +198,8 @@ def main() -> None:
         )
     )
     print(
-        f"peak / needed with one base: {one['peak'] / one['needed']:.2f}; three copies take {three['peak'] / one['peak']:.2f} times as much"
+        f"peak / needed with one base: {one['peak'] / one['needed']:.2f}; three copies take "
+        f"{three['peak'] / one['peak']:.2f} times as much"
     )
 
 

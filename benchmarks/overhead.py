@@ -1,9 +1,11 @@
-"""What an iteration costs beyond its network evaluations: iteration time / the same forward and backward passes bare.
+"""What an iteration costs beyond its network evaluations: iteration time / the same forward and backward
+passes bare.
 
     python -m benchmarks.overhead [SLUG …] [--batch 32] [--rounds 9] [--threads 1]
 
-One iteration's network calls are recorded (network, inputs, gradient mode, forward mode) and then replayed bare: forward, backward where a
-graph was kept, nothing else. Iterations and replays alternate in one run; the median of the pairwise ratios is printed.
+One iteration's network calls are recorded (network, inputs, gradient mode, forward mode) and then replayed
+bare: forward, backward where a graph was kept, nothing else. Iterations and replays alternate in one run; the
+median of the pairwise ratios is printed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def ratio(run: Trainer, step: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slug", nargs="*")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
@@ -47,7 +51,13 @@ def main() -> None:
         run.prepare()
         found = [ratio(run, step) for step in range(args.rounds + 1)][1:]  # the first one allocates
         ms = statistics.median(s for s, _ in found) * 1e3
-        rows.append({"system": slug, "ms / iteration": f"{ms:.0f}", "overhead": f"{statistics.median(r for _, r in found):.3f}"})
+        rows.append(
+            {
+                "system": slug,
+                "ms / iteration": f"{ms:.0f}",
+                "overhead": f"{statistics.median(r for _, r in found):.3f}",
+            }
+        )
         print(rows[-1], flush=True)
     print(table(rows))
 

@@ -1,9 +1,11 @@
-"""What a policy costs and how it does: the shipped `control` teacher in 50 steps beside students of one call, in one run.
+"""What a policy costs and how it does: the shipped `control` teacher in 50 steps beside students of one call,
+in one run.
 
     python -m benchmarks.policy [RUN …] [--episodes 500] [--rounds 15] [--threads 1]
 
-RUN: folders of finished runs on the world `control`; without any, a student of each form is distilled first (a few minutes). Latency is
-that of one chunk for one robot, measured in turns, teacher and students; its ratio comes first. Success is that of the closed loop.
+RUN: folders of finished runs on the world `control`; without any, a student of each form is distilled first
+(a few minutes). Latency is that of one chunk for one robot, measured in turns, teacher and students; its
+ratio comes first. Success is that of the closed loop.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import table
-from stillhouse.api import distill, open_model
+from stillhouse.api.runs import distill, open_model
 from stillhouse.metrics.control import HEAD, success
 from stillhouse.model import Model, load
 from stillhouse.worlds.base import get_world
@@ -35,7 +37,9 @@ def latencies(models: dict[str, Model], rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", nargs="*")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=15)
@@ -46,7 +50,9 @@ def main() -> None:
     teacher, world = load("control"), get_world("control")
     models = {"teacher": teacher, **{name: open_model(name) for name in args.run}}
     for form in () if args.run else ("stochastic", "deterministic"):
-        models[f"onedp, {form}"] = distill(teacher, "onedp", world=world, form=form, iterations=args.iterations, quiet=True)
+        models[f"onedp, {form}"] = distill(
+            teacher, "onedp", world=world, form=form, iterations=args.iterations, quiet=True
+        )
     seconds, rows = latencies(models, args.rounds), list[dict[str, Any]]()
     for name, model in models.items():
         done, steps = success(model, world, args.episodes), len(model.sampling().times) - 1

@@ -1,10 +1,13 @@
-"""Quality against training time: methods on `mnist` or `shapes`, from the shipped teacher, for the same seconds.
+"""Quality against training time: methods on `mnist` or `shapes`, from the shipped teacher, for the same
+seconds.
 
-    python -m benchmarks.quality [SLUG …] [--world mnist] [--seconds 120] [--samples 1000] [--seed 0] [--threads 1]
+    python -m benchmarks.quality [SLUG …] [--world mnist] [--seconds 120] [--samples 1000] [--seed 0]
+    [--threads 1]
 
-Each row is the student after a share of its budget: Fréchet distance on the features of our own classifier (or reader), class accuracy (or
-prompt fidelity), diversity. The teacher at several numbers of steps and the data's own floor stand below. Seconds are of CPU time, so that
-a busy machine does not matter, and count iterations alone, not the measuring (nor the bank of teacher pairs, which is told apart).
+Each row is the student after a share of its budget: Fréchet distance on the features of our own classifier
+(or reader), class accuracy (or prompt fidelity), diversity. The teacher at several numbers of steps and the
+data's own floor stand below. Seconds are of CPU time, so that a busy machine does not matter, and count
+iterations alone, not the measuring (nor the bank of teacher pairs, which is told apart).
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import table
-from stillhouse.api import data_of
+from stillhouse.api.runs import data_of
 from stillhouse.model import Model, load
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import World, get_world
@@ -47,9 +50,13 @@ SCENES: dict[str, dict[str, Any]] = {
     "dmd2": {"guidance": 2.0, "start": 0.75, "fake_per_student": 1, "gan_weight": 0.0},
 }
 OPTIONS = {"mnist": DIGITS, "shapes": SCENES}
-METRICS = {"mnist": ("frechet", "accuracy", "precision", "recall"), "shapes": ("fidelity", "frechet", "recall", "high_band_ratio")}
+METRICS = {
+    "mnist": ("frechet", "accuracy", "precision", "recall"),
+    "shapes": ("fidelity", "frechet", "recall", "high_band_ratio"),
+}
 SCENE_RATES: dict[str, dict[str, float]] = {
-    # at their defaults these drift away within a hundred iterations; a fake must learn much faster than the student
+    # at their defaults these drift away within a hundred iterations; a fake must learn much faster than the
+    # student
     "swiftbrush": {"student": 5e-5, "fake": 1e-3},
     "snoopi": {"student": 5e-5, "fake": 1e-3},
     "icd": {"student": 2e-4, "forward": 2e-4},
@@ -70,7 +77,11 @@ def trainer(slug: str, teacher: Model, world: World, iterations: int, seed: int)
     method = find(slug)(**OPTIONS[world.name].get(slug, {}))
     many = world.name == "mnist"
     recipe = Recipe(
-        steps=iterations, batch=64 if many else 32, seed=seed, lr=(RATES if many else SCENE_RATES).get(slug, {}), ema=0.99 if many else 0.95
+        steps=iterations,
+        batch=64 if many else 32,
+        seed=seed,
+        lr=(RATES if many else SCENE_RATES).get(slug, {}),
+        ema=0.99 if many else 0.95,
     )
     return Trainer(method, teacher, data_of(None, world, teacher, method, seed), recipe, quiet=True)
 
@@ -93,7 +104,10 @@ def measured(model: Model, world: World, samples: int, steps: int | None = None)
     labels = world.even(samples)
     x = model.sample(samples, world.condition(labels), steps=steps, seed=1)
     found = world.measure(x, labels)
-    return {"NFE": str(model.sampling(steps).nfe(model.denoiser)), **{k: f"{found[k]:.3g}" for k in METRICS[world.name]}}
+    return {
+        "NFE": str(model.sampling(steps).nfe(model.denoiser)),
+        **{k: f"{found[k]:.3g}" for k in METRICS[world.name]},
+    }
 
 
 def curve(slug: str, teacher: Model, world: World, args: argparse.Namespace) -> list[dict[str, str]]:
@@ -107,7 +121,12 @@ def curve(slug: str, teacher: Model, world: World, args: argparse.Namespace) -> 
         if step not in marks:
             return
         clock["spent"] += time.process_time() - clock["began"]
-        told = {"system": slug, "iterations": str(step + 1), "seconds": f"{clock['spent']:.0f}", "bank seconds": f"{bank:.0f}"}
+        told = {
+            "system": slug,
+            "iterations": str(step + 1),
+            "seconds": f"{clock['spent']:.0f}",
+            "bank seconds": f"{bank:.0f}",
+        }
         rows.append(told | measured(run.student(), world, args.samples))
         print(rows[-1], flush=True)
         clock["began"] = time.process_time()
@@ -120,7 +139,9 @@ def curve(slug: str, teacher: Model, world: World, args: argparse.Namespace) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slug", nargs="*")
     parser.add_argument("--world", choices=sorted(OPTIONS), default="mnist")
     parser.add_argument("--seconds", type=float, default=120)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.models.taps import Reached, transformed, until
-from stillhouse.parts.tangent import tangent
+from stillhouse.parts.targets.tangent import tangent
 from stillhouse.train.loop import Trainer
 
 
@@ -49,7 +49,8 @@ class Asked:
 
 
 def again(log: list[Asked]) -> None:
-    """All passes bare: the forward passes of each player's turn, then the backward passes of the graphs that it held."""
+    """All passes bare: the forward passes of each player's turn, then the backward passes of the graphs that
+    it held."""
     for _, turn in itertools.groupby(log, lambda asked: asked.turn):
         calls = list(turn)
         held = [out for out in [asked.forward() for asked in calls] if out is not None and out.requires_grad]
@@ -72,7 +73,18 @@ class Recorder:
         graph = torch.is_grad_enabled() and not forward_mode
         extra_plain = {k: unwrapped(v) for k, v in extra.items()}
         turn = next((name for name, p in self.run.players.items() if p.parameters[0].requires_grad), "")
-        asked = Asked(net, plain[0], tuple(plain[1:]), extra_plain, self.call, graph, weights, x.requires_grad, forward_mode, turn)
+        asked = Asked(
+            net,
+            plain[0],
+            tuple(plain[1:]),
+            extra_plain,
+            self.call,
+            graph,
+            weights,
+            x.requires_grad,
+            forward_mode,
+            turn,
+        )
         self.log.append(asked)
         try:
             return self.call(net, x, *rest, **extra)
@@ -92,7 +104,12 @@ def unwrapped(v: Tensor) -> Tensor:
 def recorded(run: Trainer) -> Iterator[list[Asked]]:
     """Inside the block every network call of ``run`` is appended to the list that it gives."""
     log: list[Asked] = []
-    denoisers = {id(d): d for m in [run.teacher.denoiser, *run.modules.values()] for d in m.modules() if isinstance(d, Denoiser)}
+    denoisers = {
+        id(d): d
+        for m in [run.teacher.denoiser, *run.modules.values()]
+        for d in m.modules()
+        if isinstance(d, Denoiser)
+    }
     plain = {k: d.call for k, d in denoisers.items()}
     for d in denoisers.values():
         d.call = Recorder(d.call, log, run)

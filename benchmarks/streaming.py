@@ -1,10 +1,12 @@
-"""What a stream costs: a causal student's frames a second and first frame beside its teacher's whole clip, and its memory over length.
+"""What a stream costs: a causal student's frames a second and first frame beside its teacher's whole clip,
+and its memory over length.
 
-    python -m benchmarks.streaming [--frames 12] [--steps 4] [--teacher-steps 32] [--guidance 3] [--rounds 9] [--threads 1]
+    python -m benchmarks.streaming [--frames 12] [--steps 4] [--teacher-steps 32] [--guidance 3] [--rounds 9]
+    [--threads 1]
 
-One run alternates between the two. Networks are untrained, of the size of `clips`: time and memory don't depend on their weights. The
-teacher walks the whole clip under guidance, two network calls a step; the student makes two frames at a time in so many calls and a
-clean pass.
+One run alternates between the two. Networks are untrained, of the size of `clips`: time and memory don't
+depend on their weights. The teacher walks the whole clip under guidance, two network calls a step; the
+student makes two frames at a time in so many calls and a clean pass.
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ import time
 import torch
 
 from benchmarks.common import table
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import Flow
 from stillhouse.metrics.timing import per_sample_time
-from stillhouse.parts.video import make_causal, streaming
-from stillhouse.process import Flow
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.parts.video.clips import make_causal, streaming
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Cached, stream
 from stillhouse.worlds.base import get_world
 
 CHUNK = 2
 
 
-def streamed(student: Denoiser, how: Sampling, frame: tuple[int, ...], frames: int, cond: Condition) -> tuple[float, float]:
+def streamed(
+    student: Denoiser, how: Sampling, frame: tuple[int, ...], frames: int, cond: Condition
+) -> tuple[float, float]:
     """Seconds of one stream until its first chunk and until its end."""
     began, first = time.perf_counter(), 0.0
     for _ in stream(student, how, frame, cond, Draws(1, "stream"), frames=frames):
@@ -55,7 +60,9 @@ def kept(student: Denoiser, how: Sampling, frame: tuple[int, ...], frames: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--teacher-steps", type=int, default=32)
@@ -69,7 +76,10 @@ def main() -> None:
     student, frame = teacher.copy().eval(), tuple(world.shape[1:])
     make_causal(student, CHUNK)
     levels = [1 - k / args.steps for k in range(args.steps)]
-    how, its = streaming(levels, CHUNK, args.frames), Sampling.steps(Flow(), args.teacher_steps, solver="ddim", guidance=args.guidance)
+    how, its = (
+        streaming(levels, CHUNK, args.frames),
+        Sampling.steps(Flow(), args.teacher_steps, solver="ddim", guidance=args.guidance),
+    )
     found, cond = [], world.condition(torch.zeros(1, dtype=torch.long))
     for _ in range(args.rounds + 1):
         first, end = streamed(student, how, frame, args.frames, cond)
@@ -99,7 +109,10 @@ def main() -> None:
         row = {"frames made": str(frames)}
         for name, sampling in ((f"window {how.window}", how), ("no window", without)):
             size, spent = kept(student, sampling, frame, frames)
-            row |= {f"cache, KiB ({name})": f"{size / 1024:.0f}", f"next call, ms ({name})": f"{spent * 1e3:.1f}"}
+            row |= {
+                f"cache, KiB ({name})": f"{size / 1024:.0f}",
+                f"next call, ms ({name})": f"{spent * 1e3:.1f}",
+            }
         lengths.append(row)
     print(table(lengths))
     weights = sum(p.numel() for p in student.parameters())

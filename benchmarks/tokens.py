@@ -1,10 +1,12 @@
 """Tokens per second of a student and its teacher at each number of steps, and what the texts are worth.
 
-    python -m benchmarks.tokens STUDENT [--teacher text] [--steps 64,32,16,8,4,2,1] [-n 100] [--rounds 5] [--threads 1]
+    python -m benchmarks.tokens STUDENT [--teacher text] [--steps 64,32,16,8,4,2,1] [-n 100] [--rounds 5]
+    [--threads 1]
 
-All ways of sampling take turns in every round, so that a busy machine slows all of them alike; *times as fast* is the median of the ratios,
-round by round, to the teacher's own number of steps. Both networks are of one size, so that a way's speed follows from its number of steps.
-Perplexity under the world's n-gram model and unigram entropy are those of all the rounds' samples together, beside those of held-out text.
+All ways of sampling take turns in every round, so that a busy machine slows all of them alike; *times as
+fast* is the median of the ratios, round by round, to the teacher's own number of steps. Both networks are of
+one size, so that a way's speed follows from its number of steps. Perplexity under the world's n-gram model
+and unigram entropy are those of all the rounds' samples together, beside those of held-out text.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import table
-from stillhouse.api import open_model
+from stillhouse.api.runs import open_model
 from stillhouse.model import Model
 from stillhouse.worlds.base import World, get_world
 
@@ -30,7 +32,9 @@ def timed(model: Model, steps: int, n: int, seed: int) -> tuple[float, Tensor]:
     return time.perf_counter() - began, tokens
 
 
-def measure(models: dict[str, Model], world: World, steps: list[int], n: int, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    models: dict[str, Model], world: World, steps: list[int], n: int, rounds: int
+) -> list[dict[str, Any]]:
     """One row for each of ``models`` (the teacher first) at each number of ``steps``, plain figures."""
     teacher = next(iter(models.values()))
     usual = next(iter(teacher.samplings))
@@ -55,7 +59,9 @@ def measure(models: dict[str, Model], world: World, steps: list[int], n: int, ro
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("student")
     parser.add_argument("--teacher", default="text")
     parser.add_argument("--steps", default="64,32,16,8,4,2,1")
@@ -67,11 +73,26 @@ def main() -> None:
     models = {"teacher": open_model(args.teacher), "student": open_model(args.student)}
     world = get_world("text")
     rows = measure(models, world, [int(s) for s in args.steps.split(",")], args.n, args.rounds)
-    rows.append({"who": "held-out text", "steps": "", "times as fast": "", "tokens/s": "", **world.floor(args.n * args.rounds)})
+    rows.append(
+        {
+            "who": "held-out text",
+            "steps": "",
+            "times as fast": "",
+            "tokens/s": "",
+            **world.floor(args.n * args.rounds),
+        }
+    )
     print(
         table(
             [
-                {k: f"{v:.3g}" if isinstance(v, float) and v < 1000 else f"{v:.0f}" if isinstance(v, float) else v for k, v in r.items()}
+                {
+                    k: f"{v:.3g}"
+                    if isinstance(v, float) and v < 1000
+                    else f"{v:.0f}"
+                    if isinstance(v, float)
+                    else v
+                    for k, v in r.items()
+                }
                 for r in rows
             ]
         )

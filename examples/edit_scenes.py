@@ -1,4 +1,5 @@
-"""Change the colour of a drawn object and leave the rest alone: encode with one caption, decode with another (icd, arXiv 2406.14539).
+"""Change the colour of a drawn object and leave the rest alone: encode with one caption, decode with another
+(icd, arXiv 2406.14539).
 
 python examples/edit_scenes.py            # about five minutes on one CPU core
 python examples/edit_scenes.py --quick    # a few iterations, to see that it runs
@@ -9,9 +10,9 @@ import sys
 import torch
 
 import stillhouse
-from stillhouse.draws import Draws
+from stillhouse.core.draws import Draws
 from stillhouse.io.images import save_samples
-from stillhouse.methods.control_edit.icd import edit
+from stillhouse.systems.control_edit.icd import edit
 from stillhouse.worlds.base import get_world
 
 QUICK = "--quick" in sys.argv
@@ -41,7 +42,10 @@ changed = edit(student, pictures, world.condition(ids), world.condition(new), gu
 
 back = (pictures - pictures[:, :, :1, :1]).abs().amax(1) < 0.1  # what looks like the corner is background
 moved = ((changed - pictures).abs().mean(1) * back).sum() / back.sum()
-print(f"{world.measure(changed, new)['fidelity']:.0%} show the new caption; the background moved by {float(moved):.3f} of 2")
+print(
+    f"{world.measure(changed, new)['fidelity']:.0%} show the new caption; the background moved by "
+    f"{float(moved):.3f} of 2"
+)
 save_samples("runs/edit-before.png", pictures)
 save_samples("runs/edit-after.png", changed)
 print("look at runs/edit-before.png and runs/edit-after.png")

@@ -1,4 +1,5 @@
-"""The shipped `text` teacher, a masked diffusion model of English prose, to eight steps; and a text with gaps filled in.
+"""The shipped `text` teacher, a masked diffusion model of English prose, to eight steps; and a text with gaps
+filled in.
 
 python examples/few_step_text.py            # about ten minutes on two CPU cores
 python examples/few_step_text.py --quick    # a few iterations, to see that it runs
@@ -29,6 +30,9 @@ student = stillhouse.distill(
 n = 2 if QUICK else 16
 for name, model in (("teacher", teacher), ("student", student)):
     for steps in (8, 64):
-        save_texts(out / f"{name}-{steps}-steps.txt", texts_of(model.tokenizer, model.sample(n, steps=2 if QUICK else steps)))
+        save_texts(
+            out / f"{name}-{steps}-steps.txt",
+            texts_of(model.tokenizer, model.sample(n, steps=2 if QUICK else steps)),
+        )
 print("\n".join(texts_of(teacher.tokenizer, student.sample(n, "the ________ of an array is a "))))
 print(f"look at the texts in {out}")

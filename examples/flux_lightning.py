@@ -1,7 +1,9 @@
-"""A Flux-like model to four steps, progressively and with a critic on pairs (SDXL-Lightning, Lin et al., 2024, arXiv 2402.13929).
+"""A Flux-like model to four steps, progressively and with a critic on pairs (SDXL-Lightning, Lin et al.,
+2024, arXiv 2402.13929).
 
-python examples/flux_lightning.py ./my-flux ./my-pictures    # a pipeline's folder, pictures with captions; one GPU with 80 GB
-python examples/flux_lightning.py --quick                    # a tiny pipeline with random weights, to see that it runs
+python examples/flux_lightning.py ./my-flux ./my-pictures    # a pipeline's folder, pictures with captions;
+one GPU with 80 GB python examples/flux_lightning.py --quick                    # a tiny pipeline with random
+weights, to see that it runs
 
 The student keeps the teacher's flow: the same noise gives the same layout, in 4 steps instead of 28.
 """
@@ -17,9 +19,12 @@ QUICK = "--quick" in sys.argv
 out = Path("runs/flux-lightning")
 if QUICK:
     from stillhouse.io.pipelines.tiny import build
-    from stillhouse.worlds.shapes import write_folder
+    from stillhouse.worlds.shapes.world import write_folder
 
-    teacher, data = stillhouse.load(build("flux", "runs/tiny/flux"), height=64, width=64), write_folder("runs/tiny/pictures", 8)
+    teacher, data = (
+        stillhouse.load(build("flux", "runs/tiny/flux"), height=64, width=64),
+        write_folder("runs/tiny/pictures", 8),
+    )
 else:
     teacher, data = stillhouse.load(sys.argv[1], dtype=torch.bfloat16), Path(sys.argv[2])
 

@@ -6,9 +6,9 @@ python examples/noisy_labels.py --quick    # a few iterations, to see that it ru
 
 import sys
 
-from stillhouse.methods.classical.label_noise_sd import NoisyLabelDistiller
-from stillhouse.parts.soft import SoftMLP
-from stillhouse.worlds.tables import Tables
+from stillhouse.classical.soft import SoftMLP
+from stillhouse.systems.classical.label_noise_sd import NoisyLabelDistiller
+from stillhouse.worlds.tables.world import Tables
 
 QUICK = "--quick" in sys.argv
 
@@ -18,4 +18,7 @@ student = NoisyLabelDistiller(network, xi="validation", sweep=(0.5, 1.0, 1.6, 2.
 student.fit(split.X, split.y, validation=(split.X_val, split.y_val))
 
 teacher = (student.teacher_.predict(split.X_test) == split.y_test).mean()
-print(f"right on new digits: teacher {teacher:.1%}, student {student.score(split.X_test, split.y_test):.1%} (xi = {student.factors_[0]:g})")
+print(
+    f"right on new digits: teacher {teacher:.1%}, student {student.score(split.X_test, split.y_test):.1%} "
+    f"(xi = {student.factors_[0]:g})"
+)

@@ -1,4 +1,5 @@
-"""An object pulled out of a denoiser of pictures: no 3-D data, one object for each noise. Turn-tables and splats are written.
+"""An object pulled out of a denoiser of pictures: no 3-D data, one object for each noise. Turn-tables and
+splats are written.
 
 python examples/object_from_scores.py            # about two minutes on two CPU cores
 python examples/object_from_scores.py --quick    # a few iterations, to see that it runs
@@ -10,7 +11,7 @@ from pathlib import Path
 import stillhouse
 from stillhouse.io.media import save_clips
 from stillhouse.io.ply import write_ply
-from stillhouse.worlds.objects import Objects
+from stillhouse.worlds.objects.world import Objects
 
 QUICK = "--quick" in sys.argv
 out, world = Path("runs/object-from-scores"), Objects()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import stillhouse
-from stillhouse.denoiser import Denoiser
-from stillhouse.process import Flow
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Flow
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.data import TensorData
 from stillhouse.train.denoising import Denoising
@@ -26,7 +26,9 @@ class Mine(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
+        self.net = nn.Sequential(
+            nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2)
+        )
 
     def forward(self, sample, timestep):
         return self.net(torch.cat([sample, timestep[:, None]], 1))
@@ -42,7 +44,9 @@ data = TensorData(spiral)
 
 fresh = stillhouse.load(Denoiser(Mine(), Flow(), "velocity", call=call), shape=(2,))
 teacher = Trainer(Denoising(), fresh, data, Recipe(steps=20 if QUICK else 3000, batch=256)).fit()
-student = stillhouse.distill(teacher, "progressive", teacher_steps=16, data=data, iterations=20 if QUICK else 3000, batch=256)
+student = stillhouse.distill(
+    teacher, "progressive", teacher_steps=16, data=data, iterations=20 if QUICK else 3000, batch=256
+)
 
 for name, model, steps in (("teacher", teacher, 64), ("teacher", teacher, 1), ("student", student, 1)):
     x = model.sample(1000, steps=steps)

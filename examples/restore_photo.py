@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import stillhouse
-from stillhouse.draws import Draws
+from stillhouse.core.draws import Draws
 from stillhouse.io.photo import Photo, read_photo, write_photo
 from stillhouse.samplers.tiled import restore
-from stillhouse.worlds.photos import find_photograph
+from stillhouse.worlds.photos.world import find_photograph
 
 QUICK = "--quick" in sys.argv
 out = Path("runs/restore-photo")

@@ -1,10 +1,12 @@
-"""Your own Stable Diffusion 1.5 fine-tune as a LoRA that draws in four steps (LCM-LoRA, Luo et al., 2023, arXiv 2311.05556).
+"""Your own Stable Diffusion 1.5 fine-tune as a LoRA that draws in four steps (LCM-LoRA, Luo et al., 2023,
+arXiv 2311.05556).
 
-python examples/sd15_lcm_lora.py ./my-sd15 ./my-pictures    # a pipeline's folder, and pictures with captions; one GPU with 16 GB
-python examples/sd15_lcm_lora.py --quick                    # a tiny pipeline with random weights, to see that it runs
+python examples/sd15_lcm_lora.py ./my-sd15 ./my-pictures    # a pipeline's folder, and pictures with captions;
+one GPU with 16 GB python examples/sd15_lcm_lora.py --quick                    # a tiny pipeline with random
+weights, to see that it runs
 
-Pictures and captions are encoded once and kept beside them. Nothing else is downloaded or asked: latents, prediction and table of steps are
-read from the pipeline.
+Pictures and captions are encoded once and kept beside them. Nothing else is downloaded or asked: latents,
+prediction and table of steps are read from the pipeline.
 """
 
 import sys
@@ -18,7 +20,7 @@ QUICK = "--quick" in sys.argv
 out = Path("runs/sd15-lcm-lora")
 if QUICK:
     from stillhouse.io.pipelines.tiny import build
-    from stillhouse.worlds.shapes import write_folder
+    from stillhouse.worlds.shapes.world import write_folder
 
     folder, data = build("sd", "runs/tiny/sd"), write_folder("runs/tiny/pictures", 8)
 else:
@@ -51,6 +53,8 @@ from diffusers import DiffusionPipeline  # noqa: E402
 
 pipe = DiffusionPipeline.from_pretrained(out / "model")
 noise = torch.Generator().manual_seed(0)
-picture = pipe("a red circle above a blue square", num_inference_steps=4, guidance_scale=1.0, generator=noise).images[0]
+picture = pipe(
+    "a red circle above a blue square", num_inference_steps=4, guidance_scale=1.0, generator=noise
+).images[0]
 picture.save(out / "picture.png")
 print(f"look at {out}/picture.png; share {out}/model")

@@ -1,9 +1,12 @@
-"""Your own SDXL to one step with DMD2, from prompts alone, on one copy of its weights (Yin et al., 2024, arXiv 2405.14867).
+"""Your own SDXL to one step with DMD2, from prompts alone, on one copy of its weights (Yin et al., 2024,
+arXiv 2405.14867).
 
-python examples/sdxl_dmd2_one_base.py ./my-sdxl ./prompts.txt    # one GPU with 40 GB; three copies would not fit on 80
-python examples/sdxl_dmd2_one_base.py --quick                    # a tiny pipeline with random weights, to see that it runs
+python examples/sdxl_dmd2_one_base.py ./my-sdxl ./prompts.txt    # one GPU with 40 GB; three copies would not
+fit on 80 python examples/sdxl_dmd2_one_base.py --quick                    # a tiny pipeline with random
+weights, to see that it runs
 
-Teacher, student and fake score are one network with an adapter for each of the last two. Leave `lora` out, and they are three networks.
+Teacher, student and fake score are one network with an adapter for each of the last two. Leave `lora` out,
+and they are three networks.
 """
 
 import sys
@@ -29,7 +32,8 @@ student = stillhouse.distill(
     data=prompts,
     gan_weight=0.0,  # no pictures, no critic
     guidance=8.0,
-    start=0.4,  # a noise network can't begin at pure noise: it is told t = 0.4, as the paper's one-step SDXL is
+    # a noise network can't begin at pure noise: it is told t = 0.4, as the paper's one-step SDXL is
+    start=0.4,
     fake_per_student=5,
     lora=2 if QUICK else 64,
     lr={"student": 5e-5, "fake": 5e-5},
@@ -45,10 +49,13 @@ student = stillhouse.distill(
 )
 print(student.samplings)
 
-# what a user of yours types: plain Diffusers; the folder brings a scheduler of one page, which has to be allowed
+# what a user of yours types: plain Diffusers; the folder brings a scheduler of one page, which has to be
+# allowed
 from diffusers import DiffusionPipeline  # noqa: E402
 
 pipe = DiffusionPipeline.from_pretrained(out / "model", trust_remote_code=True)
-picture = pipe("a red circle above a blue square", num_inference_steps=1, generator=torch.Generator().manual_seed(0)).images[0]
+picture = pipe(
+    "a red circle above a blue square", num_inference_steps=1, generator=torch.Generator().manual_seed(0)
+).images[0]
 picture.save(out / "picture.png")
 print(f"look at {out}/picture.png; share {out}/model")

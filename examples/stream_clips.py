@@ -1,4 +1,5 @@
-"""A causal student that moves as a text says and opens its mouth as loudly as a sound: taught on ten frames, streamed for a hundred.
+"""A causal student that moves as a text says and opens its mouth as loudly as a sound: taught on ten frames,
+streamed for a hundred.
 
 python examples/stream_clips.py            # about five minutes on two CPU cores
 python examples/stream_clips.py --quick    # a few iterations, to see that it runs
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import stillhouse
-from stillhouse.draws import Draws
+from stillhouse.core.draws import Draws
 from stillhouse.io.media import save_clips
 from stillhouse.samplers.streaming import stream
 from stillhouse.worlds.base import get_world
@@ -39,10 +40,21 @@ student = stillhouse.distill(
 
 labels = world.even(6)  # six texts, each with another sound
 frames = 20 if QUICK else 100
-save_clips(out / "students.gif", world.frames_of(student.sample(6, world.condition(labels, frames), frames=frames)), fps=12)
+save_clips(
+    out / "students.gif",
+    world.frames_of(student.sample(6, world.condition(labels, frames), frames=frames)),
+    fps=12,
+)
 
 # the same by hand: chunks come as they are made, whatever one wants to do with them
-chunks = stream(student.denoiser, student.sampling(), world.shape[1:], world.condition(labels, frames), Draws(6, "by hand"), frames=frames)
+chunks = stream(
+    student.denoiser,
+    student.sampling(),
+    world.shape[1:],
+    world.condition(labels, frames),
+    Draws(6, "by hand"),
+    frames=frames,
+)
 began = time.perf_counter()
 for number, chunk in enumerate(chunks):
     print(f"chunk {number}: {tuple(chunk.shape)} after {1000 * (time.perf_counter() - began):.0f} ms")

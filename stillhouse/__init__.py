@@ -8,16 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 
 if TYPE_CHECKING:
-    from stillhouse.api import distill, train_teacher
+    from stillhouse.api.runs import distill, train_teacher
     from stillhouse.model import Model, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "StillhouseError", "distill", "load", "train_teacher"]
 
-_HOMES = {"Model": "model", "load": "model", "distill": "api", "train_teacher": "api"}
+_HOMES = {"Model": "model", "load": "model", "distill": "api.runs", "train_teacher": "api.runs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
-"""One base, many players: teacher, student, fake score and slow copies as adapters on a single set of base weights.
+"""One base, many players: teacher, student, fake score and slow copies as adapters on a single set of base
+weights.
 
-:func:`adapted` makes a teacher whose copies are low-rank adapters (Hu et al., 2021, arXiv 2106.09685). A method never sees the
-difference: ``teacher.copy()`` is a network of its own in the one case and an adapter in the other.
+:func:`adapted` makes a teacher whose copies are low-rank adapters (Hu et al., 2021, arXiv 2106.09685). A
+method never sees the difference: ``teacher.copy()`` is a network of its own in the one case and an adapter in
+the other.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.denoiser import Denoiser, ExactDenoiser
-from stillhouse.draws import seed_of
-from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import seed_of
+from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.models.taps import plain_checkpoint
 
 # endings of the names of the layers that get an adapter
@@ -32,7 +34,9 @@ class Base:
         try:
             from peft.tuners.lora import LoraLayer
         except ImportError as error:
-            raise StillhouseError("Adapters need the package PEFT; run: pip install 'stillhouse[pipelines]'") from error
+            raise StillhouseError(
+                "Adapters need the package PEFT; run: pip install 'stillhouse[pipelines]'"
+            ) from error
 
         self.net, self.rank, self.alpha, self.names, self.seed = net, rank, alpha, list(names), seed
         self.active: str | None = None
@@ -56,10 +60,20 @@ class Base:
 
         count = getattr(self.net, "players", 0)  # of the network, which may have been a base before
         name, self.net.players = f"player{count}", count + 1  # type: ignore[assignment]
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.names, init_lora_weights="gaussian")  # type: ignore[arg-type]
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            target_modules=self.names,
+            init_lora_weights="gaussian",
+        )
+        with (
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+        ):  # torch's initialisers know no generator: lend them a seeded one
             torch.manual_seed(seed_of(self.seed, "adapter", name))
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # that there are several is the point
+            warnings.filterwarnings(
+                "ignore", "Already found a `peft_config`"
+            )  # that there are several is the point
             inject_adapter_in_model(config, self.net, name)
         return name
 
@@ -67,11 +81,15 @@ class Base:
         """The parameters of one adapter by layer."""
         found = {}
         for layer, module in self.layers.items():
-            found[f"{layer}.down"], found[f"{layer}.up"] = module.lora_A[name].weight, module.lora_B[name].weight
+            found[f"{layer}.down"], found[f"{layer}.up"] = (
+                module.lora_A[name].weight,
+                module.lora_B[name].weight,
+            )
         return found
 
     def switch(self, name: str | None) -> None:
-        """Turn one adapter on and all others off; None: all off. Touches no gradient switch, which are the loop's."""
+        """Turn one adapter on and all others off; None: all off. Touches no gradient switch, which are the
+        loop's."""
         self.active = name
         for layer in self.layers.values():
             layer._active_adapter, layer._disable_adapters = [name] if name else [], name is None
@@ -87,7 +105,8 @@ class Base:
             self.switch(before)
 
     def recomputed(self, block: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Activation checkpointing of ``block``: when the backward pass computes it again, the adapter of the first time is on."""
+        """Activation checkpointing of ``block``: when the backward pass computes it again, the adapter of the
+        first time is on."""
         name = self.active
 
         def again(*given: Any, **named: Any) -> Any:
@@ -98,16 +117,24 @@ class Base:
 
 
 class Adapted(Denoiser):
-    """One player on a :class:`Base`. Its parameters and its state are its adapter's alone; without an adapter it is the teacher.
+    """One player on a :class:`Base`. Its parameters and its state are its adapter's alone; without an adapter
+    it is the teacher.
 
-    ``copy()`` and ``copy.deepcopy`` make another player: of equal weights, or from the teacher one without effect yet.
+    ``copy()`` and ``copy.deepcopy`` make another player: of equal weights, or from the teacher one without
+    effect yet.
     """
 
     def __init__(self, base: Base, like: Denoiser, name: str | None = None):
         nn.Module.__init__(self)
         # kept out of the module's tree: the base's weights are no player's
         object.__setattr__(self, "base", base)
-        self.process, self.kind, self.call, self.two_time, self.empty = like.process, like.kind, like.call, like.two_time, like.empty
+        self.process, self.kind, self.call, self.two_time, self.empty = (
+            like.process,
+            like.kind,
+            like.call,
+            like.two_time,
+            like.empty,
+        )
         self.name, self.calls = name, 0
         own = base.weights(name) if name else {}
         self.weights = nn.ParameterDict({key.replace(".", "/"): p for key, p in own.items()})
@@ -151,36 +178,52 @@ class Adapted(Denoiser):
         net = copy.deepcopy(self.base.net, {id(self.base): self.base})
         if hasattr(net, "checkpoint"):
             net.checkpoint, net.checkpointing = plain_checkpoint, False  # type: ignore[assignment]
-        wrapped: list[tuple[str, Any]] = [(name, m) for name, m in net.named_modules() if hasattr(m, "lora_A")]
+        wrapped: list[tuple[str, Any]] = [
+            (name, m) for name, m in net.named_modules() if hasattr(m, "lora_A")
+        ]
         for name, layer in wrapped:  # another base's, too, if the network was one before
             if self.name and name in self.base.layers:
                 layer.merge(adapter_names=[self.name])
             parent, _, last = name.rpartition(".")
             setattr(net.get_submodule(parent), last, layer.get_base_layer())
-        return Denoiser(net, self.process, self.kind, call=self.call, two_time=self.two_time, empty=self.empty)
+        return Denoiser(
+            net, self.process, self.kind, call=self.call, two_time=self.two_time, empty=self.empty
+        )
 
     def lora(self) -> dict[str, Tensor]:
-        """The adapter as PEFT names it: ``LAYER.lora_A.weight``, ``LAYER.lora_B.weight``; float32 on the CPU, scale not applied."""
+        """The adapter as PEFT names it: ``LAYER.lora_A.weight``, ``LAYER.lora_B.weight``; float32 on the CPU,
+        scale not applied."""
         made = {}
         for key, weight in self.weights.items():
             layer, _, part = key.replace("/", ".").rpartition(".")
-            made[f"{layer}.lora_{'A' if part == 'down' else 'B'}.weight"] = weight.detach().float().cpu().contiguous()
+            made[f"{layer}.lora_{'A' if part == 'down' else 'B'}.weight"] = (
+                weight.detach().float().cpu().contiguous()
+            )
         return made
 
 
 def adapted(
-    denoiser: Denoiser, rank: int, *, alpha: float | None = None, targets: str | Sequence[str] = "attention", seed: int = 0
+    denoiser: Denoiser,
+    rank: int,
+    *,
+    alpha: float | None = None,
+    targets: str | Sequence[str] = "attention",
+    seed: int = 0,
 ) -> Adapted:
-    """``denoiser`` as a teacher whose copies share its weights: its layers get a place for low-rank adapters, all off.
+    """``denoiser`` as a teacher whose copies share its weights: its layers get a place for low-rank adapters,
+    all off.
 
-    ``rank``: of the adapters. ``alpha``: an adapter's effect is scaled by ``alpha / rank`` (1 unless given). ``targets``: which layers:
-    ``attention`` (their projections; every linear layer where there are none), ``linear``, ``all`` (convolutions as well), or endings of
-    layer names. ``seed``: of their first values. The network is changed in place; ``denoiser`` itself goes on as before.
-    Raises :class:`StillhouseError` for a closed form, and where no layer is meant.
+    ``rank``: of the adapters. ``alpha``: an adapter's effect is scaled by ``alpha / rank`` (1 unless given).
+    ``targets``: which layers: ``attention`` (their projections; every linear layer where there are none),
+    ``linear``, ``all`` (convolutions as well), or endings of layer names. ``seed``: of their first values.
+    The network is changed in place; ``denoiser`` itself goes on as before. Raises :class:`StillhouseError`
+    for a closed form, and where no layer is meant.
     """
     if isinstance(denoiser, Adapted):
         return denoiser.off
-    require(not isinstance(denoiser, ExactDenoiser), "A closed-form teacher has no weights to put an adapter on.")
+    require(
+        not isinstance(denoiser, ExactDenoiser), "A closed-form teacher has no weights to put an adapter on."
+    )
     require(rank >= 1, f"An adapter's rank is 1 or more, not {rank}.")
     names = _layers(denoiser.net, targets)
     base = Base(denoiser.net, rank, float(rank if alpha is None else alpha), names, seed)
@@ -194,7 +237,11 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
         if any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B")):
             continue  # inside a layer that has adapters already
         found[name] = module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[assignment]
-    every = [name for name, module in found.items() if isinstance(module, kinds) and getattr(module, "groups", 1) == 1]
+    every = [
+        name
+        for name, module in found.items()
+        if isinstance(module, kinds) and getattr(module, "groups", 1) == 1
+    ]
     if isinstance(targets, str):
         if targets not in TARGETS:
             raise unknown("choice of layers for adapters", targets, TARGETS)
@@ -208,7 +255,8 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
 
 
 def checkpointed(denoiser: Denoiser) -> None:
-    """Turn on activation checkpointing of a denoiser's network; what is computed again meets the adapter of the first time.
+    """Turn on activation checkpointing of a denoiser's network; what is computed again meets the adapter of
+    the first time.
 
     Raises :class:`StillhouseError` for a network that has none.
     """

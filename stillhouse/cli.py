@@ -1,4 +1,5 @@
-"""The command line. Each command's module is imported only when it is asked for, so that ``--help`` answers at once."""
+"""The command line. Each command's module is imported only when it is asked for, so that ``--help`` answers
+at once."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from stillhouse import __version__
-from stillhouse.errors import StillhouseError, unknown
+from stillhouse.core.errors import StillhouseError, unknown
 
 # command: its module below stillhouse.commands, and what it does
 COMMANDS = {
@@ -27,7 +28,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a claim does not hold, 2 a mistake in what was given, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 a claim does not hold, 2 a mistake in what was
+    given, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="stillhouse: %(message)s", level=logging.WARNING)
     try:

@@ -1,4 +1,5 @@
-"""A model as a user holds it: a denoiser, how it is sampled, and where it came from. Teachers and students are both this."""
+"""A model as a user holds it: a denoiser, how it is sampled, and where it came from. Teachers and students
+are both this."""
 
 from __future__ import annotations
 
@@ -13,16 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import Adapted
-from stillhouse.conditions import Condition, TextEncoder, cycled, even_labels, move, size
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.conditions import Condition, TextEncoder, cycled, even_labels, move, size
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.prediction import Kind
+from stillhouse.core.process import Process, process_from_config
 from stillhouse.io.language import Pretrained, is_language, open_language, save_language
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.models.letters import Tokenizer, tokenizer_from, with_gaps
-from stillhouse.prediction import Kind
-from stillhouse.process import Process, process_from_config
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.models.words import Words
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
@@ -36,8 +39,6 @@ def _text(described: dict[str, Any] | None) -> TextEncoder | None:
     """The text encoder that a header describes."""
     if described is None:
         return None
-    from stillhouse.models.words import Words
-
     return Words.from_description(described)
 
 
@@ -58,13 +59,15 @@ class Codec(Protocol):
 class Model:
     """A denoiser with the shape of its samples, its classes and its ways of sampling.
 
-    ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any number of steps is
-    allowed and makes a uniform grid with the default's solver; a student has only the numbers it was trained for.
-    ``text``: makes conditions of prompts; ``prompts``: some to show it with. ``codec``: between images and the latents that
-    ``shape`` speaks of; None where samples are what they are. ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by.
-    ``inverse``: a student of its own that goes from data to noise, where the method makes one. ``told``: what else its network hears:
-    the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the tokens of a model of these.
-    ``info``: method, teacher, options, measured numbers; saved in the file's header.
+    ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any
+    number of steps is allowed and makes a uniform grid with the default's solver; a student has only the
+    numbers it was trained for. ``text``: makes conditions of prompts; ``prompts``: some to show it with.
+    ``codec``: between images and the latents that ``shape`` speaks of; None where samples are what they are.
+    ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by. ``inverse``: a student of its
+    own that goes from data to noise, where the method makes one. ``told``: what else its network hears: the
+    ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the
+    tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the file's
+    header.
     """
 
     denoiser: Denoiser
@@ -87,14 +90,19 @@ class Model:
             self.samplings = {n: self._as_piped(n, sampling) for n, sampling in self.samplings.items()}
 
     def _as_piped(self, n: int, sampling: Sampling) -> Sampling:
-        """A sampling such that the pipeline's own call walks the same: its times where any number of steps will do, its first noise."""
+        """A sampling such that the pipeline's own call walks the same: its times where any number of steps
+        will do, its first noise."""
         from stillhouse.io.export import first_level, unsaid_guidance
 
         assert self.pipeline is not None
         if self.free_steps:
             return replace(_walk(self.pipeline, n), guidance=sampling.guidance)
         start = first_level(self.pipeline, sampling.times[0]) if sampling.start is None else sampling.start
-        return replace(sampling, start=start, guidance=unsaid_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance)
+        return replace(
+            sampling,
+            start=start,
+            guidance=unsaid_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance,
+        )
 
     @property
     def conditional(self) -> bool:
@@ -103,13 +111,15 @@ class Model:
 
     @property
     def form(self) -> str:
-        """What a sample is: ``text`` (L,), ``video`` (F, C, H, W), ``image`` (C, H, W), ``actions`` (H, A) or ``points`` (D,)."""
+        """What a sample is: ``text`` (L,), ``video`` (F, C, H, W), ``image`` (C, H, W), ``actions`` (H, A) or
+        ``points`` (D,)."""
         if self.denoiser.process.discrete:
             return "text"
         return {4: "video", 3: "image", 2: "actions"}.get(len(self.shape), "points")
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's own."""
+        """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's
+        own."""
         require(steps is None or steps >= 1, f"A sample takes at least one step, not {steps}.")
         default = next(iter(self.samplings.values()))
         if steps is None:
@@ -117,14 +127,28 @@ class Model:
         elif self.free_steps and self.pipeline is not None:
             chosen = replace(_walk(self.pipeline, steps), guidance=default.guidance)
         elif self.free_steps:
-            chosen = Sampling.steps(self.denoiser.process, steps, solver=default.solver, guidance=default.guidance)
+            chosen = Sampling.steps(
+                self.denoiser.process, steps, solver=default.solver, guidance=default.guidance
+            )
         elif steps in self.samplings:
             chosen = self.samplings[steps]
         else:
             known = ", ".join(map(str, self.samplings))
-            raise StillhouseError(f"This student samples in {known} step(s), not {steps}; distil one for {steps} steps.")
-        if self.pipeline is not None and not self.free_steps and chosen.guidance == 1 and guidance is not None and guidance > 1:
-            log.warning("This student needs no guidance; a scale of %g costs a second evaluation a step and oversaturates.", guidance)
+            raise StillhouseError(
+                f"This student samples in {known} step(s), not {steps}; distil one for {steps} steps."
+            )
+        if (
+            self.pipeline is not None
+            and not self.free_steps
+            and chosen.guidance == 1
+            and guidance is not None
+            and guidance > 1
+        ):
+            log.warning(
+                "This student needs no guidance; a scale of %g costs a second evaluation a step and "
+                "oversaturates.",
+                guidance,
+            )
         return chosen if guidance is None else replace(chosen, guidance=guidance)
 
     def sample(
@@ -139,12 +163,14 @@ class Model:
         start: Tensor | None = None,
         frames: int = 0,
     ) -> Tensor:
-        """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents`` are asked for.
+        """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents``
+        are asked for.
 
-        ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed; any condition of ``n`` rows;
-        None: spread evenly over the classes or the model's own ``prompts``. ``start``: states (n, *shape) to walk from instead of noise.
-        A prompt to a model of tokens is text to be kept, each ``_`` in it a token to be filled in, like all that follows it.
-        ``frames``: length of clips, which a causal video student chooses freely; 0: as it learned.
+        ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed;
+        any condition of ``n`` rows; None: spread evenly over the classes or the model's own ``prompts``.
+        ``start``: states (n, *shape) to walk from instead of noise. A prompt to a model of tokens is text to
+        be kept, each ``_`` in it a token to be filled in, like all that follows it. ``frames``: length of
+        clips, which a causal video student chooses freely; 0: as it learned.
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         shape = self.of_length(frames, self.sampling(steps, guidance))
@@ -153,28 +179,43 @@ class Model:
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
         cond, start = move(self.condition_of(n, cond), device), move(start, device)
-        samples = draw_samples(self.denoiser.eval(), self.sampling(steps, guidance), shape, cond, draws, start=start)
+        samples = draw_samples(
+            self.denoiser.eval(), self.sampling(steps, guidance), shape, cond, draws, start=start
+        )
         return samples if latents else self.pictures(samples, cond)
 
     def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
-        """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a ``codec``, else themselves."""
+        """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a
+        ``codec``, else themselves."""
         samples = self.denoiser.process.to_data(samples, cond)
-        return samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
+        return (
+            samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
+        )
 
     def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]:
         """The shape of a sample of ``frames`` frames, 0 for the usual one."""
         require(frames >= 0, f"A clip has at least one frame, not {frames}.")
         if frames in (0, self.shape[0]):
             return self.shape
-        require(self.form == "video", f"Only clips have a number of frames; this model makes samples of shape {tuple(self.shape)}.")
-        stuck = f"This model makes clips of {self.shape[0]} frames, all at once; distil a causal student to stream {frames}."
+        require(
+            self.form == "video",
+            f"Only clips have a number of frames; this model makes samples of shape {tuple(self.shape)}.",
+        )
+        stuck = (
+            f"This model makes clips of {self.shape[0]} frames, all at once; distil a causal student "
+            f"to stream {frames}."
+        )
         require(bool(sampling.chunk), stuck)
         return (frames, *self.shape[1:])
 
     def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
-        """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as needed."""
+        """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as
+        needed."""
         require(self.tokenizer is not None, "This model has no tokenizer, and can't read a prompt.")
-        require(self.denoiser.process.name == "masked", "Only a masked process keeps what a prompt says; this model revises every token.")
+        require(
+            self.denoiser.process.name == "masked",
+            "Only a masked process keeps what a prompt says; this model revises every token.",
+        )
         require(len(prompts) > 0, "The list of prompts is empty.")
         assert self.tokenizer is not None
         return cycled(with_gaps(self.tokenizer, prompts, self.shape[0]), n)
@@ -194,31 +235,63 @@ class Model:
             require(self.classes > 0, "This model takes no class labels.")
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")
             low, high = int(cond.min()), int(cond.max())
-            require(low >= -1 and high < self.classes, f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.")
-        missing = f"This model is told an {self.told}" if self.told[:1] in "aeiou" else f"This model is told a {self.told}"
+            require(
+                low >= -1 and high < self.classes,
+                f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.",
+            )
+        missing = (
+            f"This model is told an {self.told}"
+            if self.told[:1] in "aeiou"
+            else f"This model is told a {self.told}"
+        )
         require(cond is not None or not self.told, f"{missing} for each sample; give them as cond.")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 
     def save_pretrained(self, folder: str | Path, *, form: str | None = None) -> Path:
-        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load` needs.
+        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load`
+        needs.
 
-        The student of a Diffusers pipeline is written as one instead, ``form``: ``full``, ``lora`` or ``both``; see
-        :func:`stillhouse.io.export.save_pipeline`. A masked language model of Transformers is written as such a folder.
+        The student of a Diffusers pipeline is written as one instead, ``form``: ``full``, ``lora`` or
+        ``both``; see :func:`stillhouse.io.export.save_pipeline`. A masked language model of Transformers is
+        written as such a folder.
         """
         folder = Path(folder)
         if self.pipeline is not None:
             from stillhouse.io.export import save_pipeline
 
             more = {"world": self.world, "prompts": list(self.prompts)}
-            # a model that was only trained on is guided as before; a student whose guidance is folded in must not be guided again
+            # a model that was only trained on is guided as before; a student whose guidance is folded in must
+            # not be guided again
             folded = self.info.get("method") != "denoising"
-            kept = {"free_steps": self.free_steps, "inverse": self.inverse, "more": more, "fixed_guidance": folded}
-            return save_pipeline(folder, self.pipeline, self.denoiser, self.samplings, self.info, form=form, **kept)  # type: ignore[arg-type]
-        require(form in (None, "full"), "Only the student of a Diffusers pipeline is saved in other forms than full.")
+            kept = {
+                "free_steps": self.free_steps,
+                "inverse": self.inverse,
+                "more": more,
+                "fixed_guidance": folded,
+            }
+            return save_pipeline(
+                folder,
+                self.pipeline,
+                self.denoiser,
+                self.samplings,
+                self.info,
+                form=form,
+                **kept,  # type: ignore[arg-type]
+            )
+        require(
+            form in (None, "full"),
+            "Only the student of a Diffusers pipeline is saved in other forms than full.",
+        )
         if isinstance(self.tokenizer, Pretrained):
             walks = {str(k): s.config() for k, s in self.samplings.items()}
-            kept = {"length": self.shape[0], "samplings": walks, "free_steps": self.free_steps, "world": self.world, "info": self.info}
+            kept = {
+                "length": self.shape[0],
+                "samplings": walks,
+                "free_steps": self.free_steps,
+                "world": self.world,
+                "info": self.info,
+            }
             return save_language(folder, _plain(self.denoiser), self.tokenizer, kept)
         folder.mkdir(parents=True, exist_ok=True)
         header = {
@@ -227,7 +300,11 @@ class Model:
             "samplings": {str(k): s.config() for k, s in self.samplings.items()},
             "free_steps": self.free_steps,
             "world": self.world,
-            **({"text": self.text.describe(), "prompts": list(self.prompts)} if self.text else {}),
+            **(
+                {"text": self.text.describe(), "prompts": list(self.prompts)}
+                if isinstance(self.text, Words)
+                else {}
+            ),
             **({"inverse": INVERSE} if self.inverse else {}),
             **({"told": self.told} if self.told else {}),
             **({"tokenizer": self.tokenizer.describe()} if self.tokenizer else {}),
@@ -245,9 +322,12 @@ class Model:
 
 
 def shipped() -> dict[str, Path]:
-    """Names of the teachers that come with the library and their files; for ``NAME-pipeline``, a Diffusers pipeline, its folder."""
+    """Names of the teachers that come with the library and their files; for ``NAME-pipeline``, a Diffusers
+    pipeline, its folder."""
     assets = Path(str(files("stillhouse") / "assets"))
-    folders = {f"{f.parent.name}-pipeline": f.parent for f in sorted(assets.glob("pipelines/*/model_index.json"))}
+    folders = {
+        f"{f.parent.name}-pipeline": f.parent for f in sorted(assets.glob("pipelines/*/model_index.json"))
+    }
     return {f.stem: f for f in sorted(assets.glob("teachers/*.safetensors"))} | folders
 
 
@@ -264,7 +344,9 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
     """What ``save_pretrained`` made of the student of a pipeline."""
     from stillhouse.io.export import open_student
 
-    family, denoiser, inverse, about = open_student(folder, base.pipeline if isinstance(base, Model) else base, **options)
+    family, denoiser, inverse, about = open_student(
+        folder, base.pipeline if isinstance(base, Model) else base, **options
+    )
     return Model(
         denoiser,
         family.shape,
@@ -282,7 +364,8 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
 
 
 def from_pipeline(family: Family) -> Model:
-    """The many-step model of a Diffusers pipeline, walked as its own scheduler does; weights are shared with the pipeline."""
+    """The many-step model of a Diffusers pipeline, walked as its own scheduler does; weights are shared with
+    the pipeline."""
     return Model(
         family.denoiser(),
         family.shape,
@@ -301,7 +384,11 @@ def _language(folder: Path, length: int | None = None) -> Model:
     steps = min(64, length)
     walks = {int(k): Sampling.from_config(v) for k, v in about.get("samplings", {}).items()}
     walks = walks or {steps: Sampling.steps(denoiser.process, steps, solver="ancestral")}
-    rest = {"free_steps": about.get("free_steps", True), "world": about.get("world", ""), "info": about.get("info", {})}
+    rest = {
+        "free_steps": about.get("free_steps", True),
+        "world": about.get("world", ""),
+        "info": about.get("info", {}),
+    }
     return Model(denoiser, (length,), samplings=walks, tokenizer=tokenizer, **rest)
 
 
@@ -316,14 +403,17 @@ def load(
     base: str | Path | Model | None = None,
     **pipeline: Any,
 ) -> Model:
-    """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``), or from a module.
+    """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``),
+    or from a module.
 
-    Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of :func:`stillhouse.io.pipelines.open_pipeline`.
-    ``base``: where ``source`` is a student saved as a LoRA, the pipeline that it was trained on.
-    Or from the folder of a masked language model of Transformers; ``length``: tokens of its texts [128, if it reads as many].
+    Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of
+    :func:`stillhouse.io.pipelines.open_pipeline`. ``base``: where ``source`` is a student saved as a LoRA,
+    the pipeline that it was trained on. Or from the folder of a masked language model of Transformers;
+    ``length``: tokens of its texts [128, if it reads as many].
 
-    A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a :class:`Denoiser` needs
-    ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign file, and for a pickle.
+    A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a
+    :class:`Denoiser` needs ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign
+    file, and for a pickle.
     """
     if isinstance(source, nn.Module):
         require(not pipeline, f"Loading a module takes no {', '.join(pipeline)}.")
@@ -332,33 +422,59 @@ def load(
         if isinstance(source, Denoiser):
             denoiser = source
         else:
-            denoiser = Denoiser(source, process_from_config(process) if isinstance(process, str) else process, kind)
-        default = Sampling.steps(denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun")
+            denoiser = Denoiser(
+                source, process_from_config(process) if isinstance(process, str) else process, kind
+            )
+        default = Sampling.steps(
+            denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"
+        )
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
     source = _found(source)
     path = Path(source)
     if is_language(path):
-        require(base is None and set(pipeline) <= {"length"}, "A masked language model takes no option but the length of its texts.")
+        require(
+            base is None and set(pipeline) <= {"length"},
+            "A masked language model takes no option but the length of its texts.",
+        )
         return _language(path, **pipeline)
     if base is not None or (path / "stillhouse.json").is_file():
         return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
-    if pipeline or str(source).startswith("hub:") or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists()):
+    if (
+        pipeline
+        or str(source).startswith("hub:")
+        or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists())
+    ):
         from stillhouse.io.pipelines import open_pipeline
 
         return from_pipeline(open_pipeline(source, **pipeline))
     require(
-        path.exists(), f"There is no model '{source}': neither a file or folder, nor a shipped teacher ({', '.join(shipped()) or 'none'})."
+        path.exists(),
+        f"There is no model '{source}': neither a file or folder, nor a shipped teacher "
+        f"({', '.join(shipped()) or 'none'}).",
     )
     if path.is_dir():
-        require((path / WEIGHTS).exists(), f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.")
+        require(
+            (path / WEIGHTS).exists(),
+            f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.",
+        )
         path = path / WEIGHTS
     denoiser, info = load_denoiser(path)
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
-        known = (tuple(info.pop("shape")), info.pop("classes"), samplings, info.pop("free_steps"), info.pop("world"))
+        known = (
+            tuple(info.pop("shape")),
+            info.pop("classes"),
+            samplings,
+            info.pop("free_steps"),
+            info.pop("world"),
+        )
         text, prompts, told = info.pop("text", None), tuple(info.pop("prompts", ())), info.pop("told", "")
         inverse = load_denoiser(path.with_name(info.pop("inverse")))[0] if "inverse" in info else None
         tokenizer = tokenizer_from(info.pop("tokenizer", None))
-        return Model(denoiser, *known, info, _text(text), prompts, inverse=inverse, told=told, tokenizer=tokenizer)
+        return Model(
+            denoiser, *known, info, _text(text), prompts, inverse=inverse, told=told, tokenizer=tokenizer
+        )
     except KeyError as error:
-        raise StillhouseError(f"'{path}' lacks {error} in its header; it was not written by save_pretrained.") from error
+        raise StillhouseError(
+            f"'{path}' lacks {error} in its header; it was not written by save_pretrained."
+        ) from error

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from stillhouse.adapters import Adapted, adapted, checkpointed
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.models import build_model
-from stillhouse.process import Flow
 from stillhouse.train.method import Slow
 from stillhouse.worlds.base import get_world
 
@@ -24,7 +24,9 @@ def teacher(name="unet", **options):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(0.05 * torch.randn(p.shape, generator=generator))  # the zero layers of a fresh network would hide everything
+            p.add_(
+                0.05 * torch.randn(p.shape, generator=generator)
+            )  # the zero layers of a fresh network would hide everything
     return Denoiser(net, Flow())
 
 
@@ -58,7 +60,9 @@ def test_players_are_apart_and_the_teacher_stays_bit_for_bit(name, targets):
     assert torch.equal(base(X, T, LABELS).raw, before) and torch.equal(plain(X, T, LABELS).raw, before)
     assert all(torch.equal(v, base.base.net.state_dict()[k]) for k, v in weights.items())
     assert not list(base.parameters())
-    share = sum(p.numel() for p in a.parameters()) / sum(p.numel() for k, p in base.base.net.named_parameters() if "lora" not in k)
+    share = sum(p.numel() for p in a.parameters()) / sum(
+        p.numel() for k, p in base.base.net.named_parameters() if "lora" not in k
+    )
     assert 0 < share < (0.5 if targets == "all" else 0.35)
 
 
@@ -71,7 +75,10 @@ def test_a_copy_of_a_player_has_its_weights_and_goes_its_own_way():
     slow = Slow(twin, stirred(a, 3), 0.5)
     slow.follow(0)
     assert not torch.equal(twin(X, T, LABELS).raw, said)
-    half = {k: 0.5 * (v + slow_before) for (k, v), slow_before in zip(a.state_dict().items(), stirred_back(a, 3), strict=True)}
+    half = {
+        k: 0.5 * (v + slow_before)
+        for (k, v), slow_before in zip(a.state_dict().items(), stirred_back(a, 3), strict=True)
+    }
     assert all(torch.allclose(v, half[k], atol=1e-6) for k, v in twin.state_dict().items())
 
 
@@ -89,7 +96,9 @@ def test_merging_gives_a_plain_network_that_says_the_same(targets):
     assert type(plain) is Denoiser and not plain.net.checkpointing
     assert set(plain.net.state_dict()) == set(teacher().net.state_dict())
     x, t = X.double(), T.double()
-    torch.testing.assert_close(plain(x, t, LABELS).raw, a(x, t, LABELS).raw, atol=1e-6, rtol=1e-6)  # time features stay in float32
+    torch.testing.assert_close(
+        plain(x, t, LABELS).raw, a(x, t, LABELS).raw, atol=1e-6, rtol=1e-6
+    )  # time features stay in float32
 
 
 def test_what_is_computed_again_meets_the_adapter_of_the_first_time():

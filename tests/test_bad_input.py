@@ -15,13 +15,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stillhouse.api import distill
+from stillhouse.api.runs import distill
 from stillhouse.cli import main
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.model import load
 from stillhouse.worlds.base import get_world
 
-SMALL = ["--world", "mixture", "--teacher", "exact", "--student", "width=8", "depth=1", "--batch", "4", "--iterations", "2", "--quiet"]
+SMALL = [
+    "--world",
+    "mixture",
+    "--teacher",
+    "exact",
+    "--student",
+    "width=8",
+    "depth=1",
+    "--batch",
+    "4",
+    "--iterations",
+    "2",
+    "--quiet",
+]
 Told = Callable[..., str]
 
 
@@ -37,7 +50,9 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         code = main(list(words))
         out, err = capsys.readouterr()
         assert code == 2, (code, out, err)
-        assert out == "" and err.startswith("stillhouse: ") and err.endswith("\n") and err.count("\n") == 1, err
+        assert out == "" and err.startswith("stillhouse: ") and err.endswith("\n") and err.count("\n") == 1, (
+            err
+        )
         assert "Traceback" not in err
         assert sorted(os.listdir(".")) == sorted(leaves)
         return err.removeprefix("stillhouse: ").strip()
@@ -67,10 +82,16 @@ def spoilt(run: Path, tmp_path: Path) -> Path:
         (["distill", "./gone.py:Mine"], "There is no method file './gone.py'."),
         (["distill", "cm"], "Name a teacher or a world"),
         (["distill", "cm", "--world", "mixtur"], "There is no world 'mixtur'; did you mean 'mixture'?"),
-        (["distill", "cm", "--world", "mixture", "layout=rng"], "There is no mixture layout 'rng'; did you mean 'ring'?"),
+        (
+            ["distill", "cm", "--world", "mixture", "layout=rng"],
+            "There is no mixture layout 'rng'; did you mean 'ring'?",
+        ),
         (["distill", "cm", "--world", "mixture", "shape=3"], "can't be made from {'shape': 3}"),
         (["distill", "cm", "--world", "mixture", "layout"], "takes KEY=VALUE, not 'layout'"),
-        (["distill", "cm", "--levls", "3"], "There is no option '--levls' of stillhouse distill cm; did you mean '--levels'?"),
+        (
+            ["distill", "cm", "--levls", "3"],
+            "There is no option '--levls' of stillhouse distill cm; did you mean '--levels'?",
+        ),
         (["distill", "cm", "--steps"], "--steps: expected one argument"),
         (["distill", "cm", *SMALL, "--levels", "many"], "'levels' of CM is a number, not 'many'"),
         (["distill", "cm", *SMALL, "--levels", "2.5"], "'levels' is a whole number, not 2.5"),
@@ -81,27 +102,48 @@ def spoilt(run: Path, tmp_path: Path) -> Path:
         (["distill", "cm", *SMALL, "--steps", "-2"], "'steps' is at least 1, not -2"),
         (["distill", "cm", *SMALL, "--iterations", "0"], "is a whole number of 1 or more, not 0"),
         (["distill", "cm", *SMALL, "--batch", "-4"], "'batch' is a whole number of 1 or more, not -4"),
-        (["distill", "cm", *SMALL, "--batch", "5", "--accumulate", "2"], "A batch of 5 can't be split into 2"),
+        (
+            ["distill", "cm", *SMALL, "--batch", "5", "--accumulate", "2"],
+            "A batch of 5 can't be split into 2",
+        ),
         (["distill", "cm", *SMALL, "--precision", "fp8"], "Precision is fp32, bf16 or fp16, not 'fp8'"),
         (["distill", "cm", *SMALL, "--lr", "student=0"], "A learning rate is positive, not 0"),
         (["distill", "cm", *SMALL, "--lr", "stdent=1"], "No player 'stdent'"),
         (["distill", "cm", *SMALL, "--lr", "1e-3"], "--lr takes KEY=VALUE, not '1e-3'"),
-        (["distill", "cm", *SMALL, "--schedule", "square"], "Schedule is constant, linear or cosine, not 'square'"),
-        (["distill", "cm", *SMALL, "--data", "wrld"], "There is no kind of data 'wrld'; did you mean 'world'?"),
+        (
+            ["distill", "cm", *SMALL, "--schedule", "square"],
+            "Schedule is constant, linear or cosine, not 'square'",
+        ),
+        (
+            ["distill", "cm", *SMALL, "--data", "wrld"],
+            "There is no kind of data 'wrld'; did you mean 'world'?",
+        ),
         (["distill", "cm", *SMALL, "--data", "none"], "learns from real data"),
         (["distill", "cm", *SMALL, "--student", "widht=8"], "did you mean 'width'?"),
         (["distill", "cm", *SMALL, "--student", "dim=3"], "samples of 3 numbers, not of 2"),
         (["distill", "cm", "--teacher", "gone"], "There is no model 'gone'"),
         (["distill", "cm", "--teacher", "exact"], "The closed-form teacher is a world's; name the world"),
-        (["distill", "cm", "--world", "mixture", "--teacher", "exact:flo"], "There is no process 'flo'; did you mean 'flow'?"),
-        (["distill", "cm", "--world", "digits", "--teacher", "mixture"], "The teacher makes samples of shape (2,), the data has (1, 8, 8)"),
-        (["distill", "progressive", "--teacher", "mixture", "--student", "width=8"], "needs a student of the teacher's size"),
+        (
+            ["distill", "cm", "--world", "mixture", "--teacher", "exact:flo"],
+            "There is no process 'flo'; did you mean 'flow'?",
+        ),
+        (
+            ["distill", "cm", "--world", "digits", "--teacher", "mixture"],
+            "The teacher makes samples of shape (2,), the data has (1, 8, 8)",
+        ),
+        (
+            ["distill", "progressive", "--teacher", "mixture", "--student", "width=8"],
+            "needs a student of the teacher's size",
+        ),
         (["distill", "cm", "--config", "gone.yaml"], "There is no run file 'gone.yaml'"),
         (["distill", "--resume", "gone"], "There is no run to resume in 'gone'"),
         (["train"], "Name a world"),
         (["train", "--world", "mixture", "--kind", "velocty"], "did you mean 'velocity'?"),
         (["train", "--world", "mixture", "--process", "flw"], "There is no process 'flw'"),
-        (["train", "--world", "mixture", "--network", "name=mlpp"], "There is no model 'mlpp'; did you mean 'mlp'?"),
+        (
+            ["train", "--world", "mixture", "--network", "name=mlpp"],
+            "There is no model 'mlpp'; did you mean 'mlp'?",
+        ),
         (["train", "--world", "mixture", "--label-dropout", "2"], "'label_dropout' is at most 1, not 2"),
         (["sample", "gone"], "There is no model 'gone'"),
         (["sample", "mixture", "--steps", "0"], "at least one step, not 0"),
@@ -140,10 +182,19 @@ def test_a_folder_that_is_not_empty(told: Told) -> None:
     ("text", "sentence"),
     [
         ("method: cm\nworld: mixture\nlevels: 4\n", "There is no entry of a run file 'levels'"),
-        ("method: cm\nworld: mixture\noptions: {levls: 4}\n", "There is no option of CM named 'levls'; did you mean 'levels'?"),
-        ("method: cm\nworld: mixture\nrun: {bach: 4}\n", "There is no run option 'bach'; did you mean 'batch'?"),
+        (
+            "method: cm\nworld: mixture\noptions: {levls: 4}\n",
+            "There is no option of CM named 'levls'; did you mean 'levels'?",
+        ),
+        (
+            "method: cm\nworld: mixture\nrun: {bach: 4}\n",
+            "There is no run option 'bach'; did you mean 'batch'?",
+        ),
         ("method: cm\nworld: mixture\noptions: 4\n", "The entry 'options' of"),
-        ("command: train\nworld: mixture\n", "describes a run of stillhouse train, not of stillhouse distill"),
+        (
+            "command: train\nworld: mixture\n",
+            "describes a run of stillhouse train, not of stillhouse distill",
+        ),
         ("method: [\n", "is not valid YAML"),
         ("just words\n", "holds no entries"),
     ],
@@ -157,7 +208,9 @@ def test_a_model_that_is_torn(told: Told, spoilt: Path) -> None:
     weights = spoilt / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "is no whole safetensors file" in told("sample", str(spoilt))
-    assert "is no whole safetensors file" in told("distill", "cm", "--teacher", str(spoilt), "--world", "mixture")
+    assert "is no whole safetensors file" in told(
+        "distill", "cm", "--teacher", str(spoilt), "--world", "mixture"
+    )
     weights.unlink()
     assert "holds no model.safetensors" in told("sample", str(spoilt))
 
@@ -187,7 +240,9 @@ def test_a_torn_checkpoint_is_passed_over(spoilt: Path, caplog: pytest.LogCaptur
 
 
 def test_a_resumed_run_keeps_its_settings(told: Told, spoilt: Path) -> None:
-    assert "started with other settings (batch)" in told("distill", "--resume", str(spoilt), "--batch", "8", "--quiet")
+    assert "started with other settings (batch)" in told(
+        "distill", "--resume", str(spoilt), "--batch", "8", "--quiet"
+    )
     assert "leave --out away" in told("distill", "--resume", str(spoilt), "--out", "x")
     assert "not both" in told("distill", "--resume", str(spoilt), "--config", "x")
 
@@ -199,7 +254,13 @@ def test_a_run_with_objects_in_memory_is_resumed_from_python(told: Told, tmp_pat
 
 
 def test_wrong_data() -> None:
-    common = {"world": "mixture", "student": {"width": 8, "depth": 1}, "batch": 4, "iterations": 1, "quiet": True}
+    common = {
+        "world": "mixture",
+        "student": {"width": 8, "depth": 1},
+        "batch": 4,
+        "iterations": 1,
+        "quiet": True,
+    }
     x, labels = torch.randn(8, 2), torch.arange(8)
     x[3, 1] = torch.nan
     with pytest.raises(StillhouseError, match="NaN or infinite values .first in sample 3"):
@@ -221,7 +282,9 @@ def test_a_foreign_network_that_does_not_fit() -> None:
         def forward(self, x, t, cond=None):
             return super().forward(x)
 
-    with pytest.raises(StillhouseError, match=r"The teacher can't be called on samples of shape \(2,\): mat1 and mat2"):
+    with pytest.raises(
+        StillhouseError, match=r"The teacher can't be called on samples of shape \(2,\): mat1 and mat2"
+    ):
         distill(load(Net(3, 3), shape=(2,)), "cm", world="mixture", quiet=True)
 
 
@@ -239,7 +302,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 @pytest.mark.parametrize("after", range(5))
 def test_a_full_disk(told: Told, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """The disk is full at the run's YAML, at a file of the checkpoint, or when its folder is renamed: no torn file has a final name."""
+    """The disk is full at the run's YAML, at a file of the checkpoint, or when its folder is renamed: no torn
+    file has a final name."""
     full_disk(monkeypatch, after)
     sentence = told("distill", "cm", *SMALL, "--out", "run", leaves=("run",))
     assert "No space left on device" in sentence
@@ -249,13 +313,17 @@ def test_a_full_disk(told: Told, monkeypatch: pytest.MonkeyPatch, after: int) ->
         assert files == set()
     for state in Path("run").rglob("state.json"):
         sums = json.loads(state.read_text())["files"]
-        assert all((state.parent / f"{name}.safetensors").stat().st_size == size for name, (size, _) in sums.items())
+        assert all(
+            (state.parent / f"{name}.safetensors").stat().st_size == size for name, (size, _) in sums.items()
+        )
 
 
 def test_a_full_disk_leaves_old_samples_alone(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("x.npy", np.ones(3))
     full_disk(monkeypatch, 0)
-    assert "No space left" in told("sample", "mixture", "-n", "2", "--steps", "1", "--out", "x.npy", leaves=("x.npy",))
+    assert "No space left" in told(
+        "sample", "mixture", "-n", "2", "--steps", "1", "--out", "x.npy", leaves=("x.npy",)
+    )
     assert np.load("x.npy").tolist() == [1, 1, 1]
 
 

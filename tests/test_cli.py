@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import stillhouse
-from stillhouse.api import distill, train_teacher
+from stillhouse.api.options import coerce, explain, fields_of, plain, run_fields
+from stillhouse.api.runs import distill, train_teacher
 from stillhouse.cli import COMMANDS, main
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.images import save_samples, tile
-from stillhouse.options import coerce, explain, fields_of, plain, run_fields
-from stillhouse.systems import class_of, find, list_systems
+from stillhouse.systems.registry import class_of, find, list_systems
 from stillhouse.train.data import NoData
 from stillhouse.train.method import Method
 
@@ -48,7 +48,18 @@ class Tiny(Method):
     def samplings(self):
         return {self.steps: Sampling.steps(self.process, self.steps, solver="ddim")}
 '''
-SMALL = ["--world", "mixture", "--teacher", "exact", "--student", "width=8", "depth=1", "--batch", "4", "--quiet"]
+SMALL = [
+    "--world",
+    "mixture",
+    "--teacher",
+    "exact",
+    "--student",
+    "width=8",
+    "depth=1",
+    "--batch",
+    "4",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +74,42 @@ def run(method: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("runs") / "run"
     assert (
-        main(["distill", method, *SMALL, "--iterations", "3", "--gain", "2", "--seed", "7", "--lr", "student=1e-3", "--out", str(out)]) == 0
+        main(
+            [
+                "distill",
+                method,
+                *SMALL,
+                "--iterations",
+                "3",
+                "--gain",
+                "2",
+                "--seed",
+                "7",
+                "--lr",
+                "student=1e-3",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
     )
     return out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["systems"], ["check", "--help"], ["sample", "--help"]])
 def test_help_does_not_import_torch(words: list[str]) -> None:
-    code = f"import sys; from stillhouse.cli import main; rc = main({words!r}); sys.exit(rc or 3 * ('torch' in sys.modules))"
+    code = (
+        f"import sys; from stillhouse.cli import main; rc = main({words!r}); sys.exit(rc or 3 * "
+        "('torch' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout
 
 
 def test_the_module_runs(capfd: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "stillhouse", "distil"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "stillhouse", "distil"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "stillhouse: There is no command 'distil'; did you mean 'distill'?\n"
 
@@ -122,23 +155,50 @@ def test_every_method_s_options_are_all_explained() -> None:
 
 def test_the_resolved_config_lies_beside_the_result(run: Path) -> None:
     config = yaml.safe_load((run / "run.yaml").read_text())
-    assert config["command"] == "distill" and config["teacher"] == "exact" and config["world"] == {"name": "mixture"}
+    assert (
+        config["command"] == "distill"
+        and config["teacher"] == "exact"
+        and config["world"] == {"name": "mixture"}
+    )
     assert config["options"] == {"gain": 2.0, "steps": 2, "law": "even", "mean": True}
-    assert config["run"]["iterations"] == 3 and config["run"]["seed"] == 7 and config["run"]["lr"] == {"student": 1e-3}
+    assert (
+        config["run"]["iterations"] == 3
+        and config["run"]["seed"] == 7
+        and config["run"]["lr"] == {"student": 1e-3}
+    )
     assert config["versions"]["torch"] == torch.__version__
     assert not list(run.glob(".*"))
 
 
 def test_the_student_knows_where_it_came_from(run: Path) -> None:
     model = stillhouse.load(run / "model")
-    assert model.info["method"] == "tiny" and model.info["options"]["gain"] == 2.0 and model.info["teacher"] == "exact"
+    assert (
+        model.info["method"] == "tiny"
+        and model.info["options"]["gain"] == 2.0
+        and model.info["teacher"] == "exact"
+    )
     assert model.world == "mixture" and list(model.samplings) == [2]
 
 
 def test_a_config_file_gives_the_same_run_and_flags_override_it(run: Path, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     assert main(["distill", "--config", str(run / "run.yaml"), "--out", str(again), "--quiet"]) == 0
-    assert main(["distill", "--config", str(run / "run.yaml"), "--seed", "8", "--no-mean", "--out", str(other), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                "--config",
+                str(run / "run.yaml"),
+                "--seed",
+                "8",
+                "--no-mean",
+                "--out",
+                str(other),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (run, again, other)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
@@ -151,7 +211,12 @@ def test_ctrl_c_prints_the_command_that_goes_on(method: str, tmp_path: Path) -> 
     out = tmp_path / "a run"
     words = ["distill", method, *SMALL, "--iterations", "200000", "--out", str(out)]
     code = f"import sys; from stillhouse.cli import main; sys.exit(main({words!r}))"
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     journal = out / "metrics.jsonl"
     while child.poll() is None and not (journal.exists() and journal.stat().st_size):
         try:
@@ -172,13 +237,22 @@ def test_resume_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[
     assert (run / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_sample_writes_numbers_for_points(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_writes_numbers_for_points(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "points"
     assert main(["sample", str(run), "-n", "5", "--labels", "1,2", "--seed", "3", "--out", str(out)]) == 0
     assert "5 samples in 2 step(s), 2 network call(s) each" in capsys.readouterr().out
     made = np.load(out.with_suffix(".npy"))
-    assert np.array_equal(made, stillhouse.load(run / "model").sample(5, torch.tensor([1, 2, 1, 2, 1]), seed=3).numpy())
-    assert main(["sample", str(run), "-n", "5", "--labels", "1,2", "--out", str(out.with_suffix(".safetensors"))]) == 0
+    assert np.array_equal(
+        made, stillhouse.load(run / "model").sample(5, torch.tensor([1, 2, 1, 2, 1]), seed=3).numpy()
+    )
+    assert (
+        main(
+            ["sample", str(run), "-n", "5", "--labels", "1,2", "--out", str(out.with_suffix(".safetensors"))]
+        )
+        == 0
+    )
     assert load_file(out.with_suffix(".safetensors"))["labels"].tolist() == [1, 2, 1, 2, 1]
 
 
@@ -186,7 +260,11 @@ def test_a_picture_holds_every_image(tmp_path: Path) -> None:
     x = torch.linspace(-1.5, 1, 5).reshape(5, 1, 1, 1).expand(5, 1, 3, 4)
     sheet = tile(x, 3)
     assert sheet.shape == (2 * 4 + 1, 3 * 5 + 1, 1)
-    assert [sheet[1, 1 + 5 * c, 0] for c in range(3)] == [0, 16, 96] and sheet[5, 1, 0] == 175 and sheet[5, 11, 0] == 128
+    assert (
+        [sheet[1, 1 + 5 * c, 0] for c in range(3)] == [0, 16, 96]
+        and sheet[5, 1, 0] == 175
+        and sheet[5, 11, 0] == 128
+    )
     path = save_samples(tmp_path / "grid", x)
     assert path.suffix == ".png" and Image.open(path).size == (16, 13 - 4)
 
@@ -195,27 +273,101 @@ def test_evaluate_prints_a_table_and_keeps_the_figures(run: Path, capsys: pytest
     assert main(["evaluate", str(run), "-n", "16", "--teacher-steps", "1,2"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("student", "teacher", "real data", "swd", "ms/sample"))
-    assert main(["evaluate", str(run), "-n", "16", "--teacher-steps", "1,2", "--json", "--out", str(run / "again.json")]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(run),
+                "-n",
+                "16",
+                "--teacher-steps",
+                "1,2",
+                "--json",
+                "--out",
+                str(run / "again.json"),
+            ]
+        )
+        == 0
+    )
     figures = json.loads(capsys.readouterr().out)
-    assert figures["n"] == 16 and {row["steps"] for row in figures["rows"] if row["who"] == "teacher"} == {1, 2, 64}
+    assert figures["n"] == 16 and {row["steps"] for row in figures["rows"] if row["who"] == "teacher"} == {
+        1,
+        2,
+        64,
+    }
     assert json.loads((run / "again.json").read_text()) == figures
 
 
 def test_train_makes_a_teacher_that_distill_takes(method: str, tmp_path: Path) -> None:
     out = tmp_path / "teacher"
-    words = ["--world", "mixture", "std=0.2", "--network", "width=8", "depth=1", "--process", "cosine", "--kind", "v"]
-    assert main(["train", *words, "--iterations", "2", "--batch", "4", "--steps", "8", "--out", str(out), "--quiet"]) == 0
+    words = [
+        "--world",
+        "mixture",
+        "std=0.2",
+        "--network",
+        "width=8",
+        "depth=1",
+        "--process",
+        "cosine",
+        "--kind",
+        "v",
+    ]
+    assert (
+        main(
+            [
+                "train",
+                *words,
+                "--iterations",
+                "2",
+                "--batch",
+                "4",
+                "--steps",
+                "8",
+                "--out",
+                str(out),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     teacher = stillhouse.load(out / "model")
     assert teacher.denoiser.process.name == "cosine" and teacher.free_steps and list(teacher.samplings) == [8]
     config = yaml.safe_load((out / "run.yaml").read_text())
-    assert config["world"] == {"name": "mixture", "std": 0.2} and config["options"]["steps"] == 8 and config["run"]["iterations"] == 2
+    assert (
+        config["world"] == {"name": "mixture", "std": 0.2}
+        and config["options"]["steps"] == 8
+        and config["run"]["iterations"] == 2
+    )
     student = tmp_path / "student"
-    assert main(["distill", method, "--teacher", str(out), "--iterations", "2", "--batch", "4", "--out", str(student), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                method,
+                "--teacher",
+                str(out),
+                "--iterations",
+                "2",
+                "--batch",
+                "4",
+                "--out",
+                str(student),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     assert stillhouse.load(student / "model").parameters == teacher.parameters
 
 
 def test_distill_in_python(method: str) -> None:
-    common = {"world": "mixture", "student": {"width": 8, "depth": 1}, "batch": 4, "iterations": 2, "quiet": True}
+    common = {
+        "world": "mixture",
+        "student": {"width": 8, "depth": 1},
+        "batch": 4,
+        "iterations": 2,
+        "quiet": True,
+    }
     by_name = distill("exact", method, gain=2, **common)
     kind = find(method)
     by_instance = distill("exact:flow", kind(gain=3.0), gain=2.0, **common)  # type: ignore[call-arg]
@@ -233,7 +385,14 @@ def test_own_data_and_data_free_runs() -> None:
             seen.append(start)
             return super().rows(start, draws)
 
-    common = {"world": "mixture", "student": {"width": 8, "depth": 1}, "batch": 4, "iterations": 2, "quiet": True, "levels": 4}
+    common = {
+        "world": "mixture",
+        "student": {"width": 8, "depth": 1},
+        "batch": 4,
+        "iterations": 2,
+        "quiet": True,
+        "levels": 4,
+    }
     distill("exact", "cm", data=(x, labels), **common)
     with pytest.raises(StillhouseError, match="learns from real data"):
         distill("exact", "cm", data=Watching((2,), 8), **common)
@@ -241,9 +400,13 @@ def test_own_data_and_data_free_runs() -> None:
 
 
 def test_train_teacher_in_python_learns() -> None:
-    model = train_teacher("mixture", {"width": 32, "depth": 2}, iterations=150, batch=128, ema=0.9, quiet=True)
+    model = train_teacher(
+        "mixture", {"width": 32, "depth": 2}, iterations=150, batch=128, ema=0.9, quiet=True
+    )
     x = model.sample(400, steps=8)
-    assert float(x.norm(dim=1).mean()) > 2.5  # the ring's radius is 4; an untrained network leaves noise, whose mean is 1.25
+    assert (
+        float(x.norm(dim=1).mean()) > 2.5
+    )  # the ring's radius is 4; an untrained network leaves noise, whose mean is 1.25
 
 
 def test_names_of_run_options_do_not_clash(method: str) -> None:
@@ -254,7 +417,16 @@ def test_names_of_run_options_do_not_clash(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("-2E3", -2000.0), ("3", 3), ("0.5", 0.5), ("yes", True), ("[1, 2]", [1, 2]), ("word", "word"), ("[", "[")],
+    [
+        ("1e-4", 1e-4),
+        ("-2E3", -2000.0),
+        ("3", 3),
+        ("0.5", 0.5),
+        ("yes", True),
+        ("[1, 2]", [1, 2]),
+        ("word", "word"),
+        ("[", "["),
+    ],
 )
 def test_words_become_values(text: str, value: object) -> None:
     assert plain(text) == value and type(plain(text)) is type(value)

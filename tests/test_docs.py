@@ -32,19 +32,23 @@ def test_method_from_scratch_runs_from_outside_the_tree(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import stillhouse
 
-    student = stillhouse.distill("mixture", "./endpoints.py:Endpoints", teacher_steps=4, iterations=60, batch=64, quiet=True)
+    student = stillhouse.distill(
+        "mixture", "./endpoints.py:Endpoints", teacher_steps=4, iterations=60, batch=64, quiet=True
+    )
     assert student.info["options"] == {"teacher_steps": 4}
     assert student.sample(8).shape == (8, 2)
 
 
 def test_readme_table_is_what_the_code_says():
-    from stillhouse.systems import markdown_table
+    from stillhouse.systems.registry import markdown_table
 
     found = re.search(r"<!-- systems -->\n(.*?)<!-- /systems -->", (ROOT / "README.md").read_text(), re.S)
     assert found and found.group(1).strip() == markdown_table().strip()
 
 
-@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
+)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
@@ -53,6 +57,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
 def test_examples_run(example, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / example), "--quick"], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [sys.executable, str(ROOT / "examples" / example), "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]

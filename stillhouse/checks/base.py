@@ -1,7 +1,8 @@
 """What a check says: claims, each a measured value beside its bound.
 
-A system's check is ``stillhouse/checks/<slug>.py`` with three names: ``WORLD``, the world it is measured in; ``ABLATIONS``, name ->
-the key idea that is taken away; and ``check(seed, ablation="") -> list[Claim]``. Under each ablation at least one claim must fail.
+A system's check is ``stillhouse/checks/<slug>.py`` with three names: ``WORLD``, the world it is measured in;
+``ABLATIONS``, name -> the key idea that is taken away; and ``check(seed, ablation="") -> list[Claim]``. Under
+each ablation at least one claim must fail.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ class Claim:
 
     def config(self) -> dict[str, Any]:
         """Plain data; a value that is not finite is None."""
-        return {"claim": self.claim, "value": self.value if math.isfinite(self.value) else None, "bound": self.bound, "holds": self.holds}
+        return {
+            "claim": self.claim,
+            "value": self.value if math.isfinite(self.value) else None,
+            "bound": self.bound,
+            "holds": self.holds,
+        }
 
 
 def at_most(claim: str, value: float, bound: float) -> Claim:

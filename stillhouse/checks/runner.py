@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from multiprocessing import get_context
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stillhouse import checks
 from stillhouse.checks.base import Claim
-from stillhouse.errors import StillhouseError, require, unknown
-from stillhouse.systems import get_system, list_systems
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.systems.registry import get_system, list_systems
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,34 @@ class Outcome:
 
     def config(self) -> dict[str, Any]:
         """Plain data."""
-        made = {"slug": self.slug, "world": self.world, "seconds": round(self.seconds, 2), "claims": [c.config() for c in self.claims]}
+        made = {
+            "slug": self.slug,
+            "world": self.world,
+            "seconds": round(self.seconds, 2),
+            "claims": [c.config() for c in self.claims],
+        }
         return {**made, "holds": self.holds, **({"ablation": self.ablation} if self.ablation else {})}
 
 
 def load_check(slug: str) -> ModuleType:
     """The check module of a system; raises :class:`StillhouseError` if there is none or it lacks a name."""
-    require(find_spec(f"stillhouse.checks.{slug}") is not None, f"The system '{slug}' has no check; write stillhouse/checks/{slug}.py.")
-    module = import_module(f"stillhouse.checks.{slug}")
+    found = [file for root in checks.__path__ for file in Path(root).glob(f"*/{slug}.py")]
+    require(len(found) == 1, f"The system '{slug}' has no check; write stillhouse/checks/FAMILY/{slug}.py.")
+    module = import_module(f"stillhouse.checks.{found[0].parent.name}.{slug}")
     for name in ("WORLD", "ABLATIONS", "check"):
         require(hasattr(module, name), f"The check of '{slug}' lacks {name}.")
-    require(bool(module.ABLATIONS), f"The check of '{slug}' names no ablation: a check that cannot fail shows nothing.")
+    require(
+        bool(module.ABLATIONS),
+        f"The check of '{slug}' names no ablation: a check that cannot fail shows nothing.",
+    )
     return module
 
 
 def run_check(slug: str, seed: int = 0, ablation: str = "") -> Outcome:
     """Measure the claims of one system, its key idea ``ablation`` removed if one is named.
 
-    A run that our own code refuses to go on with (a loss that is no longer finite, say) counts as a claim that fails.
+    A run that our own code refuses to go on with (a loss that is no longer finite, say) counts as a claim
+    that fails.
     """
     module = load_check(slug)
     if ablation and ablation not in module.ABLATIONS:
@@ -81,11 +92,20 @@ def choose(slugs: Sequence[str], everything: bool) -> list[str]:
     return [s.slug for s in list_systems()] if everything else [get_system(s).slug for s in slugs]
 
 
-def run_checks(slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1) -> Iterator[Outcome]:
-    """The outcomes in order, as they come. ``ablate``: one per ablation of each system. ``jobs``: processes at work."""
+def run_checks(
+    slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1
+) -> Iterator[Outcome]:
+    """The outcomes in order, as they come. ``ablate``: one per ablation of each system. ``jobs``: processes
+    at work."""
     require(jobs >= 1, f"The number of jobs is 1 or more, not {jobs}.")
-    modules = {slug: load_check(slug) for slug in slugs}  # a missing check is told before the first one is run
-    work = [(slug, seed, name) for slug, module in modules.items() for name in (module.ABLATIONS if ablate else [""])]
+    modules = {
+        slug: load_check(slug) for slug in slugs
+    }  # a missing check is told before the first one is run
+    work = [
+        (slug, seed, name)
+        for slug, module in modules.items()
+        for name in (module.ABLATIONS if ablate else [""])
+    ]
     if jobs == 1:
         yield from (run_check(*item) for item in work)
         return

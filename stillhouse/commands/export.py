@@ -9,19 +9,34 @@ from stillhouse.commands.parser import Parser
 
 def export(words: list[str]) -> int:
     """``stillhouse export RUN_OR_MODEL``"""
-    parser = Parser("export", "Write a sampler as one graph, from noise and condition to sample, checked against the model.")
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
-    parser.add_argument("--to", choices=("onnx", "torch"), help="ONNX, or torch.export's .pt2 [by the ending of --out, or onnx]")
+    parser = Parser(
+        "export",
+        "Write a sampler as one graph, from noise and condition to sample, checked against the model.",
+    )
+    parser.add_argument(
+        "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("onnx", "torch"),
+        help="ONNX, or torch.export's .pt2 [by the ending of --out, or onnx]",
+    )
     parser.add_argument("--out", metavar="FILE", help="*.onnx or *.pt2 [policy.onnx or policy.pt2]")
     parser.add_argument("--steps", type=int, help="steps per sample, all of them unrolled [the model's own]")
     given = parser.parse(words)
 
-    from stillhouse.api import open_model
-    from stillhouse.exchange import export_policy
+    from stillhouse.api.exchange import export_policy
+    from stillhouse.api.runs import open_model
     from stillhouse.io.graph import FORMS
 
     out = given.out or f"policy{FORMS[given.to or 'onnx']}"
     done = export_policy(open_model(given.model), Path(out), given.to, steps=given.steps)
-    inputs = ", ".join(f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)" for name, shape in done.inputs.items())
-    print(f"{done.path}: {inputs} -> sample, {done.calls} network call(s), differs from the model by {done.difference:.1e} at most")
+    inputs = ", ".join(
+        f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)"
+        for name, shape in done.inputs.items()
+    )
+    print(
+        f"{done.path}: {inputs} -> sample, {done.calls} network call(s), differs from the model by "
+        f"{done.difference:.1e} at most"
+    )
     return 0

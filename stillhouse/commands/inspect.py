@@ -10,10 +10,19 @@ from stillhouse.commands.parser import Parser
 
 def inspect(words: list[str]) -> int:
     """``stillhouse inspect DIR``"""
-    parser = Parser("inspect", "Say what was understood of a Diffusers pipeline: network, process, latents, text, guidance.")
-    parser.add_argument("pipeline", metavar="DIR", help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config")
+    parser = Parser(
+        "inspect",
+        "Say what was understood of a Diffusers pipeline: network, process, latents, text, guidance.",
+    )
+    parser.add_argument(
+        "pipeline",
+        metavar="DIR",
+        help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config",
+    )
     parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
-    parser.add_argument("--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint")
+    parser.add_argument(
+        "--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint"
+    )
     parser.add_argument("--height", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--width", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--frames", type=int, metavar="N", help="of the clips [the pipeline's own]")
@@ -21,11 +30,12 @@ def inspect(words: list[str]) -> int:
     given = parser.parse(words)
 
     from stillhouse.io.pipelines import open_pipeline
-    from stillhouse.systems import list_systems
+    from stillhouse.io.pipelines.describe import describe
+    from stillhouse.systems.registry import list_systems
 
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
-    said = family.describe()
+    said = describe(family)
     said["methods"] = {s.slug: list(s.needs) for s in list_systems()}
     print(json.dumps(said, indent=2, ensure_ascii=False) if given.json else table(said))
     return 0
@@ -45,7 +55,8 @@ def table(said: dict[str, Any]) -> str:
         ("pipeline", f"{said['pipeline']}, read by the family {said['family']}"),
         (
             "network",
-            f"{network['class']} ({network['part']}), {network['parameters']:,} parameters, {network['dtype'].removeprefix('torch.')}",
+            f"{network['class']} ({network['part']}), {network['parameters']:,} parameters, "
+            f"{network['dtype'].removeprefix('torch.')}",
         ),
         ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
         ("predicts", said["prediction"]),
@@ -54,22 +65,38 @@ def table(said: dict[str, Any]) -> str:
             "state",
             f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: "
             + (
-                f"clips of {said['frames']} frames of {product(said['size'])}" if said["frames"] else f"pictures of {product(said['size'])}"
+                f"clips of {said['frames']} frames of {product(said['size'])}"
+                if said["frames"]
+                else f"pictures of {product(said['size'])}"
             ),
         ),
     ]
     if "autoencoder" in latent:
-        rows.append(("latents", f"(output of {latent['autoencoder']} - {latent['shift']}) × {latent['scale']}"))
+        rows.append(
+            ("latents", f"(output of {latent['autoencoder']} - {latent['shift']}) × {latent['scale']}")
+        )
     for text in said["text"]:
-        rows.append(("text", f"{text['encoder']}, {text['parameters']:,} parameters, {text['tokens']} tokens ({text['tokenizer']})"))
+        rows.append(
+            (
+                "text",
+                f"{text['encoder']}, {text['parameters']:,} parameters, {text['tokens']} tokens "
+                f"({text['tokenizer']})",
+            )
+        )
     if isinstance(said["condition"], dict):
         rows.append(("told", ", ".join(f"{k} {product(v)}" for k, v in said["condition"].items())))
     if said["classes"]:
         rows.append(("classes", str(said["classes"])))
     rows += [
-        ("guidance", f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none"),
+        (
+            "guidance",
+            f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none",
+        ),
         ("steps", f"{said['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
-        ("methods", ", ".join(s for s, needs in said["methods"].items() if "data" not in needs) + " without data"),
+        (
+            "methods",
+            ", ".join(s for s, needs in said["methods"].items() if "data" not in needs) + " without data",
+        ),
         ("", ", ".join(s for s, needs in said["methods"].items() if "data" in needs) + " with data"),
     ]
     rows += [("remark" if i == 0 else "", line) for i, line in enumerate(said["remarks"])]

@@ -13,7 +13,7 @@ from stillhouse.commands.sampling_policy import sample_policy
 from stillhouse.commands.sampling_scene import add_scene, sample_scene
 from stillhouse.commands.sampling_text import sample_text
 from stillhouse.commands.sampling_video import add_frames, sample_video
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 
 if TYPE_CHECKING:
     import torch
@@ -25,16 +25,29 @@ if TYPE_CHECKING:
 
 def sample(words: list[str]) -> int:
     """``stillhouse sample RUN_OR_MODEL``"""
-    parser = Parser("sample", "Draw samples of a model: a picture for images, a film for clips, numbers for anything else.")
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
-    parser.add_argument("-n", type=int, help="how many [64; of a Diffusers model as many as there are prompts, or 4]")
-    parser.add_argument("--labels", metavar="L,L,…", default="", help="class labels, repeated as often as needed [all in turn]")
+    parser = Parser(
+        "sample",
+        "Draw samples of a model: a picture for images, a film for clips, numbers for anything else.",
+    )
+    parser.add_argument(
+        "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
+    )
+    parser.add_argument(
+        "-n", type=int, help="how many [64; of a Diffusers model as many as there are prompts, or 4]"
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="L,L,…",
+        default="",
+        help="class labels, repeated as often as needed [all in turn]",
+    )
     parser.add_argument(
         "--prompt",
         action="append",
         default=[],
         metavar="TEXT",
-        help="what to draw, or a text to go on with, each _ in it a token to be filled in; may be given several times [the model's own]",
+        help="what to draw, or a text to go on with, each _ in it a token to be filled in; may be given "
+        "several times [the model's own]",
     )
     parser.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line")
     parser.add_argument("--steps", type=int, help="steps per sample [the model's own]")
@@ -48,7 +61,7 @@ def sample(words: list[str]) -> int:
     add_scene(parser)
     given = parser.parse(words)
 
-    from stillhouse.api import open_model
+    from stillhouse.api.runs import open_model
     from stillhouse.io.data.prompts import read_prompts
     from stillhouse.io.images import save_samples
 
@@ -62,10 +75,15 @@ def sample(words: list[str]) -> int:
         return sample_text(model, given, prompts)
     if model.form == "video":
         return sample_video(model, given, prompts or _labels(given.labels, given.n or 6))
-    require(given.frames is None and given.sound is None, "Only a model of clips makes so many frames or listens to a sound.")
+    require(
+        given.frames is None and given.sound is None,
+        "Only a model of clips makes so many frames or listens to a sound.",
+    )
     if model.told == "camera":
         return sample_scene(model, given)
     if model.told == "observation":
+        from stillhouse.worlds.base import open_world
+
         world = open_world(_entries(given.model).get("world") or model.world)
         return sample_policy(model, world, given, list(_numbers(given.labels, "--labels")))
     require(given.scene is None, "Only the student of a score-3d method holds objects to choose from.")
@@ -83,13 +101,17 @@ def sample(words: list[str]) -> int:
 def evaluate(words: list[str]) -> int:
     """``stillhouse evaluate RUN --world W``"""
     parser = Parser("evaluate", "Measure a model beside its teacher and real data, from the same noise.")
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name")
+    parser.add_argument(
+        "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
+    )
     add_world(parser, "world to measure in [the run's]")
     parser.add_argument("--teacher", help="beside which teacher [the run's]")
     parser.add_argument("-n", type=int, default=2000, help="samples per way of sampling [2000]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument("--teacher-steps", metavar="K,K,…", help="steps to walk the teacher in [1,2,4,…,64]")
-    parser.add_argument("--clip", metavar="DIR", help="score pictures under their captions by the CLIP in this folder")
+    parser.add_argument(
+        "--clip", metavar="DIR", help="score pictures under their captions by the CLIP in this folder"
+    )
     parser.add_argument(
         "--score",
         action="append",
@@ -98,30 +120,42 @@ def evaluate(words: list[str]) -> int:
         help="score them by f(images, prompts) of a module or of ./file.py; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--out", metavar="FILE", help="JSON file [RUN/evaluation.json, if it is a run's folder]")
+    parser.add_argument(
+        "--out", metavar="FILE", help="JSON file [RUN/evaluation.json, if it is a run's folder]"
+    )
     given = parser.parse(words)
 
-    from stillhouse.api import open_model
-    from stillhouse.evaluate import EVALUATION
-    from stillhouse.evaluate import evaluate as measure
+    from stillhouse.api.evaluate import EVALUATION
+    from stillhouse.api.evaluate import evaluate as measure
+    from stillhouse.api.runs import open_model
     from stillhouse.io.weights import atomic_write
+    from stillhouse.worlds.base import open_world
 
     model, entries = open_model(given.model), _entries(given.model)
     world = open_world(getattr(given, "world", None) or entries.get("world") or model.world)
     teacher = _teacher(given.teacher or entries.get("teacher"), world)
-    walks: dict[str, Any] = {} if not given.teacher_steps else {"teacher_steps": _numbers(given.teacher_steps, "--teacher-steps")}
+    walks: dict[str, Any] = (
+        {} if not given.teacher_steps else {"teacher_steps": _numbers(given.teacher_steps, "--teacher-steps")}
+    )
     scores = _scores(given.clip, given.score, model.denoiser.device)
-    result = measure(model, world, teacher=teacher, n=given.n, seed=given.seed, scores=scores, show=not given.json, **walks)
+    result = measure(
+        model, world, teacher=teacher, n=given.n, seed=given.seed, scores=scores, show=not given.json, **walks
+    )
     out = given.out or (Path(given.model) / EVALUATION if entries else None)
     if out:
         atomic_write(out, (json.dumps(result, indent=2) + "\n").encode())
-    print(json.dumps(result) if given.json else "\n".join([table(result), *([f"Kept in {out}"] if out else [])]))
+    print(
+        json.dumps(result) if given.json else "\n".join([table(result), *([f"Kept in {out}"] if out else [])])
+    )
     return 0
 
 
 def report(words: list[str]) -> int:
     """``stillhouse report RUN…``"""
-    parser = Parser("report", "Write the page of one run or of several, compared by world: one HTML file that needs no network.")
+    parser = Parser(
+        "report",
+        "Write the page of one run or of several, compared by world: one HTML file that needs no network.",
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="runs' folders")
     parser.add_argument("--out", metavar="FILE", help="where to [report.html in the first]")
     given = parser.parse(words)
@@ -147,15 +181,6 @@ def demo(words: list[str]) -> int:
     return 0
 
 
-def open_world(config: str | Mapping[str, Any]) -> World:
-    """The world of a name or a configuration; an empty one is a mistake."""
-    from stillhouse.worlds.base import get_world
-
-    require(bool(config), "The model does not say which world it is of; name one: --world mnist.")
-    options = {"name": config} if isinstance(config, str) else dict(config)
-    return get_world(str(options.pop("name", "")), **options)
-
-
 def table(result: Mapping[str, Any]) -> str:
     """The rows of an evaluation as text, real data last."""
     metrics = list(dict.fromkeys(name for row in result["rows"] for name in row["metrics"]))
@@ -173,7 +198,10 @@ def table(result: Mapping[str, Any]) -> str:
     lines.append(["real data", "", "", *(_figure(result["floor"].get(m)) for m in metrics), ""])
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
     text = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in (head, *lines)
     ]
     if result.get("speed_up"):
@@ -188,7 +216,7 @@ def _figure(value: float | None) -> str:
 def _teacher(source: str | None, world: World) -> Model | None:
     if not source:
         return None
-    from stillhouse.api import teacher_of
+    from stillhouse.api.runs import teacher_of
 
     return teacher_of(source, world)
 
@@ -206,7 +234,7 @@ def _scores(clip: str | None, names: Sequence[str], device: torch.device) -> dic
 
 
 def _entries(source: str) -> dict[str, Any]:
-    from stillhouse.options import read_yaml
+    from stillhouse.api.options import read_yaml
 
     path = Path(source) / "run.yaml"
     return read_yaml(path) if path.is_file() else {}
@@ -216,7 +244,9 @@ def _numbers(text: str, flag: str) -> Sequence[int]:
     try:
         return [int(word) for word in text.replace(",", " ").split()]
     except ValueError as error:
-        raise StillhouseError(f"{flag} takes whole numbers with commas between them, not '{text}'.") from error
+        raise StillhouseError(
+            f"{flag} takes whole numbers with commas between them, not '{text}'."
+        ) from error
 
 
 def _labels(text: str, n: int) -> Any:

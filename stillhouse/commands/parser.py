@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from stillhouse.errors import StillhouseError
-from stillhouse.options import default_of, pairs
+from stillhouse.api.options import default_of, pairs
+from stillhouse.core.errors import StillhouseError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises :class:`StillhouseError`, and names the nearest option for one that is unknown."""
+    """An argument parser that raises :class:`StillhouseError`, and names the nearest option for one that is
+    unknown."""
 
     def __init__(self, command: str, what: str, **kwargs: Any):
         super().__init__(prog=f"stillhouse {command}", description=what, allow_abbrev=False, **kwargs)
@@ -27,7 +28,11 @@ class Parser(argparse.ArgumentParser):
         known, extra = self.parse_known_args(words)
         if extra:
             flag = next((w for w in extra if w.startswith("-")), extra[0]).partition("=")[0]
-            near = difflib.get_close_matches(flag, list(self._option_string_actions), n=1, cutoff=0.5) if flag.startswith("-") else []
+            near = (
+                difflib.get_close_matches(flag, list(self._option_string_actions), n=1, cutoff=0.5)
+                if flag.startswith("-")
+                else []
+            )
             hint = f"did you mean '{near[0]}'?" if near else f"see {self.prog} --help."
             raise StillhouseError(f"There is no option '{flag}' of {self.prog}; {hint}")
         return known
@@ -37,7 +42,11 @@ class Pairs(argparse.Action):
     """``KEY=VALUE …`` as a dictionary."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, pairs(values, option_string or self.dest))
 
@@ -46,24 +55,44 @@ class WorldWords(argparse.Action):
     """``NAME KEY=VALUE …`` as a world's configuration."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, {**pairs(values[1:], "--world NAME"), "name": values[0]})
 
 
 def add_world(parser: argparse._ActionsContainer, what: str) -> None:
     """The option ``--world NAME [KEY=VALUE …]``."""
-    parser.add_argument("--world", nargs="+", action=WorldWords, metavar=("NAME", "KEY=VALUE"), default=argparse.SUPPRESS, help=what)
+    parser.add_argument(
+        "--world",
+        nargs="+",
+        action=WorldWords,
+        metavar=("NAME", "KEY=VALUE"),
+        default=argparse.SUPPRESS,
+        help=what,
+    )
 
 
 def add_fields(
-    parser: argparse.ArgumentParser, title: str, section: str, fields: Mapping[str, tuple[str, Field[Any]]], lines: Mapping[str, str]
+    parser: argparse.ArgumentParser,
+    title: str,
+    section: str,
+    fields: Mapping[str, tuple[str, Field[Any]]],
+    lines: Mapping[str, str],
 ) -> None:
-    """One flag per field, kept under ``section.entry``. ``fields``: flag name -> (entry, field); ``lines``: entry -> help."""
+    """One flag per field, kept under ``section.entry``. ``fields``: flag name -> (entry, field); ``lines``:
+    entry -> help."""
     group = parser.add_argument_group(title)
     for name, (entry, field) in fields.items():
         default = default_of(field)
-        options: dict[str, Any] = {"dest": f"{section}.{entry}", "default": argparse.SUPPRESS, "help": lines[entry].replace("%", "%%")}
+        options: dict[str, Any] = {
+            "dest": f"{section}.{entry}",
+            "default": argparse.SUPPRESS,
+            "help": lines[entry].replace("%", "%%"),
+        }
         if isinstance(default, bool):
             options["action"] = argparse.BooleanOptionalAction
         elif isinstance(default, dict):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,8 @@ FEW = 8  # texts, where nobody says how many
 
 
 def sample_text(model: Model, given: argparse.Namespace, prompts: Sequence[str]) -> int:
-    """Print texts of ``model``, and write them to ``given.out`` if a file is named there; ``prompts`` are kept but for their gaps."""
+    """Print texts of ``model``, and write them to ``given.out`` if a file is named there; ``prompts`` are
+    kept but for their gaps."""
     from stillhouse.io.images import save_samples
     from stillhouse.io.texts import save_texts
     from stillhouse.models.letters import texts_of
@@ -26,7 +27,9 @@ def sample_text(model: Model, given: argparse.Namespace, prompts: Sequence[str])
     require(model.tokenizer is not None, "This model has no tokenizer, so that its tokens can't be read.")
     assert model.tokenizer is not None
     n = given.n if given.n is not None else len(prompts) or FEW
-    tokens = model.sample(n, list(prompts) or None, steps=given.steps, guidance=given.guidance, seed=given.seed).cpu()
+    tokens = model.sample(
+        n, list(prompts) or None, steps=given.steps, guidance=given.guidance, seed=given.seed
+    ).cpu()
     texts = texts_of(model.tokenizer, tokens)
     print("\n".join(texts))
     if given.out != "samples":

@@ -1,4 +1,5 @@
-"""``stillhouse sample RUN --frames N --out clip.gif``: clips as moving pictures, streamed by causal students."""
+"""``stillhouse sample RUN --frames N --out clip.gif``: clips as moving pictures, streamed by causal
+students."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillhouse.conditions import Condition
+    from stillhouse.core.conditions import Condition
     from stillhouse.model import Model
     from stillhouse.worlds.base import World
 
@@ -24,25 +25,37 @@ NUMBERS = (".npy", ".safetensors")
 def add_frames(parser: argparse.ArgumentParser) -> None:
     """The options of this form of ``sample``."""
     group = parser.add_argument_group("clips, as .gif, .mp4 or a contact sheet .png")
-    group.add_argument("--frames", type=int, help="how long a clip is; a causal student streams as many as you ask for [as it learned]")
+    group.add_argument(
+        "--frames",
+        type=int,
+        help="how long a clip is; a causal student streams as many as you ask for [as it learned]",
+    )
     group.add_argument("--fps", type=float, default=8.0, help="frames a second [8]")
-    group.add_argument("--sound", metavar="FILE", help="a .wav file that a model that is told audio listens to; it sets the length")
+    group.add_argument(
+        "--sound",
+        metavar="FILE",
+        help="a .wav file that a model that is told audio listens to; it sets the length",
+    )
 
 
 def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
-    """Make clips of ``model`` under what was ``asked`` (prompts, labels, or None for its own) and write them to ``given.out``."""
+    """Make clips of ``model`` under what was ``asked`` (prompts, labels, or None for its own) and write them
+    to ``given.out``."""
     import torch
     from tqdm import tqdm
 
-    from stillhouse.conditions import move
-    from stillhouse.draws import Draws
+    from stillhouse.core.conditions import move
+    from stillhouse.core.draws import Draws
     from stillhouse.io.images import save_samples
     from stillhouse.io.media import ENDINGS, save_clips
-    from stillhouse.samplers.sampling import draw_samples
+    from stillhouse.samplers.draw import draw_samples
     from stillhouse.samplers.streaming import stream
 
     out = Path(OUT if given.out == "samples" else given.out)
-    require(out.suffix in (*ENDINGS, *NUMBERS), f"Clips are written as {', '.join((*ENDINGS, *NUMBERS))}, not '{out.suffix}'.")
+    require(
+        out.suffix in (*ENDINGS, *NUMBERS),
+        f"Clips are written as {', '.join((*ENDINGS, *NUMBERS))}, not '{out.suffix}'.",
+    )
     sampling = model.sampling(given.steps, given.guidance)
     frames = model.shape[0] if given.frames is None else given.frames
     require(frames >= 1, f"A clip has at least one frame, not {frames}.")
@@ -52,7 +65,11 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
         asked, frames = _told(model, world, given, n, frames)
     shape = model.of_length(frames, sampling)
     cond = move(model.condition_of(n, asked), model.denoiser.device)
-    draws, began, first = Draws(n, given.seed, "sample", device=model.denoiser.device), time.perf_counter(), 0.0
+    draws, began, first = (
+        Draws(n, given.seed, "sample", device=model.denoiser.device),
+        time.perf_counter(),
+        0.0,
+    )
     model.denoiser.eval()
     if sampling.chunk:
         chunks = []
@@ -71,7 +88,10 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
     else:
         path = save_clips(out, _seen(world, clips), fps=given.fps, columns=given.columns)
     calls, steps = sampling.nfe(model.denoiser, conditional=model.conditional), len(sampling.times) - 1
-    how = f"{steps} step(s), {calls} network call(s) per {f'chunk of {sampling.chunk} frames' if sampling.chunk else 'clip'}"
+    how = (
+        f"{steps} step(s), {calls} network call(s) per "
+        f"{f'chunk of {sampling.chunk} frames' if sampling.chunk else 'clip'}"
+    )
     start = f", the first chunk after {first:.2f} s" if sampling.chunk else ""
     print(f"{path}: {n} clip(s) of {frames} frames in {how}; {frames / seconds:.1f} frames a second{start}")
     return 0
@@ -79,8 +99,8 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
 
 def _world(model: Model, source: str) -> World | None:
     """The world that the model is of, if it fits: a run says which kind, a model alone only its name."""
-    from stillhouse.commands.look import open_world
-    from stillhouse.options import read_yaml
+    from stillhouse.api.options import read_yaml
+    from stillhouse.worlds.base import open_world
 
     run = Path(source) / "run.yaml"
     entry = read_yaml(run).get("world") if run.is_file() else model.info.get("recipe", {}).get("world")
@@ -102,17 +122,24 @@ def _seen(world: World | None, clips: Tensor) -> Tensor:
     return shown
 
 
-def _told(model: Model, world: World | None, given: argparse.Namespace, n: int, frames: int) -> tuple[Condition, int]:
-    """What a model that hears something is told: the sound of a file, or conditions of its world; and the clip's length."""
+def _told(
+    model: Model, world: World | None, given: argparse.Namespace, n: int, frames: int
+) -> tuple[Condition, int]:
+    """What a model that hears something is told: the sound of a file, or conditions of its world; and the
+    clip's length."""
     condition: Callable[..., Condition] | None = getattr(world, "condition", None)
     listen: Callable[..., Tensor] | None = getattr(world, "listen", None)
     if world is None or condition is None or listen is None:
-        raise StillhouseError(f"This model is told {model.told} for each clip; sample it in Python: model.sample(cond=…).")
+        raise StillhouseError(
+            f"This model is told {model.told} for each clip; sample it in Python: model.sample(cond=…)."
+        )
     if not given.sound:
         return condition(world.even(n), frames), frames
     from stillhouse.io.media import read_sound
 
-    require(given.frames is None, "The length of a clip follows from its sound; leave out --frames or --sound.")
+    require(
+        given.frames is None, "The length of a clip follows from its sound; leave out --frames or --sound."
+    )
     features = listen(read_sound(given.sound, given.fps))
     told = condition(world.even(n), features.shape[1])
     return {**told, "features": features.expand(n, -1, -1)}, features.shape[1]

@@ -8,7 +8,7 @@ from stillhouse.commands.parser import Parser
 
 
 def systems(words: list[str]) -> int:
-    from stillhouse.systems import list_systems
+    from stillhouse.systems.registry import list_systems
 
     parser = Parser("systems", "List the systems by family and by world, read from the method files.")
     parser.add_argument("--family", help="only this family")
@@ -24,7 +24,8 @@ def systems(words: list[str]) -> int:
         for s in (s for s in found if s.family == family):
             print(f"  {s.slug:<14} {s.paper}")
             print(
-                f"  {'':<14} {s.file} · worlds: {', '.join(s.worlds) or 'any'} · needs: {', '.join(s.needs) or 'nothing beside a teacher'}"
+                f"  {'':<14} {s.file} · worlds: {', '.join(s.worlds) or 'any'} · needs: "
+                f"{', '.join(s.needs) or 'nothing beside a teacher'}"
             )
     print("by world")
     for world in sorted({w for s in found for w in s.worlds}):

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require
 
 ABOUT = "stillhouse"  # under this name a file says what it is
 FORMS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def graph_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    """``module(*inputs.values())`` traced for any number of rows; ``inputs``: examples by name, two rows or more each.
+    """``module(*inputs.values())`` traced for any number of rows; ``inputs``: examples by name, two rows or
+    more each.
 
     Raises :class:`StillhouseError` for a network whose graph depends on the values it is given.
     """
@@ -32,14 +33,21 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.Ex
             return torch.export.export(module.eval(), tuple(inputs.values()), dynamic_shapes=(dims,))
     except Exception as error:  # torch.export raises as many kinds of error as there are reasons
         line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise StillhouseError(f"This network can't be written as a graph: {line.strip().rstrip('.')}.") from error
+        raise StillhouseError(
+            f"This network can't be written as a graph: {line.strip().rstrip('.')}."
+        ) from error
 
 
-def onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], about: Mapping[str, Any]) -> bytes:
-    """The graph as an ONNX file; its inputs are called ``names``, its output ``sample``, its first dimension ``rows``."""
+def onnx_bytes(
+    program: torch.export.ExportedProgram, names: Sequence[str], about: Mapping[str, Any]
+) -> bytes:
+    """The graph as an ONNX file; its inputs are called ``names``, its output ``sample``, its first dimension
+    ``rows``."""
     extra("onnx", "control"), extra("onnxscript", "control")
     with torch.no_grad(), _quiet():
-        made = torch.onnx.export(program, dynamo=True, input_names=list(names), output_names=["sample"], verbose=False)
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=list(names), output_names=["sample"], verbose=False
+        )
     assert made is not None
     proto = made.model_proto
     entry = proto.metadata_props.add()
@@ -66,8 +74,13 @@ def opened(source: bytes | str | Path, form: str) -> Callable[..., Tensor]:
     names = [part.name for part in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Tensor:
-        require(len(inputs) == len(names), f"This graph takes {', '.join(names)}: {len(names)} inputs, not {len(inputs)}.")
-        return torch.from_numpy(session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})[0])
+        require(
+            len(inputs) == len(names),
+            f"This graph takes {', '.join(names)}: {len(names)} inputs, not {len(inputs)}.",
+        )
+        return torch.from_numpy(
+            session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})[0]
+        )
 
     return run
 

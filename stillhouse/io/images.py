@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.io.weights import atomic_write
 
 
@@ -20,7 +20,8 @@ def is_image(x: Tensor) -> bool:
 
 
 def tile(x: Tensor, columns: int = 0) -> np.ndarray:
-    """Images (B, C, H, W) in [-1, 1] side by side as uint8 (rows H, columns W, C), a pixel of grey between them. 0: about square."""
+    """Images (B, C, H, W) in [-1, 1] side by side as uint8 (rows H, columns W, C), a pixel of grey between
+    them. 0: about square."""
     count, channels, height, width = x.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -42,16 +43,22 @@ def png(sheet: np.ndarray) -> bytes:
 
 
 def save_samples(path: str | Path, x: Tensor, labels: Tensor | None = None, columns: int = 0) -> Path:
-    """Write samples as ``.png``, ``.npy`` or ``.safetensors`` (there with their labels), as the name ends; return where they are.
+    """Write samples as ``.png``, ``.npy`` or ``.safetensors`` (there with their labels), as the name ends;
+    return where they are.
 
-    Without an ending: ``.png`` for images, else ``.npy``. Raises :class:`StillhouseError` for another ending, and for a PNG of points.
+    Without an ending: ``.png`` for images, else ``.npy``. Raises :class:`StillhouseError` for another ending,
+    and for a PNG of points.
     """
     path = Path(path)
     if not path.suffix:
         path = path.with_suffix(".png" if is_image(x) else ".npy")
-    require(path.suffix in (".png", ".npy", ".safetensors"), f"Samples are written as .png, .npy or .safetensors, not '{path.suffix}'.")
     require(
-        path.suffix != ".png" or is_image(x), f"Samples of shape {tuple(x.shape[1:])} are no images; write them as .npy or .safetensors."
+        path.suffix in (".png", ".npy", ".safetensors"),
+        f"Samples are written as .png, .npy or .safetensors, not '{path.suffix}'.",
+    )
+    require(
+        path.suffix != ".png" or is_image(x),
+        f"Samples of shape {tuple(x.shape[1:])} are no images; write them as .npy or .safetensors.",
     )
     if path.suffix == ".png":
         atomic_write(path, png(tile(x, columns)))
@@ -60,5 +67,13 @@ def save_samples(path: str | Path, x: Tensor, labels: Tensor | None = None, colu
         np.save(buffer, x.detach().cpu().numpy(), allow_pickle=False)
         atomic_write(path, buffer.getvalue())
     else:
-        atomic_write(path, save({"samples": x.detach().cpu().contiguous(), **({} if labels is None else {"labels": labels.cpu()})}))
+        atomic_write(
+            path,
+            save(
+                {
+                    "samples": x.detach().cpu().contiguous(),
+                    **({} if labels is None else {"labels": labels.cpu()}),
+                }
+            ),
+        )
     return path

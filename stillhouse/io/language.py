@@ -1,4 +1,5 @@
-"""Masked language models of Hugging Face Transformers as models of ours: a folder of config, safetensors and tokenizer, in and out."""
+"""Masked language models of Hugging Face Transformers as models of ours: a folder of config, safetensors and
+tokenizer, in and out."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.discrete import Masked
-from stillhouse.errors import StillhouseError, extra, require
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.discrete import Masked
+from stillhouse.core.errors import StillhouseError, extra, require
 from stillhouse.models.letters import GAP, SHOWN
 
 CONFIG, ABOUT = "config.json", "stillhouse.json"
@@ -23,18 +24,22 @@ NEVER = -1e4  # a logit: no probability at all, and yet a number that 0 can be m
 
 
 class Pretrained:
-    """A tokenizer of Transformers, our mask beside its own tokens. ``size``: how many there are, which is the mask's number."""
+    """A tokenizer of Transformers, our mask beside its own tokens. ``size``: how many there are, which is the
+    mask's number."""
 
     def __init__(self, tokenizer: Any, size: int):
         self.theirs, self.size = tokenizer, size
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of ``text``, each ``_`` a mask; raises :class:`StillhouseError` for a word that the tokenizer does not know."""
+        """Tokens of ``text``, each ``_`` a mask; raises :class:`StillhouseError` for a word that the
+        tokenizer does not know."""
         found = self._tokens(text)
         unknown = self.theirs.unk_token_id
         if unknown is not None and unknown in found:
             word = next((w for w in text.replace(GAP, " ").split() if unknown in self._tokens(w)), text)
-            raise StillhouseError(f"The model's tokenizer has no token for '{word}' in '{text}'; say it in other words.")
+            raise StillhouseError(
+                f"The model's tokenizer has no token for '{word}' in '{text}'; say it in other words."
+            )
         return [self.size if token == self.theirs.mask_token_id else token for token in found]
 
     def _tokens(self, text: str) -> list[int]:
@@ -52,9 +57,11 @@ class Pretrained:
 
 @dataclass
 class MaskedCall:
-    """How a masked language model is asked: our mask (token ``size``) as its own, its start and end tokens around the text.
+    """How a masked language model is asked: our mask (token ``size``) as its own, its start and end tokens
+    around the text.
 
-    ``unreal``: tokens that no text holds (padding, start, end, its mask …), which it is never taken at its word for.
+    ``unreal``: tokens that no text holds (padding, start, end, its mask …), which it is never taken at its
+    word for.
     """
 
     size: int
@@ -73,7 +80,8 @@ class MaskedCall:
 
 
 def is_language(folder: Path) -> bool:
-    """Whether ``folder`` holds a masked language model: its configuration names an architecture that ends so."""
+    """Whether ``folder`` holds a masked language model: its configuration names an architecture that ends
+    so."""
     return any(name.endswith("ForMaskedLM") for name in _config(folder).get("architectures") or ())
 
 
@@ -85,38 +93,56 @@ def _config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def open_language(folder: Path, length: int | None = None) -> tuple[Denoiser, Pretrained, int, dict[str, Any]]:
-    """The denoiser of a masked language model on disk, its tokenizer, the length of its texts, and what :func:`save_language` kept with it.
+def open_language(
+    folder: Path, length: int | None = None
+) -> tuple[Denoiser, Pretrained, int, dict[str, Any]]:
+    """The denoiser of a masked language model on disk, its tokenizer, the length of its texts, and what
+    :func:`save_language` kept with it.
 
-    ``length``: tokens of a text [as saved, or 128, if the model reads as many]. Raises :class:`StillhouseError` for weights that are a
-    pickle, code of its own, a folder without a tokenizer or a tokenizer without a mask, and for texts that are too long.
+    ``length``: tokens of a text [as saved, or 128, if the model reads as many]. Raises
+    :class:`StillhouseError` for weights that are a pickle, code of its own, a folder without a tokenizer or a
+    tokenizer without a mask, and for texts that are too long.
     """
     transformers = extra("transformers", "language")
     config = _config(folder)
     require(
-        "auto_map" not in config and not list(folder.glob("*.py")), f"The model in '{folder}' brings code of its own, which is not run."
+        "auto_map" not in config and not list(folder.glob("*.py")),
+        f"The model in '{folder}' brings code of its own, which is not run.",
     )
     require(
         any(folder.glob("*.safetensors")),
-        f"The folder '{folder}' has no *.safetensors (a pickle is not opened); load it where you trust it, and call its save_pretrained.",
+        f"The folder '{folder}' has no *.safetensors (a pickle is not opened); load it where you trust it, "
+        "and call its save_pretrained.",
     )
     spoken = [file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)]
     require(bool(spoken), f"The folder '{folder}' has no tokenizer; save one beside the model.")
     about = json.loads((folder / ABOUT).read_text("utf-8")) if (folder / ABOUT).is_file() else {}
     with hushed(transformers):
         try:
-            net = transformers.AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+            net = (
+                transformers.AutoModelForMaskedLM.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True
+                )
+                .float()
+                .eval()
+            )
             theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise StillhouseError(f"Transformers can't open the masked language model '{folder}': {reason}") from error
+            raise StillhouseError(
+                f"Transformers can't open the masked language model '{folder}': {reason}"
+            ) from error
     require(theirs.mask_token is not None, f"The tokenizer in '{folder}' has no mask token.")
     size, (before, after) = net.config.vocab_size, _frame(theirs)
     require(
-        len(theirs) <= size, f"The tokenizer in '{folder}' has {len(theirs)} tokens, the model only {size}; they don't belong together."
+        len(theirs) <= size,
+        f"The tokenizer in '{folder}' has {len(theirs)} tokens, the model only {size}; they don't belong "
+        "together.",
     )
     unreal = sorted({*theirs.all_special_ids, *range(len(theirs), size)})
-    most = min(theirs.model_max_length, getattr(net.config, "max_position_embeddings", theirs.model_max_length)) - len(before + after)
+    most = min(
+        theirs.model_max_length, getattr(net.config, "max_position_embeddings", theirs.model_max_length)
+    ) - len(before + after)
     length = length or min(about.get("length", LENGTH), most)
     require(1 <= length <= most, f"The model in '{folder}' reads texts of 1 to {most} tokens, not {length}.")
     call = MaskedCall(size, theirs.mask_token_id, tuple(unreal), before, after)
@@ -132,7 +158,8 @@ def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def save_language(folder: Path, denoiser: Denoiser, tokenizer: Pretrained, about: dict[str, Any]) -> Path:
-    """Write a folder that ``AutoModelForMaskedLM`` and ``AutoTokenizer`` open as it is, whole or not at all; return it.
+    """Write a folder that ``AutoModelForMaskedLM`` and ``AutoTokenizer`` open as it is, whole or not at all;
+    return it.
 
     ``about``: plain data that :func:`open_language` gives back, kept beside as ``stillhouse.json``.
     """

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require
 from stillhouse.io.images import png, tile
 from stillhouse.io.weights import atomic_write
 
@@ -31,16 +31,24 @@ def is_video(x: Tensor) -> bool:
 
 
 def pictures_of(clips: Tensor, columns: int = 0) -> np.ndarray:
-    """Clips (B, F, 1 or 3, H, W) in [-1, 1] side by side, frame by frame: (F, height, width, 1 or 3) uint8. 0 columns: about square."""
-    require(clips.dim() == 5 and clips.shape[1] > 0, f"A film needs clips (B, F, C, H, W) of one frame or more, not {tuple(clips.shape)}.")
-    require(is_video(clips) and len(clips) > 0, f"A film shows clips of 1 or 3 colours, not a tensor of shape {tuple(clips.shape)}.")
+    """Clips (B, F, 1 or 3, H, W) in [-1, 1] side by side, frame by frame: (F, height, width, 1 or 3) uint8. 0
+    columns: about square."""
+    require(
+        clips.dim() == 5 and clips.shape[1] > 0,
+        f"A film needs clips (B, F, C, H, W) of one frame or more, not {tuple(clips.shape)}.",
+    )
+    require(
+        is_video(clips) and len(clips) > 0,
+        f"A film shows clips of 1 or 3 colours, not a tensor of shape {tuple(clips.shape)}.",
+    )
     return np.stack([tile(_enlarged(frame), columns) for frame in clips.detach().unbind(1)])
 
 
 def contact_sheet(clips: Tensor, most: int = 12) -> np.ndarray:
     """A clip a row, at most ``most`` of its frames evenly spread: (height, width, 1 or 3) uint8."""
     require(
-        is_video(clips) and clips.numel() > 0, f"A contact sheet shows clips (B, F, 1 or 3, H, W), not a shape of {tuple(clips.shape)}."
+        is_video(clips) and clips.numel() > 0,
+        f"A contact sheet shows clips (B, F, 1 or 3, H, W), not a shape of {tuple(clips.shape)}.",
     )
     shown = torch.linspace(0, clips.shape[1] - 1, min(most, clips.shape[1])).round().long()
     picked = clips.detach()[:, shown]
@@ -48,14 +56,17 @@ def contact_sheet(clips: Tensor, most: int = 12) -> np.ndarray:
 
 
 def save_clips(path: str | Path, clips: Tensor, *, fps: float = 8.0, columns: int = 0) -> Path:
-    """Write clips (B, F, 1 or 3, H, W) in [-1, 1] as the name ends: ``.gif`` or ``.mp4`` side by side, ``.png`` as a contact sheet.
+    """Write clips (B, F, 1 or 3, H, W) in [-1, 1] as the name ends: ``.gif`` or ``.mp4`` side by side,
+    ``.png`` as a contact sheet.
 
-    ``fps``: frames a second. Raises :class:`StillhouseError` for another ending, no frames, a rate that the format has not, and for an
-    .mp4 without PyAV; nothing is half written.
+    ``fps``: frames a second. Raises :class:`StillhouseError` for another ending, no frames, a rate that the
+    format has not, and for an .mp4 without PyAV; nothing is half written.
     """
     path = Path(path)
     require(path.suffix in ENDINGS, f"Clips are written as {', '.join(ENDINGS)}, not '{path.suffix}'.")
-    require(math.isfinite(fps) and fps > 0, f"A film runs at a positive number of frames a second, not {fps}.")
+    require(
+        math.isfinite(fps) and fps > 0, f"A film runs at a positive number of frames a second, not {fps}."
+    )
     if path.suffix == ".png":
         atomic_write(path, png(contact_sheet(clips)))
     elif path.suffix == ".gif":
@@ -70,8 +81,8 @@ def save_clips(path: str | Path, clips: Tensor, *, fps: float = 8.0, columns: in
 def read_clip(path: str | Path, *, fps: float | None = None) -> tuple[Tensor, float]:
     """A film (.gif, .mp4 …) as a clip (F, 3, H, W) in [-1, 1], and its frames a second.
 
-    ``fps``: take so many of its frames a second, which must divide the film's own rate. Raises :class:`StillhouseError` for a file that
-    is missing or no film, and for a rate that does not fit.
+    ``fps``: take so many of its frames a second, which must divide the film's own rate. Raises
+    :class:`StillhouseError` for a file that is missing or no film, and for a rate that does not fit.
     """
     path = Path(path)
     require(path.is_file(), f"There is no film '{path}'.")
@@ -81,23 +92,29 @@ def read_clip(path: str | Path, *, fps: float | None = None) -> tuple[Tensor, fl
     if fps is not None:
         fits = every >= 1 and abs(rate / fps - every) < 0.02 * every
         require(
-            fits, f"The film '{path}' runs at {rate:g} frames a second, which {fps:g} does not divide; convert it to a multiple of that."
+            fits,
+            f"The film '{path}' runs at {rate:g} frames a second, which {fps:g} does not divide; convert "
+            "it to a multiple of that.",
         )
     pixels = torch.from_numpy(np.stack(frames[::every])).permute(0, 3, 1, 2)
     return pixels.float() / 127.5 - 1, rate / every
 
 
 def read_sound(path: str | Path, fps: float) -> Tensor:
-    """A .wav file (8 or 16 bits, any channels) cut into the frames of a film: (F, T), one row of numbers in [-1, 1] per frame.
+    """A .wav file (8 or 16 bits, any channels) cut into the frames of a film: (F, T), one row of numbers in
+    [-1, 1] per frame.
 
-    ``fps``: the film's frames a second; what is left over at the end is dropped. Raises :class:`StillhouseError` for a file that is missing
-    or no such sound, and for one that is shorter than a frame.
+    ``fps``: the film's frames a second; what is left over at the end is dropped. Raises
+    :class:`StillhouseError` for a file that is missing or no such sound, and for one that is shorter than a
+    frame.
     """
     import wave
 
     path = Path(path)
     require(path.is_file(), f"There is no sound '{path}'.")
-    require(math.isfinite(fps) and fps > 0, f"A film runs at a positive number of frames a second, not {fps}.")
+    require(
+        math.isfinite(fps) and fps > 0, f"A film runs at a positive number of frames a second, not {fps}."
+    )
     try:
         with wave.open(str(path)) as file:
             rate, width, channels, content = (
@@ -111,8 +128,15 @@ def read_sound(path: str | Path, fps: float) -> Tensor:
     require(width in (1, 2), f"The sound '{path}' has {8 * width} bits a number; convert it to 16.")
     whole = content[: len(content) // (width * channels) * width * channels]
     numbers = torch.from_numpy(np.frombuffer(whole, "<i2" if width == 2 else "u1").astype(np.float32))
-    each, sound = int(rate / fps), (numbers / 32768 if width == 2 else numbers / 128 - 1).reshape(-1, channels).mean(1)
-    require(0 < each <= len(sound), f"The sound '{path}' lasts {len(sound) / rate:.3g} s, less than one frame at {fps:g} frames a second.")
+    each, sound = (
+        int(rate / fps),
+        (numbers / 32768 if width == 2 else numbers / 128 - 1).reshape(-1, channels).mean(1),
+    )
+    require(
+        0 < each <= len(sound),
+        f"The sound '{path}' lasts {len(sound) / rate:.3g} s, less than one frame at {fps:g} frames a "
+        "second.",
+    )
     starts = [round(frame * rate / fps) for frame in range(int(len(sound) * fps / rate))]
     return torch.stack([sound[start : start + each] for start in starts if start + each <= len(sound)])
 
@@ -126,7 +150,10 @@ def _even(pictures: np.ndarray) -> np.ndarray:
     """Padded to an even height and width, which the codec of .mp4 asks for."""
     height, width = pictures.shape[1:3]
     if height % 2 or width % 2:
-        log.warning("An .mp4 has even sides: the film of %d x %d pixels is padded to %d x %d.", *_round_up(height, width))
+        log.warning(
+            "An .mp4 has even sides: the film of %d x %d pixels is padded to %d x %d.",
+            *_round_up(height, width),
+        )
     return np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
@@ -137,8 +164,13 @@ def _round_up(height: int, width: int) -> tuple[int, int, int, int]:
 def gif(pictures: np.ndarray, fps: float) -> bytes:
     from PIL import Image
 
-    require(fps <= FASTEST_GIF, f"A .gif shows at most {FASTEST_GIF:g} frames a second, not {fps:g}; write an .mp4 or lower the rate.")
-    # a GIF counts in hundredths of a second: round where each frame begins, so that the whole film has the right length
+    require(
+        fps <= FASTEST_GIF,
+        f"A .gif shows at most {FASTEST_GIF:g} frames a second, not {fps:g}; write an .mp4 or lower the "
+        "rate.",
+    )
+    # a GIF counts in hundredths of a second: round where each frame begins, so that the whole film has the
+    # right length
     begins = np.round(np.arange(len(pictures) + 1) * 100 / fps)
     frames = [Image.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in pictures]
     # one palette for all frames: colours that are chosen frame by frame would flicker by themselves
@@ -148,7 +180,9 @@ def gif(pictures: np.ndarray, fps: float) -> bytes:
         frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     durations = [int(10 * d) for d in np.diff(begins)]
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1
+    )
     return buffer.getvalue()
 
 
@@ -159,7 +193,9 @@ def _mp4(av, path: Path, pictures: np.ndarray, fps: float) -> None:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
         stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
         for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3))), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3))), format="rgb24"
+            )
             film.mux(stream.encode(frame))
         film.mux(stream.encode())
 
@@ -169,7 +205,10 @@ def _read_gif(path: Path) -> tuple[list[np.ndarray], float]:
 
     try:
         with Image.open(path) as film:
-            shown = [(np.asarray(frame.convert("RGB")), frame.info.get("duration", 100)) for frame in ImageSequence.Iterator(film)]
+            shown = [
+                (np.asarray(frame.convert("RGB")), frame.info.get("duration", 100))
+                for frame in ImageSequence.Iterator(film)
+            ]
     except (OSError, SyntaxError) as error:
         raise StillhouseError(f"'{path}' is no whole film: {error}.") from error
     # an encoder keeps a frame that does not change once, for longer: the shortest time is that of one frame
@@ -184,6 +223,8 @@ def _read_film(path: Path) -> tuple[list[np.ndarray], float]:
         with av.open(str(path)) as film:
             require(len(film.streams.video) > 0, f"'{path}' holds no moving picture.")
             stream = film.streams.video[0]
-            return [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)], float(stream.average_rate or 0)
+            return [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)], float(
+                stream.average_rate or 0
+            )
     except (av.FFmpegError, OSError) as error:
         raise StillhouseError(f"'{path}' is no whole film: {error}.") from error

@@ -1,4 +1,5 @@
-"""Photographs as people have them: any size and mode, with EXIF orientation and perhaps alpha; read and written."""
+"""Photographs as people have them: any size and mode, with EXIF orientation and perhaps alpha; read and
+written."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.weights import atomic_write
 
 LEAST = 8  # pixels on a side
@@ -21,26 +22,36 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 @dataclass
 class Photo:
-    """``colour`` (3, H, W) in [-1, 1], three equal channels where it is ``grey``; ``alpha`` (1, H, W) in [-1, 1] or None."""
+    """``colour`` (3, H, W) in [-1, 1], three equal channels where it is ``grey``; ``alpha`` (1, H, W) in [-1,
+    1] or None."""
 
     colour: Tensor
     alpha: Tensor | None = None
     grey: bool = False
 
     def enlarged(self, scale: int) -> Photo:
-        """``scale`` times as large by the bicubic kernel, within [-1, 1]: what a restoring network is told."""
+        """``scale`` times as large by the bicubic kernel, within [-1, 1]: what a restoring network is
+        told."""
 
         def plane(x: Tensor) -> Tensor:
-            return F.interpolate(x[None], scale_factor=scale, mode="bicubic", align_corners=False)[0].clamp(-1, 1)
+            return F.interpolate(x[None], scale_factor=scale, mode="bicubic", align_corners=False)[0].clamp(
+                -1, 1
+            )
 
-        return self if scale == 1 else Photo(plane(self.colour), None if self.alpha is None else plane(self.alpha), self.grey)
+        return (
+            self
+            if scale == 1
+            else Photo(plane(self.colour), None if self.alpha is None else plane(self.alpha), self.grey)
+        )
 
 
 def read_photo(path: str | Path, scale: int = 1) -> Photo:
-    """A photograph, upright as its EXIF says; of a moving picture its first frame. Deeper files become floats, not bytes.
+    """A photograph, upright as its EXIF says; of a moving picture its first frame. Deeper files become
+    floats, not bytes.
 
-    ``scale``: how many times larger it will be made. Raises :class:`StillhouseError` for a file that is missing, torn, no picture, smaller
-    than 8 pixels on a side, or would have more than 64 million pixels after that.
+    ``scale``: how many times larger it will be made. Raises :class:`StillhouseError` for a file that is
+    missing, torn, no picture, smaller than 8 pixels on a side, or would have more than 64 million pixels
+    after that.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -49,9 +60,13 @@ def read_photo(path: str | Path, scale: int = 1) -> Photo:
     try:
         with Image.open(path) as file:
             width, height = file.size
-            require(min(width, height) >= LEAST, f"'{path}' is {width} x {height} pixels; a picture to restore has {LEAST} a side or more.")
+            require(
+                min(width, height) >= LEAST,
+                f"'{path}' is {width} x {height} pixels; a picture to restore has {LEAST} a side or more.",
+            )
             large = (
-                f"'{path}' is {width} x {height} pixels; {scale} times as large it would have more than {MOST // 10**6} million: cut it."
+                f"'{path}' is {width} x {height} pixels; {scale} times as large it would have more "
+                f"than {MOST // 10**6} million: cut it."
             )
             require(width * height * scale**2 <= MOST, large)
             return _numbers(ImageOps.exif_transpose(file))
@@ -71,12 +86,17 @@ def _numbers(image) -> Photo:
         return Photo((2 * light - 1).expand(3, -1, -1).clone(), grey=True)
     has_alpha = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
-    pixels = torch.from_numpy(np.array(image.convert("RGBA" if has_alpha else "RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+    pixels = (
+        torch.from_numpy(np.array(image.convert("RGBA" if has_alpha else "RGB"))).permute(2, 0, 1).float()
+        / 127.5
+        - 1
+    )
     return Photo(pixels[:3], pixels[3:] if has_alpha else None, grey)
 
 
 def write_photo(path: str | Path, photo: Photo) -> Path:
-    """Write a photograph as ``.png``, ``.jpg`` or ``.webp``, whole or not at all; without an ending it becomes a PNG.
+    """Write a photograph as ``.png``, ``.jpg`` or ``.webp``, whole or not at all; without an ending it
+    becomes a PNG.
 
     Raises :class:`StillhouseError` for another ending, and for a JPEG of a picture with alpha.
     """
@@ -86,7 +106,10 @@ def write_photo(path: str | Path, photo: Photo) -> Path:
     path = path if path.suffix else path.with_suffix(".png")
     ending = path.suffix.lower()
     require(ending in FORMATS, f"A picture is written as {', '.join(FORMATS)}, not '{path.suffix}'.")
-    require(photo.alpha is None or FORMATS[ending] != "JPEG", "The picture has transparent parts, which a JPEG can't hold; write a .png.")
+    require(
+        photo.alpha is None or FORMATS[ending] != "JPEG",
+        "The picture has transparent parts, which a JPEG can't hold; write a .png.",
+    )
     colour = photo.colour.mean(0, keepdim=True) if photo.grey else photo.colour
     planes = colour if photo.alpha is None else torch.cat([colour, photo.alpha])
     pixels = ((planes.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

@@ -1,4 +1,5 @@
-"""Scenes as .ply files: Gaussians as viewers of splats read them, voxels and points as bare points. Needs ``stillhouse[three_d]``."""
+"""Scenes as .ply files: Gaussians as viewers of splats read them, voxels and points as bare points. Needs
+``stillhouse[three_d]``."""
 
 from __future__ import annotations
 
@@ -10,22 +11,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require
 from stillhouse.io.weights import atomic_write
 from stillhouse.models.scenes import Gaussians, Points, Scene, Voxels
 
 SHARE = 0.28209479177387814  # of the constant spherical harmonic, 1 / (2 sqrt pi): colour = 1/2 + SHARE f_dc
 PLACE = ("x", "y", "z")
-SPLAT = (*(f"f_dc_{i}" for i in range(3)), "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4)))
+SPLAT = (
+    *(f"f_dc_{i}" for i in range(3)),
+    "opacity",
+    *(f"scale_{i}" for i in range(3)),
+    *(f"rot_{i}" for i in range(4)),
+)
 FULL = 0.5  # density logit from which a voxel is written
 
 
 def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
-    """Write the object ``number`` of ``scene`` (Gaussians, Voxels or Points) to ``path``, whole or not at all, and return where it is.
+    """Write the object ``number`` of ``scene`` (Gaussians, Voxels or Points) to ``path``, whole or not at
+    all, and return where it is.
 
-    Gaussians: ``x y z f_dc_* opacity scale_* rot_*``, the form of Kerbl et al., 2023 (arXiv 2308.04079), without view-dependent colour.
-    Voxels: those that hold something, ``x y z red green blue``. Points: ``x y z``. Raises :class:`StillhouseError` for another scene,
-    for a number that it has not, and where nothing would be written.
+    Gaussians: ``x y z f_dc_* opacity scale_* rot_*``, the form of Kerbl et al., 2023 (arXiv 2308.04079),
+    without view-dependent colour. Voxels: those that hold something, ``x y z red green blue``. Points: ``x y
+    z``. Raises :class:`StillhouseError` for another scene, for a number that it has not, and where nothing
+    would be written.
     """
     plyfile, path = extra("plyfile", "three_d"), Path(path)
     require(path.suffix == ".ply", f"A scene is written as .ply, not '{path.suffix}'.")
@@ -33,7 +41,9 @@ def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
     fields = _fields(scene, number)
     count = len(next(iter(fields.values())))
     require(count > 0, "The scene is empty: none of its voxels holds anything.")
-    table = np.zeros(count, dtype=[(name, "u1" if name in ("red", "green", "blue") else "f4") for name in fields])
+    table = np.zeros(
+        count, dtype=[(name, "u1" if name in ("red", "green", "blue") else "f4") for name in fields]
+    )
     for name, column in fields.items():
         table[name] = column.detach().cpu().numpy()
     vertices = plyfile.PlyElement.describe(table, "vertex")
@@ -42,9 +52,11 @@ def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
 
 
 def read_ply(path: str | Path, **lens: Any) -> Gaussians | Points:
-    """The scene in a .ply file: Gaussians where it describes such, else its bare points. ``lens``: ``extent``, ``pinhole``, ``background``.
+    """The scene in a .ply file: Gaussians where it describes such, else its bare points. ``lens``:
+    ``extent``, ``pinhole``, ``background``.
 
-    View-dependent colour is left out. Raises :class:`StillhouseError` for a file that is missing, torn, empty, or holds no points.
+    View-dependent colour is left out. Raises :class:`StillhouseError` for a file that is missing, torn,
+    empty, or holds no points.
     """
     plyfile, path = extra("plyfile", "three_d"), Path(path)
     require(path.is_file(), f"There is no scene '{path}'.")
@@ -53,7 +65,10 @@ def read_ply(path: str | Path, **lens: Any) -> Gaussians | Points:
     except (plyfile.PlyParseError, KeyError, OSError, ValueError) as error:
         raise StillhouseError(f"'{path}' is no whole .ply file of points: {error}.") from error
     missing = [name for name in PLACE if name not in table.dtype.names]
-    require(not missing and len(table) > 0, f"'{path}' holds no points: {'it lacks ' + ', '.join(missing) if missing else 'it is empty'}.")
+    require(
+        not missing and len(table) > 0,
+        f"'{path}' holds no points: {'it lacks ' + ', '.join(missing) if missing else 'it is empty'}.",
+    )
     splats = all(name in table.dtype.names for name in SPLAT)
 
     def columns(*names: str) -> Tensor:
@@ -66,7 +81,9 @@ def read_ply(path: str | Path, **lens: Any) -> Gaussians | Points:
         points.centre.data = values[None]
         return points
     scene = Gaussians(count=len(table), **lens)
-    parts = dict(zip(("centre", "colour", "opacity", "size", "turn"), values.split([3, 3, 1, 3, 4], 1), strict=True))
+    parts = dict(
+        zip(("centre", "colour", "opacity", "size", "turn"), values.split([3, 3, 1, 3, 4], 1), strict=True)
+    )
     parts["colour"] = torch.logit((0.5 + SHARE * parts["colour"]).clamp(0, 1), eps=1e-4)
     parts["opacity"] = parts["opacity"][:, 0]
     scene.load_state_dict({name: value[None] for name, value in parts.items()})

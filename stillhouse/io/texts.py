@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.weights import atomic_write
 from stillhouse.models.letters import GAP, Tokenizer
 
 
 def save_texts(path: str | Path, texts: Sequence[str]) -> Path:
-    """Write ``texts`` as .txt, one a line (a line break within one becomes a space); return where they are."""
+    """Write ``texts`` as .txt, one a line (a line break within one becomes a space); return where they
+    are."""
     path = Path(path)
     require(path.suffix == ".txt", f"Texts are written as .txt, not '{path.suffix}'.")
     atomic_write(path, "".join(" ".join(text.splitlines()) + "\n" for text in texts).encode())
@@ -34,7 +35,8 @@ def read_text(path: str | Path) -> str:
 
 
 def token_rows(text: str, tokenizer: Tokenizer, length: int) -> Tensor:
-    """``text`` as rows of ``length`` tokens each (N, length), int64, one behind the other; the rest is left out.
+    """``text`` as rows of ``length`` tokens each (N, length), int64, one behind the other; the rest is left
+    out.
 
     Raises :class:`StillhouseError` where it has a character without a token, or too few for one row.
     """

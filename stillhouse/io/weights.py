@@ -16,15 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillhouse.bridge import unconditional
-from stillhouse.denoiser import Call, Denoiser, call_plain
-from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.core.bridge import unconditional
+from stillhouse.core.denoiser import Call, Denoiser, call_plain
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.prediction import KINDS, Kind
+from stillhouse.core.process import process_from_config
 from stillhouse.models import build_model
-from stillhouse.prediction import KINDS, Kind
-from stillhouse.process import process_from_config
 
 HEADER = "stillhouse"
-CALLS: dict[str, Call] = {"plain": call_plain, "unconditional": unconditional}  # the ways in which our own networks are called
+CALLS: dict[str, Call] = {
+    "plain": call_plain,
+    "unconditional": unconditional,
+}  # the ways in which our own networks are called
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -32,9 +35,9 @@ PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x0
 def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) -> None:
     """Write a file so that at every moment ``path`` holds the old content or the new one, never a part.
 
-    ``content``: the bytes, or a function that writes the file it is given the path of. It goes to a new name in the same folder
-    (made if missing), reaches the disk, and then takes the place of ``path``. If that fails (disk full, no permission), nothing
-    is left behind and :class:`StillhouseError` says why.
+    ``content``: the bytes, or a function that writes the file it is given the path of. It goes to a new name
+    in the same folder (made if missing), reaches the disk, and then takes the place of ``path``. If that
+    fails (disk full, no permission), nothing is left behind and :class:`StillhouseError` says why.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -61,7 +64,9 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
 def kind_config(kind: Kind) -> dict[str, Any]:
     """Name and fields of a prediction kind, as plain data."""
     name = next((name for name, known in KINDS.items() if type(kind) is known), None)
-    require(name is not None, f"A prediction kind of type {type(kind).__name__} has no name to be saved under.")
+    require(
+        name is not None, f"A prediction kind of type {type(kind).__name__} has no name to be saved under."
+    )
     return {"name": name, **(dataclasses.asdict(kind) if dataclasses.is_dataclass(kind) else {})}
 
 
@@ -77,18 +82,25 @@ def kind_from_config(config: dict[str, Any]) -> Kind:
         raise StillhouseError(f"Prediction kind '{name}' can't be made from {fields}: {error}.") from error
 
 
-def save_denoiser(path: str | Path, denoiser: Denoiser, info: dict[str, Any] | None = None, *, dtype: torch.dtype | None = None) -> None:
+def save_denoiser(
+    path: str | Path,
+    denoiser: Denoiser,
+    info: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write the weights of ``denoiser`` and all that is needed to build it again into one safetensors file.
 
-    ``info``: anything that JSON can hold (how it was made, how well it does). ``dtype``: store floating-point weights as this
-    (``torch.float16`` halves the file). Raises :class:`StillhouseError` for a network without a ``config`` (the denoiser of a
-    foreign model, a wrapper) and when the file can't be written.
+    ``info``: anything that JSON can hold (how it was made, how well it does). ``dtype``: store floating-point
+    weights as this (``torch.float16`` halves the file). Raises :class:`StillhouseError` for a network without
+    a ``config`` (the denoiser of a foreign model, a wrapper) and when the file can't be written.
     """
     model = getattr(denoiser.net, "config", None)
     call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
     require(
         isinstance(model, dict) and call is not None,
-        f"Only a denoiser of one of our own networks can be saved like this, not one of {type(denoiser.net).__name__}.",
+        "Only a denoiser of one of our own networks can be saved like this, not one of "
+        f"{type(denoiser.net).__name__}.",
     )
     about = {
         "model": model,
@@ -111,16 +123,18 @@ def save_denoiser(path: str | Path, denoiser: Denoiser, info: dict[str, Any] | N
 
 
 def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser` wrote to ``path``.
+    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser`
+    wrote to ``path``.
 
-    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or its weights don't
-    fit the network that the header describes.
+    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or
+    its weights don't fit the network that the header describes.
     """
     path = Path(path)
     require(path.is_file(), f"There is no weights file '{path}'.")
     with open(path, "rb") as file:
         start = file.read(9)
-    # a safetensors file starts with the length of its header, which may look like a pickle's first bytes; then comes a brace
+    # a safetensors file starts with the length of its header, which may look like a pickle's first bytes;
+    # then comes a brace
     pickled = start.startswith(PICKLE_STARTS) and start[8:] != b"{"
     require(
         path.suffix.lower() not in PICKLE_SUFFIXES and not pickled,
@@ -132,11 +146,20 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
             header = (file.metadata() or {}).get(HEADER)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"'{path}' is no whole safetensors file (cut short while copied?): {error}.") from error
-    require(header is not None, f"'{path}' has weights but not our header, so it doesn't say which network they are for.")
+        raise StillhouseError(
+            f"'{path}' is no whole safetensors file (cut short while copied?): {error}."
+        ) from error
+    require(
+        header is not None,
+        f"'{path}' has weights but not our header, so it doesn't say which network they are for.",
+    )
     try:
         about = json.loads(str(header))
-        model, process, kind = build_model(about["model"]), process_from_config(about["process"]), kind_from_config(about["kind"])
+        model, process, kind = (
+            build_model(about["model"]),
+            process_from_config(about["process"]),
+            kind_from_config(about["kind"]),
+        )
         two_time, info, call = bool(about["two_time"]), about["info"], CALLS[about.get("call", "plain")]
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
@@ -150,4 +173,8 @@ def _fit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> Non
     for name in [*wanted, *found]:
         here = tuple(found[name].shape) if name in found else "missing"
         there = tuple(wanted[name].shape) if name in wanted else "unknown"
-        require(here == there, f"The weights in '{path}' don't fit the network: '{name}' is {here} there, {there} in the network.")
+        require(
+            here == there,
+            f"The weights in '{path}' don't fit the network: '{name}' is {here} there, {there} in the "
+            "network.",
+        )

@@ -1,6 +1,8 @@
-"""The little language of the world ``shapes``: its captions, the parts that each one names, and which of them are held out.
+"""The little language of the world ``shapes``: its captions, the parts that each one names, and which of them
+are held out.
 
-Every scene has a *canonical* caption, whose first object is the upper or the left one: "a below b" shows what "b above a" shows.
+Every scene has a *canonical* caption, whose first object is the upper or the left one: "a below b" shows what
+"b above a" shows.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.draws import seed_of
+from stillhouse.core.draws import seed_of
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -24,7 +26,8 @@ LONGEST = 8  # words
 
 @dataclass(frozen=True)
 class Parts:
-    """What captions name, in canonical order; all (B,) int64. The second object's shape and colour are -1 where there is none."""
+    """What captions name, in canonical order; all (B,) int64. The second object's shape and colour are -1
+    where there is none."""
 
     layout: Tensor
     shape1: Tensor
@@ -49,11 +52,14 @@ def parts(ids: Tensor) -> Parts:
     second = pair // 4 % len(OBJECTS)
     none, n = torch.full_like(ids, -1), len(COLOURS)
     layout = torch.where(two, 1 + pair % 4 // 2, torch.zeros_like(ids))
-    return Parts(layout, first // n, first % n, torch.where(two, second // n, none), torch.where(two, second % n, none))
+    return Parts(
+        layout, first // n, first % n, torch.where(two, second // n, none), torch.where(two, second % n, none)
+    )
 
 
 def caption_of(found: Parts) -> Tensor:
-    """The canonical captions (B,) of ``found``; what is said of a second object is passed over where the layout is single."""
+    """The canonical captions (B,) of ``found``; what is said of a second object is passed over where the
+    layout is single."""
     n = len(COLOURS)
     first, second = found.shape1 * n + found.colour1, found.shape2 * n + found.colour2
     pair = len(OBJECTS) + (first * len(OBJECTS) + second) * 4 + 2 * (found.layout - 1)
@@ -61,6 +67,9 @@ def caption_of(found: Parts) -> Tensor:
 
 
 def held_out() -> Tensor:
-    """Which captions (len(CAPTIONS),) are never drawn for training: all that describe a tenth of the scenes of two objects."""
+    """Which captions (len(CAPTIONS),) are never drawn for training: all that describe a tenth of the scenes
+    of two objects."""
     scenes = canonical(torch.arange(len(CAPTIONS))).tolist()
-    return torch.tensor([scene >= len(OBJECTS) and seed_of("held out", CAPTIONS[scene]) % 10 == 0 for scene in scenes])
+    return torch.tensor(
+        [scene >= len(OBJECTS) and seed_of("held out", CAPTIONS[scene]) % 10 == 0 for scene in scenes]
+    )

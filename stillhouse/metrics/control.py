@@ -9,15 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.draws import seed_of
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.draws import seed_of
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.model import Model
 
 HEAD = 6  # actions of a chunk that are carried out before the policy looks again
 
 
 class Fleet(Protocol):
-    """Episodes that run side by side. ``limit``: steps after which an episode is lost; ``won, lost, left``: (episodes,), bool."""
+    """Episodes that run side by side. ``limit``: steps after which an episode is lost; ``won, lost, left``:
+    (episodes,), bool."""
 
     limit: int
     won: Tensor
@@ -29,24 +30,38 @@ class Fleet(Protocol):
         ...
 
     def step(self, actions: Tensor) -> Tensor:
-        """Carry out ``actions`` (episodes, A) in [-1, 1] where an episode still runs; returns the observations then."""
+        """Carry out ``actions`` (episodes, A) in [-1, 1] where an episode still runs; returns the
+        observations then."""
         ...
 
 
 def success(
-    model: Model, world: Any, episodes: int = 256, seed: int = 0, *, steps: int | None = None, head: int = HEAD
+    model: Model,
+    world: Any,
+    episodes: int = 256,
+    seed: int = 0,
+    *,
+    steps: int | None = None,
+    head: int = HEAD,
 ) -> dict[str, float]:
-    """``success``: share of episodes won; ``left``: share of the left way among them; ``lost``: share that ended badly before time was
-    up; ``steps``: mean length of the won ones.
+    """``success``: share of episodes won; ``left``: share of the left way among them; ``lost``: share that
+    ended badly before time was up; ``steps``: mean length of the won ones.
 
-    ``model``: a policy of chunks (H, A) that hears ``{"features": observations}``. ``world``: a world with a ``fleet()``, or a
-    :class:`Fleet`. ``steps``: of the sampler, the model's own if not given. ``head``: actions carried out of each chunk, 1 … H.
-    The same seed gives the same first states, whoever the policy is. Raises :class:`StillhouseError` if the environment does.
+    ``model``: a policy of chunks (H, A) that hears ``{"features": observations}``. ``world``: a world with a
+    ``fleet()``, or a :class:`Fleet`. ``steps``: of the sampler, the model's own if not given. ``head``:
+    actions carried out of each chunk, 1 … H. The same seed gives the same first states, whoever the policy
+    is. Raises :class:`StillhouseError` if the environment does.
     """
     fleet: Fleet = world.fleet() if hasattr(world, "fleet") else world
-    require(model.form == "actions", f"A closed loop needs a policy of action chunks, not a model of {model.form}.")
+    require(
+        model.form == "actions",
+        f"A closed loop needs a policy of action chunks, not a model of {model.form}.",
+    )
     horizon = model.shape[0]
-    require(1 <= head <= horizon, f"Of a chunk of {horizon} actions 1 to {horizon} can be carried out, not {head}.")
+    require(
+        1 <= head <= horizon,
+        f"Of a chunk of {horizon} actions 1 to {horizon} can be carried out, not {head}.",
+    )
     seen, length, chunk = fleet.reset(episodes, seed), torch.zeros(episodes), torch.empty(0)
     for step in range(fleet.limit):
         running = ~(fleet.won | fleet.lost)
@@ -68,10 +83,12 @@ def success(
 
 
 class GymFleet:
-    """Environments of gymnasium as a :class:`Fleet`, one an episode. ``make``: makes one; its observations are vectors, or dicts of such.
+    """Environments of gymnasium as a :class:`Fleet`, one an episode. ``make``: makes one; its observations
+    are vectors, or dicts of such.
 
-    An episode is won where ``info["is_success"]`` says so at its end, or, in environments that say nothing, where it terminates with a
-    positive reward; ``info["left"]`` is its way. Raises :class:`StillhouseError`, with episode and step, for an environment that raises.
+    An episode is won where ``info["is_success"]`` says so at its end, or, in environments that say nothing,
+    where it terminates with a positive reward; ``info["left"]`` is its way. Raises :class:`StillhouseError`,
+    with episode and step, for an environment that raises.
     """
 
     def __init__(self, make: Callable[[], Any], limit: int = 48):
@@ -82,7 +99,9 @@ class GymFleet:
         require(episodes >= 1, f"A closed loop needs at least one episode, not {episodes}.")
         self.won, self.lost, self.left = torch.zeros(3, episodes, dtype=torch.bool).unbind()
         self.envs, self.steps = [self.make() for _ in range(episodes)], 0
-        self.seen = torch.stack([vector(self._told(i, partial(env.reset, seed=seed + i))[0]) for i, env in enumerate(self.envs)])
+        self.seen = torch.stack(
+            [vector(self._told(i, partial(env.reset, seed=seed + i))[0]) for i, env in enumerate(self.envs)]
+        )
         return self.seen
 
     def step(self, actions: Tensor) -> Tensor:
@@ -101,13 +120,18 @@ class GymFleet:
     def _told(self, episode: int, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except Exception as error:  # an environment is foreign code: whatever goes wrong in it, its user hears where
+        except (
+            Exception
+        ) as error:  # an environment is foreign code: whatever goes wrong in it, its user hears where
             what = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
             where = f"in episode {episode} at step {self.steps}"
-            raise StillhouseError(f"The environment raised {type(error).__name__} {where}: {what.rstrip('.')}.") from error
+            raise StillhouseError(
+                f"The environment raised {type(error).__name__} {where}: {what.rstrip('.')}."
+            ) from error
 
 
 def vector(seen: Any) -> Tensor:
-    """An observation of gymnasium as one vector (O,) float32; the parts of a dict one after the other, by name."""
+    """An observation of gymnasium as one vector (O,) float32; the parts of a dict one after the other, by
+    name."""
     parts = [seen[name] for name in sorted(seen)] if isinstance(seen, dict) else [seen]
     return torch.cat([torch.as_tensor(part, dtype=torch.float32).flatten() for part in parts])

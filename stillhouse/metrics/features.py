@@ -1,4 +1,5 @@
-"""A small digit classifier for each image world: its features serve Fréchet distances, its logits the class accuracy."""
+"""A small digit classifier for each image world: its features serve Fréchet distances, its logits the class
+accuracy."""
 
 from __future__ import annotations
 
@@ -9,19 +10,28 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 
 
 class FeatureExtractor(Protocol):
-    """Anything that turns images (B, C, H, W) in [-1, 1] into features (B, F): pass your own where ours doesn't fit."""
+    """Anything that turns images (B, C, H, W) in [-1, 1] into features (B, F): pass your own where ours
+    doesn't fit."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
 class FeatureNet(nn.Module):
-    """Three convolutions down to 4x4, 64 features, one linear layer of logits. ``size``: side of the square images, 4 to 32."""
+    """Three convolutions down to 4x4, 64 features, one linear layer of logits. ``size``: side of the square
+    images, 4 to 32."""
 
-    def __init__(self, size: int, channels: int = 1, classes: int = 10, widths: tuple[int, int, int] = (16, 32, 64), features: int = 64):
+    def __init__(
+        self,
+        size: int,
+        channels: int = 1,
+        classes: int = 10,
+        widths: tuple[int, int, int] = (16, 32, 64),
+        features: int = 64,
+    ):
         super().__init__()
         pools = (size // 4).bit_length() - 1
         layers: list[nn.Module] = []
@@ -29,7 +39,9 @@ class FeatureNet(nn.Module):
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if i >= len(widths) - pools else []
             channels = width
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, features), nn.BatchNorm1d(features), nn.ReLU())
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels * 16, features), nn.BatchNorm1d(features), nn.ReLU()
+        )
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: Tensor) -> Tensor:

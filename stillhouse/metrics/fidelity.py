@@ -5,19 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
 def _check(samples: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    require(samples.dim() == real.dim() == 2 and samples.shape[1] == real.shape[1], "Features must be of shape (B, F) with the same F.")
-    require(min(len(samples), len(real)) >= least, f"This metric needs at least {least} samples on each side.")
+    require(
+        samples.dim() == real.dim() == 2 and samples.shape[1] == real.shape[1],
+        "Features must be of shape (B, F) with the same F.",
+    )
+    require(
+        min(len(samples), len(real)) >= least, f"This metric needs at least {least} samples on each side."
+    )
     return samples.detach().double(), real.detach().double()
 
 
 def frechet_distance(samples: Tensor, real: Tensor) -> float:
-    """``|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of the two sets' means and covariances (Heusel et al., 2017, arXiv 1706.08500).
+    """``|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of the two sets' means and covariances (Heusel et al.,
+    2017, arXiv 1706.08500).
 
-    ``samples`` (B, F), ``real`` (B', F). With fewer samples than features the covariance is singular, and the figure biased upwards.
+    ``samples`` (B, F), ``real`` (B', F). With fewer samples than features the covariance is singular, and the
+    figure biased upwards.
     """
     a, b = _check(samples, real, 2)
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
@@ -29,11 +36,12 @@ def frechet_distance(samples: Tensor, real: Tensor) -> float:
 
 
 def precision_recall(samples: Tensor, real: Tensor, k: int = 5) -> dict[str, float]:
-    """``precision, recall`` (Kynkäänniemi et al., 2019, arXiv 1904.06991) and ``density, coverage`` (Naeem et al., 2020, arXiv 2002.09797).
+    """``precision, recall`` (Kynkäänniemi et al., 2019, arXiv 1904.06991) and ``density, coverage`` (Naeem et
+    al., 2020, arXiv 2002.09797).
 
-    ``samples`` (B, F), ``real`` (B', F); each point's ball reaches to its ``k``-th neighbour within its own set. Precision: share of
-    samples inside some real ball; recall: share of real points inside some sample's ball; density: real balls around a sample, over
-    ``k``; coverage: share of real balls that hold a sample.
+    ``samples`` (B, F), ``real`` (B', F); each point's ball reaches to its ``k``-th neighbour within its own
+    set. Precision: share of samples inside some real ball; recall: share of real points inside some sample's
+    ball; density: real balls around a sample, over ``k``; coverage: share of real balls that hold a sample.
     """
     x, y = _check(samples, real, k + 1)
     reach_x, reach_y = (torch.cdist(v, v).kthvalue(k + 1, dim=1).values for v in (x, y))

@@ -1,4 +1,5 @@
-"""What texts of tokens are worth: how likely an n-gram model finds them, how varied they are, how well a model knows held-out text."""
+"""What texts of tokens are worth: how likely an n-gram model finds them, how varied they are, how well a
+model knows held-out text."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import require
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.token_likelihood import nelbo, stratified
 from stillhouse.model import Model
-from stillhouse.parts.tokens import nelbo, stratified
 
 
 def codes(tokens: Tensor, n: int, vocab: int) -> Tensor:
@@ -25,13 +26,16 @@ def codes(tokens: Tensor, n: int, vocab: int) -> Tensor:
 class NGram:
     """Interpolated n-gram model with absolute discounting (Ney, Essen & Kneser, 1994).
 
-    ``p(w | c) = max(N(cw) - d, 0) / N(c) + d D(c) / N(c) p(w | c')`` with ``D(c)`` the number of different tokens seen after ``c``, and
-    ``c'`` the context without its first token; below the unigrams all ``vocab`` tokens are alike. ``text``: (N,) tokens; ``order``: the
-    longest run.
+    ``p(w | c) = max(N(cw) - d, 0) / N(c) + d D(c) / N(c) p(w | c')`` with ``D(c)`` the number of different
+    tokens seen after ``c``, and ``c'`` the context without its first token; below the unigrams all ``vocab``
+    tokens are alike. ``text``: (N,) tokens; ``order``: the longest run.
     """
 
     def __init__(self, text: Tensor, vocab: int, order: int = 5, discount: float = 0.75):
-        require(text.dim() == 1 and len(text) > order >= 1, f"A model of runs of {order} tokens needs one longer row of them.")
+        require(
+            text.dim() == 1 and len(text) > order >= 1,
+            f"A model of runs of {order} tokens needs one longer row of them.",
+        )
         self.vocab, self.order, self.discount = vocab, order, discount
         self.runs: list[tuple[Tensor, Tensor]] = []
         self.contexts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -39,7 +43,13 @@ class NGram:
             run, count = codes(text, n, vocab).unique(return_counts=True)
             context, where, different = (run // vocab).unique(return_inverse=True, return_counts=True)
             self.runs.append((run, count.double()))
-            self.contexts.append((context, torch.zeros(len(context), dtype=torch.float64).index_add_(0, where, count.double()), different))
+            self.contexts.append(
+                (
+                    context,
+                    torch.zeros(len(context), dtype=torch.float64).index_add_(0, where, count.double()),
+                    different,
+                )
+            )
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         """``log p`` of each of ``tokens`` (B, L) given those before it, (B, L) float64 in nats."""
@@ -50,7 +60,9 @@ class NGram:
             code = codes(tokens, n, self.vocab)
             count, (total, different) = _looked_up(code, *runs)[0], _looked_up(code // self.vocab, *contexts)
             shorter = p[:, n - 1 :]
-            longer = ((count - self.discount).clamp_min(0) + self.discount * different * shorter) / total.clamp_min(1)
+            longer = (
+                (count - self.discount).clamp_min(0) + self.discount * different * shorter
+            ) / total.clamp_min(1)
             p[:, n - 1 :] = torch.where(total > 0, longer, shorter)
         return p.log()
 
@@ -60,28 +72,33 @@ class NGram:
 
 
 def _looked_up(code: Tensor, known: Tensor, *values: Tensor) -> list[Tensor]:
-    """For each number its entries of ``values``, found where it stands in the sorted ``known``; 0 where it does not."""
+    """For each number its entries of ``values``, found where it stands in the sorted ``known``; 0 where it
+    does not."""
     place = torch.searchsorted(known, code.contiguous()).clamp_max(len(known) - 1)
     return [torch.where(known[place] == code, value[place], 0) for value in values]
 
 
 def entropy(tokens: Tensor, vocab: int, n: int = 1) -> float:
-    """Entropy in nats of the runs of ``n`` tokens in all of ``tokens`` (B, L) together: it falls when a model's samples collapse."""
+    """Entropy in nats of the runs of ``n`` tokens in all of ``tokens`` (B, L) together: it falls when a
+    model's samples collapse."""
     share = codes(tokens, n, vocab).unique(return_counts=True)[1].double()
     share = share / share.sum()
     return float(-(share * share.log()).sum())
 
 
 def distinct(tokens: Tensor, vocab: int, n: int) -> float:
-    """The share of different ones among all runs of ``n`` tokens in ``tokens`` (B, L); depends on how many texts there are."""
+    """The share of different ones among all runs of ``n`` tokens in ``tokens`` (B, L); depends on how many
+    texts there are."""
     runs = codes(tokens, n, vocab)
     return len(runs.unique()) / runs.numel()
 
 
 def held_out_bits(model: Model, x: Tensor, *, rounds: int = 4, batch: int = 256, seed: int = 0) -> float:
-    """Upper bound on the bits that ``model`` needs for one token of the texts ``x`` (N, L): its negative ELBO, times stratified.
+    """Upper bound on the bits that ``model`` needs for one token of the texts ``x`` (N, L): its negative
+    ELBO, times stratified.
 
-    ``rounds``: how often each text is masked anew. A bound for models trained on it alone, not for students that were sharpened.
+    ``rounds``: how often each text is masked anew. A bound for models trained on it alone, not for students
+    that were sharpened.
     """
     sums = 0.0
     with torch.inference_mode():
@@ -89,5 +106,7 @@ def held_out_bits(model: Model, x: Tensor, *, rounds: int = 4, batch: int = 256,
             for j, rows in enumerate(x.split(batch)):
                 draws = Draws(len(rows), seed, "held out", i, j, device=model.denoiser.device)
                 t = stratified(model.denoiser.process, draws)
-                sums += float(nelbo(model.denoiser.eval(), rows.to(model.denoiser.device), t, draws)) * len(rows)
+                sums += float(nelbo(model.denoiser.eval(), rows.to(model.denoiser.device), t, draws)) * len(
+                    rows
+                )
     return sums / (rounds * len(x) * math.log(2))

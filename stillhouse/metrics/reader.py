@@ -1,4 +1,5 @@
-"""The caption reader of the world ``shapes``: ``p(c | x)``, by which prompt fidelity is measured, and which serves as a reward."""
+"""The caption reader of the world ``shapes``: ``p(c | x)``, by which prompt fidelity is measured, and which
+serves as a reward."""
 
 from __future__ import annotations
 
@@ -10,18 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.metrics.captions import COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
 
-HEADS = {"layout": len(LAYOUTS), "shape1": len(SHAPES), "colour1": len(COLOURS), "shape2": len(SHAPES), "colour2": len(COLOURS)}
+HEADS = {
+    "layout": len(LAYOUTS),
+    "shape1": len(SHAPES),
+    "colour1": len(COLOURS),
+    "shape2": len(SHAPES),
+    "colour2": len(COLOURS),
+}
 
 
 class Reader(nn.Module):
-    """Reads scenes: pixels folded by two, four convolutions down to 4x4, 64 features, and one head for each part of a caption.
+    """Reads scenes: pixels folded by two, four convolutions down to 4x4, 64 features, and one head for each
+    part of a caption.
 
-    Images are (B, 3, 32, 32) in [-1, 1], captions (B,) numbers in :data:`stillhouse.metrics.captions.CAPTIONS`. The parts are
-    independent given the image, and those of the second object count only where there is one: :meth:`log_prob` is that of a
-    distribution over the canonical captions. Differentiable in the images.
+    Images are (B, 3, 32, 32) in [-1, 1], captions (B,) numbers in
+    :data:`stillhouse.metrics.captions.CAPTIONS`. The parts are independent given the image, and those of the
+    second object count only where there is one: :meth:`log_prob` is that of a distribution over the canonical
+    captions. Differentiable in the images.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 64), features: int = 64):
@@ -32,7 +41,9 @@ class Reader(nn.Module):
             layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if i in (0, 2) else []
             before = width
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, features), nn.BatchNorm1d(features), nn.ReLU())
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(before * 16, features), nn.BatchNorm1d(features), nn.ReLU()
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, size in HEADS.items()})
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,7 +51,8 @@ class Reader(nn.Module):
         return self.body(images)
 
     def log_parts(self, images: Tensor) -> dict[str, Tensor]:
-        """Log-probabilities of each part: ``layout`` (B, 3), ``shape1 shape2`` (B, 4), ``colour1 colour2`` (B, 6)."""
+        """Log-probabilities of each part: ``layout`` (B, 3), ``shape1 shape2`` (B, 4), ``colour1 colour2``
+        (B, 6)."""
         seen = self(images)
         return {name: head(seen).log_softmax(1) for name, head in self.heads.items()}
 
@@ -61,7 +73,10 @@ class Reader(nn.Module):
     @torch.no_grad()
     def read_parts(self, images: Tensor, chunk: int = 500) -> Parts:
         """The likeliest parts; the second object's are guesses without meaning where the layout is single."""
-        found = [{name: log.argmax(1) for name, log in self.log_parts(some).items()} for some in images.split(chunk)]
+        found = [
+            {name: log.argmax(1) for name, log in self.log_parts(some).items()}
+            for some in images.split(chunk)
+        ]
         return Parts(**{name: torch.cat([one[name] for one in found]) for name in HEADS})
 
 
@@ -69,13 +84,28 @@ class Reader(nn.Module):
 def prompt_fidelity(reader: Reader, images: Tensor, captions: Tensor) -> dict[str, float]:
     """How many images (B, 3, 32, 32) show what ``captions`` (B,) say: ``fidelity`` (all parts), and by part.
 
-    ``shape_fidelity, colour_fidelity``: share of images with those of all objects right, whatever their layout.
+    ``shape_fidelity, colour_fidelity``: share of images with those of all objects right, whatever their
+    layout.
     """
-    require(len(images) == len(captions) > 0, f"{len(images)} images and {len(captions)} captions can't be compared.")
+    require(
+        len(images) == len(captions) > 0,
+        f"{len(images)} images and {len(captions)} captions can't be compared.",
+    )
     seen, asked = reader.read_parts(images), parts(captions)
-    right = {name: (getattr(seen, name) == getattr(asked, name)) | (getattr(asked, name) < 0) for name in HEADS}
-    layout, shape, colour = right["layout"], right["shape1"] & right["shape2"], right["colour1"] & right["colour2"]
-    shares = {"fidelity": layout & shape & colour, "shape_fidelity": shape, "colour_fidelity": colour, "layout_fidelity": layout}
+    right = {
+        name: (getattr(seen, name) == getattr(asked, name)) | (getattr(asked, name) < 0) for name in HEADS
+    }
+    layout, shape, colour = (
+        right["layout"],
+        right["shape1"] & right["shape2"],
+        right["colour1"] & right["colour2"],
+    )
+    shares = {
+        "fidelity": layout & shape & colour,
+        "shape_fidelity": shape,
+        "colour_fidelity": colour,
+        "layout_fidelity": layout,
+    }
     return {name: float(share.double().mean()) for name, share in shares.items()}
 
 
@@ -110,9 +140,12 @@ def load_reader() -> Reader:
     from safetensors.torch import load_file
 
     if not reader_asset().is_file():
-        raise StillhouseError("The caption reader's weights are missing; run: python -m stillhouse.metrics.train_reader")
+        raise StillhouseError("The caption reader's weights are missing; run: python -m tools.reader")
     reader = Reader()
     reader.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in load_file(str(reader_asset())).items()}
+        {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in load_file(str(reader_asset())).items()
+        }
     )
     return reader.eval().requires_grad_(False)

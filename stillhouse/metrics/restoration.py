@@ -1,4 +1,5 @@
-"""How near a restored image is to the true one (distortion), for images (B, C, H, W) in [-1, 1]; and LPIPS with weights of one's own."""
+"""How near a restored image is to the true one (distortion), for images (B, C, H, W) in [-1, 1]; and LPIPS
+with weights of one's own."""
 
 from __future__ import annotations
 
@@ -12,29 +13,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 
 RANGE = 2.0  # of a pixel, from -1 to 1
 
 
 def _pair(restored: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    require(restored.shape == true.shape and true.dim() == 4, f"Images {tuple(restored.shape)} can't be compared with {tuple(true.shape)}.")
+    require(
+        restored.shape == true.shape and true.dim() == 4,
+        f"Images {tuple(restored.shape)} can't be compared with {tuple(true.shape)}.",
+    )
     return restored.detach().double(), true.detach().double()
 
 
 def psnr(restored: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,): ``10 log10(4 / mean squared error)``, inf for equal images."""
+    """Peak signal-to-noise ratio of each image in dB, (B,): ``10 log10(4 / mean squared error)``, inf for
+    equal images."""
     a, b = _pair(restored, true)
     return 10 * torch.log10(RANGE**2 / (a - b).square().mean((1, 2, 3)))
 
 
 def ssim(restored: Tensor, true: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), 1 for equal ones: mean over pixels and channels (Wang et al., 2004, eq. 13).
+    """Structural similarity of each image, (B,), 1 for equal ones: mean over pixels and channels (Wang et
+    al., 2004, eq. 13).
 
     Gaussian window of 1.5 pixels cut at 11, only where it lies wholly inside; so H and W must be 11 or more.
     """
     a, b = _pair(restored, true)
-    require(min(a.shape[-2:]) >= 11, f"Structural similarity needs images of 11 pixels or more, not {tuple(a.shape[-2:])}.")
+    require(
+        min(a.shape[-2:]) >= 11,
+        f"Structural similarity needs images of 11 pixels or more, not {tuple(a.shape[-2:])}.",
+    )
     line = torch.exp(-(torch.arange(-5, 6, dtype=a.dtype) ** 2) / (2 * 1.5**2)).to(a.device)
     line = line / line.sum()
 
@@ -45,16 +54,20 @@ def ssim(restored: Tensor, true: Tensor) -> Tensor:
     mean_a, mean_b = local(a), local(b)
     var_a, var_b, both = local(a * a) - mean_a**2, local(b * b) - mean_b**2, local(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
-    map_ = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    map_ = (
+        (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    )
     return map_.reshape(len(a), -1).mean(1)
 
 
 class Lpips:
-    """Learned perceptual distance (Zhang et al., 2018, arXiv 1801.03924, eq. 1) with the VGG weights in a safetensors file.
+    """Learned perceptual distance (Zhang et al., 2018, arXiv 1801.03924, eq. 1) with the VGG weights in a
+    safetensors file.
 
-    The file holds torchvision's convolutions (``features.0.weight``, ``features.0.bias`` …) and LPIPS's five weightings (``lin0.weight``
-    … ``lin4.weight``, (1, C, 1, 1)); nothing is ever downloaded. Each of the five groups of convolutions ends where its channels are
-    weighted; max-pooling lies between the groups. Raises :class:`StillhouseError` for a file without them.
+    The file holds torchvision's convolutions (``features.0.weight``, ``features.0.bias`` …) and LPIPS's five
+    weightings (``lin0.weight`` … ``lin4.weight``, (1, C, 1, 1)); nothing is ever downloaded. Each of the five
+    groups of convolutions ends where its channels are weighted; max-pooling lies between the groups. Raises
+    :class:`StillhouseError` for a file without them.
     """
 
     MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -70,19 +83,27 @@ class Lpips:
         except SafetensorError as error:
             raise StillhouseError(f"'{file}' is no whole safetensors file: {error}.") from error
         parts = ("weight", "bias")
-        needed = [f"features.{i}.{part}" for group in self.GROUPS for i in group for part in parts] + [f"lin{i}.weight" for i in range(5)]
+        needed = [f"features.{i}.{part}" for group in self.GROUPS for i in group for part in parts] + [
+            f"lin{i}.weight" for i in range(5)
+        ]
         missing = [name for name in needed if name not in self.weights]
         require(not missing, f"'{file}' lacks {', '.join(missing[:3])}: no LPIPS weights on VGG-16.")
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
         """Features of each group, of unit length at every pixel."""
-        h = (images.float() - images.new_tensor(self.MEAN)[:, None, None]) / images.new_tensor(self.STD)[:, None, None]
+        h = (images.float() - images.new_tensor(self.MEAN)[:, None, None]) / images.new_tensor(self.STD)[
+            :, None, None
+        ]
         found: list[Tensor] = []
         for group in self.GROUPS:
             h = F.max_pool2d(h, 2) if found else h
             for i in group:
-                h = F.relu(F.conv2d(h, self.weights[f"features.{i}.weight"], self.weights[f"features.{i}.bias"], padding=1))
+                h = F.relu(
+                    F.conv2d(
+                        h, self.weights[f"features.{i}.weight"], self.weights[f"features.{i}.bias"], padding=1
+                    )
+                )
             found.append(h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return found
 
@@ -95,7 +116,8 @@ class Lpips:
 
 @dataclass
 class Point:
-    """A way of restoring on the plane of distortion (PSNR, dB, more is nearer) and perception (Fréchet distance, less is more natural)."""
+    """A way of restoring on the plane of distortion (PSNR, dB, more is nearer) and perception (Fréchet
+    distance, less is more natural)."""
 
     who: str
     steps: int
@@ -109,10 +131,11 @@ class Point:
 
 
 def perception_points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """The points of those rows of an evaluation (``who, steps, metrics``) that measured both ``psnr`` and ``frechet``.
+    """The points of those rows of an evaluation (``who, steps, metrics``) that measured both ``psnr`` and
+    ``frechet``.
 
-    Beyond a bound that the data sets, no way of restoring can better one of the two without losing of the other (Blau & Michaeli,
-    2018, arXiv 1711.06077).
+    Beyond a bound that the data sets, no way of restoring can better one of the two without losing of the
+    other (Blau & Michaeli, 2018, arXiv 1711.06077).
     """
     found = []
     for row in rows:

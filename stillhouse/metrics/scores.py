@@ -1,4 +1,5 @@
-"""Scores of pictures under their prompts: CLIP's, from weights of the user's own, and any function ``f(images, prompts) -> (B,)``.
+"""Scores of pictures under their prompts: CLIP's, from weights of the user's own, and any function
+``f(images, prompts) -> (B,)``.
 
 Images are (B, 3, H, W) in [-1, 1]; a higher score is better. Nothing is downloaded, and no pickle is opened.
 """
@@ -17,21 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the pictures CLIP was trained on
+MEAN, STD = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)  # of the pictures CLIP was trained on
 BATCH = 64  # pictures scored at once
 
 
 class ClipScore:
-    """``100 max(0, cos(image, text))`` of a CLIP's embeddings (Hessel et al., 2021, arXiv 2104.08718, section 3, with w = 100 for 2.5).
+    """``100 max(0, cos(image, text))`` of a CLIP's embeddings (Hessel et al., 2021, arXiv 2104.08718, section
+    3, with w = 100 for 2.5).
 
-    ``folder``: what ``save_pretrained`` writes of a CLIPModel and its CLIPTokenizer: ``config.json``, ``*.safetensors`` and the
-    tokenizer's files. The mean and deviation of pixels are read of ``preprocessor_config.json`` (or ``processor_config.json``), else
-    CLIP's own. Raises :class:`StillhouseError` for a folder that lacks a part, holds pickled weights only, or is no CLIP.
+    ``folder``: what ``save_pretrained`` writes of a CLIPModel and its CLIPTokenizer: ``config.json``,
+    ``*.safetensors`` and the tokenizer's files. The mean and deviation of pixels are read of
+    ``preprocessor_config.json`` (or ``processor_config.json``), else CLIP's own. Raises
+    :class:`StillhouseError` for a folder that lacks a part, holds pickled weights only, or is no CLIP.
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
@@ -45,26 +51,40 @@ class ClipScore:
             try:
                 tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
                 opened: Any = CLIPModel.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                    folder,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
                 )
             except Exception as error:  # foreign files fail in many ways, in errors of three libraries
                 reason = " ".join(str(error).split())[:300]
-                raise StillhouseError(f"The CLIP in '{folder}' can't be opened: {type(error).__name__}: {reason}") from error
+                raise StillhouseError(
+                    f"The CLIP in '{folder}' can't be opened: {type(error).__name__}: {reason}"
+                ) from error
         model, report = opened
         absent = sorted(report["missing_keys"])  # the library would leave these at random values
-        require(not absent, f"The weights in '{folder}' lack {len(absent)} of a CLIP's tensors, '{(absent or [''])[0]}' first.")
+        require(
+            not absent,
+            f"The weights in '{folder}' lack {len(absent)} of a CLIP's tensors, '{(absent or [''])[0]}' "
+            "first.",
+        )
         self.device = torch.device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.tokenizer = tokenizer
         self.size = int(model.config.vision_config.image_size)
-        self.length = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
+        self.length = min(
+            int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings)
+        )
         mean, std = _moments(folder)
         self.mean, self.std = (torch.tensor(m, device=self.device).view(1, 3, 1, 1) for m in (mean, std))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What the network sees of ``images``: the shorter side resized to its own, the middle cut out, normalised; (B, 3, size, size)."""
+        """What the network sees of ``images``: the shorter side resized to its own, the middle cut out,
+        normalised; (B, 3, size, size)."""
         require(
-            images.ndim == 4 and images.shape[1] == 3, f"CLIP scores images of shape (B, 3, H, W) in [-1, 1], not {tuple(images.shape)}."
+            images.ndim == 4 and images.shape[1] == 3,
+            f"CLIP scores images of shape (B, 3, H, W) in [-1, 1], not {tuple(images.shape)}.",
         )
         x = (images.to(self.device, torch.float32) + 1) / 2
         height, width = x.shape[2:]
@@ -77,12 +97,18 @@ class ClipScore:
         return (x.clamp(0, 1) - self.mean) / self.std
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The scores (B,) of ``images`` (B, 3, H, W) under as many prompts, float32; differentiable in the images.
+        """The scores (B,) of ``images`` (B, 3, H, W) under as many prompts, float32; differentiable in the
+        images.
 
         A prompt that is longer than the network's own length is cut.
         """
-        require(len(images) == len(prompts) > 0, f"{len(images)} images and {len(prompts)} prompts can't be compared.")
-        words = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        require(
+            len(images) == len(prompts) > 0,
+            f"{len(images)} images and {len(prompts)} prompts can't be compared.",
+        )
+        words = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
         found = self.model(
             input_ids=words["input_ids"].to(self.device),
             attention_mask=words["attention_mask"].to(self.device),
@@ -92,18 +118,24 @@ class ClipScore:
 
 
 def find_score(name: str) -> Score:
-    """The function of ``"module:function"`` or ``"./file.py:function"``, called as ``f(images, prompts) -> (B,)``.
+    """The function of ``"module:function"`` or ``"./file.py:function"``, called as ``f(images, prompts) ->
+    (B,)``.
 
     Raises :class:`StillhouseError` where there is none.
     """
     source, colon, function = name.rpartition(":")
-    require(bool(colon and source and function), f"A score is given as module:function or ./file.py:function, not '{name}'.")
+    require(
+        bool(colon and source and function),
+        f"A score is given as module:function or ./file.py:function, not '{name}'.",
+    )
     try:
         module = _run(Path(source)) if source.endswith(".py") else import_module(source)
     except StillhouseError:
         raise
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
-        raise StillhouseError(f"The score '{name}' can't be imported: {type(error).__name__}: {error}.") from error
+        raise StillhouseError(
+            f"The score '{name}' can't be imported: {type(error).__name__}: {error}."
+        ) from error
     found = getattr(module, function, None)
     require(callable(found), f"There is no function '{function}' in '{source}' to be a score.")
     assert found is not None
@@ -121,7 +153,9 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
                 made = score(some, told)
                 shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
                 require(
-                    shape == (len(some),), f"The score '{name}' gives one number per image, a tensor of shape ({len(some)},), not {shape}."
+                    shape == (len(some),),
+                    f"The score '{name}' gives one number per image, a tensor of shape ({len(some)},), not "
+                    f"{shape}.",
                 )
                 parts.append(made.double().cpu())
             means[name] = float(torch.cat(parts).mean())
@@ -139,34 +173,60 @@ def _run(file: Path) -> ModuleType:
 
 def _check(folder: Path) -> None:
     """Refuse what is no CLIP's folder, or lacks a part, before anything is opened."""
-    require(folder.is_dir(), f"There is no folder '{folder}' with a CLIP; nothing is downloaded, so name one that save_pretrained wrote.")
-    missing = [package for package in ("diffusers", "transformers") if importlib.util.find_spec(package) is None]
+    require(
+        folder.is_dir(),
+        f"There is no folder '{folder}' with a CLIP; nothing is downloaded, so name one that "
+        "save_pretrained wrote.",
+    )
+    missing = [
+        package for package in ("diffusers", "transformers") if importlib.util.find_spec(package) is None
+    ]
     require(not missing, f"A CLIP score needs {' and '.join(missing)}: pip install 'stillhouse[pipelines]'.")
     kind = _json(folder / "config.json").get("model_type")
-    require(kind == "clip", f"'{folder}' holds no CLIP: its config.json has the model_type {kind!r}, not 'clip'.")
+    require(
+        kind == "clip", f"'{folder}' holds no CLIP: its config.json has the model_type {kind!r}, not 'clip'."
+    )
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
         require(
             not pickled,
-            f"'{folder / (pickled or [''])[0]}' is a pickle, which can run code when opened; convert it where you trust it: "
+            f"'{folder / (pickled or [''])[0]}' is a pickle, which can run code when opened; convert it "
+            "where you trust it: "
             f"CLIPModel.from_pretrained('{folder}').save_pretrained('{folder}-safe').",
         )
-        raise StillhouseError(f"The CLIP's folder '{folder}' has no weights (*.safetensors); copy the whole folder.")
-    told = (folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-    require(told, f"The CLIP's folder '{folder}' has no tokenizer (tokenizer.json, or vocab.json and merges.txt); copy the whole folder.")
+        raise StillhouseError(
+            f"The CLIP's folder '{folder}' has no weights (*.safetensors); copy the whole folder."
+        )
+    told = (folder / "tokenizer.json").is_file() or all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    )
+    require(
+        told,
+        f"The CLIP's folder '{folder}' has no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
+        "copy the whole folder.",
+    )
 
 
 def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and deviation of pixels, by channel, that the folder states; CLIP's own where it states none."""
+    """The mean and deviation of pixels, by channel, that the folder states; CLIP's own where it states
+    none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             stated = _json(folder / name)
             stated = stated.get("image_processor", stated)  # newer folders keep it one level down
             mean, std = stated.get("image_mean", MEAN), stated.get("image_std", STD)
             for one in (mean, std):
-                right = isinstance(one, list | tuple) and len(one) == 3 and all(isinstance(v, int | float) for v in one)
-                require(right, f"'{folder / name}' states {one!r} where three numbers, one a channel, are needed.")
-            require(min(std) > 0, f"'{folder / name}' states a deviation of {min(std)}; it must be more than 0.")
+                right = (
+                    isinstance(one, list | tuple)
+                    and len(one) == 3
+                    and all(isinstance(v, int | float) for v in one)
+                )
+                require(
+                    right, f"'{folder / name}' states {one!r} where three numbers, one a channel, are needed."
+                )
+            require(
+                min(std) > 0, f"'{folder / name}' states a deviation of {min(std)}; it must be more than 0."
+            )
             return mean, std
     return MEAN, STD
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
 def band_energy(images: Tensor, cut: float = 0.25) -> Tensor:
-    """Energy of each image (B, C, H, W) above ``cut`` cycles per pixel (0.5 is Nyquist), per pixel and channel, shape (B,)."""
+    """Energy of each image (B, C, H, W) above ``cut`` cycles per pixel (0.5 is Nyquist), per pixel and
+    channel, shape (B,)."""
     require(images.dim() == 4, f"A spectrum needs images (B, C, H, W), not {tuple(images.shape)}.")
     spectrum = torch.fft.fft2(images.double(), norm="ortho").abs().square()
     rows, columns = (torch.fft.fftfreq(size, device=images.device) for size in images.shape[-2:])

@@ -21,11 +21,12 @@ def measure_images(
     real_features: Tensor | None = None,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """``frechet precision recall density coverage swd high_band_ratio``, and ``accuracy`` where ``labels`` (B,) are given.
+    """``frechet precision recall density coverage swd high_band_ratio``, and ``accuracy`` where ``labels``
+    (B,) are given.
 
-    ``samples`` (B, C, H, W) against ``real`` (B', C, H, W), both in [-1, 1]. The neighbour metrics depend on how many points there
-    are: they see equally many of each, at most 2,000. ``features``: an extractor in the place of the world's own.
-    ``real_features``: what it says of ``real``, if that is known already.
+    ``samples`` (B, C, H, W) against ``real`` (B', C, H, W), both in [-1, 1]. The neighbour metrics depend on
+    how many points there are: they see equally many of each, at most 2,000. ``features``: an extractor in the
+    place of the world's own. ``real_features``: what it says of ``real``, if that is known already.
     """
     samples = samples.detach().float().cpu()
     extractor = features or load_features(world)

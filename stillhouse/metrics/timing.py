@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import torch
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
 def per_sample_time(make: Callable[[], object], samples: int, *, repeats: int = 5, warmup: int = 1) -> float:
-    """Seconds per sample: the median over ``repeats`` calls of ``make()``, which makes ``samples`` of them. Waits for the GPU."""
+    """Seconds per sample: the median over ``repeats`` calls of ``make()``, which makes ``samples`` of them.
+    Waits for the GPU."""
     require(samples >= 1 and repeats >= 1, "Timing needs at least one sample and one repeat.")
 
     def once() -> float:

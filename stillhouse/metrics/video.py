@@ -1,27 +1,35 @@
-"""Figures of clips (B, F, C, H, W): how far each frame and each clip is from a valid one, how far that drifts with length, flicker."""
+"""Figures of clips (B, F, C, H, W): how far each frame and each clip is from a valid one, how far that drifts
+with length, flicker."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 AT_ONCE = 4096  # rows compared with a bank at a time, so that memory stays small
 
 
 def _clips(x: Tensor, what: str, least: int = 1) -> Tensor:
     require(x.dim() == 5, f"{what} are clips (B, F, C, H, W), not a tensor of shape {tuple(x.shape)}.")
-    require(len(x) > 0 and x.shape[1] >= least, f"{what} need {least} frame(s) or more, not {x.shape[1]} in {len(x)} clip(s).")
+    require(
+        len(x) > 0 and x.shape[1] >= least,
+        f"{what} need {least} frame(s) or more, not {x.shape[1]} in {len(x)} clip(s).",
+    )
     return x.detach().float().cpu()
 
 
 def _same_frames(x: Tensor, y: Tensor) -> None:
-    require(x.shape[2:] == y.shape[2:], f"Frames of shape {tuple(x.shape[2:])} and {tuple(y.shape[2:])} can't be compared.")
+    require(
+        x.shape[2:] == y.shape[2:],
+        f"Frames of shape {tuple(x.shape[2:])} and {tuple(y.shape[2:])} can't be compared.",
+    )
 
 
 def nearest(rows: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared Euclidean distance of each row (N, D) to its nearest in ``bank`` (M, D), and which one that is; both (N,)."""
+    """Squared Euclidean distance of each row (N, D) to its nearest in ``bank`` (M, D), and which one that is;
+    both (N,)."""
     bank = bank.flatten(1).float()
     squares = bank.square().sum(1)
     found = [(squares - 2 * part @ bank.T).min(1) for part in rows.flatten(1).float().split(AT_ONCE)]
@@ -30,7 +38,8 @@ def nearest(rows: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frame_distances(clips: Tensor, frames: Tensor) -> Tensor:
-    """Mean over the clips of each frame's squared distance to the nearest of ``frames`` (M, C, H, W): (F,), a curve over the length.
+    """Mean over the clips of each frame's squared distance to the nearest of ``frames`` (M, C, H, W): (F,), a
+    curve over the length.
 
     ``clips`` (B, F, C, H, W) of any length F. A stream that stays as good as it began has a flat curve.
     """
@@ -41,27 +50,31 @@ def frame_distances(clips: Tensor, frames: Tensor) -> Tensor:
 
 
 def clip_distance(clips: Tensor, bank: Tensor) -> float:
-    """Mean squared distance of whole clips to the nearest of ``bank`` (M, F', C, H, W); clips that are longer count with their first F'."""
+    """Mean squared distance of whole clips to the nearest of ``bank`` (M, F', C, H, W); clips that are longer
+    count with their first F'."""
     clips = _clips(clips, "Samples", bank.shape[1])[:, : bank.shape[1]]
     _same_frames(clips, bank)
     return float(nearest(clips, bank.cpu())[0].mean())
 
 
 def drift(curve: Tensor, start: int, end: int, width: int = 4) -> float:
-    """How a curve over frames (F,) grew: its mean over ``width`` frames that end with frame ``end``, over that ending with ``start``.
+    """How a curve over frames (F,) grew: its mean over ``width`` frames that end with frame ``end``, over
+    that ending with ``start``.
 
     Frames are counted from 1. 1: as good at the end as it was at the start.
     """
     require(
         1 <= width <= start <= end <= len(curve),
-        f"Drift compares {width} frames up to frame {start} with those up to {end}; the clip has {len(curve)}.",
+        f"Drift compares {width} frames up to frame {start} with those up to {end}; the clip has "
+        f"{len(curve)}.",
     )
     before, after = (float(curve[i - width : i].double().mean()) for i in (start, end))
     return after / max(before, 1e-12)
 
 
 def flicker(clips: Tensor) -> float:
-    """Root mean square of the second difference in time: 0 for a change at constant speed, large for frames that jump to and fro.
+    """Root mean square of the second difference in time: 0 for a change at constant speed, large for frames
+    that jump to and fro.
 
     Compare it with that of real clips, where things move at all.
     """
@@ -76,16 +89,19 @@ def change(clips: Tensor) -> float:
 
 
 def motion(mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Where something is on a torus and how it moves: centres (B, F, 2), x and y, and steps (B, F - 1, 2), both in pixels.
+    """Where something is on a torus and how it moves: centres (B, F, 2), x and y, and steps (B, F - 1, 2),
+    both in pixels.
 
-    ``mass`` (B, F, H, W), not negative: how much of it lies in each pixel. Along each axis the centre is the angle of the first
-    Fourier coefficient; a step is the shortest way from one centre to the next.
+    ``mass`` (B, F, H, W), not negative: how much of it lies in each pixel. Along each axis the centre is the
+    angle of the first Fourier coefficient; a step is the shortest way from one centre to the next.
     """
     size = torch.tensor([mass.shape[3], mass.shape[2]], dtype=torch.float64)
     turns = []
     for profile in (mass.double().sum(2), mass.double().sum(3)):
         angle = 2 * torch.pi * torch.arange(profile.shape[2], dtype=torch.float64) / profile.shape[2]
-        turns.append(torch.atan2((profile * angle.sin()).sum(2), (profile * angle.cos()).sum(2)) / (2 * torch.pi))
+        turns.append(
+            torch.atan2((profile * angle.sin()).sum(2), (profile * angle.cos()).sum(2)) / (2 * torch.pi)
+        )
     where = torch.stack(turns, 2)
     step = where.diff(dim=1)
     return (where % 1) * size, (step - step.round()) * size

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stillhouse.errors import StillhouseError, unknown
+from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.dit import DiT
 from stillhouse.models.mlp import MLP
 from stillhouse.models.onehot import OneHot
@@ -18,15 +18,18 @@ from stillhouse.models.tokens import TokenTransformer
 from stillhouse.models.unet import UNet
 from stillhouse.models.video import VideoDiT
 
-MODELS: dict[str, type[Network]] = {model.name: model for model in (MLP, OneHot, UNet, DiT, TemporalUNet, VideoDiT, TokenTransformer)}
+MODELS: dict[str, type[Network]] = {
+    model.name: model for model in (MLP, OneHot, UNet, DiT, TemporalUNet, VideoDiT, TokenTransformer)
+}
 MODELS |= {scene.name: scene for scene in (Gaussians, Voxels, Points, Plain)}
 
 
 def build_model(config: dict[str, Any], seed: int = 0) -> Network:
-    """The network that ``{"name": "unet", "channels": [32, 64], …}`` describes; ``net.config`` gives the description back.
+    """The network that ``{"name": "unet", "channels": [32, 64], …}`` describes; ``net.config`` gives the
+    description back.
 
-    Its first weights depend on ``seed`` alone; global random state is left as it was. Raises :class:`StillhouseError` for an
-    unknown name or option, or a value that no network can be built with.
+    Its first weights depend on ``seed`` alone; global random state is left as it was. Raises
+    :class:`StillhouseError` for an unknown name or option, or a value that no network can be built with.
     """
     options = dict(config)
     name = str(options.pop("name", ""))

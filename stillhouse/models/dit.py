@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import Attention, Embedding, beside, zero
 from stillhouse.models.taps import Network
 
 
 def positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """Sines and cosines of row and column, (height * width, dim), in the dtype of ``like``; ``dim`` divisible by 4."""
+    """Sines and cosines of row and column, (height * width, dim), in the dtype of ``like``; ``dim`` divisible
+    by 4."""
     speed = 100.0 ** -torch.linspace(0, 1, dim // 4, device=like.device)
     row = torch.arange(height, device=like.device)[:, None, None] * speed
     column = torch.arange(width, device=like.device)[None, :, None] * speed
@@ -23,7 +24,8 @@ def positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
 
 
 class DiTBlock(nn.Module):
-    """Attention, cross-attention on tokens where there are any, and an MLP; scaled, shifted and gated by the vector."""
+    """Attention, cross-attention on tokens where there are any, and an MLP; scaled, shifted and gated by the
+    vector."""
 
     def __init__(self, dim: int, heads: int, dropout: float, token_dim: int):
         super().__init__()
@@ -32,9 +34,13 @@ class DiTBlock(nn.Module):
         if token_dim:
             self.cross = Attention(dim, heads, token_dim)
             zero(self.cross.out)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
 
-    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = self.told(vector)[:, None].chunk(6, -1)
         size = h.shape[-1:]
         h = h + gate1 * self.attention(F.layer_norm(h, size) * (1 + scale1) + shift1)
@@ -44,10 +50,12 @@ class DiTBlock(nn.Module):
 
 
 class DiT(Network):
-    """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W), of any size divisible by ``patch``.
+    """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W), of any size divisible by
+    ``patch``.
 
-    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads; ``image_cond``: channels of an image that is heard
-    beside the state. The other options are those of :class:`Embedding`. A block's output is a row of tokens, (B, HW / patch², dim).
+    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads; ``image_cond``:
+    channels of an image that is heard beside the state. The other options are those of :class:`Embedding`. A
+    block's output is a row of tokens, (B, HW / patch², dim).
     """
 
     name = "dit"
@@ -77,7 +85,15 @@ class DiT(Network):
         self.told = zero(nn.Linear(dim, 2 * dim))
         self.output = zero(nn.Linear(dim, image_channels * patch**2))
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, C, H, W), ``t, s, guidance``: (B,) -> (B, C, H, W)."""
         high, wide = x.shape[-2] // self.patch, x.shape[-1] // self.patch
         require(
@@ -86,7 +102,9 @@ class DiT(Network):
         )
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
-        h = self.input(F.pixel_unshuffle(beside(x, cond, self.image_cond), self.patch).flatten(2).transpose(1, 2))
+        h = self.input(
+            F.pixel_unshuffle(beside(x, cond, self.image_cond), self.patch).flatten(2).transpose(1, 2)
+        )
         h = h + positions(high, wide, h.shape[-1], h)
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)

@@ -1,4 +1,5 @@
-"""How a network hears its time, second time, guidance scale and condition; and the layers that networks share."""
+"""How a network hears its time, second time, guidance scale and condition; and the layers that networks
+share."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
+from stillhouse.core.process import at_least_float32
 from stillhouse.models.taps import transformed
-from stillhouse.process import at_least_float32
 
 
 def zero(layer: nn.Linear | nn.Conv2d) -> Any:
@@ -23,15 +24,20 @@ def zero(layer: nn.Linear | nn.Conv2d) -> Any:
 
 
 class Fourier(nn.Module):
-    """``sin, cos (2 pi f t)`` at ``size / 2`` frequencies spaced geometrically from 1/16 to 4 per unit of time.
+    """``sin, cos (2 pi f t)`` at ``size / 2`` frequencies spaced geometrically from 1/16 to 4 per unit of
+    time.
 
-    Time is [0, 1], or ``ln(sigma) / 4`` in about [-1.6, 1.1]. The highest frequency bounds ``d/dt`` by 8 pi: derivatives
-    along the path stay tame (Lu & Song, 2024, arXiv 2410.11081, section 4.1, on what a hidden x1000 does to them).
+    Time is [0, 1], or ``ln(sigma) / 4`` in about [-1.6, 1.1]. The highest frequency bounds ``d/dt`` by 8 pi:
+    derivatives along the path stay tame (Lu & Song, 2024, arXiv 2410.11081, section 4.1, on what a hidden
+    x1000 does to them).
     """
 
     def __init__(self, size: int, low: float = 1 / 16, high: float = 4.0):
         super().__init__()
-        require(size % 2 == 0, f"Time features come in pairs of sine and cosine; their number must be even, not {size}.")
+        require(
+            size % 2 == 0,
+            f"Time features come in pairs of sine and cosine; their number must be even, not {size}.",
+        )
         self.pairs, self.low, self.high = size // 2, math.log2(low), math.log2(high)
 
     def forward(self, t: Tensor) -> Tensor:
@@ -48,7 +54,11 @@ class NumberEmbedding(nn.Module):
 
     def __init__(self, width: int, features: int = 32, silent: bool = False):
         super().__init__()
-        self.features, self.first, self.last = Fourier(features), nn.Linear(features, width), nn.Linear(width, width)
+        self.features, self.first, self.last = (
+            Fourier(features),
+            nn.Linear(features, width),
+            nn.Linear(width, width),
+        )
         if silent:
             zero(self.last)
 
@@ -59,10 +69,11 @@ class NumberEmbedding(nn.Module):
 class Embedding(nn.Module):
     """All that a network is told besides its state, as one vector per sample, and tokens for cross-attention.
 
-    ``classes``: number of labels; a label of -1, or no condition at all, is the empty condition. ``token_dim``: width of condition
-    tokens. ``features``: length of a vector (an observation, a camera) that is heard through a small MLP. ``two_time``: the time a
-    jump ends at is heard as well. ``guidance_input``: so is a guidance scale (Meng et al., 2022, arXiv 2210.03142). These two start
-    without effect, so that they can be added to a trained network. ``frames``: times and feature vectors may be given frame by frame.
+    ``classes``: number of labels; a label of -1, or no condition at all, is the empty condition.
+    ``token_dim``: width of condition tokens. ``features``: length of a vector (an observation, a camera) that
+    is heard through a small MLP. ``two_time``: the time a jump ends at is heard as well. ``guidance_input``:
+    so is a guidance scale (Meng et al., 2022, arXiv 2210.03142). These two start without effect, so that they
+    can be added to a trained network. ``frames``: times and feature vectors may be given frame by frame.
     """
 
     def __init__(
@@ -91,17 +102,21 @@ class Embedding(nn.Module):
         if features:
             self.hear = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(
+        self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """``t, s``: (B,), or (B, F) for ``frames``; ``guidance``: (B,).
 
-        ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``, the last one (B, features) or
-        (B, F, features); without it nothing is added. An ``image`` in the dict is not for here: see :func:`beside`.
+        ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``,
+        the last one (B, features) or (B, F, features); without it nothing is added. An ``image`` in the dict
+        is not for here: see :func:`beside`.
 
-        Returns the vector (B, width), or (B, F, width) if anything was told of each frame, the tokens (B, 1 + L, C) and their mask
-        (B, 1 + L), True where a token counts. The first token is the learned empty one, so a sample whose mask is all False is
-        unconditional. A dict may also hold a second prompt whose attention is taken away, ``negative_tokens, negative_mask`` and
-        ``negative_weight`` (B,); the vector does not hear of it, tokens and mask are then those of :func:`streams`.
-        Raises :class:`StillhouseError` for a condition that the network was not built for.
+        Returns the vector (B, width), or (B, F, width) if anything was told of each frame, the tokens (B, 1 +
+        L, C) and their mask (B, 1 + L), True where a token counts. The first token is the learned empty one,
+        so a sample whose mask is all False is unconditional. A dict may also hold a second prompt whose
+        attention is taken away, ``negative_tokens, negative_mask`` and ``negative_weight`` (B,); the vector
+        does not hear of it, tokens and mask are then those of :func:`streams`. Raises
+        :class:`StillhouseError` for a condition that the network was not built for.
         """
         label, tokens, mask = split(cond)
         vector = self.time(t)
@@ -109,7 +124,10 @@ class Embedding(nn.Module):
             require(self.end is not None, "A second time was given to a network built without `two_time`.")
             vector = vector + self.end(t if s is None else s)  # type: ignore[misc]
         if guidance is not None or self.guidance is not None:
-            require(self.guidance is not None, "A guidance scale was given to a network built without `guidance_input`.")
+            require(
+                self.guidance is not None,
+                "A guidance scale was given to a network built without `guidance_input`.",
+            )
             w = torch.ones_like(t) if guidance is None else at_least_float32(guidance)
             vector = _together(vector, self.guidance(torch.asinh(w) / 4))  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
         if label is not None or self.classes:
@@ -136,7 +154,10 @@ class Embedding(nn.Module):
         if not (torch.compiler.is_compiling() or label.is_meta or transformed(label)):
             low, high = int(label.min()), int(label.max())
             worst = low if low < -1 else high
-            require(-1 <= low and high < self.classes, f"Label {worst} is not among -1 (none), 0 … {self.classes - 1}.")
+            require(
+                -1 <= low and high < self.classes,
+                f"Label {worst} is not among -1 (none), 0 … {self.classes - 1}.",
+            )
         return label + 1
 
     def _features(self, features: Tensor) -> Tensor:
@@ -144,7 +165,10 @@ class Embedding(nn.Module):
         require(self.features > 0, "A condition vector was given to a network built without `features`.")
         wanted, found = self.features, tuple(features.shape)
         ranks = (2, 3) if self.frames else (2,)
-        require(features.dim() in ranks and found[-1] == wanted, f"Condition vectors must have the shape (B, {wanted}), not {found}.")
+        require(
+            features.dim() in ranks and found[-1] == wanted,
+            f"Condition vectors must have the shape (B, {wanted}), not {found}.",
+        )
         return self.hear(features.to(self.time.first.weight.dtype))
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
@@ -162,11 +186,15 @@ class Embedding(nn.Module):
         return torch.cat([empty, tokens.to(empty.dtype)], 1), F.pad(mask.bool(), (1, 0), value=True)
 
 
-def streams(tokens: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two prompts, each tokens (B, L, C) and mask (B, L), for an :class:`Attention` that subtracts ``weight`` (B,) of the second's output.
+def streams(
+    tokens: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Two prompts, each tokens (B, L, C) and mask (B, L), for an :class:`Attention` that subtracts ``weight``
+    (B,) of the second's output.
 
-    Returns tokens (B, 2, L, C), the shorter prompt filled up, and what stands in for the mask (B, 2, L): where a token counts the weight
-    of its prompt, 1 or ``-weight``, and -inf elsewhere. The first token of a prompt always counts.
+    Returns tokens (B, 2, L, C), the shorter prompt filled up, and what stands in for the mask (B, 2, L):
+    where a token counts the weight of its prompt, 1 or ``-weight``, and -inf elsewhere. The first token of a
+    prompt always counts.
     """
     longest = max(len(mask[0]) for _, mask in (tokens, negative))
     filled, signed = [], []
@@ -190,14 +218,27 @@ def split(cond: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if cond is None:
         return None, None, None
     if isinstance(cond, dict):
-        odd = set(cond) - {"label", "tokens", "mask", "negative_tokens", "negative_mask", "negative_weight", "features", "image"}
-        require(not odd, f"A condition may hold label, tokens, mask, features and image, not {', '.join(sorted(odd))}.")
+        odd = set(cond) - {
+            "label",
+            "tokens",
+            "mask",
+            "negative_tokens",
+            "negative_mask",
+            "negative_weight",
+            "features",
+            "image",
+        }
+        require(
+            not odd,
+            f"A condition may hold label, tokens, mask, features and image, not {', '.join(sorted(odd))}.",
+        )
         return cond.get("label"), cond.get("tokens"), cond.get("mask")
     return (None, cond, None) if cond.is_floating_point() else (cond, None, None)
 
 
 def beside(x: Tensor, cond: Any, channels: int) -> Tensor:
-    """The state ``x`` (B, C, …) with ``cond["image"]`` (B, channels, …), or zeros where there is none, as more channels of it.
+    """The state ``x`` (B, C, …) with ``cond["image"]`` (B, channels, …), or zeros where there is none, as
+    more channels of it.
 
     Raises :class:`StillhouseError` for an image of another size, or where ``channels`` is 0.
     """
@@ -206,12 +247,16 @@ def beside(x: Tensor, cond: Any, channels: int) -> Tensor:
     if image is None:
         return torch.cat([x, x.new_zeros(wanted)], 1) if channels else x
     require(channels > 0, "An image condition was given to a network built without `image_cond`.")
-    require(tuple(image.shape) == wanted, f"This network's image condition must have the shape {wanted}, not {tuple(image.shape)}.")
+    require(
+        tuple(image.shape) == wanted,
+        f"This network's image condition must have the shape {wanted}, not {tuple(image.shape)}.",
+    )
     return torch.cat([x, image.to(x)], 1)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation that also works in forward mode, where the fused kernel needs contiguous tangents and has no way to get them."""
+    """Group normalisation that also works in forward mode, where the fused kernel needs contiguous tangents
+    and has no way to get them."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or not transformed(input):
@@ -219,14 +264,17 @@ class GroupNorm(nn.GroupNorm):
         grouped = input.reshape(len(input), self.num_groups, -1)
         var, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
         shape = (-1,) + (1,) * (input.dim() - 2)
-        return ((grouped - mean) * (var + self.eps).rsqrt()).reshape(input.shape) * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return ((grouped - mean) * (var + self.eps).rsqrt()).reshape(input.shape) * self.weight.reshape(
+            shape
+        ) + self.bias.reshape(shape)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask`` (B, L).
+    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask``
+    (B, L).
 
-    Several prompts at once, tokens (B, S, L, source) and a mask (B, S, L) as :func:`streams` makes them, are attended to by the same
-    queries and their outputs added up by their weights, before the output projection.
+    Several prompts at once, tokens (B, S, L, source) and a mask (B, S, L) as :func:`streams` makes them, are
+    attended to by the same queries and their outputs added up by their weights, before the output projection.
     """
 
     def __init__(self, width: int, heads: int, source: int = 0):
@@ -241,7 +289,9 @@ class Attention(nn.Module):
         key, value = self.key_value(x if tokens is None else tokens).chunk(2, -1)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for y in (self.query(x), key, value))
         if tokens is None or mask is None or tokens.dim() == 3:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=None if mask is None else mask[:, None, None]
+            )
         else:
             each = q[:, None].expand(-1, k.shape[1], -1, -1, -1)
             apart = F.scaled_dot_product_attention(each, k, v, attn_mask=mask.isfinite()[:, :, None, None])

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 
 GAP = "_"  # one of these in a prompt is one token to be filled in
 SHOWN = "▁"  # how a token that is still masked is written
 
 
 class Tokenizer(Protocol):
-    """Between texts and the tokens of a model. ``size``: number of real tokens; token ``size`` is the mask."""
+    """Between texts and the tokens of a model. ``size``: number of real tokens; token ``size`` is the
+    mask."""
 
     size: int
 
@@ -33,10 +34,14 @@ class Tokenizer(Protocol):
 
 
 class Letters:
-    """Each character of ``alphabet`` is a token, numbered in its order. ``folded``: capitals are read as small letters."""
+    """Each character of ``alphabet`` is a token, numbered in its order. ``folded``: capitals are read as
+    small letters."""
 
     def __init__(self, alphabet: str, folded: bool = True):
-        require(len(alphabet) >= 2 and len(set(alphabet)) == len(alphabet), "An alphabet holds at least two characters, each one once.")
+        require(
+            len(alphabet) >= 2 and len(set(alphabet)) == len(alphabet),
+            "An alphabet holds at least two characters, each one once.",
+        )
         require(GAP not in alphabet, f"'{GAP}' stands for a gap; an alphabet can't hold it.")
         self.alphabet, self.folded, self.size = alphabet, folded, len(alphabet)
         self.rows = {character: row for row, character in enumerate(alphabet)} | {GAP: self.size}
@@ -47,7 +52,8 @@ class Letters:
         for character in plain:
             if character not in self.rows:
                 raise StillhouseError(
-                    f"The model has no token for {character!r} in '{text}'; it knows {self.alphabet!r}, and '{GAP}' for a gap."
+                    f"The model has no token for {character!r} in '{text}'; it knows {self.alphabet!r}, "
+                    f"and '{GAP}' for a gap."
                 )
         return [self.rows[character] for character in plain]
 
@@ -77,14 +83,18 @@ def texts_of(tokenizer: Tokenizer, tokens: Tensor) -> list[str]:
 
 
 def with_gaps(tokenizer: Tokenizer, prompts: Sequence[str], length: int) -> Tensor:
-    """Masked states (P, length) of ``prompts``: what they say in its place, masks in their gaps and behind their end.
+    """Masked states (P, length) of ``prompts``: what they say in its place, masks in their gaps and behind
+    their end.
 
     Raises :class:`StillhouseError` for a prompt of more than ``length`` tokens.
     """
     state = torch.full((len(prompts), length), tokenizer.size)
     for row, prompt in zip(state, prompts, strict=True):
         tokens = tokenizer.encode(prompt)
-        require(len(tokens) <= length, f"The prompt '{prompt}' has {len(tokens)} tokens, the model writes {length}; shorten it.")
+        require(
+            len(tokens) <= length,
+            f"The prompt '{prompt}' has {len(tokens)} tokens, the model writes {length}; shorten it.",
+        )
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     return state
 

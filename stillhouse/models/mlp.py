@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import Attention, Embedding, beside, zero
 from stillhouse.models.taps import Network
 
 
 class MLPBlock(nn.Module):
-    """``h + W2 silu(W1 silu(h) + A e)``, the last layer starting at zero; before it cross-attention on tokens where there are any."""
+    """``h + W2 silu(W1 silu(h) + A e)``, the last layer starting at zero; before it cross-attention on tokens
+    where there are any."""
 
     def __init__(self, width: int, dropout: float, token_dim: int = 0, heads: int = 4):
         super().__init__()
@@ -26,7 +27,9 @@ class MLPBlock(nn.Module):
             self.cross = Attention(width, heads, token_dim)
             zero(self.cross.out)
 
-    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, h.shape[-1:])[:, None], tokens, mask)[:, 0]
         inner = self.first(F.silu(h)) + self.told(vector)
@@ -36,9 +39,10 @@ class MLPBlock(nn.Module):
 class MLP(Network):
     """``net(x, t, cond)`` for ``x`` of shape (B, …) with ``dim`` numbers per sample.
 
-    ``width``, ``depth``: size of ``blocks`` and their number. ``heads``: of the cross-attention that each block has where ``token_dim`` is
-    given; the point is its one query. ``image_cond``: how many numbers ``cond["image"]`` has, the degraded point of a bridge, which
-    is heard beside the state. The other options are those of :class:`Embedding`.
+    ``width``, ``depth``: size of ``blocks`` and their number. ``heads``: of the cross-attention that each
+    block has where ``token_dim`` is given; the point is its one query. ``image_cond``: how many numbers
+    ``cond["image"]`` has, the degraded point of a bridge, which is heard beside the state. The other options
+    are those of :class:`Embedding`.
     """
 
     name = "mlp"
@@ -65,10 +69,21 @@ class MLP(Network):
         self.blocks = nn.ModuleList(MLPBlock(width, dropout, token_dim, heads) for _ in range(depth))
         self.output = nn.Linear(width, dim)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, …), ``t, s, guidance``: (B,) -> (B, …)."""
         size = math.prod(x.shape[1:])
-        require(size == self.dim, f"This MLP is for samples of {self.dim} numbers, not of {size} (shape {tuple(x.shape[1:])}).")
+        require(
+            size == self.dim,
+            f"This MLP is for samples of {self.dim} numbers, not of {size} (shape {tuple(x.shape[1:])}).",
+        )
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector)
         points = torch.flatten(x, 1)

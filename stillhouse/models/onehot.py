@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import Embedding
 from stillhouse.models.mlp import MLPBlock
 from stillhouse.models.taps import Network
@@ -16,8 +16,8 @@ from stillhouse.models.taps import Network
 class OneHot(Network):
     """``net(x, t) -> logits (B, length, vocab)`` of tokens ``x`` (B, length), int64 in 0 … states - 1.
 
-    ``states``: values that a token may have, ``vocab`` and one more for a mask. ``timed``: it hears the time, which masked tokens
-    tell by themselves. ``width``, ``depth``: size of ``blocks`` and their number.
+    ``states``: values that a token may have, ``vocab`` and one more for a mask. ``timed``: it hears the time,
+    which masked tokens tell by themselves. ``width``, ``depth``: size of ``blocks`` and their number.
     """
 
     name = "onehot"
@@ -42,9 +42,20 @@ class OneHot(Network):
         self.blocks = nn.ModuleList(MLPBlock(width, 0.0) for _ in range(depth))
         self.output = nn.Linear(width, length * vocab)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, length), ``t, s, guidance``: (B,) -> (B, length, vocab)."""
-        require(x.shape[1:] == (self.length,), f"This network reads texts of {self.length} tokens, not of shape {tuple(x.shape[1:])}.")
+        require(
+            x.shape[1:] == (self.length,),
+            f"This network reads texts of {self.length} tokens, not of shape {tuple(x.shape[1:])}.",
+        )
         vector, _, _ = self.embed(t if self.timed else t.new_zeros(1), cond, s, guidance)
         vector = F.silu(vector)
         h = self.input(F.one_hot(x, self.states).to(self.input.weight.dtype).flatten(1))

@@ -1,4 +1,5 @@
-"""What all reference networks share: their configuration, taps on inner features, activation checkpointing."""
+"""What all reference networks share: their configuration, taps on inner features, activation
+checkpointing."""
 
 from __future__ import annotations
 
@@ -13,21 +14,28 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, unknown
 
 plain_checkpoint = partial(checkpoint, use_reentrant=False)
 
 
 def transformed(*tensors: Tensor | None) -> bool:
     """Whether a ``torch.func`` transform or forward-mode differentiation is at work on any of ``tensors``."""
-    return any(x is not None and (is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None) for x in tensors)
+    return any(
+        x is not None and (is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None)
+        for x in tensors
+    )
 
 
-def taps(module: nn.Module, names: Iterable[str], *inputs: Any, **options: Any) -> tuple[Any, dict[str, Tensor]]:
-    """``module(*inputs, **options)`` and the outputs of its submodules ``names``, each with its gradient graph.
+def taps(
+    module: nn.Module, names: Iterable[str], *inputs: Any, **options: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """``module(*inputs, **options)`` and the outputs of its submodules ``names``, each with its gradient
+    graph.
 
     Names are those of ``module.named_modules()``. A submodule called twice gives its last output. Raises
-    :class:`StillhouseError` for a name that ``module`` lacks, or whose submodule was not called or gave no tensor.
+    :class:`StillhouseError` for a name that ``module`` lacks, or whose submodule was not called or gave no
+    tensor.
     """
     inner, names = dict(module.named_modules()), list(names)
     for name in names:
@@ -45,7 +53,10 @@ def taps(module: nn.Module, names: Iterable[str], *inputs: Any, **options: Any) 
         for hook in hooks:
             hook.remove()
     for name in names:
-        require(torch.is_tensor(seen.get(name)), f"Submodule '{name}' gave no tensor to tap; choose one that the network calls directly.")
+        require(
+            torch.is_tensor(seen.get(name)),
+            f"Submodule '{name}' gave no tensor to tap; choose one that the network calls directly.",
+        )
     return out, {name: seen[name] for name in names}
 
 
@@ -79,9 +90,9 @@ def until(submodule: nn.Module, run: Callable[[], object]) -> Tensor:
 class Network(nn.Module):
     """A reference network: ``net(x, t, cond, *, s, guidance) -> Tensor like x``.
 
-    ``config``: name and options as plain data, from which ``build_model`` makes the same network. ``middle``: the submodule whose
-    output a discriminator or a feature loss reads, ``middle_channels`` wide. ``checkpointing``: trade the memory of the
-    blocks' activations for a second forward pass through them.
+    ``config``: name and options as plain data, from which ``build_model`` makes the same network. ``middle``:
+    the submodule whose output a discriminator or a feature loss reads, ``middle_channels`` wide.
+    ``checkpointing``: trade the memory of the blocks' activations for a second forward pass through them.
     """
 
     name: str = ""
@@ -92,16 +103,23 @@ class Network(nn.Module):
         """``given``: the ``locals()`` of the subclass's constructor, its options among them."""
         super().__init__()
         options = {key: given[key] for key in list(inspect.signature(type(self)).parameters)}
-        self.config = {"name": self.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}}
+        self.config = {
+            "name": self.name,
+            **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()},
+        }
         self.checkpointing = False
         self.checkpoint: Callable[..., Any] = plain_checkpoint
 
-    def taps(self, names: Iterable[str], x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The output, and the features of the submodules ``names`` (``["mid", "down.0"]``) by name; see :func:`taps`."""
+    def taps(
+        self, names: Iterable[str], x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output, and the features of the submodules ``names`` (``["mid", "down.0"]``) by name; see
+        :func:`taps`."""
         return taps(self, names, x, t, cond, **extra)
 
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
-        """``block(*inputs)``, with activation checkpointing if it is on (it has no forward mode, where nothing is kept anyway)."""
+        """``block(*inputs)``, with activation checkpointing if it is on (it has no forward mode, where
+        nothing is kept anyway)."""
         if self.checkpointing and torch.is_grad_enabled() and not transformed(*inputs):
             return self.checkpoint(block, *inputs)
         return block(*inputs)

@@ -1,4 +1,5 @@
-"""A small 1-D U-Net along time, for chunks of actions (Chi et al., 2023, arXiv 2303.04137; Janner et al., 2022, arXiv 2205.09991)."""
+"""A small 1-D U-Net along time, for chunks of actions (Chi et al., 2023, arXiv 2303.04137; Janner et al.,
+2022, arXiv 2205.09991)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import Embedding, GroupNorm, zero
 from stillhouse.models.taps import Network
 from stillhouse.models.unet import groups
@@ -35,8 +36,9 @@ class TemporalBlock(nn.Module):
 class TemporalUNet(Network):
     """``net(x, t, cond)`` for chunks ``x`` of shape (B, horizon, actions).
 
-    ``channels``: width of each level, each half as long as the one before: ``horizon`` must be divisible by 2^(levels - 1).
-    ``features``: length of the observation ``cond["features"]`` (B, features). The other options are those of :class:`Embedding`.
+    ``channels``: width of each level, each half as long as the one before: ``horizon`` must be divisible by
+    2^(levels - 1). ``features``: length of the observation ``cond["features"]`` (B, features). The other
+    options are those of :class:`Embedding`.
     """
 
     name = "temporal"
@@ -55,18 +57,34 @@ class TemporalUNet(Network):
     ):
         super().__init__(locals())
         multiple, width = 2 ** (len(channels) - 1), 2 * max(channels)
-        require(horizon % multiple == 0, f"{len(channels)} levels need a horizon divisible by {multiple}, not {horizon}.")
+        require(
+            horizon % multiple == 0,
+            f"{len(channels)} levels need a horizon divisible by {multiple}, not {horizon}.",
+        )
         self.expected, self.middle_channels = (horizon, actions), channels[-1]
         self.embed = Embedding(width, classes, 0, two_time, guidance_input, features)
         self.input = nn.Conv1d(actions, channels[0], 3, padding=1)
         before = [channels[0], *channels[:-1]]
-        self.down = nn.ModuleList(TemporalBlock(a, b, width, dropout) for a, b in zip(before, channels, strict=True))
+        self.down = nn.ModuleList(
+            TemporalBlock(a, b, width, dropout) for a, b in zip(before, channels, strict=True)
+        )
         self.mid = TemporalBlock(channels[-1], channels[-1], width, dropout)
-        self.up = nn.ModuleList(TemporalBlock(2 * b, a, width, dropout) for a, b in reversed(list(zip(before, channels, strict=True))))
+        self.up = nn.ModuleList(
+            TemporalBlock(2 * b, a, width, dropout)
+            for a, b in reversed(list(zip(before, channels, strict=True)))
+        )
         self.norm = GroupNorm(groups(channels[0]), channels[0])
         self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, horizon, actions), ``t, s, guidance``: (B,) -> (B, horizon, actions)."""
         found = tuple(x.shape[1:])
         require(found == self.expected, f"This network is for chunks of shape {self.expected}, not {found}.")

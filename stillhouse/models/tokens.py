@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import NumberEmbedding, zero
 from stillhouse.models.taps import Network
 
 
 def turns(length: int, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, dim / 2) of rotary positions, rates from 1 down to 1e-3 per place (Su et al., 2021, arXiv 2104.09864)."""
+    """Cosines and sines (length, dim / 2) of rotary positions, rates from 1 down to 1e-3 per place (Su et
+    al., 2021, arXiv 2104.09864)."""
     rate = 1e3 ** -torch.linspace(0, 1, dim // 2, device=like.device)
     angle = torch.arange(length, device=like.device)[:, None] * rate
     return angle.cos().to(like), angle.sin().to(like)
@@ -27,7 +28,8 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Near(nn.Module):
-    """Each channel's own weighted sum of a place and its two neighbours on either side (depthwise; So et al., 2021, arXiv 2109.08668).
+    """Each channel's own weighted sum of a place and its two neighbours on either side (depthwise; So et al.,
+    2021, arXiv 2109.08668).
 
     Spelling is local: attention alone needs long to find out which places are near.
     """
@@ -39,7 +41,9 @@ class Near(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """``h``: (B, L, dim) -> (B, L, dim)."""
         length, wide = h.shape[1], F.pad(h, (0, 0, self.reach, self.reach))
-        return sum((wide[:, k : k + length] * weight for k, weight in enumerate(self.weight)), torch.zeros_like(h))
+        return sum(
+            (wide[:, k : k + length] * weight for k, weight in enumerate(self.weight)), torch.zeros_like(h)
+        )
 
 
 class TokenBlock(nn.Module):
@@ -51,21 +55,28 @@ class TokenBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.near = Near(dim)
         self.query_key_value, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
 
     def forward(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         h = h + self.near(self.norms[0](h))
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.query_key_value(self.norms[1](h)).chunk(3, -1))
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in self.query_key_value(self.norms[1](h)).chunk(3, -1)
+        )
         mixed = F.scaled_dot_product_attention(turned(q, cos, sin), turned(k, cos, sin), v)
         h = h + self.out(mixed.transpose(1, 2).flatten(2))
         return h + self.mlp(self.norms[2](h))
 
 
 class TokenTransformer(Network):
-    """``net(x, t, cond) -> logits (B, L, vocab)`` for tokens ``x`` (B, L), int64 in 0 … vocab, the last of them the mask.
+    """``net(x, t, cond) -> logits (B, L, vocab)`` for tokens ``x`` (B, L), int64 in 0 … vocab, the last of
+    them the mask.
 
-    ``length``: the longest text. ``timed``: it hears the time, which a masked process does without (the number of masks tells it).
-    ``dim``: width; ``depth``: number of ``blocks``; ``heads``: of the attention. It takes no condition.
+    ``length``: the longest text. ``timed``: it hears the time, which a masked process does without (the
+    number of masks tells it). ``dim``: width; ``depth``: number of ``blocks``; ``heads``: of the attention.
+    It takes no condition.
     """
 
     name = "token_transformer"
@@ -82,7 +93,10 @@ class TokenTransformer(Network):
     ):
         super().__init__(locals())
         require(vocab >= 2, f"A vocabulary holds at least two tokens, not {vocab}.")
-        require(dim % (2 * heads) == 0, f"A width of {dim} can't be split among {heads} attention heads of an even size.")
+        require(
+            dim % (2 * heads) == 0,
+            f"A width of {dim} can't be split among {heads} attention heads of an even size.",
+        )
         self.vocab, self.length, self.head = vocab, length, dim // heads
         self.middle, self.middle_channels = f"blocks.{depth // 2}", dim
         self.words = nn.Embedding(vocab + 1, dim)
@@ -91,13 +105,23 @@ class TokenTransformer(Network):
         self.blocks = nn.ModuleList(TokenBlock(dim, heads, dropout) for _ in range(depth))
         self.norm, self.output = nn.LayerNorm(dim), zero(nn.Linear(dim, vocab))
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, L) int64, ``t``: (B,) -> (B, L, vocab)."""
         require(
-            cond is None and s is None and guidance is None, "This network of tokens takes no condition, second time or guidance scale."
+            cond is None and s is None and guidance is None,
+            "This network of tokens takes no condition, second time or guidance scale.",
         )
         require(
-            x.dim() == 2 and x.shape[1] <= self.length, f"This network reads texts of up to {self.length} tokens, not {tuple(x.shape[1:])}."
+            x.dim() == 2 and x.shape[1] <= self.length,
+            f"This network reads texts of up to {self.length} tokens, not {tuple(x.shape[1:])}.",
         )
         h = self.words(x)
         if self.time is not None:

@@ -1,4 +1,5 @@
-"""A small U-Net in the manner of EDM's (Karras et al., 2022, arXiv 2206.00364; Dhariwal & Nichol, 2021, arXiv 2105.05233)."""
+"""A small U-Net in the manner of EDM's (Karras et al., 2022, arXiv 2206.00364; Dhariwal & Nichol, 2021, arXiv
+2105.05233)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.embed import Attention, Embedding, GroupNorm, beside, zero
 from stillhouse.models.taps import Network
 
@@ -20,7 +21,8 @@ def groups(channels: int) -> int:
 
 
 class Block(nn.Module):
-    """A residual block ``(h, vector) -> (B, out, H, W)``; the vector scales and shifts its inside. ``resample``: up, down or none."""
+    """A residual block ``(h, vector) -> (B, out, H, W)``; the vector scales and shifts its inside.
+    ``resample``: up, down or none."""
 
     def __init__(self, channels: int, out: int, width: int, dropout: float, resample: str = ""):
         super().__init__()
@@ -47,7 +49,8 @@ class Block(nn.Module):
 
 
 class Attend(nn.Module):
-    """Attention of ``h`` (B, channels, H, W) on itself, then on tokens where there are any; it starts without effect."""
+    """Attention of ``h`` (B, channels, H, W) on itself, then on tokens where there are any; it starts without
+    effect."""
 
     def __init__(self, channels: int, heads: int, token_dim: int):
         super().__init__()
@@ -56,7 +59,10 @@ class Attend(nn.Module):
     def _attend(self, channels: int, heads: int, token_dim: int) -> None:
         self.norm, self.attention = GroupNorm(groups(channels), channels), Attention(channels, heads)
         if token_dim:
-            self.cross_norm, self.cross = GroupNorm(groups(channels), channels), Attention(channels, heads, token_dim)
+            self.cross_norm, self.cross = (
+                GroupNorm(groups(channels), channels),
+                Attention(channels, heads, token_dim),
+            )
             zero(self.cross.out)
         zero(self.attention.out)
 
@@ -79,26 +85,32 @@ class Middle(Attend):
     """The lowest level: block, attention on itself, cross-attention on tokens where there are any, block."""
 
     def __init__(self, channels: int, width: int, dropout: float, heads: int, token_dim: int):
-        nn.Module.__init__(self)  # the parts are made in their order of use: the first weights follow from a seed
+        nn.Module.__init__(
+            self
+        )  # the parts are made in their order of use: the first weights follow from a seed
         self.first = Block(channels, channels, width, dropout)
         self._attend(channels, heads, token_dim)
         self.last = Block(channels, channels, width, dropout)
 
-    def forward(self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         return self.last(super().forward(self.first(h, vector), tokens, mask), vector)
 
 
 class UNet(Network):
     """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W).
 
-    ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``: width of each level, each
-    half as large as the one before; H and W must be divisible by ``patch * 2^(levels - 1)``. ``blocks``: residual blocks
-    per level. ``attention``: how many of the lowest levels attend after each block on the way down and before each one on the way
-    up, beside the middle. ``image_cond``: channels of an image of the same size that is heard beside the state, ``cond["image"]``
+    ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``:
+    width of each level, each half as large as the one before; H and W must be divisible by ``patch *
+    2^(levels - 1)``. ``blocks``: residual blocks per level. ``attention``: how many of the lowest levels
+    attend after each block on the way down and before each one on the way up, beside the middle.
+    ``image_cond``: channels of an image of the same size that is heard beside the state, ``cond["image"]``
     (B, image_cond, H, W), all zeros where there is none. The other options are those of :class:`Embedding`.
 
-    Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``attend.down_i`` and ``attend.up_i``
-    (their attention), ``mid``, whose output has ``mid_channels`` channels at the lowest level.
+    Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``attend.down_i`` and
+    ``attend.up_i`` (their attention), ``mid``, whose output has ``mid_channels`` channels at the lowest
+    level.
     """
 
     name = "unet"
@@ -121,7 +133,10 @@ class UNet(Network):
         image_cond: int = 0,
     ):
         super().__init__(locals())
-        require(0 <= attention <= len(channels), f"Attention at {attention} levels is asked of a U-Net that has {len(channels)}.")
+        require(
+            0 <= attention <= len(channels),
+            f"Attention at {attention} levels is asked of a U-Net that has {len(channels)}.",
+        )
         width = 2 * max(channels)
         self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)
         self.mid_channels = self.middle_channels = channels[-1]
@@ -138,18 +153,35 @@ class UNet(Network):
                 if level >= len(channels) - attention:
                     self.attend[f"down_{len(self.down) - 1}"] = Attend(here, heads, token_dim)
         self.mid = Middle(here, width, dropout, heads, token_dim)
-        # one block answers each kept feature; the last of a level (its feature came from the level above) goes up
+        # one block answers each kept feature; the last of a level (its feature came from the level above)
+        # goes up
         for level, wide in reversed(list(enumerate(channels))):
             for i in range(blocks):
                 if level >= len(channels) - attention:
                     self.attend[f"up_{len(self.up)}"] = Attend(here, heads, token_dim)
                 last = level and i == blocks - 1
-                self.up.append(Block(here + skips.pop(), channels[level - 1] if last else wide, width, dropout, "up" if last else ""))
+                self.up.append(
+                    Block(
+                        here + skips.pop(),
+                        channels[level - 1] if last else wide,
+                        width,
+                        dropout,
+                        "up" if last else "",
+                    )
+                )
                 here = channels[level - 1] if last else wide
         self.norm = GroupNorm(groups(here + skips[0]), here + skips.pop())
         self.output = zero(nn.Conv2d(here + channels[0], image_channels * patch**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, C, H, W), ``t, s, guidance``: (B,) -> (B, C, H, W)."""
         require(
             x.shape[-2] % self.multiple == 0 and x.shape[-1] % self.multiple == 0,

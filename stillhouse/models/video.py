@@ -1,4 +1,5 @@
-"""A small video diffusion transformer: one set of weights, bidirectional over the clip or causal over chunks of frames with a cache."""
+"""A small video diffusion transformer: one set of weights, bidirectional over the clip or causal over chunks
+of frames with a cache."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.models.dit import positions
 from stillhouse.models.embed import Attention, Embedding, zero
 from stillhouse.models.taps import Network
@@ -22,12 +23,14 @@ Past = tuple[Tensor, Tensor]  # keys and values of one layer's past frames, each
 
 @dataclass
 class KVCache:
-    """Keys and values of past frames, layer by layer: what a causal network needs to go on without seeing those frames again.
+    """Keys and values of past frames, layer by layer: what a causal network needs to go on without seeing
+    those frames again.
 
-    ``window``: the most frames that are kept, 0 for all; of these the first ``sink`` frames of the stream are never dropped, the others
-    slide. Keys are kept without their position: when used, frames count by their *places in the cache*, so that no distance is
-    ever larger than the window, however long the stream (Xiao et al., 2023, arXiv 2309.17453, section 3.2). As long as nothing was
-    dropped, and afterwards where there is no sink, that is the distance in time.
+    ``window``: the most frames that are kept, 0 for all; of these the first ``sink`` frames of the stream are
+    never dropped, the others slide. Keys are kept without their position: when used, frames count by their
+    *places in the cache*, so that no distance is ever larger than the window, however long the stream (Xiao
+    et al., 2023, arXiv 2309.17453, section 3.2). As long as nothing was dropped, and afterwards where there
+    is no sink, that is the distance in time.
     """
 
     window: int = 0
@@ -35,10 +38,14 @@ class KVCache:
     layers: list[Past] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require(self.window >= 0 and self.sink >= 0, f"A cache's window and sink are 0 frames or more, not {self.window} and {self.sink}.")
+        require(
+            self.window >= 0 and self.sink >= 0,
+            f"A cache's window and sink are 0 frames or more, not {self.window} and {self.sink}.",
+        )
         require(
             not self.window or self.sink < self.window,
-            f"A cache of {self.window} frames can't keep a sink of {self.sink} and anything new; take a larger window.",
+            f"A cache of {self.window} frames can't keep a sink of {self.sink} and anything new; take a "
+            "larger window.",
         )
 
     @property
@@ -51,10 +58,14 @@ class KVCache:
         return self.layers[layer] if self.layers else None
 
     def add(self, fresh: list[Past]) -> None:
-        """Remember the frames whose keys and values each layer has just made; drop the oldest beyond the window."""
+        """Remember the frames whose keys and values each layer has just made; drop the oldest beyond the
+        window."""
         new = fresh[0][0].shape[2]
         room = self.window - self.sink
-        require(not self.window or new <= room, f"{new} frames don't fit into a cache of {self.window} whose sink takes {self.sink}.")
+        require(
+            not self.window or new <= room,
+            f"{new} frames don't fit into a cache of {self.window} whose sink takes {self.sink}.",
+        )
         over = max(0, self.frames + new - self.window) if self.window else 0
 
         def joined(old: Tensor, now: Tensor) -> Tensor:
@@ -65,9 +76,11 @@ class KVCache:
 
 
 def turned(x: Tensor, first: int) -> Tensor:
-    """``x`` (B, heads, F, P, width) with its pairs of numbers turned by an angle that grows with the frame, counted from ``first``.
+    """``x`` (B, heads, F, P, width) with its pairs of numbers turned by an angle that grows with the frame,
+    counted from ``first``.
 
-    Rotary positions over frames (Su et al., 2021, arXiv 2104.09864): scores depend on how far apart two frames are. ``width`` is even.
+    Rotary positions over frames (Su et al., 2021, arXiv 2104.09864): scores depend on how far apart two
+    frames are. ``width`` is even.
     """
     half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)
     speed = 100.0 ** -torch.linspace(0, 1, half, device=x.device, dtype=dtype)
@@ -77,7 +90,8 @@ def turned(x: Tensor, first: int) -> Tensor:
 
 
 def chunks_seen(frames: int, chunk: int, tokens: int, device: torch.device) -> Tensor:
-    """Who sees whom under the block-causal mask, (frames * tokens, frames * tokens): a frame sees its own chunk and all before it."""
+    """Who sees whom under the block-causal mask, (frames * tokens, frames * tokens): a frame sees its own
+    chunk and all before it."""
     block = torch.arange(frames, device=device) // chunk
     return (block[:, None] >= block).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
@@ -87,9 +101,16 @@ class FrameAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        require(width % heads == 0 and width // heads % 2 == 0, f"A width of {width} can't be split into {heads} heads of an even width.")
+        require(
+            width % heads == 0 and width // heads % 2 == 0,
+            f"A width of {width} can't be split into {heads} heads of an even width.",
+        )
         self.heads = heads
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Tensor, seen: Tensor | None, past: Past | None) -> tuple[Tensor, Past]:
         """``x`` (B, F, P, width) -> the same shape, and the keys and values of these frames."""
@@ -97,12 +118,15 @@ class FrameAttention(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)).movedim(-2, 1) for y in parts)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         q, keys = turned(q, keys.shape[2] - x.shape[1]), turned(keys, 0)
-        mixed = F.scaled_dot_product_attention(q.flatten(2, 3), keys.flatten(2, 3), values.flatten(2, 3), attn_mask=seen)
+        mixed = F.scaled_dot_product_attention(
+            q.flatten(2, 3), keys.flatten(2, 3), values.flatten(2, 3), attn_mask=seen
+        )
         return self.out(mixed.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3])), (k, v)
 
 
 class VideoBlock(nn.Module):
-    """A DiT block over frames: attention, cross-attention on tokens where there are any, an MLP; modulated frame by frame."""
+    """A DiT block over frames: attention, cross-attention on tokens where there are any, an MLP; modulated
+    frame by frame."""
 
     def __init__(self, dim: int, heads: int, dropout: float, token_dim: int):
         super().__init__()
@@ -111,7 +135,9 @@ class VideoBlock(nn.Module):
         if token_dim:
             self.cross = Attention(dim, heads, token_dim)
             zero(self.cross.out)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
 
     def forward(
         self,
@@ -126,7 +152,9 @@ class VideoBlock(nn.Module):
         """``h`` (B, F, P, dim), ``vector`` (B, F or 1, dim); ``keys, values``: of past frames."""
         return self.written(h, vector, tokens, mask, seen, keys, values)[0]
 
-    def written(self, h: Tensor, vector: Tensor, tokens: Any, mask: Any, seen: Any, keys: Any, values: Any) -> tuple[Tensor, Past]:
+    def written(
+        self, h: Tensor, vector: Tensor, tokens: Any, mask: Any, seen: Any, keys: Any, values: Any
+    ) -> tuple[Tensor, Past]:
         """The same, with the keys and values of these frames."""
         scale1, shift1, gate1, scale2, shift2, gate2 = self.told(vector)[:, :, None].chunk(6, -1)
         size = h.shape[-1:]
@@ -139,13 +167,15 @@ class VideoBlock(nn.Module):
 
 
 class VideoDiT(Network):
-    """``net(x, t, cond)`` for clips ``x`` of shape (B, F, channels, H, W) with any number of frames F, H and W divisible by ``patch``.
+    """``net(x, t, cond)`` for clips ``x`` of shape (B, F, channels, H, W) with any number of frames F, H and
+    W divisible by ``patch``.
 
-    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads. ``chunk``: 0 lets every frame see every other, a
-    number makes the network causal over chunks of so many frames; it has no weights of its own, so one set of weights is both.
-    ``frames``: how many frames the clips have that it learns from, 0 if unknown; streams look no further back. ``features``: length of a
-    condition vector, per clip (B, D) or per frame (B, F, D). The other options are those of :class:`Embedding`. Positions are relative
-    between frames and sines within one. A block's output is (B, F, HW / patch², dim).
+    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads. ``chunk``: 0 lets every
+    frame see every other, a number makes the network causal over chunks of so many frames; it has no weights
+    of its own, so one set of weights is both. ``frames``: how many frames the clips have that it learns from,
+    0 if unknown; streams look no further back. ``features``: length of a condition vector, per clip (B, D) or
+    per frame (B, F, D). The other options are those of :class:`Embedding`. Positions are relative between
+    frames and sines within one. A block's output is (B, F, HW / patch², dim).
     """
 
     name = "video_dit"
@@ -168,7 +198,12 @@ class VideoDiT(Network):
     ):
         super().__init__(locals())
         require(dim % 4 == 0, f"A video DiT's dim must be divisible by 4, not {dim}.")
-        self.patch, self.frames, self.middle, self.middle_channels = patch, frames, f"blocks.{depth // 2}", dim
+        self.patch, self.frames, self.middle, self.middle_channels = (
+            patch,
+            frames,
+            f"blocks.{depth // 2}",
+            dim,
+        )
         self.embed = Embedding(dim, classes, token_dim, two_time, guidance_input, features, frames=True)
         self.input = nn.Linear(channels * patch**2, dim)
         self.blocks = nn.ModuleList(VideoBlock(dim, heads, dropout, token_dim) for _ in range(depth))
@@ -180,29 +215,46 @@ class VideoDiT(Network):
 
     def see(self, chunk: int) -> None:
         """From now on be causal over chunks of ``chunk`` frames, or bidirectional for 0."""
-        require(chunk >= 0, f"A chunk has at least one frame, not {chunk}; 0 makes a network that sees the whole clip.")
+        require(
+            chunk >= 0,
+            f"A chunk has at least one frame, not {chunk}; 0 makes a network that sees the whole clip.",
+        )
         self.chunk = self.config["chunk"] = chunk
 
     @contextmanager
     def remembering(self, cache: KVCache, write: bool = False) -> Iterator[None]:
-        """Inside the block the network is given one chunk at a time, whose past is in ``cache``; ``write`` adds the chunk to it."""
+        """Inside the block the network is given one chunk at a time, whose past is in ``cache``; ``write``
+        adds the chunk to it."""
         self.cache, self.writes = cache, write
         try:
             yield
         finally:
             self.cache, self.writes = None, False
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
-        """``x``: (B, F, C, H, W); ``t, s``: (B,) or, a time for every frame, (B, F); ``guidance``: (B,) -> (B, F, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """``x``: (B, F, C, H, W); ``t, s``: (B,) or, a time for every frame, (B, F); ``guidance``: (B,) ->
+        (B, F, C, H, W)."""
         require(
-            x.dim() == 5 and x.shape[1] > 0, f"A video network needs clips (B, F, C, H, W) of at least one frame, not {tuple(x.shape)}."
+            x.dim() == 5 and x.shape[1] > 0,
+            f"A video network needs clips (B, F, C, H, W) of at least one frame, not {tuple(x.shape)}.",
         )
         high, wide = x.shape[-2] // self.patch, x.shape[-1] // self.patch
         require(
             (high * self.patch, wide * self.patch) == tuple(x.shape[-2:]),
             f"This video DiT needs frame sides divisible by {self.patch}, not {x.shape[-2]} x {x.shape[-1]}.",
         )
-        require(t.dim() == 1 or t.shape == x.shape[:2], f"{x.shape[1]} frames need one time or one each, not {tuple(t.shape[1:])}.")
+        require(
+            t.dim() == 1 or t.shape == x.shape[:2],
+            f"{x.shape[1]} frames need one time or one each, not {tuple(t.shape[1:])}.",
+        )
         vector, tokens, mask = self.embed(t, cond, s, guidance)
         vector = F.silu(vector if vector.dim() == 3 else vector[:, None])
         h = self.input(F.pixel_unshuffle(x, self.patch).flatten(-2).transpose(-1, -2))
@@ -229,10 +281,13 @@ class VideoDiT(Network):
 
 
 def video_network(denoiser: Denoiser, what: str) -> VideoDiT:
-    """The video network inside a denoiser; raises :class:`StillhouseError`, beginning with ``what``, if there is none."""
+    """The video network inside a denoiser; raises :class:`StillhouseError`, beginning with ``what``, if there
+    is none."""
     net = denoiser.net
     while isinstance(net, Denoiser):
         net = net.net
     if not isinstance(net, VideoDiT):
-        raise StillhouseError(f"{what} needs a video network that can be causal (video_dit), not {type(net).__name__}.")
+        raise StillhouseError(
+            f"{what} needs a video network that can be causal (video_dit), not {type(net).__name__}."
+        )
     return net

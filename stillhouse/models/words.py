@@ -1,4 +1,5 @@
-"""A fixed text encoder for small worlds: every word a seeded vector, every place a wave. Nothing is trained, nothing is loaded."""
+"""A fixed text encoder for small worlds: every word a seeded vector, every place a wave. Nothing is trained,
+nothing is loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.draws import seed_of
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.draws import seed_of
+from stillhouse.core.errors import StillhouseError, require
 
 log = logging.getLogger("stillhouse")
 
@@ -20,28 +21,39 @@ log = logging.getLogger("stillhouse")
 class Words:
     """``encode(prompts)`` turns sentences over a ``vocabulary`` into condition tokens of our networks.
 
-    Token ``i`` of a prompt is the vector of its word, normal numbers that follow from ``seed`` and the word alone, plus sines and
-    cosines of place ``i`` (Vaswani et al., 2017, arXiv 1706.03762, section 3.5), both equally long. The rates of the waves are spread
-    evenly over (0, pi), not geometrically: in prompts this short, neighbouring places should be as far apart as any.
-    ``length``: most words of a prompt; more are cut off, which is told once. ``dim``: size of a token, even.
+    Token ``i`` of a prompt is the vector of its word, normal numbers that follow from ``seed`` and the word
+    alone, plus sines and cosines of place ``i`` (Vaswani et al., 2017, arXiv 1706.03762, section 3.5), both
+    equally long. The rates of the waves are spread evenly over (0, pi), not geometrically: in prompts this
+    short, neighbouring places should be as far apart as any. ``length``: most words of a prompt; more are cut
+    off, which is told once. ``dim``: size of a token, even.
     """
 
     def __init__(self, vocabulary: Sequence[str], length: int = 8, dim: int = 48, seed: int = 0):
-        require(len(vocabulary) > 0 and len(set(vocabulary)) == len(vocabulary), "A vocabulary holds at least one word, each one once.")
+        require(
+            len(vocabulary) > 0 and len(set(vocabulary)) == len(vocabulary),
+            "A vocabulary holds at least one word, each one once.",
+        )
         require(length >= 1, f"A prompt must be allowed at least one word, not {length}.")
         require(dim >= 2 and dim % 2 == 0, f"The size of a token is even, not {dim}.")
         self.vocabulary, self.length, self.dim, self.seed = tuple(vocabulary), length, dim, seed
         self.rows = {word: row for row, word in enumerate(self.vocabulary)}
-        normal = [torch.randn(dim, generator=torch.Generator().manual_seed(seed_of("word", seed, word))) for word in self.vocabulary]
+        normal = [
+            torch.randn(dim, generator=torch.Generator().manual_seed(seed_of("word", seed, word)))
+            for word in self.vocabulary
+        ]
         angle = math.pi * torch.arange(length)[:, None] * (torch.arange(dim // 2) + 0.5) / (dim // 2)
-        self.vectors, self.places = math.sqrt(0.5) * torch.stack(normal), torch.cat([angle.sin(), angle.cos()], 1)
+        self.vectors, self.places = (
+            math.sqrt(0.5) * torch.stack(normal),
+            torch.cat([angle.sin(), angle.cos()], 1),
+        )
         self._told = False
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``tokens`` (B, length, dim) float32 and ``mask`` (B, length), True where there is a word; all False for an empty prompt.
+        """``tokens`` (B, length, dim) float32 and ``mask`` (B, length), True where there is a word; all False
+        for an empty prompt.
 
-        Upper and lower case are one, a comma or full stop at the end of a word is passed over. Raises :class:`StillhouseError` for a
-        word that is not in the vocabulary.
+        Upper and lower case are one, a comma or full stop at the end of a word is passed over. Raises
+        :class:`StillhouseError` for a word that is not in the vocabulary.
         """
         require(not isinstance(prompts, str), "Give a list of prompts, not one prompt.")
         split = [[self._row(word, prompt) for word in prompt.split()] for prompt in prompts]
@@ -49,7 +61,12 @@ class Words:
         if long > self.length and not self._told:
             self._told = True
             count = sum(len(rows) > self.length for rows in split)
-            log.warning("%d prompt(s) have more than %d words (up to %d); what is beyond is cut off.", count, self.length, long)
+            log.warning(
+                "%d prompt(s) have more than %d words (up to %d); what is beyond is cut off.",
+                count,
+                self.length,
+                long,
+            )
         rows = torch.full((len(split), self.length), -1)
         for i, found in enumerate(split):
             rows[i, : len(found)] = torch.tensor(found[: self.length], dtype=torch.long)
@@ -66,7 +83,13 @@ class Words:
 
     def describe(self) -> dict[str, Any]:
         """Plain data; :meth:`from_description` makes the same encoder of it again."""
-        return {"name": "words", "vocabulary": list(self.vocabulary), "length": self.length, "dim": self.dim, "seed": self.seed}
+        return {
+            "name": "words",
+            "vocabulary": list(self.vocabulary),
+            "length": self.length,
+            "dim": self.dim,
+            "seed": self.seed,
+        }
 
     @classmethod
     def from_description(cls, described: dict[str, Any]) -> Words:

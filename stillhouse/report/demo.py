@@ -1,7 +1,7 @@
 """The demo: two real teachers, three distillations, one page; five minutes on two cores.
 
-It owns its folder: results are made in ``OUT.tmp`` and take the place of earlier ones in one move. A folder without its mark
-is never touched.
+It owns its folder: results are made in ``OUT.tmp`` and take the place of earlier ones in one move. A folder
+without its mark is never touched.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse.api import distill
-from stillhouse.errors import require
-from stillhouse.evaluate import EVALUATION, evaluate
+from stillhouse.api.evaluate import EVALUATION, evaluate
+from stillhouse.api.options import fields_of
+from stillhouse.api.runs import distill
+from stillhouse.core.errors import require
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model, load
-from stillhouse.options import fields_of
 from stillhouse.report.page import calls, duration, metric, write_report
 from stillhouse.report.plots import number
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.worlds.base import World, get_world
 
 MARK = ".stillhouse-demo"
@@ -35,9 +35,20 @@ ONE_CALL: dict[str, Any] = {
     "gan_weight": 0.0,
     "start": 0.75,
 }
-CONSISTENT: dict[str, Any] = {"batch": 64, "lr": {"student": 5e-4}, "schedule": "cosine", "ema": 0.97, "levels": 9, "steps": 2}
-# by world and method: iterations on a machine that is fast enough, and the seconds that a slower one may spend
-DIGITS = {"dmd2": {"seconds": 95, "iterations": 900, **ONE_CALL}, "cm": {"seconds": 28, "iterations": 500, **CONSISTENT}}
+CONSISTENT: dict[str, Any] = {
+    "batch": 64,
+    "lr": {"student": 5e-4},
+    "schedule": "cosine",
+    "ema": 0.97,
+    "levels": 9,
+    "steps": 2,
+}
+# by world and method: iterations on a machine that is fast enough, and the seconds that a slower one may
+# spend
+DIGITS = {
+    "dmd2": {"seconds": 95, "iterations": 900, **ONE_CALL},
+    "cm": {"seconds": 28, "iterations": 500, **CONSISTENT},
+}
 SCENES = {"dmd2": {"seconds": 68, "iterations": 600, **ONE_CALL}}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {"mnist": DIGITS, "shapes": SCENES}
 TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
@@ -58,10 +69,11 @@ def main(
 ) -> Path:
     """Distil the shipped teachers and write ``out/report.html``, a part for each world.
 
-    ``teacher``: a model file or folder to take the place of the first world's. ``recipes``: by world and method, the options of
-    :func:`stillhouse.api.distill`, and ``seconds``: shorten the run to fit them. ``n``: samples measured of each model. Also leaves
-    ``out/metrics.json`` and a run folder for each student. Raises :class:`StillhouseError` for a teacher of another world, and for a
-    folder that holds anything but an earlier demo.
+    ``teacher``: a model file or folder to take the place of the first world's. ``recipes``: by world and
+    method, the options of :func:`stillhouse.api.runs.distill`, and ``seconds``: shorten the run to fit them.
+    ``n``: samples measured of each model. Also leaves ``out/metrics.json`` and a run folder for each student.
+    Raises :class:`StillhouseError` for a teacher of another world, and for a folder that holds anything but
+    an earlier demo.
     """
     began = time.perf_counter()
     out = Path(out)
@@ -88,7 +100,9 @@ def main(
             results[name][slug] = evaluate(
                 student,
                 world,
-                teacher=master if index == 0 else None,  # the teacher is measured once, beside the first student
+                teacher=master
+                if index == 0
+                else None,  # the teacher is measured once, beside the first student
                 n=max(16, round(n * SHARE.get(name, 1.0))),
                 seed=seed,
                 teacher_steps=TEACHER_STEPS[name],
@@ -97,7 +111,9 @@ def main(
             )
             atomic_write(runs[-1] / EVALUATION, (json.dumps(results[name][slug], indent=2) + "\n").encode())
     say("\nDrawing the page.")
-    write_report(runs, work / "report.html", title=f"{', '.join(Path(s).stem for s in sources.values())}, distilled")
+    write_report(
+        runs, work / "report.html", title=f"{', '.join(Path(s).stem for s in sources.values())}, distilled"
+    )
     summary = {"teachers": sources, "seconds": round(time.perf_counter() - began, 1), "students": results}
     atomic_write(work / "metrics.json", (json.dumps(summary, indent=2) + "\n").encode())
     _swap(work, out)
@@ -109,15 +125,24 @@ def main(
 def _fitting(teacher: Model, world: World) -> Model:
     require(
         tuple(teacher.shape) == tuple(world.shape) and teacher.classes in (0, world.classes),
-        f"The demo distils teachers of {world.name}, with samples of shape {tuple(world.shape)} and {world.classes} classes (or none); "
-        f"this one makes {tuple(teacher.shape)} and knows {teacher.classes}. For any other use `stillhouse distill`.",
+        f"The demo distils teachers of {world.name}, with samples of shape {tuple(world.shape)} and "
+        f"{world.classes} classes (or none); "
+        f"this one makes {tuple(teacher.shape)} and knows {teacher.classes}. For any other use `stillhouse "
+        "distill`.",
     )
-    require(teacher.free_steps, "The demo needs a many-step teacher; this model is a student that samples in a fixed number of steps.")
+    require(
+        teacher.free_steps,
+        "The demo needs a many-step teacher; this model is a student that samples in a fixed number of "
+        "steps.",
+    )
     return teacher
 
 
-def _options(slug: str, recipe: Mapping[str, Any], teacher: str, world: World, master: Model, seed: int) -> dict[str, Any]:
-    """The recipe as options of a run that fits its seconds here; a guided teacher is distilled as it is sampled."""
+def _options(
+    slug: str, recipe: Mapping[str, Any], teacher: str, world: World, master: Model, seed: int
+) -> dict[str, Any]:
+    """The recipe as options of a run that fits its seconds here; a guided teacher is distilled as it is
+    sampled."""
     options = {k: v for k, v in recipe.items() if k != "seconds"}
     for name in {"guidance", "low_guidance", "high_guidance"} & set(fields_of(find(slug))):
         options.setdefault(name, master.sampling().guidance)
@@ -129,7 +154,8 @@ def _options(slug: str, recipe: Mapping[str, Any], teacher: str, world: World, m
 
 
 def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any]) -> float:
-    """Seconds of one iteration here: two short runs of different lengths, after one that pays for imports; setting up cancels out."""
+    """Seconds of one iteration here: two short runs of different lengths, after one that pays for imports;
+    setting up cancels out."""
 
     def seconds(iterations: int) -> float:
         began = time.perf_counter()
@@ -142,11 +168,16 @@ def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any]) -> 
 
 
 def _claim(out: Path) -> Path:
-    """An empty, marked folder to work in, beside ``out``; leftovers of a demo that was cut off are cleared away."""
+    """An empty, marked folder to work in, beside ``out``; leftovers of a demo that was cut off are cleared
+    away."""
     work, old = _beside(out)
     for folder in (out, work, old):
-        mine = not folder.exists() or (folder.is_dir() and ((folder / MARK).exists() or not any(folder.iterdir())))
-        require(mine, f"'{folder}' holds something that the demo did not make; name another folder with --out.")
+        mine = not folder.exists() or (
+            folder.is_dir() and ((folder / MARK).exists() or not any(folder.iterdir()))
+        )
+        require(
+            mine, f"'{folder}' holds something that the demo did not make; name another folder with --out."
+        )
     if old.exists() and not out.exists():
         old.rename(out)
     for folder in (work, old):
@@ -174,6 +205,9 @@ def _told(results: Mapping[str, Mapping[str, Any]]) -> str:
     key = first["metric"]
     rows = [("teacher", r) for r in first["rows"] if r["who"] == "teacher"]
     rows += [(slug, r) for slug, found in results.items() for r in found["rows"] if r["who"] == "student"]
-    lines = [f"{name:<14}{calls(r['nfe']):>10}{number(r['metrics'][key]):>12}{duration(r['seconds_per_sample']):>12}" for name, r in rows]
+    lines = [
+        f"{name:<14}{calls(r['nfe']):>10}{number(r['metrics'][key]):>12}{duration(r['seconds_per_sample']):>12}"
+        for name, r in rows
+    ]
     lines.append(f"{'real data':<24}{number(first['floor'].get(key)):>12}")
     return "\n".join([f"{'':<14}{'':>10}{metric(key).title[:11]:>12}{'per sample':>12}", *lines])

@@ -1,4 +1,5 @@
-"""The report: one HTML page that needs no network. Figures and pictures come from :mod:`.view`, charts from :mod:`.plots`."""
+"""The report: one HTML page that needs no network. Figures and pictures come from :mod:`.view`, charts from
+:mod:`.plots`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.io.weights import atomic_write
 from stillhouse.report.pictures import bounds_of, data_uri, is_image, is_point, moving_uri, sheet_uri
 from stillhouse.report.plots import Series, line_chart, number, scatter, smooth
@@ -37,7 +38,9 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "fidelity": Metric("Prompt fidelity", "high", "share of pictures in which the reader finds all that the caption says"),
+    "fidelity": Metric(
+        "Prompt fidelity", "high", "share of pictures in which the reader finds all that the caption says"
+    ),
     "clip": Metric("CLIP score", "high", "100 times the cosine between a picture and its caption"),
     "frechet": Metric("Fréchet distance", "low", "between features of samples and of real data"),
     "swd": Metric("Sliced Wasserstein", "low", "distance to real data along random directions"),
@@ -105,7 +108,7 @@ def colour(index: int) -> str:
     return f"var(--s{index % 6})"
 
 
-# -- the parts of the page --------------------------------------------------------------------------------------------------
+# -- the parts of the page -------------------------------------------------------------------------
 def summary(view: RunView, index: int) -> dict[str, Any]:
     """The card of one student: what it takes and what it costs, beside its teacher."""
     student, teacher = usual(rows_of(view, "student")), usual(rows_of(view, "teacher"))
@@ -130,7 +133,10 @@ def summary(view: RunView, index: int) -> dict[str, Any]:
     }
     if teacher:
         # the teacher where it takes as few calls as the student, or as near to that as it comes
-        few = min(rows_of(view, "teacher"), key=lambda r: (r["nfe"] > student["nfe"], abs(r["nfe"] - student["nfe"])))
+        few = min(
+            rows_of(view, "teacher"),
+            key=lambda r: (r["nfe"] > student["nfe"], abs(r["nfe"] - student["nfe"])),
+        )
         card["before"] = {
             "calls": calls(teacher["nfe"]),
             "nfe": teacher["nfe"],
@@ -138,7 +144,9 @@ def summary(view: RunView, index: int) -> dict[str, Any]:
             "sample": duration(teacher["seconds_per_sample"]),
             "speed_up": number(view.evaluation["speed_up"], 2),
             "few": {"calls": calls(few["nfe"]), "quality": number(few["metrics"][key])},
-            "share": number(100 * weights / count["teacher"], 2) if weights and count.get("teacher", 0) > weights else None,
+            "share": number(100 * weights / count["teacher"], 2)
+            if weights and count.get("teacher", 0) > weights
+            else None,
         }
     return card
 
@@ -156,9 +164,17 @@ def best(views: Sequence[RunView]) -> int:
 
 
 def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
-    """Large panels of the default ways, and one strip a way, all from the same noise. None for samples that can't be drawn."""
-    ways = [(v, s, i) for i, v in enumerate(views) for s in sorted(v.strips, key=lambda s: -s.nfe) if s.who == "student" or i == 0]
-    ways.sort(key=lambda w: w[1].who != "teacher")  # a stable sort: the teacher first, then the students in their order
+    """Large panels of the default ways, and one strip a way, all from the same noise. None for samples that
+    can't be drawn."""
+    ways = [
+        (v, s, i)
+        for i, v in enumerate(views)
+        for s in sorted(v.strips, key=lambda s: -s.nfe)
+        if s.who == "student" or i == 0
+    ]
+    ways.sort(
+        key=lambda w: w[1].who != "teacher"
+    )  # a stable sort: the teacher first, then the students in their order
     if not ways:
         return None
     first, shape = ways[0][1], tuple(ways[0][1].samples.shape[1:])
@@ -185,7 +201,11 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
         return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
     drawn = [(w, w[1].images) for w in ways if w[1].images is not None]
     if drawn:
-        shown = [(w, data_uri(images, 2) if w[1].whole is None else data_uri(w[1].whole, 1)) for w, images in drawn if w[1].default]
+        shown = [
+            (w, data_uri(images, 2) if w[1].whole is None else data_uri(w[1].whole, 1))
+            for w, images in drawn
+            if w[1].default
+        ]
         panels = [{**entry(*w), "image": image} for w, image in shown]
         strips = [{**entry(*w), "image": data_uri(images[:3], 3)} for w, images in drawn]
         return {"kind": "image", "panels": panels, "strips": strips, "sorted": False, "captions": []}
@@ -195,10 +215,23 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
         labels = views[0].labels
         by_class = labels is not None and torch.equal(labels, torch.arange(len(labels)) % COLUMNS)
         captions = views[0].captions[:COLUMNS]
-        return {"kind": "image", "panels": panels, "strips": strips, "sorted": by_class and not captions, "captions": captions}
+        return {
+            "kind": "image",
+            "panels": panels,
+            "strips": strips,
+            "sorted": by_class and not captions,
+            "captions": captions,
+        }
     if is_point(shape) and views[0].real is not None:
         frame = bounds_of(views[0].real)
-        panels = [{"name": "Real data", "svg": Markup(scatter(views[0].real, None, frame, "Real data")), "colour": "", "default": True}]
+        panels = [
+            {
+                "name": "Real data",
+                "svg": Markup(scatter(views[0].real, None, frame, "Real data")),
+                "colour": "",
+                "default": True,
+            }
+        ]
         for view, strip, index in ways:
             told = entry(view, strip, index)
             svg = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
@@ -214,7 +247,9 @@ def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
     for row in (r for v in views for r in v.evaluation["rows"]):
         for key, value in row["metrics"].items():
             seen.setdefault(key, set()).add(value)
-    telling = [k for k in METRICS if len(seen.get(k, ())) > 1 and k != first["metric"]]  # what is the same for all tells nothing
+    telling = [
+        k for k in METRICS if len(seen.get(k, ())) > 1 and k != first["metric"]
+    ]  # what is the same for all tells nothing
     names = [first["metric"], *telling][:4]
     charts = []
     for name in names:
@@ -233,7 +268,9 @@ def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
         )
         charts.append({"title": kind.title, "arrow": kind.arrow, "note": kind.note, "svg": Markup(svg)})
     if {"psnr", "frechet"} <= set(first["floor"]) | set(first["rows"][0]["metrics"]):
-        rows = [r for i, v in enumerate(views) for r in v.evaluation["rows"] if i == 0 or r["who"] == "student"]
+        rows = [
+            r for i, v in enumerate(views) for r in v.evaluation["rows"] if i == 0 or r["who"] == "student"
+        ]
         rows += [{"who": "as given", "metrics": first["untouched"]}] if first.get("untouched") else []
         note = "near to the true photograph against natural as photographs are: good is low and to the right"
         plane = {"title": "Perception against distortion", "arrow": "", "note": note}
@@ -253,11 +290,17 @@ def training_charts(view: RunView, paint: str) -> list[dict[str, Any]]:
     gradients = [k for k in names if k.endswith("/gradient")]
     charts = []
     for key in losses:
-        charts.append(_training_chart(f"Loss of the {key.removesuffix('/loss')}", _noisy(view.rows, key, paint)))
+        charts.append(
+            _training_chart(f"Loss of the {key.removesuffix('/loss')}", _noisy(view.rows, key, paint))
+        )
     if gradients:
         pairs = [_noisy(view.rows, k, f"var(--c{i})") for i, k in enumerate(gradients)]
         legend = [(k.removesuffix("/gradient"), f"var(--c{i})") for i, k in enumerate(gradients)]
-        charts.append(_training_chart("Gradient norms", [line for pair in pairs for line in pair], legend if len(legend) > 1 else []))
+        charts.append(
+            _training_chart(
+                "Gradient norms", [line for pair in pairs for line in pair], legend if len(legend) > 1 else []
+            )
+        )
     if "health/diversity" in names:
         line = Series("diversity", *_curve(view.rows, "health/diversity"), paint, dots=False)
         charts.append(_training_chart("Diversity of the samples", [line]))
@@ -267,10 +310,15 @@ def training_charts(view: RunView, paint: str) -> list[dict[str, Any]]:
 def _noisy(rows: list[dict[str, Any]], key: str, paint: str) -> list[Series]:
     """A jumpy curve: every value, pale, and its running mean."""
     x, y = _curve(rows, key)
-    return [Series(key, x, y, paint, dots=False, faint=True), Series(key, x, smooth(y, max(2, len(y) // 25)), paint, dots=False)]
+    return [
+        Series(key, x, y, paint, dots=False, faint=True),
+        Series(key, x, smooth(y, max(2, len(y) // 25)), paint, dots=False),
+    ]
 
 
-def _training_chart(title: str, lines: list[Series], legend: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+def _training_chart(
+    title: str, lines: list[Series], legend: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     svg = line_chart(lines, title=title, x_label="iteration", width=350, height=240)
     return {"title": title, "svg": Markup(svg), "legend": list(legend)}
 
@@ -286,7 +334,10 @@ def table(views: Sequence[RunView]) -> dict[str, Any]:
     """Every measured way as a row: calls, guidance, time, and all metrics; real data last."""
     first = views[0].evaluation
     present = {k for v in views for r in v.evaluation["rows"] for k in r["metrics"]}
-    names = [first["metric"], *(k for k in [*METRICS, *sorted(present - set(METRICS))] if k in present and k != first["metric"])]
+    names = [
+        first["metric"],
+        *(k for k in [*METRICS, *sorted(present - set(METRICS))] if k in present and k != first["metric"]),
+    ]
     reference = usual(rows_of(views[0], "teacher"))
     body = []
     groups = [
@@ -314,7 +365,13 @@ def table(views: Sequence[RunView]) -> dict[str, Any]:
                 }
             )
     floor = [number(first["floor"].get(k)) for k in names]
-    return {"columns": [metric(k) for k in names], "body": body, "floor": floor, "n": first["n"], "batch": first["batch"]}
+    return {
+        "columns": [metric(k) for k in names],
+        "body": body,
+        "floor": floor,
+        "n": first["n"],
+        "batch": first["batch"],
+    }
 
 
 def part(views: Sequence[RunView]) -> dict[str, Any]:
@@ -328,38 +385,54 @@ def part(views: Sequence[RunView]) -> dict[str, Any]:
         "best": cards[best(views)],
         "pictures": pictures(views),
         "quality": quality_charts(views),
-        "training": [{**c, "charts": training_charts(v, c["colour"])} for v, c in zip(views, cards, strict=True)],
+        "training": [
+            {**c, "charts": training_charts(v, c["colour"])} for v, c in zip(views, cards, strict=True)
+        ],
         "table": table(views),
     }
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
 def render(views: Sequence[RunView], title: str = "") -> str:
     """The page as text: a part for each world, in which the first run's teacher stands for all."""
     require(len(views) > 0, "A report needs at least one run.")
     for view in views:
-        require(usual(rows_of(view, "student")) is not None, f"The evaluation of '{view.name}' holds no figures of a student.")
+        require(
+            usual(rows_of(view, "student")) is not None,
+            f"The evaluation of '{view.name}' holds no figures of a student.",
+        )
     worlds: dict[str, list[RunView]] = {}
     for view in views:
         worlds.setdefault(str(view.evaluation["world"]), []).append(view)
     environment = Environment(
-        loader=PackageLoader("stillhouse.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("stillhouse.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
         title=title or f"{views[0].teacher}, distilled",
         parts=[part(group) for group in worlds.values()],
-        configs=[(v.name, yaml.safe_dump(v.config, sort_keys=False, allow_unicode=True)) for v in views if v.config],
+        configs=[
+            (v.name, yaml.safe_dump(v.config, sort_keys=False, allow_unicode=True)) for v in views if v.config
+        ],
         versions=views[0].evaluation.get("versions", {}),
     )
 
 
-def write_report(runs: RunView | str | Path | Sequence[RunView | str | Path], out: str | Path, title: str = "") -> Path:
+def write_report(
+    runs: RunView | str | Path | Sequence[RunView | str | Path], out: str | Path, title: str = ""
+) -> Path:
     """Write the page of one run or of several to the file ``out``, whole or not at all, and return its path.
 
-    ``runs``: views, or run folders (see :func:`stillhouse.report.view.view_of_folder`); those in one world are compared, the first
-    one's teacher stands for all of them. Raises :class:`StillhouseError` for a folder that is no run.
+    ``runs``: views, or run folders (see :func:`stillhouse.report.view.view_of_folder`); those in one world
+    are compared, the first one's teacher stands for all of them. Raises :class:`StillhouseError` for a folder
+    that is no run.
     """
     given = [runs] if isinstance(runs, RunView | str | Path) else runs
     out = Path(out)
-    atomic_write(out, render([r if isinstance(r, RunView) else view_of_folder(r) for r in given], title).encode())
+    atomic_write(
+        out, render([r if isinstance(r, RunView) else view_of_folder(r) for r in given], title).encode()
+    )
     return out

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.io.media import contact_sheet, gif, pictures_of
 
 GAP = 1  # pixels between two images
@@ -27,8 +27,12 @@ def is_point(shape: Sequence[int]) -> bool:
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] side by side, ``columns`` a row, as bytes (H', W', C); gaps are the darkest value."""
-    require(images.dim() == 4 and images.shape[1] in (1, 3), f"Pictures need images of shape (N, 1 or 3, H, W), not {tuple(images.shape)}.")
+    """Images (N, C, H, W) in [-1, 1] side by side, ``columns`` a row, as bytes (H', W', C); gaps are the
+    darkest value."""
+    require(
+        images.dim() == 4 and images.shape[1] in (1, 3),
+        f"Pictures need images of shape (N, 1 or 3, H, W), not {tuple(images.shape)}.",
+    )
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = torch.full((rows, columns, c, h + GAP, w + GAP), -1.0)
@@ -42,7 +46,9 @@ def tile(images: Tensor, columns: int) -> Tensor:
 def png(picture: Tensor) -> bytes:
     """Bytes (H, W, 1 or 3) as a PNG file (8 bits, no palette)."""
     h, w, c = picture.shape
-    lines = torch.cat([torch.zeros(h, 1, dtype=torch.uint8), picture.reshape(h, w * c)], 1)  # each line begins with "no filter"
+    lines = torch.cat(
+        [torch.zeros(h, 1, dtype=torch.uint8), picture.reshape(h, w * c)], 1
+    )  # each line begins with "no filter"
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -53,7 +59,8 @@ def png(picture: Tensor) -> bytes:
 
 
 def data_uri(images: Tensor, columns: int) -> str:
-    """A tiled sheet as a ``data:`` address. Small images are enlarged by whole pixels, so that no browser blurs them."""
+    """A tiled sheet as a ``data:`` address. Small images are enlarged by whole pixels, so that no browser
+    blurs them."""
     times = max(1, 128 // images.shape[-1])
     sheet = tile(images, columns).repeat_interleave(times, 0).repeat_interleave(times, 1)
     return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()

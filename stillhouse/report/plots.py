@@ -15,7 +15,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
 
 @dataclass
 class Series:
-    """A line. ``colour``: a CSS colour; ``faint``: drawn thin and pale, without dots; ``dots``: mark every point."""
+    """A line. ``colour``: a CSS colour; ``faint``: drawn thin and pale, without dots; ``dots``: mark every
+    point."""
 
     name: str
     x: Sequence[float]
@@ -59,7 +60,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
 class Axis:
     """Maps values to pixels. ``scale``: linear, log2 or log10; the range is widened a little at the ends."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float, scale: str = "linear", pad: float = 0.06):
+    def __init__(
+        self, values: Sequence[float], start: float, end: float, scale: str = "linear", pad: float = 0.06
+    ):
         self.scale, self.start, self.end = scale, start, end
         self.turn: Callable[[float], float] = (lambda v: v) if scale == "linear" else (lambda v: math.log2(v))
         low, high = min(values), max(values)
@@ -77,7 +80,9 @@ class Axis:
             self.ticks = _log_ticks(*ends)
 
     def __call__(self, value: float) -> float:
-        return round(self.start + (self.turn(value) - self.a) / (self.b - self.a) * (self.end - self.start), 1)
+        return round(
+            self.start + (self.turn(value) - self.a) / (self.b - self.a) * (self.end - self.start), 1
+        )
 
 
 def line_chart(
@@ -91,10 +96,11 @@ def line_chart(
     width: int = WIDTH,
     height: int = HEIGHT,
 ) -> str:
-    """Lines over common axes. ``scale_y = "auto"``: logarithmic where the values are positive and span more than a factor of 20.
+    """Lines over common axes. ``scale_y = "auto"``: logarithmic where the values are positive and span more
+    than a factor of 20.
 
-    ``rule``: where a dashed horizontal line lies. ``width``, ``height``: of the drawing; a chart for a narrow column is made small, or
-    its letters would be. Points that are not finite are left out.
+    ``rule``: where a dashed horizontal line lies. ``width``, ``height``: of the drawing; a chart for a narrow
+    column is made small, or its letters would be. Points that are not finite are left out.
     """
     kept = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]) for s in series]
     ys = [y for _, points in kept for _, y in points] + ([] if rule is None else [rule])
@@ -113,7 +119,10 @@ def line_chart(
         radius = 4.5 if len(points) > 3 else 6
         for x, y in points if s.dots else []:
             told = f"<title>{escape(s.name)}: {number(y)} at {number(x)}</title>"
-            out.append(f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" r="{radius}">{told}</circle>')
+            out.append(
+                f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" '
+                f'r="{radius}">{told}</circle>'
+            )
     return "".join([*out, "</svg>"])
 
 
@@ -122,13 +131,21 @@ def frame(across: Axis, up: Axis, title: str, x_label: str, width: int, height: 
     out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
     for tick in up.ticks:
         out.append(f'<path class="grid" d="M{LEFT} {up(tick)}H{width - RIGHT}"/>')
-        out.append(f'<text class="tick" x="{LEFT - 8}" y="{up(tick) + 4}" text-anchor="end">{_tick(tick)}</text>')
+        out.append(
+            f'<text class="tick" x="{LEFT - 8}" y="{up(tick) + 4}" text-anchor="end">{_tick(tick)}</text>'
+        )
     for tick in across.ticks:
         out.append(f'<path class="notch" d="M{across(tick)} {height - BOTTOM}v5"/>')
-        out.append(f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 19}" text-anchor="middle">{_tick(tick)}</text>')
+        out.append(
+            f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 19}" '
+            f'text-anchor="middle">{_tick(tick)}</text>'
+        )
     out.append(f'<path class="base" d="M{LEFT} {height - BOTTOM}H{width - RIGHT}"/>')
     if x_label:
-        out.append(f'<text class="label" x="{(LEFT + width - RIGHT) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
+        out.append(
+            f'<text class="label" x="{(LEFT + width - RIGHT) / 2}" y="{height - 6}" '
+            f'text-anchor="middle">{escape(x_label)}</text>'
+        )
     return out
 
 
@@ -148,17 +165,31 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return out
 
 
-def scatter(points: Tensor, labels: Tensor | None, bounds: tuple[float, float, float, float], title: str, size: int = 240) -> str:
-    """A square picture of 2-D ``points`` (N, 2) within ``bounds`` (left, right, bottom, top), coloured by ``labels`` (N,)."""
+def scatter(
+    points: Tensor,
+    labels: Tensor | None,
+    bounds: tuple[float, float, float, float],
+    title: str,
+    size: int = 240,
+) -> str:
+    """A square picture of 2-D ``points`` (N, 2) within ``bounds`` (left, right, bottom, top), coloured by
+    ``labels`` (N,)."""
     left, right, bottom, top = bounds
     across = ((points[:, 0] - left) / (right - left) * size).tolist()
     down = ((top - points[:, 1]) / (top - bottom) * size).tolist()
     groups: dict[int, list[str]] = {}
-    for x, y, label in zip(across, down, [0] * len(across) if labels is None else labels.tolist(), strict=True):
+    for x, y, label in zip(
+        across, down, [0] * len(across) if labels is None else labels.tolist(), strict=True
+    ):
         if 0 <= x <= size and 0 <= y <= size:
             groups.setdefault(int(label), []).append(f"M{x:.1f} {y:.1f}h0")
     paths = "".join(
-        f'<path class="cloud" style="stroke:{"var(--ink-2)" if labels is None else f"var(--c{label % 10})"}" d="{"".join(d)}"/>'
+        '<path class="cloud" '
+        f'style="stroke:{"var(--ink-2)" if labels is None else f"var(--c{label % 10})"}" '
+        f'd="{"".join(d)}"/>'
         for label, d in sorted(groups.items())
     )
-    return f'<svg class="scatter" viewBox="0 0 {size} {size}" role="img" aria-label="{escape(title)}">{paths}</svg>'
+    return (
+        f'<svg class="scatter" viewBox="0 0 {size} {size}" role="img" '
+        f'aria-label="{escape(title)}">{paths}</svg>'
+    )

@@ -1,4 +1,5 @@
-"""What a page needs to know of one run: its figures, its curves, and samples of student and teacher from the same noise."""
+"""What a page needs to know of one run: its figures, its curves, and samples of student and teacher from the
+same noise."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from stillhouse.api import CONFIG, teacher_of
-from stillhouse.conditions import move
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError, require
-from stillhouse.evaluate import EVALUATION, Walk, labels_for, walks_of
+from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
+from stillhouse.api.runs import CONFIG, teacher_of
+from stillhouse.core.conditions import move
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.model import Model, load
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
@@ -44,7 +45,8 @@ class Strip:
 
 @dataclass
 class RunView:
-    """One run on a page. ``name``: of the student; ``teacher``: of its teacher; ``rows``: the lines of ``metrics.jsonl``."""
+    """One run on a page. ``name``: of the student; ``teacher``: of its teacher; ``rows``: the lines of
+    ``metrics.jsonl``."""
 
     name: str
     teacher: str
@@ -71,7 +73,8 @@ def draw_strips(
         walk = next((w for w in _walks(owner, row) if w.steps == row["steps"]), None)
         require(
             walk is not None,
-            f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; evaluate the run again.",
+            f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; "
+            "evaluate the run again.",
         )
         assert walk is not None
         device = owner.denoiser.device
@@ -91,7 +94,9 @@ def _whole(walk: Walk, world: World, seed: int) -> Tensor | None:
     spoilt, true = shown
     device = walk.model.denoiser.device
     draws = Draws(1, seed, "photograph", device=device)
-    made = restore(walk.model.denoiser.eval(), walk.sampling, spoilt.to(device), draws, least=walk.model.shape[-1]).cpu()
+    made = restore(
+        walk.model.denoiser.eval(), walk.sampling, spoilt.to(device), draws, least=walk.model.shape[-1]
+    ).cpu()
     return torch.cat([spoilt, made, true], 3)
 
 
@@ -118,22 +123,28 @@ def make_view(
 
 
 def view_of_folder(folder: str | Path) -> RunView:
-    """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and ``evaluation.json``.
+    """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and
+    ``evaluation.json``.
 
-    ``run.yaml`` names the ``method`` and the ``teacher``; a teacher that was only in memory is not drawn. Raises
-    :class:`StillhouseError` if one of the files is missing or torn.
+    ``run.yaml`` names the ``method`` and the ``teacher``; a teacher that was only in memory is not drawn.
+    Raises :class:`StillhouseError` if one of the files is missing or torn.
     """
     folder = Path(folder)
     require(folder.is_dir(), f"There is no run folder '{folder}'.")
     evaluation_file, config_file = folder / EVALUATION, folder / CONFIG
     require(config_file.is_file(), f"The folder '{folder}' holds no {CONFIG}; is it a run?")
-    require(evaluation_file.is_file(), f"The run '{folder}' has not been evaluated; run: stillhouse evaluate {folder}")
+    require(
+        evaluation_file.is_file(),
+        f"The run '{folder}' has not been evaluated; run: stillhouse evaluate {folder}",
+    )
     try:
         evaluation, config = json.loads(evaluation_file.read_text()), yaml.safe_load(config_file.read_text())
         options = dict(evaluation["world"])
         world = get_world(options.pop("name"), **options)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise StillhouseError(f"The files of the run '{folder}' can't be read ({error}); evaluate it again.") from error
+        raise StillhouseError(
+            f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
+        ) from error
     require(isinstance(config, dict), f"'{config_file}' holds no settings.")
     model = load(folder / "model")
     source = config.get("teacher")

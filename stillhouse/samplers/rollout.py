@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.prediction import Prediction
-from stillhouse.process import Process
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import Process
 from stillhouse.solvers.base import History, Solver
 
 Hook = Callable[[Prediction, Tensor], Prediction]
@@ -38,14 +38,18 @@ def rollout(
 ) -> Tensor:
     """Walk ``model`` from ``x`` at ``grid[0]`` down to ``grid[-1]`` and return the state there.
 
-    ``x``: (B, …). ``grid``: falling times in [0, 1]. ``hooks``: ``hook(prediction, s) -> prediction`` between the clean estimate
-    and the step. ``draws``: where a stochastic solver takes its noise. ``grad_last``: gradient flows through the last
-    step alone (backward simulation: the states before it are what the sampler would meet); otherwise the caller's gradient
-    mode holds throughout. ``record(x, t)`` sees every state with its time, the first one included.
+    ``x``: (B, …). ``grid``: falling times in [0, 1]. ``hooks``: ``hook(prediction, s) -> prediction`` between
+    the clean estimate and the step. ``draws``: where a stochastic solver takes its noise. ``grad_last``:
+    gradient flows through the last step alone (backward simulation: the states before it are what the sampler
+    would meet); otherwise the caller's gradient mode holds throughout. ``record(x, t)`` sees every state with
+    its time, the first one included.
     """
     times = torch.as_tensor(grid, dtype=torch.float64, device=x.device)
     require(times.dim() == 1 and len(times) >= 2, "A time grid needs at least two times.")
-    require(bool((times[1:] < times[:-1]).all()), f"A time grid must fall strictly, not run {[round(v, 4) for v in times.tolist()]}.")
+    require(
+        bool((times[1:] < times[:-1]).all()),
+        f"A time grid must fall strictly, not run {[round(v, 4) for v in times.tolist()]}.",
+    )
 
     def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         said = model(x, t, cond, s=s if model.two_time else None, guidance=guidance)

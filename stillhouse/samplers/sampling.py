@@ -1,33 +1,30 @@
-"""How a model is sampled: a value that a student carries with its weights, and the function that follows it."""
+"""How a model is sampled: a value that a student carries with its weights, and the function that follows
+it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.guidance import Guided, hears_guidance
-from stillhouse.process import Process
-from stillhouse.samplers.rollout import Hook, rollout
-from stillhouse.samplers.streaming import stream
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.process import Process
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import make_grid
 
 
 @dataclass
 class Sampling:
-    """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so that it can be saved.
+    """An explicit time grid, a solver (name or config) and a guidance scale ``w`` (1 = none). Plain data, so
+    that it can be saved.
 
-    ``start``: standard deviation of the noise the walk starts from, ``sigma(times[0])`` unless given (Diffusers starts VP walks from 1).
-    ``chunk``: a causal video student makes so many frames at a time, 0 for everything at once; ``window, sink``: how many past frames it
-    keeps (0: all), and how many of the first ones among them for ever.
+    ``start``: standard deviation of the noise the walk starts from, ``sigma(times[0])`` unless given
+    (Diffusers starts VP walks from 1). ``chunk``: a causal video student makes so many frames at a time, 0
+    for everything at once; ``window, sink``: how many past frames it keeps (0: all), and how many of the
+    first ones among them for ever.
     """
 
     times: list[float]
@@ -41,19 +38,32 @@ class Sampling:
     def __post_init__(self) -> None:
         self.times = [float(t) for t in self.times]
         falling = all(0 <= s < t <= 1 for t, s in zip(self.times, self.times[1:], strict=False))
-        require(len(self.times) >= 2 and falling, f"Sampling times must fall strictly within [0, 1], not run {self.times}.")
-        require(min(self.chunk, self.window, self.sink) >= 0, "The chunk, window and sink of a stream are 0 frames or more.")
+        require(
+            len(self.times) >= 2 and falling,
+            f"Sampling times must fall strictly within [0, 1], not run {self.times}.",
+        )
+        require(
+            min(self.chunk, self.window, self.sink) >= 0,
+            "The chunk, window and sink of a stream are 0 frames or more.",
+        )
         require(
             not self.window or self.window >= self.sink + self.chunk,
-            f"A window of {self.window} frames can't hold a sink of {self.sink} and a chunk of {self.chunk}; take a larger one.",
+            f"A window of {self.window} frames can't hold a sink of {self.sink} and a chunk of "
+            f"{self.chunk}; take a larger one.",
         )
         make_solver(self.solver)  # a wrong name is told here, not in the middle of a run
 
     @classmethod
     def steps(
-        cls, process: Process, n: int, solver: str | dict[str, Any] = "heun", grid: str | dict[str, Any] = "uniform", guidance: float = 1.0
+        cls,
+        process: Process,
+        n: int,
+        solver: str | dict[str, Any] = "heun",
+        grid: str | dict[str, Any] = "uniform",
+        guidance: float = 1.0,
     ) -> Sampling:
-        """``n`` steps of ``solver`` along a named ``grid`` of ``process`` (see :data:`stillhouse.solvers.grids.GRIDS`)."""
+        """``n`` steps of ``solver`` along a named ``grid`` of ``process`` (see
+        :data:`stillhouse.solvers.grids.GRIDS`)."""
         return cls(make_grid(grid, process, n).tolist(), solver, guidance)
 
     def guided(self, model: Denoiser) -> Denoiser:
@@ -74,9 +84,13 @@ class Sampling:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Sampling:
-        """Inverse of :meth:`config`; raises :class:`StillhouseError` for fields that are missing or unknown."""
+        """Inverse of :meth:`config`; raises :class:`StillhouseError` for fields that are missing or
+        unknown."""
         wrong = sorted(set(config) - {f.name for f in fields(cls)})
-        require(not wrong and "times" in config, f"A sampling holds times, solver and guidance, not {sorted(config)}.")
+        require(
+            not wrong and "times" in config,
+            f"A sampling holds times, solver and guidance, not {sorted(config)}.",
+        )
         return cls(**config)
 
 
@@ -86,36 +100,6 @@ def _cost(model: Denoiser, t: float) -> int:
         return _cost(model.net, t) if isinstance(model.net, Denoiser) else 1
     low, high = model.interval
     acts = low <= t <= high and (torch.is_tensor(model.scale) or model.scale != 1)
-    # the negative call of an inner guidance is unconditional, so that it is single when the negative is the empty condition
+    # the negative call of an inner guidance is unconditional, so that it is single when the negative is the
+    # empty condition
     return _cost(model.plain, t) + (acts and (1 if model.negative is None else _cost(model.plain, t)))
-
-
-def draw_samples(
-    model: Denoiser,
-    sampling: Sampling,
-    shape: Sequence[int],
-    cond: Condition,
-    draws: Draws,
-    hooks: Sequence[Hook] = (),
-    *,
-    dtype: torch.dtype = torch.float32,
-    start: Tensor | None = None,
-) -> Tensor:
-    """Samples ``(draws.rows, *shape)`` of ``model`` by ``sampling``, under ``inference_mode``.
-
-    ``shape``: of one sample. The walk starts from ``sigma(times[0]) z``, which is the prior at ``t = 1``; a student may start lower,
-    from pure noise of the level it was trained to start at (or from ``sampling.start``).
-    ``hooks`` as in :func:`stillhouse.samplers.rollout.rollout`. ``start``: the state to start from instead (a text with gaps, say).
-    A stream's sample is its chunks, one after the other; ``shape`` may ask for any number of frames.
-    """
-    if sampling.chunk:
-        length, *frame = shape
-        require(length >= 1, f"A clip has at least one frame, not {length}.")
-        chunks = stream(model, sampling, frame, cond, draws, frames=length, start=start, hooks=hooks, dtype=dtype)
-        return torch.cat(list(chunks), 1)
-    with torch.inference_mode():
-        if start is None:
-            start = model.process.start(draws, shape, sampling.times[0], sampling.start, dtype)
-        told = torch.full((draws.rows,), sampling.guidance, device=start.device) if hears_guidance(model) else None
-        solver = make_solver(sampling.solver)
-        return rollout(sampling.guided(model), start, sampling.times, solver, cond, draws=draws, guidance=told, hooks=hooks)

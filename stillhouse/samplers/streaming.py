@@ -1,53 +1,50 @@
-"""A causal video model as a stream: each chunk of frames is one ordinary walk, whose past is a cache of keys and values."""
+"""A causal video model as a stream: each chunk of frames is one ordinary walk, whose past is a cache of keys
+and values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.guidance import hears_guidance
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, Wrapped
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.prediction import Prediction
 from stillhouse.models.video import KVCache, VideoDiT, video_network
-from stillhouse.prediction import Prediction
 from stillhouse.samplers.rollout import Hook, rollout
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
-
-if TYPE_CHECKING:
-    from stillhouse.samplers.sampling import Sampling
 
 # one condition for the whole stream, or what makes that of chunk 0, 1, 2 …
 Told = Condition | Callable[[int], Condition]
 
 
-class Wrapped(Denoiser):
-    """A denoiser around another one, of the same process and kind."""
-
-    def __init__(self, denoiser: Denoiser):
-        super().__init__(denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty)
-
-
 class Cached(Wrapped):
     """A causal denoiser that is given one chunk of frames at a time and has the chunks before it in a cache.
 
-    To anything that walks a denoiser it is one, so that a chunk is made by ``rollout(Cached(student), noise, grid, solver)``. Only
-    :meth:`keep` changes the cache. ``window, sink``: as in :class:`stillhouse.models.video.KVCache`. Raises
-    :class:`StillhouseError` for a network that is not causal, or a window that reaches further back than it ever saw.
+    To anything that walks a denoiser it is one, so that a chunk is made by ``rollout(Cached(student), noise,
+    grid, solver)``. Only :meth:`keep` changes the cache. ``window, sink``: as in
+    :class:`stillhouse.models.video.KVCache`. Raises :class:`StillhouseError` for a network that is not
+    causal, or a window that reaches further back than it ever saw.
     """
 
     def __init__(self, denoiser: Denoiser, window: int = 0, sink: int = 0):
         super().__init__(denoiser)
         self.cache, net = KVCache(window, sink), self.network
-        require(net.chunk > 0, "A stream needs a causal network; this one sees whole clips (distil a causal student first).")
+        require(
+            net.chunk > 0,
+            "A stream needs a causal network; this one sees whole clips (distil a causal student first).",
+        )
         reach = net.frames - net.chunk
         require(
             not net.frames or window <= max(reach, 0),
-            f"A window of {window} frames and a chunk of {net.chunk} reach beyond the {net.frames} frames that this network learned from; "
+            f"A window of {window} frames and a chunk of {net.chunk} reach beyond the {net.frames} frames "
+            "that this network learned from; "
             f"take a window of at most {reach}.",
         )
 
@@ -62,7 +59,8 @@ class Cached(Wrapped):
 
     @torch.no_grad()
     def keep(self, chunk: Tensor, cond: Condition = None, guidance: Tensor | None = None) -> None:
-        """The clean pass: the finished ``chunk`` (B, chunk, C, H, W), told to be clean, writes its keys and values; one evaluation."""
+        """The clean pass: the finished ``chunk`` (B, chunk, C, H, W), told to be clean, writes its keys and
+        values; one evaluation."""
         t = torch.full((len(chunk),), self.process.t_min, device=chunk.device)
         with self.network.remembering(self.cache, write=True):
             self.net(chunk, t, cond, guidance=guidance)
@@ -71,8 +69,8 @@ class Cached(Wrapped):
 class Clamped(Wrapped):
     """A denoiser of clips whose first frames are ``known`` (B, k, C, H, W).
 
-    They take the place of the state's, told to be clean, and of the answer's: the reference-frame clamp of Chern et al., 2025 (arXiv
-    2512.23576). The denoiser must take times frame by frame.
+    They take the place of the state's, told to be clean, and of the answer's: the reference-frame clamp of
+    Chern et al., 2025 (arXiv 2512.23576). The denoiser must take times frame by frame.
     """
 
     def __init__(self, denoiser: Denoiser, known: Tensor):
@@ -88,12 +86,16 @@ class Clamped(Wrapped):
 
 
 def of_frames(cond: Condition, first: int, count: int) -> Condition:
-    """The part of a condition that is about frames ``first … first + count - 1``: feature vectors told frame by frame are cut."""
+    """The part of a condition that is about frames ``first … first + count - 1``: feature vectors told frame
+    by frame are cut."""
     if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
         return cond
     features = cond["features"]
     told = features.shape[1]
-    require(first + count <= told, f"The condition speaks of {told} frames, but frame {first + count} was asked for.")
+    require(
+        first + count <= told,
+        f"The condition speaks of {told} frames, but frame {first + count} was asked for.",
+    )
     return {**cond, "features": features[:, first : first + count]}
 
 
@@ -110,21 +112,32 @@ def stream(
     hooks: Sequence[Hook] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
-    """A video as chunks (rows, chunk, *shape) that come as they are made; memory does not grow with length where there is a window.
+    """A video as chunks (rows, chunk, *shape) that come as they are made; memory does not grow with length
+    where there is a window.
 
-    ``shape``: of one frame. ``cond``: for the whole stream, feature vectors told per frame being cut to size; or a function that gives
-    the condition of chunk 0, 1, 2 … (a prompt that changes). ``frames``: how many to make, the last chunk being cut; 0: no end.
-    ``given``: first frames (rows, k, *shape) to go on from, not repeated: whole chunks of them fill the cache, the rest is clamped.
-    ``start``: noise (rows, frames, *shape) to use instead of drawing it.
+    ``shape``: of one frame. ``cond``: for the whole stream, feature vectors told per frame being cut to size;
+    or a function that gives the condition of chunk 0, 1, 2 … (a prompt that changes). ``frames``: how many to
+    make, the last chunk being cut; 0: no end. ``given``: first frames (rows, k, *shape) to go on from, not
+    repeated: whole chunks of them fill the cache, the rest is clamped. ``start``: noise (rows, frames,
+    *shape) to use instead of drawing it.
 
-    A chunk costs one evaluation per time of ``sampling`` and one clean pass, which is made when the next chunk is asked for.
+    A chunk costs one evaluation per time of ``sampling`` and one clean pass, which is made when the next
+    chunk is asked for.
     """
     size, times, solver = sampling.chunk, sampling.times, make_solver(sampling.solver)
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")
-    require(sampling.guidance == 1 or hears_guidance(model), "A stream is walked without guidance; distil it into the student.")
+    require(
+        sampling.guidance == 1 or hears_guidance(model),
+        "A stream is walked without guidance; distil it into the student.",
+    )
     cached = Cached(model, sampling.window, sampling.sink)
-    require(cached.network.chunk == size, f"This student makes {cached.network.chunk} frames at a time, not {size}.")
-    told = torch.full((draws.rows,), sampling.guidance, device=draws.device) if hears_guidance(model) else None
+    require(
+        cached.network.chunk == size,
+        f"This student makes {cached.network.chunk} frames at a time, not {size}.",
+    )
+    told = (
+        torch.full((draws.rows,), sampling.guidance, device=draws.device) if hears_guidance(model) else None
+    )
 
     def told_of(number: int) -> Condition:
         return cond(number) if callable(cond) else of_frames(cond, number * size, size)
@@ -140,13 +153,18 @@ def stream(
             else:
                 noise = start[:, number * size : (number + 1) * size]
             walked = cached if known is None else Clamped(cached, known)
-            return rollout(walked, noise, times, solver, told_of(number), draws=draws, guidance=told, hooks=hooks)
+            return rollout(
+                walked, noise, times, solver, told_of(number), draws=draws, guidance=told, hooks=hooks
+            )
 
     number, known = 0, None
     if given is not None:
         wanted = (draws.rows, *shape)
         found = (len(given), *given.shape[2:])
-        require(found == wanted and given.shape[1] > 0, f"The given frames must be {wanted} each, at least one, not {tuple(given.shape)}.")
+        require(
+            found == wanted and given.shape[1] > 0,
+            f"The given frames must be {wanted} each, at least one, not {tuple(given.shape)}.",
+        )
         whole, rest = divmod(given.shape[1], size)
         for number, chunk in enumerate(given[:, : whole * size].split(size, 1) if whole else ()):
             keep(chunk, number)

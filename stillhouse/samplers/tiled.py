@@ -1,9 +1,10 @@
 """Images of any size by a network of small ones: overlapping tiles whose answers are blended at every step.
 
-One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours see the same noise where they overlap: tiles with noise of
-their own make up other details, and blended they lose some of them (on the shipped teacher an eighth of the detail's energy within the
-overlaps). And before every step the tiles' clean estimates become one (Bar-Tal et al., 2023, arXiv 2302.08113, eq. 5, with a window as the
-weights), so that any solver, a stochastic one too, walks the canvas as if one network had seen it all.
+One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours see the same noise where
+they overlap: tiles with noise of their own make up other details, and blended they lose some of them (on the
+shipped teacher an eighth of the detail's energy within the overlaps). And before every step the tiles' clean
+estimates become one (Bar-Tal et al., 2023, arXiv 2302.08113, eq. 5, with a window as the weights), so that
+any solver, a stochastic one too, walks the canvas as if one network had seen it all.
 """
 
 from __future__ import annotations
@@ -15,54 +16,87 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.prediction import At, Prediction
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.prediction import At, Prediction
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 
-GRID = 8  # tiles begin at multiples of this: where the pixels of a smaller copy and the blocks of a JPEG begin
+GRID = (
+    8  # tiles begin at multiples of this: where the pixels of a smaller copy and the blocks of a JPEG begin
+)
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles of ``tile`` begin so that they cover ``length`` and share ``overlap`` or more with the next."""
+    """Where tiles of ``tile`` begin so that they cover ``length`` and share ``overlap`` or more with the
+    next."""
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]
 
 
 def ramp(tile: int, overlap: int) -> Tensor:
-    """Weights along one side of a tile, (tile,): rising over the ``overlap``, 1 inside, falling again; never 0."""
+    """Weights along one side of a tile, (tile,): rising over the ``overlap``, 1 inside, falling again; never
+    0."""
     place = torch.arange(tile) + 0.5
     return (torch.minimum(place, tile - place) / max(overlap, 0.5)).clamp(max=1)
 
 
 class Tiled(Denoiser):
-    """``denoiser`` on images (B, C, H, W) of any H and W divisible by :data:`GRID`, a tile at a time; a denoiser again.
+    """``denoiser`` on images (B, C, H, W) of any H and W divisible by :data:`GRID`, a tile at a time; a
+    denoiser again.
 
-    ``tile``: side of the square tiles; ``overlap``: pixels that neighbours share; both divisible by :data:`GRID`. ``batch``: tiles per
-    call. An ``image`` in the condition is cut like the state. ``tick(n)`` hears how many tiles were done. Every kind of output is affine
-    in the clean estimate and the weights sum to one, so it is the raw outputs that are blended.
+    ``tile``: side of the square tiles; ``overlap``: pixels that neighbours share; both divisible by
+    :data:`GRID`. ``batch``: tiles per call. An ``image`` in the condition is cut like the state. ``tick(n)``
+    hears how many tiles were done. Every kind of output is affine in the clean estimate and the weights sum
+    to one, so it is the raw outputs that are blended.
     """
 
-    def __init__(self, denoiser: Denoiser, tile: int = 64, overlap: int = 16, batch: int = 16, tick: Callable[[int], object] | None = None):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        tile: int = 64,
+        overlap: int = 16,
+        batch: int = 16,
+        tick: Callable[[int], object] | None = None,
+    ):
         require(tile >= GRID and tile % GRID == 0, f"The side of a tile is divisible by {GRID}, not {tile}.")
         good = 0 <= overlap <= tile // 2 and overlap % GRID == 0
-        require(good, f"Tiles of {tile} pixels overlap by 0 to {tile // 2 // GRID * GRID}, divisible by {GRID}, not by {overlap}.")
-        super().__init__(denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty)
+        require(
+            good,
+            f"Tiles of {tile} pixels overlap by 0 to {tile // 2 // GRID * GRID}, divisible by {GRID}, not "
+            f"by {overlap}.",
+        )
+        super().__init__(
+            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
+        )
         self.tile, self.overlap, self.batch, self.tick = tile, overlap, batch, tick
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Top and left of every tile."""
-        return [(top, left) for top in starts(height, self.tile, self.overlap) for left in starts(width, self.tile, self.overlap)]
+        return [
+            (top, left)
+            for top in starts(height, self.tile, self.overlap)
+            for left in starts(width, self.tile, self.overlap)
+        ]
 
     def forward(
-        self, x_t: Tensor, t: Tensor, cond: Condition = None, *, s: Tensor | None = None, guidance: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Prediction:
         assert isinstance(self.net, Denoiser)
         height, width = x_t.shape[-2:]
-        require(height % GRID == width % GRID == 0, f"Tiles cover images with sides divisible by {GRID}, not {height} x {width}.")
+        require(
+            height % GRID == width % GRID == 0,
+            f"Tiles cover images with sides divisible by {GRID}, not {height} x {width}.",
+        )
         high, wide = min(self.tile, height), min(self.tile, width)
         window = (ramp(high, self.overlap)[:, None] * ramp(wide, self.overlap)).to(x_t)
         total, weight = torch.zeros_like(x_t), x_t.new_zeros(height, width)
@@ -106,11 +140,14 @@ def restore(
 ) -> Tensor:
     """Spoilt images (B, C, H, W) in [-1, 1], already of their final size, restored; the same shape and range.
 
-    Any H and W: borders are repeated up to the next multiple of :data:`GRID`, and up to ``least``, and cut off again. ``denoiser`` and
-    ``sampling``: a teacher's or a student's own. Raises :class:`StillhouseError` for tiles that don't fit.
+    Any H and W: borders are repeated up to the next multiple of :data:`GRID`, and up to ``least``, and cut
+    off again. ``denoiser`` and ``sampling``: a teacher's or a student's own. Raises :class:`StillhouseError`
+    for tiles that don't fit.
     """
     height, width = image.shape[-2:]
     below, right = (max(least, math.ceil(side / GRID) * GRID) - side for side in (height, width))
     cond = {"image": F.pad(image, (0, right, 0, below), mode="replicate")}
-    walked = draw_samples(Tiled(denoiser, tile, overlap, batch, tick), sampling, cond["image"].shape[1:], cond, draws)
+    walked = draw_samples(
+        Tiled(denoiser, tile, overlap, batch, tick), sampling, cond["image"].shape[1:], cond, draws
+    )
     return denoiser.process.to_data(walked, cond)[..., :height, :width].clamp(-1, 1)

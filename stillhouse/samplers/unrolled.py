@@ -1,7 +1,9 @@
-"""A sampler as a plain graph: its network calls and nothing else but sums of what was there before, with numbers for weights.
+"""A sampler as a plain graph: its network calls and nothing else but sums of what was there before, with
+numbers for weights.
 
-Every solver here is linear in the noise it is given and in what the network said. So the walk is followed once with unit vectors in the
-place of both, which reads off all weights in float64; the graph that is left has no schedule in it, no branch and no random numbers.
+Every solver here is linear in the noise it is given and in what the network said. So the walk is followed
+once with unit vectors in the place of both, which reads off all weights in float64; the graph that is left
+has no schedule in it, no branch and no random numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser, ExactDenoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.guidance import hears_guidance
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.guidance import hears_guidance
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -33,7 +35,8 @@ class Sum:
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation: its state, the numbers it hears (``t``, and ``s`` and ``guidance`` where it does), whether it hears the condition."""
+    """One evaluation: its state, the numbers it hears (``t``, and ``s`` and ``guidance`` where it does),
+    whether it hears the condition."""
 
     state: Sum
     numbers: dict[str, float]
@@ -86,10 +89,15 @@ class Tape(nn.Module):
         self.size, self.config, self.condition, self.calls = size, config, condition, list[Call]()
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition = None, **extra: Tensor) -> Tensor:
-        require(cond is None or cond is self.condition, "A walk with a negative condition of its own can't be unrolled.")
+        require(
+            cond is None or cond is self.condition,
+            "A walk with a negative condition of its own can't be unrolled.",
+        )
         require(len(self.calls) < self.size // 2, "This walk has more calls than can be unrolled.")
         numbers = {"t": t, **extra}
-        self.calls.append(Call(self.read(x), {name: float(value[0]) for name, value in numbers.items()}, cond is not None))
+        self.calls.append(
+            Call(self.read(x), {name: float(value[0]) for name, value in numbers.items()}, cond is not None)
+        )
         answer = torch.tensor([self.size // 2 + len(self.calls) - 1])
         return nn.functional.one_hot(answer, self.size).to(torch.float64)
 
@@ -100,12 +108,16 @@ class Tape(nn.Module):
 
 
 def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
-    """The calls and weights of ``sampling`` on ``denoiser``; raises :class:`StillhouseError` for what has no network or no sums."""
+    """The calls and weights of ``sampling`` on ``denoiser``; raises :class:`StillhouseError` for what has no
+    network or no sums."""
     require(
         not isinstance(denoiser, ExactDenoiser) and not isinstance(denoiser.net, Denoiser),
         f"Only a network of one's own can be unrolled, not a {type(denoiser).__name__}.",
     )
-    require(not denoiser.process.discrete, "A walk over tokens is no sum of what the network said; it can't be unrolled.")
+    require(
+        not denoiser.process.discrete,
+        "A walk over tokens is no sum of what the network said; it can't be unrolled.",
+    )
     require(not sampling.chunk, "A stream keeps what it has said; it can't be unrolled.")
     solver = make_solver(sampling.solver)
     size = 2 * (2 * len(solver.asked(denoiser.process, sampling.times)) + 2 * len(sampling.times))
@@ -116,22 +128,31 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     heard = torch.full((1,), sampling.guidance, dtype=torch.float64) if hears_guidance(noted) else None
     cond = condition if conditional else None
     with torch.no_grad():
-        sample = rollout(sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=heard)
+        sample = rollout(
+            sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=heard
+        )
     return Plan(tape.calls, tape.read(sample), draws.drawn)
 
 
 class Unrolled(nn.Module):
-    """``sampler(noise, *told) -> sample``: a walk of ``denoiser`` as one module, differentiable and exportable.
+    """``sampler(noise, *told) -> sample``: a walk of ``denoiser`` as one module, differentiable and
+    exportable.
 
-    ``noise``: (B, *shape), or (B, N, *shape) where the walk draws N > 1 times; missing where no noise goes in at all. ``told``: the parts
-    of the condition, one tensor (B, …) each, in the order of ``names``; a plain condition has the single name ``label`` or ``tokens``.
+    ``noise``: (B, *shape), or (B, N, *shape) where the walk draws N > 1 times; missing where no noise goes in
+    at all. ``told``: the parts of the condition, one tensor (B, …) each, in the order of ``names``; a plain
+    condition has the single name ``label`` or ``tokens``.
     """
 
-    def __init__(self, denoiser: Denoiser, sampling: Sampling, shape: Sequence[int], names: Sequence[str] = ()):
+    def __init__(
+        self, denoiser: Denoiser, sampling: Sampling, shape: Sequence[int], names: Sequence[str] = ()
+    ):
         super().__init__()
         self.denoiser, self.shape, self.names = denoiser, tuple(shape), tuple(names)
         self.plan = plan_of(denoiser, sampling, bool(names))
-        require(self.plan.hears_noise or bool(names), "This sampler takes neither noise nor a condition: it has one sample only.")
+        require(
+            self.plan.hears_noise or bool(names),
+            "This sampler takes neither noise nor a condition: it has one sample only.",
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -147,11 +168,15 @@ class Unrolled(nn.Module):
         said: list[Tensor] = []
 
         def add(what: Sum) -> Tensor:
-            terms = [w * noises[i] for i, w in what.noise.items()] + [w * said[k] for k, w in what.said.items()]
+            terms = [w * noises[i] for i, w in what.noise.items()] + [
+                w * said[k] for k, w in what.said.items()
+            ]
             return sum(terms[1:], terms[0]) if terms else blank
 
         for call in self.plan.calls:
             numbers = {name: blank.new_full((rows,), value) for name, value in call.numbers.items()}
             cond = told if call.told else self.denoiser.empty
-            said.append(self.denoiser.call(self.denoiser.net, add(call.state), numbers.pop("t"), cond, **numbers))
+            said.append(
+                self.denoiser.call(self.denoiser.net, add(call.state), numbers.pop("t"), cond, **numbers)
+            )
         return self.denoiser.process.to_data(add(self.plan.sample), told)

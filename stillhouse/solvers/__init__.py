@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from stillhouse.errors import require, unknown
+from stillhouse.core.errors import require, unknown
 from stillhouse.solvers.base import Solver
 from stillhouse.solvers.bridge import Posterior
 from stillhouse.solvers.ddim import DDIM
@@ -16,12 +16,14 @@ from stillhouse.solvers.tokens import Ancestral, Confidence, Psi
 from stillhouse.solvers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {
-    kind.name: kind for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Posterior, Ancestral, Confidence, Psi)
+    kind.name: kind
+    for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Posterior, Ancestral, Confidence, Psi)
 }
 
 
 def make_solver(config: str | dict[str, Any] | Solver) -> Solver:
-    """The solver that a name (with its defaults) or :meth:`Solver.config` describes; a solver is returned as it is.
+    """The solver that a name (with its defaults) or :meth:`Solver.config` describes; a solver is returned as
+    it is.
 
     Raises :class:`StillhouseError` for an unknown name or parameter.
     """

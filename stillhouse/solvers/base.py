@@ -1,7 +1,8 @@
 """What a solver is: something that carries a state from time ``t`` to time ``s``.
 
-A solver asks ``predict(x, t, s) -> Prediction`` as often as it needs and may keep a history in the ``History`` it is
-given. The loop that walks a grid is :func:`stillhouse.samplers.rollout`, for teachers and students alike.
+A solver asks ``predict(x, t, s) -> Prediction`` as often as it needs and may keep a history in the
+``History`` it is given. The loop that walks a grid is :func:`stillhouse.samplers.rollout`, for teachers and
+students alike.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.prediction import Prediction
-from stillhouse.process import Process
+from stillhouse.core.draws import Draws
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import Process
 
 Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 
@@ -28,7 +29,8 @@ def fresh(draws: Draws | None, x: Tensor) -> Tensor:
 
 @dataclass
 class History:
-    """What a multistep solver remembers of one walk: past predictions (newest last), and what is left of the grid."""
+    """What a multistep solver remembers of one walk: past predictions (newest last), and what is left of the
+    grid."""
 
     said: list[Prediction] = field(default_factory=list)
     left: int = 0  # steps after this one
@@ -45,7 +47,9 @@ class Solver:
     evaluations: int = 1
     stochastic: bool = False
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,)."""
         raise NotImplementedError
 

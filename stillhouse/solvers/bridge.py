@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stillhouse.bridge import Bridge
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.process import like
+from stillhouse.core.bridge import Bridge
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.process import like
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 
 
 @dataclass
 class Posterior(Solver):
-    """Draw the state at ``s`` from the Brownian path between the clean estimate and the state: :meth:`Bridge.posterior`.
+    """Draw the state at ``s`` from the Brownian path between the clean estimate and the state:
+    :meth:`Bridge.posterior`.
 
-    ``noise``: standard deviation of what is added to the state that the network is shown, and to nothing else: the ``z`` of a
-    generator ``G(x_t, z)``, which a pinned bridge needs at ``t = 1``, where its state holds no noise. The step to ``t = 0`` is the
-    clean estimate itself.
+    ``noise``: standard deviation of what is added to the state that the network is shown, and to nothing
+    else: the ``z`` of a generator ``G(x_t, z)``, which a pinned bridge needs at ``t = 1``, where its state
+    holds no noise. The step to ``t = 0`` is the clean estimate itself.
     """
 
     noise: float = 0.0
@@ -27,14 +28,21 @@ class Posterior(Solver):
     stochastic = True
 
     def __post_init__(self) -> None:
-        require(self.noise >= 0, f"The noise that a bridge's generator is shown is 0 or more, not {self.noise}.")
+        require(
+            self.noise >= 0, f"The noise that a bridge's generator is shown is 0 or more, not {self.noise}."
+        )
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         clean = predict(x + self.noise * fresh(draws, x) if self.noise else x, t, s)
         if bool((s == 0).all()):
             return clean.x0
         bridge = clean.at.process
-        require(isinstance(bridge, Bridge), f"The solver 'bridge' walks a bridge, not the process '{bridge.name}'.")
+        require(
+            isinstance(bridge, Bridge),
+            f"The solver 'bridge' walks a bridge, not the process '{bridge.name}'.",
+        )
         assert isinstance(bridge, Bridge)
         mean, std = bridge.posterior(clean.x0, x, t, s)
         return mean + like(std, x) * fresh(draws, x)

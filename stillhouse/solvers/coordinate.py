@@ -1,28 +1,31 @@
-"""The coordinate that every solver steps in: half log-SNR, whose distance ``h`` is infinite where alpha or sigma is 0.
+"""The coordinate that every solver steps in: half log-SNR, whose distance ``h`` is infinite where alpha or
+sigma is 0.
 
-With ``y = x / alpha`` and ``r = sigma / alpha`` a step of data-prediction form is ``y_s = e^-h y + (1 - e^-h) D`` for every
-process. Here it is written in (alpha, sigma), where it is finite at both ends of time: :func:`stillhouse.flowmap.land` plus
-``alpha_s (1 - e^-h)`` times what a higher order adds to ``D``.
+With ``y = x / alpha`` and ``r = sigma / alpha`` a step of data-prediction form is ``y_s = e^-h y + (1 - e^-h)
+D`` for every process. Here it is written in (alpha, sigma), where it is finite at both ends of time:
+:func:`stillhouse.core.flowmap.land` plus ``alpha_s (1 - e^-h)`` times what a higher order adds to ``D``.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from stillhouse.prediction import Prediction
-from stillhouse.process import Process, like
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import Process, like
 
 
 def gap(process: Process, t: Tensor, s: Tensor) -> Tensor:
-    """``h = lambda_s - lambda_t > 0`` for ``s < t`` of shape (B,); inf from ``alpha_t = 0`` and to ``sigma_s = 0``."""
+    """``h = lambda_s - lambda_t > 0`` for ``s < t`` of shape (B,); inf from ``alpha_t = 0`` and to ``sigma_s
+    = 0``."""
     return process.log_snr(s) - process.log_snr(t)
 
 
 def noisy_land(said: Prediction, s: Tensor, std: Tensor) -> Tensor:
-    """``alpha_s x0 + sqrt(sigma_s^2 - std^2) eps``: where a step that then adds noise of ``std`` (B,) has its mean.
+    """``alpha_s x0 + sqrt(sigma_s^2 - std^2) eps``: where a step that then adds noise of ``std`` (B,) has its
+    mean.
 
-    ``std = 0`` is DDIM; the state at ``s`` keeps its marginal whatever ``std <= sigma_s`` is (Song et al., 2020, arXiv
-    2010.02502, eq. 12).
+    ``std = 0`` is DDIM; the state at ``s`` keeps its marginal whatever ``std <= sigma_s`` is (Song et al.,
+    2020, arXiv 2010.02502, eq. 12).
     """
     process, x = said.at.process, said.at.x
     kept = (process.sigma(s) ** 2 - std**2).clamp_min(0).sqrt()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.flowmap import land
-from stillhouse.prediction import Prediction
-from stillhouse.process import like
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import land
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import like
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 from stillhouse.solvers.coordinate import gap, noisy_land
 
@@ -20,9 +20,10 @@ from stillhouse.solvers.coordinate import gap, noisy_land
 class DDIM(Solver):
     """Follow the predicted line: ``x_s = alpha_s x0 + sigma_s eps`` (Song et al., 2020, arXiv 2010.02502).
 
-    It is Euler's method in ``sigma / alpha``, and in the velocity of a flow. ``eta`` in [0, 1]: the share of fresh noise, 1 being
-    ancestral sampling with the posterior's own ("small") variance; ``large`` keeps its mean and adds DDPM's other choice of
-    noise, ``sigma_t sqrt(1 - e^-2h)`` (Ho et al., 2020, arXiv 2006.11239, section 3.2).
+    It is Euler's method in ``sigma / alpha``, and in the velocity of a flow. ``eta`` in [0, 1]: the share of
+    fresh noise, 1 being ancestral sampling with the posterior's own ("small") variance; ``large`` keeps its
+    mean and adds DDPM's other choice of noise, ``sigma_t sqrt(1 - e^-2h)`` (Ho et al., 2020, arXiv
+    2006.11239, section 3.2).
     """
 
     eta: float = 0.0
@@ -34,7 +35,8 @@ class DDIM(Solver):
         self.stochastic = self.eta > 0
 
     def transition(self, said: Prediction, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``said`` was asked to time ``s`` of shape (B,)."""
+        """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``said`` was asked to time
+        ``s`` of shape (B,)."""
         process, t = said.at.process, said.at.t
         if not self.eta:
             return land(said, s), torch.zeros_like(process.sigma(s))
@@ -42,6 +44,8 @@ class DDIM(Solver):
         std = self.eta * process.sigma(s) * fresh
         return noisy_land(said, s, std), self.eta * process.sigma(t) * fresh if self.large else std
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         mean, std = self.transition(predict(x, t, s), s)
         return mean + like(std, x) * fresh(draws, x) if self.eta else mean

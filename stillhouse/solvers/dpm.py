@@ -1,4 +1,5 @@
-"""DPM-Solver++ (2M), one evaluation a step, as an ODE or an SDE solver (Lu et al., 2022, arXiv 2211.01095)."""
+"""DPM-Solver++ (2M), one evaluation a step, as an ODE or an SDE solver (Lu et al., 2022, arXiv
+2211.01095)."""
 
 from __future__ import annotations
 
@@ -7,20 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.process import like
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.process import like
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 from stillhouse.solvers.coordinate import gap, noisy_land
 
 
 @dataclass
 class DPMpp(Solver):
-    """Multistep in the clean estimate: ``D = D0 + (D0 - D_-1) h / (2 h_-1)``, stepped exactly in log-SNR (algorithm 2).
+    """Multistep in the clean estimate: ``D = D0 + (D0 - D_-1) h / (2 h_-1)``, stepped exactly in log-SNR
+    (algorithm 2).
 
-    ``order`` 2, or 1, which is DDIM. ``eta``: 0 is the ODE, more adds noise of ``sigma_s sqrt(1 - e^(-2 eta h))`` (the 2M SDE form,
-    midpoint kind); 1 with ``order = 1`` is ancestral sampling. ``lower_order_final``: the last step is of first order, without which
-    a grid that ends at a tiny sigma can diverge. Steps from ``alpha = 0`` and to ``sigma = 0``, where ``h`` is infinite, always are.
+    ``order`` 2, or 1, which is DDIM. ``eta``: 0 is the ODE, more adds noise of ``sigma_s sqrt(1 - e^(-2 eta
+    h))`` (the 2M SDE form, midpoint kind); 1 with ``order = 1`` is ancestral sampling. ``lower_order_final``:
+    the last step is of first order, without which a grid that ends at a tiny sigma can diverge. Steps from
+    ``alpha = 0`` and to ``sigma = 0``, where ``h`` is infinite, always are.
     """
 
     order: int = 2
@@ -33,7 +36,9 @@ class DPMpp(Solver):
         require(self.eta >= 0, f"DPM-Solver++'s eta can't be negative: {self.eta}.")
         self.stochastic = self.eta > 0
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         said = predict(x, t, s)
         process, h = said.at.process, gap(said.at.process, t, s)
         # eta = 0 apart: 0 times an infinite h is not 0 in floating point

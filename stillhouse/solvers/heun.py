@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import unknown
-from stillhouse.flowmap import land
-from stillhouse.process import Process, like
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import unknown
+from stillhouse.core.flowmap import land
+from stillhouse.core.process import Process, like
 from stillhouse.solvers.base import History, Predict, Solver
 
 COORDINATES = ("auto", "ratio", "flow")
@@ -19,12 +19,14 @@ COORDINATES = ("auto", "ratio", "flow")
 
 @dataclass
 class Heun(Solver):
-    """A DDIM step, then the mean of the slopes at its two ends. Two evaluations; one where ``sigma_s = 0``, which stays DDIM.
+    """A DDIM step, then the mean of the slopes at its two ends. Two evaluations; one where ``sigma_s = 0``,
+    which stays DDIM.
 
-    Along ``z = x / (alpha + k sigma)`` against ``sigma / (alpha + k sigma)`` every DDIM step is a straight line of slope
-    ``eps - k x0``; the trapezoid is taken there. ``coordinate``: *ratio* is ``k = 0``, EDM's own, which degenerates to DDIM where
-    ``alpha = 0``; *flow* is ``k = 1``, the usual Heun of a flow's velocity, finite at both ends; *auto* takes ``ratio`` for a
-    process whose signal never fades (VE) and ``flow`` for all others.
+    Along ``z = x / (alpha + k sigma)`` against ``sigma / (alpha + k sigma)`` every DDIM step is a straight
+    line of slope ``eps - k x0``; the trapezoid is taken there. ``coordinate``: *ratio* is ``k = 0``, EDM's
+    own, which degenerates to DDIM where ``alpha = 0``; *flow* is ``k = 1``, the usual Heun of a flow's
+    velocity, finite at both ends; *auto* takes ``ratio`` for a process whose signal never fades (VE) and
+    ``flow`` for all others.
     """
 
     coordinate: str = "auto"
@@ -40,13 +42,17 @@ class Heun(Solver):
             return float(process.alpha(torch.ones(1)).item() < 1)
         return float(self.coordinate == "flow")
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         here = predict(x, t, s)
         process, euler = here.at.process, land(here, s)
         if bool((process.sigma(s) == 0).all()):
             return euler
         there, k = predict(euler, s, s), self._k(process)
-        weight = process.sigma(s) - process.sigma(t) * (process.alpha(s) + k * process.sigma(s)) / (process.alpha(t) + k * process.sigma(t))
+        weight = process.sigma(s) - process.sigma(t) * (process.alpha(s) + k * process.sigma(s)) / (
+            process.alpha(t) + k * process.sigma(t)
+        )
         weight = torch.where(weight.isfinite() & (process.sigma(s) > 0), weight, torch.zeros_like(weight))
         bend = there.eps - here.eps - k * (there.x0 - here.x0)
         return euler + like(weight / 2, x) * bend

@@ -1,16 +1,18 @@
-"""Where the probability-flow ODE really leads: adaptive Dormand-Prince 5(4), for exact endpoints and references."""
+"""Where the probability-flow ODE really leads: adaptive Dormand-Prince 5(4), for exact endpoints and
+references."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError, require
-from stillhouse.process import like
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.process import like
 
-# Dormand & Prince, 1980: nodes, the lower triangle, and (fifth - fourth order) weights; the last row is the fifth-order step itself
+# Dormand & Prince, 1980: nodes, the lower triangle, and (fifth - fourth order) weights; the last row is the
+# fifth-order step itself
 NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 TABLEAU = (
     (),
@@ -41,13 +43,15 @@ def endpoint(
     atol: float = 1e-6,
     guidance: Tensor | None = None,
 ) -> Tensor:
-    """The state at ``t1`` of the probability-flow ODE that passes ``x`` (B, …) at ``t0``; ``t1`` may lie above ``t0``.
+    """The state at ``t1`` of the probability-flow ODE that passes ``x`` (B, …) at ``t0``; ``t1`` may lie
+    above ``t0``.
 
-    Times are numbers or of shape (B,). The walk is in the angle ``a = atan2(sigma, alpha)`` and ``u = x / hypot(alpha, sigma)``, where
-    ``du/da = cos(a) eps - sin(a) x0`` is bounded at both ends of every process. Its step is common to the batch and keeps the
-    worst sample's error (root mean square over its elements) within ``atol + rtol max|u|``. Down to ``sigma = 0`` it stops
-    a hair short and lands with one DDIM step, since a data prediction says nothing of the slope there. Without gradient. Raises
-    :class:`StillhouseError` when the tolerance can't be met.
+    Times are numbers or of shape (B,). The walk is in the angle ``a = atan2(sigma, alpha)`` and ``u = x /
+    hypot(alpha, sigma)``, where ``du/da = cos(a) eps - sin(a) x0`` is bounded at both ends of every process.
+    Its step is common to the batch and keeps the worst sample's error (root mean square over its elements)
+    within ``atol + rtol max|u|``. Down to ``sigma = 0`` it stops a hair short and lands with one DDIM step,
+    since a data prediction says nothing of the slope there. Without gradient. Raises :class:`StillhouseError`
+    when the tolerance can't be met.
     """
     require(rtol > 0 and atol > 0, f"Tolerances must be positive, not rtol {rtol}, atol {atol}.")
     process, rows = model.process, len(x)
@@ -83,8 +87,12 @@ def endpoint(
         if step < 1e-13:
             break
     if 1 - here >= 1e-14:
-        raise StillhouseError(f"The ODE can't be followed to rtol {rtol}, atol {atol}: stuck after {here:.3g} of the way; loosen them.")
-    # the last hair: a DDIM step is a rotation in this coordinate (none where stop = end); `first` is the slope over the whole way
+        raise StillhouseError(
+            f"The ODE can't be followed to rtol {rtol}, atol {atol}: stuck after {here:.3g} of the way; "
+            "loosen them."
+        )
+    # the last hair: a DDIM step is a rotation in this coordinate (none where stop = end); `first` is the
+    # slope over the whole way
     per_angle = first / like(torch.where(stop == start, torch.ones_like(stop), stop - start), u)
     u = like((end - stop).cos(), u) * u + like((end - stop).sin(), u) * per_angle
     return u * like(torch.hypot(process.alpha(at[1]), process.sigma(at[1])), u)

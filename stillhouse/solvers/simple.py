@@ -1,4 +1,5 @@
-"""The moves that students make: to the clean end, or some way past the next time, and back up with fresh noise."""
+"""The moves that students make: to the clean end, or some way past the next time, and back up with fresh
+noise."""
 
 from __future__ import annotations
 
@@ -6,20 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.flowmap import land
-from stillhouse.process import Process, like
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import land
+from stillhouse.core.process import Process, like
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 
 
 @dataclass
 class Renoise(Solver):
-    """Go to the clean end, then noise it afresh: ``x_s = alpha_s x0 + sigma_s z`` (the multistep consistency sampler).
+    """Go to the clean end, then noise it afresh: ``x_s = alpha_s x0 + sigma_s z`` (the multistep consistency
+    sampler).
 
-    ``gamma`` in [0, 1]: the deterministic share is a jump to ``(1 - gamma) s``, from where fresh noise leads back up to ``s``
-    (gamma-sampling of CTM, in TCD's form for every process); ``gamma = 1`` is the plain re-noising move, 0 is DDIM. The step to
-    ``t = 0`` is the clean estimate itself.
+    ``gamma`` in [0, 1]: the deterministic share is a jump to ``(1 - gamma) s``, from where fresh noise leads
+    back up to ``s`` (gamma-sampling of CTM, in TCD's form for every process); ``gamma = 1`` is the plain
+    re-noising move, 0 is DDIM. The step to ``t = 0`` is the clean estimate itself.
     """
 
     gamma: float = 1.0
@@ -29,7 +31,9 @@ class Renoise(Solver):
         require(0 <= self.gamma <= 1, f"The re-noised share gamma must lie in [0, 1], not {self.gamma}.")
         self.stochastic = self.gamma > 0
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         middle = (1 - self.gamma) * s
         said = predict(x, t, middle)
         if history.left == 0 and bool((s == 0).all()):
@@ -41,7 +45,8 @@ class Renoise(Solver):
 
 
 def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -> Tensor:
-    """From a state at ``t`` up to one at ``s >= t``: scale the signal, add what is missing of the noise ``eps``."""
+    """From a state at ``t`` up to one at ``s >= t``: scale the signal, add what is missing of the noise
+    ``eps``."""
     scale = process.alpha(s) / process.alpha(t)
     added = (process.sigma(s) ** 2 - (scale * process.sigma(t)) ** 2).clamp_min(0).sqrt()
     return like(scale, x) * x + like(added, x) * eps
@@ -49,16 +54,20 @@ def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -
 
 @dataclass
 class Leap(Solver):
-    """Jump twice as far as the grid asks, then noise back up: ``t -> 2 s - t`` along the predicted line, and up to ``s``.
+    """Jump twice as far as the grid asks, then noise back up: ``t -> 2 s - t`` along the predicted line, and
+    up to ``s``.
 
-    The stochastic sampler of few-step students on an even grid (Meng et al., 2022, arXiv 2210.03142, section 3.3): jumps of two
-    intervals, one of noise. A jump that would pass ``t = 0`` ends there; the step to ``t = 0`` is the clean estimate itself.
+    The stochastic sampler of few-step students on an even grid (Meng et al., 2022, arXiv 2210.03142, section
+    3.3): jumps of two intervals, one of noise. A jump that would pass ``t = 0`` ends there; the step to ``t =
+    0`` is the clean estimate itself.
     """
 
     name = "leap"
     stochastic = True
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         below = (2 * s - t).clamp_min(0)
         said = predict(x, t, below)
         if bool((s == 0).all()):

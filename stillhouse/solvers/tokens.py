@@ -1,7 +1,8 @@
 """How a walk through tokens takes a step: by the reverse law, by confidence, or there and back.
 
-What is visible in a masked text never changes (but under :class:`Psi`), so that a text with gaps to start from is filled in. Every step
-asks the network anew, although a masked one that ignores time would repeat itself where the last step unmasked nothing.
+What is visible in a masked text never changes (but under :class:`Psi`), so that a text with gaps to start
+from is filled in. Every step asks the network anew, although a masked one that ignores time would repeat
+itself where the last step unmasked nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.discrete import Masked, TokenPrediction, at_token, choose, of_masks, of_tokens, of_words
-from stillhouse.draws import Draws
-from stillhouse.errors import require
+from stillhouse.core.discrete import Masked, TokenPrediction, at_token, choose, of_masks, of_tokens, of_words
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
 from stillhouse.solvers.base import History, Predict, Solver
 
 
@@ -27,16 +28,20 @@ def numbers(draws: Draws | None, x: Tensor, *more: int) -> Tensor:
 
 @dataclass
 class Ancestral(Solver):
-    """``x_s ~ q(x_s | x_t, D)`` for all positions at once (Sahoo et al., 2024, arXiv 2406.07524; Schiff et al., 2024, arXiv 2412.10193).
+    """``x_s ~ q(x_s | x_t, D)`` for all positions at once (Sahoo et al., 2024, arXiv 2406.07524; Schiff et
+    al., 2024, arXiv 2412.10193).
 
-    The "analytic" (Tweedie) sampler of score-entropy models (Lou et al., 2023, arXiv 2310.16834, eq. 19) has this very law wherever the
-    ratios come from normalised predictions, as ours do. Masks that are left when a grid ends above 0 become their likeliest token.
+    The "analytic" (Tweedie) sampler of score-entropy models (Lou et al., 2023, arXiv 2310.16834, eq. 19) has
+    this very law wherever the ratios come from normalised predictions, as ours do. Masks that are left when a
+    grid ends above 0 become their likeliest token.
     """
 
     name = "ancestral"
     stochastic = True
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         said = of_words(predict(x, t, s))
         x_s = choose(self.law(said, t, s), numbers(draws, x))
         process = of_tokens(said.at.process)
@@ -51,18 +56,22 @@ class Ancestral(Solver):
 
 @dataclass
 class Psi(Ancestral):
-    """Predictor and corrector in one: a share ``kappa`` of the reverse step, and of a clean guess noised afresh to ``s`` the rest.
+    """Predictor and corrector in one: a share ``kappa`` of the reverse step, and of a clean guess noised
+    afresh to ``s`` the rest.
 
-    ``kappa q(x_s | x_t, D) + (1 - kappa) q(x_s | x_0 ~ p(x_0 | x_t))``: both have the right marginals, the second forgets mistakes. With
-    masks it hides what was visible, a prompt too. ``kappa = 1`` is :class:`Ancestral`. (Wang et al., 2025, arXiv 2503.00307, for
-    masks; Sahoo et al., 2025, arXiv 2506.10892, and its sequel, for uniform tokens.)
+    ``kappa q(x_s | x_t, D) + (1 - kappa) q(x_s | x_0 ~ p(x_0 | x_t))``: both have the right marginals, the
+    second forgets mistakes. With masks it hides what was visible, a prompt too. ``kappa = 1`` is
+    :class:`Ancestral`. (Wang et al., 2025, arXiv 2503.00307, for masks; Sahoo et al., 2025, arXiv 2506.10892,
+    and its sequel, for uniform tokens.)
     """
 
     kappa: float = 0.9
     name = "psi"
 
     def __post_init__(self) -> None:
-        require(0 <= self.kappa <= 1, f"The share kappa of the reverse step must lie in [0, 1], not {self.kappa}.")
+        require(
+            0 <= self.kappa <= 1, f"The share kappa of the reverse step must lie in [0, 1], not {self.kappa}."
+        )
 
     def law(self, said: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
         process, back = of_tokens(said.at.process), super().law(said, t, s)
@@ -74,11 +83,13 @@ class Psi(Ancestral):
 
 @dataclass
 class Confidence(Solver):
-    """Unmask first what is surest: as many positions as the schedule asks, those whose drawn token is the most probable.
+    """Unmask first what is surest: as many positions as the schedule asks, those whose drawn token is the
+    most probable.
 
-    Chang et al., 2022 (arXiv 2202.04200, section 3.2). Of ``m`` masks at ``t``, ``m sigma_s / sigma_t`` are left at ``s``. ``temperature``
-    times ``t`` is the size of the Gumbel noise on the logarithms of the probabilities, 0 for none: a greedy order repeats itself and makes
-    texts alike. It does not follow the reverse law: samples are likelier and less varied than the model's own.
+    Chang et al., 2022 (arXiv 2202.04200, section 3.2). Of ``m`` masks at ``t``, ``m sigma_s / sigma_t`` are
+    left at ``s``. ``temperature`` times ``t`` is the size of the Gumbel noise on the logarithms of the
+    probabilities, 0 for none: a greedy order repeats itself and makes texts alike. It does not follow the
+    reverse law: samples are likelier and less varied than the model's own.
     """
 
     temperature: float = 1.0
@@ -86,9 +97,14 @@ class Confidence(Solver):
     stochastic = True
 
     def __post_init__(self) -> None:
-        require(0 <= self.temperature < math.inf, f"The temperature of the order can't be {self.temperature}; give 0 or more.")
+        require(
+            0 <= self.temperature < math.inf,
+            f"The temperature of the order can't be {self.temperature}; give 0 or more.",
+        )
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         said, u = of_words(predict(x, t, s)), numbers(draws, x, 2)
         process = of_masks(said.at.process)
         guess, hidden = choose(said.log_probs, u[..., 0]), x == process.mask

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.draws import Draws
-from stillhouse.errors import require, unknown
-from stillhouse.flowmap import land
-from stillhouse.prediction import X0, At, Prediction
-from stillhouse.process import like
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require, unknown
+from stillhouse.core.flowmap import land
+from stillhouse.core.prediction import X0, At, Prediction
+from stillhouse.core.process import like
 from stillhouse.solvers.base import History, Predict, Solver
 from stillhouse.solvers.coordinate import gap
 
@@ -22,10 +22,10 @@ VARIANTS = ("bh1", "bh2")
 class UniPC(Solver):
     """UniPC of order 1 or 2 in data prediction.
 
-    The corrector of a step waits for the evaluation that the next step makes anyway, so it costs none; the last state is left
-    as predicted. ``variant``: the paper's ``B(h)``, *bh1* = ``h`` or *bh2* = ``1 - e^-h`` (ours are the paper's with the sign turned).
-    ``lower_order_final`` lowers the predictor to order 1 on the last step; steps whose ``h`` is infinite (from ``alpha = 0``, to
-    ``sigma = 0``) are DDIM and uncorrected.
+    The corrector of a step waits for the evaluation that the next step makes anyway, so it costs none; the
+    last state is left as predicted. ``variant``: the paper's ``B(h)``, *bh1* = ``h`` or *bh2* = ``1 - e^-h``
+    (ours are the paper's with the sign turned). ``lower_order_final`` lowers the predictor to order 1 on the
+    last step; steps whose ``h`` is infinite (from ``alpha = 0``, to ``sigma = 0``) are DDIM and uncorrected.
     """
 
     order: int = 2
@@ -39,10 +39,13 @@ class UniPC(Solver):
         if self.variant not in VARIANTS:
             raise unknown("variant of UniPC", self.variant, VARIANTS)
 
-    def step(self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None) -> Tensor:
+    def step(
+        self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
+    ) -> Tensor:
         said = predict(x, t, s)
         if self.corrector and history.said:
-            # the estimate stays what was said at the predicted state; only the state that it is joined to is corrected
+            # the estimate stays what was said at the predicted state; only the state that it is joined to is
+            # corrected
             said = Prediction(said.x0, X0(), At(said.at.process, t, self._correct(history, said)))
         history.keep(said, 2)
         return self._predict(history, s)
@@ -61,7 +64,8 @@ class UniPC(Solver):
         return x_s + like(process.alpha(s) * share, x_s) * (said.x0 - before.x0)
 
     def _correct(self, history: History, said: Prediction) -> Tensor:
-        """The state where ``said`` was asked, from the last step taken again with what is now known at its end."""
+        """The state where ``said`` was asked, from the last step taken again with what is now known at its
+        end."""
         process, last, t = said.at.process, history.said[-1], said.at.t
         x_t = land(last, t)
         h = gap(process, last.at.t, t)

@@ -1,4 +1,5 @@
-"""A bank of stored rows (teacher pairs, trajectories): filled once in shards, resumable, drawn from at random."""
+"""A bank of stored rows (teacher pairs, trajectories): filled once in shards, resumable, drawn from at
+random."""
 
 from __future__ import annotations
 
@@ -10,17 +11,22 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from stillhouse.draws import Draws
+from stillhouse.core.draws import Draws
 from stillhouse.io.weights import atomic_write
 
 SHARD = 1024
 
 
-def fill(size: int, rows: Callable[[int, int], dict[str, Tensor]], folder: Path | None, *, show: bool = True) -> dict[str, Tensor]:
-    """``size`` rows, made in shards by ``rows(shard, count)``; shards already in ``folder`` are read, new ones written there."""
+def fill(
+    size: int, rows: Callable[[int, int], dict[str, Tensor]], folder: Path | None, *, show: bool = True
+) -> dict[str, Tensor]:
+    """``size`` rows, made in shards by ``rows(shard, count)``; shards already in ``folder`` are read, new
+    ones written there."""
     shards = []
     starts = range(0, size, SHARD)
-    for shard, start in enumerate(tqdm(starts, desc="bank", disable=not show or len(starts) < 2, unit="shard")):
+    for shard, start in enumerate(
+        tqdm(starts, desc="bank", disable=not show or len(starts) < 2, unit="shard")
+    ):
         count = min(SHARD, size - start)
         path = folder / f"{shard:05d}-{count}.safetensors" if folder else None
         if path and path.exists():

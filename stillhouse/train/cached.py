@@ -11,10 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition, cycled, even_labels, join, move
-from stillhouse.draws import Draws, seed_of
-from stillhouse.errors import require
-from stillhouse.io.data import Cache, buckets, encode_prompts, encode_source, open_cache, open_source, read_prompts, split_prompts
+from stillhouse.core.conditions import Condition, cycled, even_labels, join, move
+from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.errors import require
+from stillhouse.io.data import (
+    Cache,
+    buckets,
+    encode_prompts,
+    encode_source,
+    open_cache,
+    open_source,
+    read_prompts,
+    split_prompts,
+)
 from stillhouse.io.data.lerobot import Scale, read_lerobot
 from stillhouse.io.data.prepare import Size
 from stillhouse.io.data.prompts import PROMPT_FILES, is_held_out
@@ -28,14 +37,23 @@ LOOKED_AT = 256  # rows that are kept for examples
 
 
 class CachedData:
-    """The rows of a :class:`Cache`, from its files. What is held out is never a row; :meth:`examples` are of it.
+    """The rows of a :class:`Cache`, from its files. What is held out is never a row; :meth:`examples` are of
+    it.
 
-    ``shape``: of one sample; needed for a cache of prompts, whose rows have no samples. ``held_out``: share of the rows, chosen by the
-    hash of their names, so the same in every run. With pictures of several sizes all rows of a global batch are of one, each size as
-    often as it has rows; every row of a size is seen once before one is seen again.
+    ``shape``: of one sample; needed for a cache of prompts, whose rows have no samples. ``held_out``: share
+    of the rows, chosen by the hash of their names, so the same in every run. With pictures of several sizes
+    all rows of a global batch are of one, each size as often as it has rows; every row of a size is seen once
+    before one is seen again.
     """
 
-    def __init__(self, cache: Cache | str | Path, *, held_out: float = 0.0, seed: int = 0, shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        cache: Cache | str | Path,
+        *,
+        held_out: float = 0.0,
+        seed: int = 0,
+        shape: tuple[int, ...] | None = None,
+    ):
         require(0 <= held_out < 1, f"The share that is held out lies in [0, 1), not {held_out}.")
         self.cache = cache if isinstance(cache, Cache) else open_cache(cache)
         self.seed = seed
@@ -49,7 +67,8 @@ class CachedData:
         self._cycle: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     def _split(self, share: float) -> None:
-        """The rows to learn from by size, and some to look at: those held out, or the first where there are none."""
+        """The rows to learn from by size, and some to look at: those held out, or the first where there are
+        none."""
         kept: dict[str, list[int]] = {tag: [] for tag in self.cache.counts}
         first: list[tuple[str, int, str]] = []
         held: list[tuple[str, int, str]] = []
@@ -77,7 +96,12 @@ class CachedData:
         tag, first = self._place(start, draws.rows * draws.world)
         where = torch.arange(draws.rows) + first + draws.rank * draws.rows
         rows, n = self.kept[tag], len(self.kept[tag])
-        index = torch.cat([rows[self._order(tag, int(e))[where[where // n == e] % n]] for e in torch.unique_consecutive(where // n)])
+        index = torch.cat(
+            [
+                rows[self._order(tag, int(e))[where[where // n == e] % n]]
+                for e in torch.unique_consecutive(where // n)
+            ]
+        )
         x, cond = self._read(tag, index)
         return None if x is None else x.to(draws.device), move(cond, draws.device)
 
@@ -87,12 +111,15 @@ class CachedData:
 
     def _order(self, tag: str, epoch: int) -> Tensor:
         if self._orders.get(tag, (-1,))[0] != epoch:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", *([tag] if len(self.kept) > 1 else []), epoch))
+            generator = torch.Generator().manual_seed(
+                seed_of(self.seed, "epoch", *([tag] if len(self.kept) > 1 else []), epoch)
+            )
             self._orders[tag] = epoch, torch.randperm(len(self.kept[tag]), generator=generator)
         return self._orders[tag][1]
 
     def _place(self, start: int, whole: int) -> tuple[str, int]:
-        """The size that a global batch of ``whole`` rows is of, and the place among the rows of that size where it begins."""
+        """The size that a global batch of ``whole`` rows is of, and the place among the rows of that size
+        where it begins."""
         tags = list(self.kept)
         if len(tags) == 1:
             return tags[0], start
@@ -114,7 +141,8 @@ class CachedData:
             return even_labels(n, self.classes)
         shown = self._shown[:n]
         parts = [
-            self._read(tag, torch.tensor([row for t, row, _ in shown if t == tag]))[1] for tag in dict.fromkeys(t for t, _, _ in shown)
+            self._read(tag, torch.tensor([row for t, row, _ in shown if t == tag]))[1]
+            for tag in dict.fromkeys(t for t, _, _ in shown)
         ]
         return cycled(join(parts), n)
 
@@ -137,14 +165,16 @@ def data_for(
     refresh: bool = False,
     show: bool = True,
 ) -> Data:
-    """The data at ``path`` as ``model`` takes it: a file of prompts, or images (see :func:`stillhouse.io.data.open_source`); for a policy
-    a folder of demonstrations (see :func:`stillhouse.io.data.lerobot.read_lerobot`).
+    """The data at ``path`` as ``model`` takes it: a file of prompts, or images (see
+    :func:`stillhouse.io.data.open_source`); for a policy a folder of demonstrations (see
+    :func:`stillhouse.io.data.lerobot.read_lerobot`).
 
-    Images become latents by the model's codec (pixels where it has none), captions conditions by its text encoder, class folders and
-    ``label`` columns labels where it has classes. They are kept in the folder ``cache``, or beside the data as ``PATH.cache``; up to
-    1000 prompts stay in memory unless a folder is given. ``held_out``: share kept for :meth:`CachedData.examples`. ``bucket_count``:
-    sizes of about the model's area with aspect ratios from 1:2 to 2:1, 1 for its own size alone. ``batch``, ``dtype``, ``device``: of
-    the encoding; the GPU if there is one, left again when it is done.
+    Images become latents by the model's codec (pixels where it has none), captions conditions by its text
+    encoder, class folders and ``label`` columns labels where it has classes. They are kept in the folder
+    ``cache``, or beside the data as ``PATH.cache``; up to 1000 prompts stay in memory unless a folder is
+    given. ``held_out``: share kept for :meth:`CachedData.examples`. ``bucket_count``: sizes of about the
+    model's area with aspect ratios from 1:2 to 2:1, 1 for its own size alone. ``batch``, ``dtype``,
+    ``device``: of the encoding; the GPU if there is one, left again when it is done.
     """
     path = Path(path)
     if model.form == "actions":
@@ -164,9 +194,20 @@ def data_for(
     sizes = buckets(size, multiple, bucket_count) if bucket_count > 1 else []
     with _placed(model, device):
         made = encode_source(
-            source, kept, size, codec=model.codec, text=model.text, sizes=sizes, channels=channels, classes=model.classes, batch=batch,
-            dtype=dtype, device=device if model.codec else "cpu", refresh=refresh, show=show,
-        )  # fmt: skip
+            source,
+            kept,
+            size,
+            codec=model.codec,
+            text=model.text,
+            sizes=sizes,
+            channels=channels,
+            classes=model.classes,
+            batch=batch,
+            dtype=dtype,
+            device=device if model.codec else "cpu",
+            refresh=refresh,
+            show=show,
+        )
     return CachedData(made, held_out=held_out, seed=seed)
 
 
@@ -183,20 +224,33 @@ def _prompts(model: Model, prompts: list[str], held_out: float) -> Prompts:
 
 
 def _demonstrations(model: Model, path: Path, seed: int) -> TensorData:
-    """A LeRobot folder as chunks for a policy: under the observations it hears, in the scales that it was trained in."""
-    scales = {name: Scale.read(config) for name, config in model.info["scales"].items()} if "scales" in model.info else None
+    """A LeRobot folder as chunks for a policy: under the observations it hears, in the scales that it was
+    trained in."""
+    scales = (
+        {name: Scale.read(config) for name, config in model.info["scales"].items()}
+        if "scales" in model.info
+        else None
+    )
     shown = read_lerobot(path, model.shape[0], scales=scales)
     actions, seen = shown.chunks.shape[2], shown.seen.shape[1]
     heard = (getattr(model.denoiser.net, "config", None) or {}).get("features", seen)
     same = (actions, seen) == (model.shape[1], heard)
-    require(same, f"The policy takes {heard} observed numbers and {model.shape[1]} actions; '{path}' has {seen} and {actions}.")
+    require(
+        same,
+        f"The policy takes {heard} observed numbers and {model.shape[1]} actions; '{path}' has {seen} and "
+        f"{actions}.",
+    )
     return TensorData(shown.chunks, {"features": shown.seen}, seed=seed)
 
 
 def _pixels(model: Model) -> tuple[Size, int, int]:
-    """Height and width of the images that a model's samples are made of, their channels, and what their sides must be divisible by."""
+    """Height and width of the images that a model's samples are made of, their channels, and what their sides
+    must be divisible by."""
     shape = tuple(model.shape)
-    require(len(shape) == 3, f"The model makes samples of shape {shape}, which are no images; give it data of its own as tensors.")
+    require(
+        len(shape) == 3,
+        f"The model makes samples of shape {shape}, which are no images; give it data of its own as tensors.",
+    )
     if model.pipeline is not None:
         size, multiple = model.pipeline.size, model.pipeline.pixels * model.pipeline.patch
     elif model.codec is not None:
@@ -206,13 +260,17 @@ def _pixels(model: Model) -> tuple[Size, int, int]:
     else:
         size, multiple = (shape[1], shape[2]), 8
     channels = 3 if model.codec is not None else shape[0]
-    require(channels in (1, 3), f"The model makes samples of {channels} channels and has no codec, so images are no data for it.")
+    require(
+        channels in (1, 3),
+        f"The model makes samples of {channels} channels and has no codec, so images are no data for it.",
+    )
     return size, channels, multiple
 
 
 @contextmanager
 def _placed(model: Model, device: torch.device) -> Iterator[None]:
-    """The model's codec and text encoders on ``device`` inside the block, and back where they were after it."""
+    """The model's codec and text encoders on ``device`` inside the block, and back where they were after
+    it."""
     parts: dict[int, Any] = {}
     for part in (model.codec, model.text):
         owner = getattr(part, "family", part)  # a pipeline's encoders look at where the whole pipeline is

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
 
-``checkpoints/step-00000100/{weights,optimisers}.safetensors, state.json``: written under a temporary name, fsynced, renamed.
-``state.json`` is written last and holds each file's size and digest, so a torn checkpoint is recognised and passed over.
+``checkpoints/step-00000100/{weights,optimisers}.safetensors, state.json``: written under a temporary name,
+fsynced, renamed. ``state.json`` is written last and holds each file's size and digest, so a torn checkpoint
+is recognised and passed over.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.weights import atomic_write
 from stillhouse.train.player import Player
 
@@ -26,8 +27,13 @@ log = logging.getLogger("stillhouse")
 
 
 def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Every tensor of the modules under ``module/name``, copied, so that shared and strided tensors save too."""
-    return {f"{m}/{k}": v.detach().cpu().contiguous().clone() for m, module in modules.items() for k, v in module.state_dict().items()}
+    """Every tensor of the modules under ``module/name``, copied, so that shared and strided tensors save
+    too."""
+    return {
+        f"{m}/{k}": v.detach().cpu().contiguous().clone()
+        for m, module in modules.items()
+        for k, v in module.state_dict().items()
+    }
 
 
 def restore_weights(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
@@ -37,7 +43,9 @@ def restore_weights(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -
         try:
             module.load_state_dict(own)
         except RuntimeError as error:
-            raise StillhouseError(f"The checkpoint's '{m}' does not fit this run's: {str(error).splitlines()[-1].strip()}") from error
+            raise StillhouseError(
+                f"The checkpoint's '{m}' does not fit this run's: {str(error).splitlines()[-1].strip()}"
+            ) from error
 
 
 def optimisers_of(players: dict[str, Player]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -55,7 +63,9 @@ def optimisers_of(players: dict[str, Player]) -> tuple[dict[str, Tensor], dict[s
     return tensors, numbers
 
 
-def restore_optimisers(players: dict[str, Player], tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+def restore_optimisers(
+    players: dict[str, Player], tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
     """The inverse of :func:`optimisers_of`, in place."""
     for name, player in players.items():
         state: dict[int, dict[str, Any]] = {}
@@ -63,10 +73,14 @@ def restore_optimisers(players: dict[str, Player], tensors: dict[str, Tensor], n
             owner, index, key = place.split("/")
             if owner == name:
                 state.setdefault(int(index), {})[key] = value
-        player.optimiser.load_state_dict({"state": state, "param_groups": player.optimiser.state_dict()["param_groups"]})
+        player.optimiser.load_state_dict(
+            {"state": state, "param_groups": player.optimiser.state_dict()["param_groups"]}
+        )
 
 
-def write(folder: Path, step: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
+def write(
+    folder: Path, step: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+) -> Path:
     """Write the checkpoint after ``step`` iterations below ``folder``; keep the newest ``keep``."""
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -85,7 +99,9 @@ def write(folder: Path, step: int, files: dict[str, dict[str, Tensor]], state: d
         os.close(handle)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StillhouseError(f"The checkpoint of step {step} could not be written to '{folder}': {error.strerror or error}.") from error
+        raise StillhouseError(
+            f"The checkpoint of step {step} could not be written to '{folder}': {error.strerror or error}."
+        ) from error
     except StillhouseError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -101,14 +117,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         for name, (size, digest) in state["files"].items():
             blob = (path / f"{name}.safetensors").read_bytes()
             if len(blob) != size or hashlib.blake2b(blob, digest_size=16).hexdigest() != digest:
-                raise StillhouseError(f"The checkpoint '{path}' is torn: {name}.safetensors is not what was written.")
+                raise StillhouseError(
+                    f"The checkpoint '{path}' is torn: {name}.safetensors is not what was written."
+                )
         return state, {name: load_file(path / f"{name}.safetensors") for name in state["files"]}
     except (OSError, ValueError, KeyError) as error:
         raise StillhouseError(f"The checkpoint '{path}' is torn: {error}.") from error
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The newest whole checkpoint below ``folder``; torn ones are passed over with a message. None if there is none."""
+    """The newest whole checkpoint below ``folder``; torn ones are passed over with a message. None if there
+    is none."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             return read(path)

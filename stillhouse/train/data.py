@@ -1,4 +1,5 @@
-"""Where a run's data comes from. The rows of an iteration follow from its number alone, so a resumed run sees what it would have seen."""
+"""Where a run's data comes from. The rows of an iteration follow from its number alone, so a resumed run sees
+what it would have seen."""
 
 from __future__ import annotations
 
@@ -7,14 +8,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition, cycled, even_labels, move, pick, size
-from stillhouse.draws import Draws, seed_of
-from stillhouse.errors import require
+from stillhouse.core.conditions import Condition, cycled, even_labels, move, pick, size
+from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.errors import require
 from stillhouse.model import Model
 
 
 class Data(Protocol):
-    """Rows for training: real samples with their conditions, or conditions alone. ``classes``: of labels, 0 for any other condition."""
+    """Rows for training: real samples with their conditions, or conditions alone. ``classes``: of labels, 0
+    for any other condition."""
 
     shape: tuple[int, ...]
     classes: int
@@ -29,18 +31,21 @@ class Data(Protocol):
 
 
 class TensorData:
-    """A finite set in memory, reshuffled every epoch. ``x``: (N, *shape) float32; ``cond``: labels (N,), any other condition, or None."""
+    """A finite set in memory, reshuffled every epoch. ``x``: (N, *shape) float32; ``cond``: labels (N,), any
+    other condition, or None."""
 
     def __init__(self, x: Tensor, cond: Condition = None, classes: int = 0, seed: int = 0):
         require(len(x) > 0, "The data set is empty.")
         bad = ~torch.isfinite(x.flatten(1)).all(1)
         require(
             not bool(bad.any()),
-            f"The data holds NaN or infinite values (first in sample {int(bad.nonzero()[0]) if bad.any() else 0}); clean it first.",
+            "The data holds NaN or infinite values (first in sample "
+            f"{int(bad.nonzero()[0]) if bad.any() else 0}); clean it first.",
         )
         require(
             cond is None or size(cond) == len(x),
-            f"There are {len(x)} samples but {size(cond)} {'labels' if torch.is_tensor(cond) else 'conditions'}.",
+            f"There are {len(x)} samples but {size(cond)} "
+            f"{'labels' if torch.is_tensor(cond) else 'conditions'}.",
         )
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(
@@ -59,7 +64,9 @@ class TensorData:
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
         first, n = start + draws.rank * draws.rows, len(self.x)
         where = torch.arange(first, first + draws.rows)
-        index = torch.cat([self._epoch(int(e))[where[where // n == e] % n] for e in torch.unique_consecutive(where // n)])
+        index = torch.cat(
+            [self._epoch(int(e))[where[where // n == e] % n] for e in torch.unique_consecutive(where // n)]
+        )
         return self.x[index].to(draws.device), move(pick(self.cond, index), draws.device)
 
     def examples(self, n: int) -> Condition:
@@ -80,7 +87,8 @@ class NoData:
 
 
 class Prompts:
-    """A data-free run over a bank of conditions, drawn with replacement. ``held_out``: conditions to look at the student with."""
+    """A data-free run over a bank of conditions, drawn with replacement. ``held_out``: conditions to look at
+    the student with."""
 
     classes = 0
 
@@ -96,17 +104,24 @@ class Prompts:
 
 
 def conditions_of(world, labels: Tensor | None, model: Model | None = None) -> Condition:
-    """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a Diffusers pipeline."""
+    """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a
+    Diffusers pipeline."""
     if labels is None or model is None or model.pipeline is None or model.text is None:
         return world.condition(labels)
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
 
 class Endless:
-    """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it is a pipeline."""
+    """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it
+    is a pipeline."""
 
     def __init__(self, world, labelled: bool = False, model: Model | None = None):
-        self.world, self.labelled, self.classes, self.model = world, labelled, world.classes if labelled else 0, model
+        self.world, self.labelled, self.classes, self.model = (
+            world,
+            labelled,
+            world.classes if labelled else 0,
+            model,
+        )
         self.codec = None if model is None else model.codec
         self.shape = tuple(world.shape if model is None or self.codec is None else model.shape)
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition, hide
-from stillhouse.denoiser import Denoiser
-from stillhouse.parts.targets import denoising_loss
-from stillhouse.parts.timelaw import TIME_LAWS, time_law
-from stillhouse.parts.tokens import nelbo, stratified
+from stillhouse.core.conditions import Condition, hide
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.token_likelihood import nelbo, stratified
+from stillhouse.parts.states.time_sampler import TIME_LAWS, time_law
+from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Optim
@@ -21,14 +21,16 @@ from stillhouse.train.recipe import Optim
 class Denoising(Method):
     """Plain denoising training: the network learns what it is asked to say about noised data.
 
-    Tokens are learned by their likelihood bound, at stratified times. With ``label_dropout`` it learns the unconditional answer as well,
-    which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
+    Tokens are learned by their likelihood bound, at stratified times. With ``label_dropout`` it learns the
+    unconditional answer as well, which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
     """
 
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
     times: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
     steps: int = option(64, "default number of sampling steps", low=1)
-    solver: str = option("dpm++", "default solver of samples (tokens: ancestral)", choices=("ddim", "heun", "dpm++", "unipc"))
+    solver: str = option(
+        "dpm++", "default solver of samples (tokens: ancestral)", choices=("ddim", "heun", "dpm++", "unipc")
+    )
     guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
 
     worlds = ("mixture", "digits", "mnist", "shapes", "text")
@@ -45,7 +47,9 @@ class Denoising(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         if self.process.discrete:
-            return nelbo(self.student, batch.data, stratified(self.process, batch.draws), batch.draws, self.hide(batch))
+            return nelbo(
+                self.student, batch.data, stratified(self.process, batch.draws), batch.draws, self.hide(batch)
+            )
         t = time_law(self.times, self.process, batch.draws)
         return denoising_loss(self.student, batch.data, t, batch.noise(), self.hide(batch))
 

@@ -1,7 +1,8 @@
 """The distributed engine: what we use of `accelerate`, in one place.
 
-Gradients are averaged here after a player's backward pass, in one flat buffer, and not by wrapping modules: a method calls its
-networks any number of times, with and without gradient, through forward mode and through each other, which wrappers do not bear.
+Gradients are averaged here after a player's backward pass, in one flat buffer, and not by wrapping modules: a
+method calls its networks any number of times, with and without gradient, through forward mode and through
+each other, which wrappers do not bear.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
 def leave() -> None:
-    """End the process group: its threads, if they outlive the interpreter, abort a process that has done all its work."""
+    """End the process group: its threads, if they outlive the interpreter, abort a process that has done all
+    its work."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -28,7 +30,10 @@ class Engine:
 
     def __init__(self, precision: str = "fp32", device: str = ""):
         on_cpu = device == "cpu" or not torch.cuda.is_available()
-        require(not (precision == "fp16" and on_cpu), "Half precision (fp16) needs a GPU; use bf16 or fp32 on a CPU.")
+        require(
+            not (precision == "fp16" and on_cpu),
+            "Half precision (fp16) needs a GPU; use bf16 or fp32 on a CPU.",
+        )
         # precision is a run's, accelerate's is the whole process's: two runs of one notebook may differ
         self.accelerator = Accelerator(cpu=on_cpu)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -61,7 +66,9 @@ class Engine:
         """A number's mean over the processes."""
         if self.world == 1:
             return value
-        return float(self.accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "mean"))
+        return float(
+            self.accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "mean")
+        )
 
     def wait(self) -> None:
         """Wait for every process."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stillhouse.denoiser import Denoiser, ExactDenoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
 from stillhouse.model import Model
 from stillhouse.train.data import Data
 from stillhouse.train.method import Method
@@ -31,4 +31,8 @@ def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
     count = [sum(p.numel() for p in d.parameters()) for d in (teacher, student)]
     sizes = f"({count[0]:,} weights, not {count[1]:,})"
     fits = shapes[0].items() <= shapes[1].items()
-    require(fits, f"{type(method).__name__} needs a student of the teacher's size {sizes}; slimflow makes smaller ones.")
+    require(
+        fits,
+        f"{type(method).__name__} needs a student of the teacher's size {sizes}; slimflow makes smaller "
+        "ones.",
+    )

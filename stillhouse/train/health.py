@@ -1,4 +1,5 @@
-"""Is the student still alive? A collapse into one colour shows in how much its samples differ from each other."""
+"""Is the student still alive? A collapse into one colour shows in how much its samples differ from each
+other."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import move, pick
-from stillhouse.draws import Draws
+from stillhouse.core.conditions import move, pick
+from stillhouse.core.draws import Draws
 from stillhouse.model import Model
-from stillhouse.samplers.sampling import draw_samples
+from stillhouse.samplers.draw import draw_samples
 from stillhouse.train.data import Data
 
 COUNT = 32
@@ -18,7 +19,8 @@ FEW, LARGE = 8, 3 * 32 * 32  # samples of more numbers than this
 
 
 class Probe:
-    """Samples of fixed noise and conditions. ``diversity`` is the mean over pixels of the standard deviation over samples."""
+    """Samples of fixed noise and conditions. ``diversity`` is the mean over pixels of the standard deviation
+    over samples."""
 
     def __init__(self, teacher: Model, data: Data, seed: int):
         self.shape, self.seed = tuple(teacher.shape), seed
@@ -47,12 +49,17 @@ class Probe:
     def judge(self, samples: Tensor) -> tuple[dict[str, float], str]:
         """Health figures, and a warning (empty if all is well)."""
         diversity = float(samples.float().std(0).mean())
-        health = {"health/diversity": diversity, "health/mean": float(samples.float().mean()), "health/largest": float(samples.abs().max())}
+        health = {
+            "health/diversity": diversity,
+            "health/mean": float(samples.float().mean()),
+            "health/largest": float(samples.abs().max()),
+        }
         lost, told = diversity < 0.2 * self.best, self.told
         self.best, self.told = max(self.best, diversity), lost
         if lost and not told:
             return (
                 health,
-                f"the samples have become alike (diversity {diversity:.3g}, once {self.best:.3g}): the student may be collapsing.",
+                f"the samples have become alike (diversity {diversity:.3g}, once {self.best:.3g}): the "
+                "student may be collapsing.",
             )
         return health, ""

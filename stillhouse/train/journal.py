@@ -1,4 +1,5 @@
-"""What a run says while it works: a progress bar, a line of JSON per logged step, TensorBoard if asked for."""
+"""What a run says while it works: a progress bar, a line of JSON per logged step, TensorBoard if asked
+for."""
 
 from __future__ import annotations
 
@@ -13,9 +14,19 @@ log = logging.getLogger("stillhouse")
 
 
 class Journal:
-    """``metrics.jsonl`` in ``folder`` (none: keep nothing on disk), continuing at ``start``: later lines of an older try are dropped."""
+    """``metrics.jsonl`` in ``folder`` (none: keep nothing on disk), continuing at ``start``: later lines of
+    an older try are dropped."""
 
-    def __init__(self, folder: Path | None, total: int, start: int = 0, *, title: str = "", show: bool = True, tensorboard: bool = False):
+    def __init__(
+        self,
+        folder: Path | None,
+        total: int,
+        start: int = 0,
+        *,
+        title: str = "",
+        show: bool = True,
+        tensorboard: bool = False,
+    ):
         self.rows: list[dict[str, Any]] = []
         self.show = show
         self.path = folder / "metrics.jsonl" if folder else None
@@ -30,7 +41,15 @@ class Journal:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-        self.bar = tqdm(total=total, initial=start, desc=title, disable=not show, dynamic_ncols=True, unit="it", mininterval=0.5)
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            desc=title,
+            disable=not show,
+            dynamic_ncols=True,
+            unit="it",
+            mininterval=0.5,
+        )
 
     def tick(self, shown: dict[str, float]) -> None:
         """One iteration is done."""

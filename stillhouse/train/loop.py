@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
-from stillhouse.denoiser import Denoiser, ExactDenoiser
-from stillhouse.draws import Draws, seed_of
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.model import Model
 from stillhouse.train import bank, checkpoint
 from stillhouse.train.data import Data
@@ -36,11 +36,13 @@ class Interrupted(StillhouseError):
 
 
 class Trainer:
-    """One run: ``method`` makes a student of ``teacher`` from ``data`` as ``recipe`` says, leaving its files in ``out``.
+    """One run: ``method`` makes a student of ``teacher`` from ``data`` as ``recipe`` says, leaving its files
+    in ``out``.
 
-    ``student``: start from this one instead of the method's own choice. ``out``: folder of the run (None: keep nothing on disk).
-    ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step, samples)`` with each sample grid. ``info``: plain
-    data that the student carries beside what the method says of itself.
+    ``student``: start from this one instead of the method's own choice. ``out``: folder of the run (None:
+    keep nothing on disk). ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step,
+    samples)`` with each sample grid. ``info``: plain data that the student carries beside what the method
+    says of itself.
     """
 
     def __init__(
@@ -59,9 +61,14 @@ class Trainer:
         info: Mapping[str, Any] | None = None,
     ):
         if recipe.lora:
-            require(student is None, "With adapters the student is one on the teacher's weights; give no network of your own.")
+            require(
+                student is None,
+                "With adapters the student is one on the teacher's weights; give no network of your own.",
+            )
             alpha = recipe.lora_alpha or None
-            base = adapted(teacher.denoiser, recipe.lora, alpha=alpha, targets=recipe.lora_targets, seed=recipe.seed)
+            base = adapted(
+                teacher.denoiser, recipe.lora, alpha=alpha, targets=recipe.lora_targets, seed=recipe.seed
+            )
             teacher = replace(teacher, denoiser=base)
         fitting(method, teacher, data, student)
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
@@ -70,14 +77,23 @@ class Trainer:
         self.engine = Engine(recipe.precision, device)
         require(
             recipe.batch % (recipe.accumulate * self.engine.world) == 0,
-            f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and {recipe.accumulate} micro-batch(es).",
+            f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and "
+            f"{recipe.accumulate} micro-batch(es).",
         )
         self.rows = recipe.batch // recipe.accumulate // self.engine.world
         self.lengths = method.stages(recipe.steps)
-        with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator: lend them a seeded one
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # torch's initialisers know no generator: lend them a seeded one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
-            method.setup(teacher.denoiser, student.train(), tuple(teacher.shape), data.examples(1) is not None, recipe.steps)
+            method.setup(
+                teacher.denoiser,
+                student.train(),
+                tuple(teacher.shape),
+                data.examples(1) is not None,
+                recipe.steps,
+            )
         for part in (student, teacher.denoiser):
             part.to(self.engine.device)
         self.modules: dict[str, nn.Module] = dict(method.modules())
@@ -93,19 +109,21 @@ class Trainer:
         self.average = self.averages.get("average")
         self.modules |= {name: slow.module for name, slow in self.averages.items()}
         self.players = {
-            name: Player(name, module, settings(name, method.optim.get(name), recipe)) for name, module in method.players.items()
+            name: Player(name, module, settings(name, method.optim.get(name), recipe))
+            for name, module in method.players.items()
         }
         unknown_players = set(recipe.lr) - set(self.players)
         require(
             not unknown_players,
-            f"No player '{', '.join(sorted(unknown_players))}' to set a rate for; this method has {', '.join(self.players)}.",
+            f"No player '{', '.join(sorted(unknown_players))}' to set a rate for; this method has "
+            f"{', '.join(self.players)}.",
         )
         self._switches(student)
         self.bank: dict[str, Tensor] | None = None
         self.journal = Journal(None, recipe.steps, show=False)  # silent until the run begins
         self.stopping = False
 
-    # -- a run -------------------------------------------------------------------------------------------------------------
+    # -- a run -------------------------------------------------------------------------------------
     def fit(self, resume: bool = False) -> Model:
         """Train to the end (or from the newest checkpoint to the end) and return the student."""
         start = self._open(resume)
@@ -122,7 +140,11 @@ class Trainer:
                 if self.on_step:
                     self.on_step(self, step)
                 if stopping and not last:
-                    raise Interrupted(f"Stopped after step {step + 1} of {self.recipe.steps}, all saved." if self.out else "Stopped.")
+                    raise Interrupted(
+                        f"Stopped after step {step + 1} of {self.recipe.steps}, all saved."
+                        if self.out
+                        else "Stopped."
+                    )
         finally:
             self.journal.close()
             for name, handler in previous.items():
@@ -144,7 +166,12 @@ class Trainer:
             tensorboard=self.recipe.tensorboard,
         )
         if self.method.bank_size:
-            self.bank = bank.fill(self.method.bank_size, self._bank_rows, self.out / "bank" if self.out else None, show=not self.quiet)
+            self.bank = bank.fill(
+                self.method.bank_size,
+                self._bank_rows,
+                self.out / "bank" if self.out else None,
+                show=not self.quiet,
+            )
 
     def iterate(self, step: int) -> None:
         """Iteration ``step``: every player whose turn it is moves once."""
@@ -163,8 +190,12 @@ class Trainer:
         logged: dict[str, float] = {}
         for name in turns:
             player = self.players[name]
-            with torch.random.fork_rng(devices=[self.engine.device] if self.engine.device.type == "cuda" else []):
-                torch.manual_seed(seed_of(self.recipe.seed, self.engine.rank, step, name))  # dropout knows no generator
+            with torch.random.fork_rng(
+                devices=[self.engine.device] if self.engine.device.type == "cuda" else []
+            ):
+                torch.manual_seed(
+                    seed_of(self.recipe.seed, self.engine.rank, step, name)
+                )  # dropout knows no generator
                 value = self._turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.lengths[stage])
             norm = player.gradient_norm()
@@ -180,7 +211,11 @@ class Trainer:
         if step % self.recipe.log_every == 0 or step + 1 == self.recipe.steps:
             for batch in batches[-1:]:
                 logged |= batch.logs
-            self.journal.note(step, **{k: self.engine.mean(v) for k, v in logged.items()}, seconds=time.perf_counter() - began)
+            self.journal.note(
+                step,
+                **{k: self.engine.mean(v) for k, v in logged.items()},
+                seconds=time.perf_counter() - began,
+            )
         self._look(step)
         self.journal.tick(shown)
 
@@ -200,9 +235,10 @@ class Trainer:
             self._unscale(player)
         return self.engine.mean(total)
 
-    # -- pieces ------------------------------------------------------------------------------------------------------------
+    # -- pieces ------------------------------------------------------------------------------------
     def _unscale(self, player: Player) -> None:
-        """Half precision: bring the gradients back to true size, and let the scaler see whether they overflowed."""
+        """Half precision: bring the gradients back to true size, and let the scaler see whether they
+        overflowed."""
         scaler = self.engine.scaler
         assert scaler is not None
         scaler.unscale_(player.optimiser)
@@ -218,19 +254,34 @@ class Trainer:
         return len(self.lengths) - 1, self.lengths[-1]
 
     def stream(self, step: int, part: int, name: str) -> Draws:
-        """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however that is split."""
+        """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however
+        that is split."""
         e, parts = self.engine, self.recipe.accumulate
-        return Draws(self.rows, self.recipe.seed, step, name, rank=part * e.world + e.rank, world=parts * e.world, device=e.device)
+        return Draws(
+            self.rows,
+            self.recipe.seed,
+            step,
+            name,
+            rank=part * e.world + e.rank,
+            world=parts * e.world,
+            device=e.device,
+        )
 
     def _batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
         x, cond = self.data.rows(step * self.recipe.batch, self.stream(step, part, "data"))
         drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
-        shape = tuple(self.teacher.shape) if x is None else tuple(x.shape[1:])  # pictures of several sizes come a size a batch
-        return Batch(step, self.rows, shape, x, cond, turns, lambda name: self.stream(step, part, name), drawn)
+        shape = (
+            tuple(self.teacher.shape) if x is None else tuple(x.shape[1:])
+        )  # pictures of several sizes come a size a batch
+        return Batch(
+            step, self.rows, shape, x, cond, turns, lambda name: self.stream(step, part, name), drawn
+        )
 
     def _bank_rows(self, shard: int, count: int) -> dict[str, Tensor]:
         draws = Draws(count, self.recipe.seed, "bank", shard, device=self.engine.device)
-        _, cond = self.data.rows(shard * bank.SHARD, Draws(count, self.recipe.seed, "bank data", shard, device=self.engine.device))
+        _, cond = self.data.rows(
+            shard * bank.SHARD, Draws(count, self.recipe.seed, "bank data", shard, device=self.engine.device)
+        )
         with torch.no_grad(), self.engine.autocast():
             return {k: v.cpu() for k, v in self.method.bank_rows(draws, cond).items()}
 
@@ -241,9 +292,15 @@ class Trainer:
         if self.recipe.nonfinite == "skip" or (self.engine.scaler is not None and what == "gradient"):
             self.journal.say(f"Step {step}: the {what} of '{name}' is not finite; its step is skipped.")
             return False
-        last = None if not self.out else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
+        last = (
+            None
+            if not self.out
+            else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
+        )
         good = f"the last good checkpoint is '{last}'" if last else "there is no checkpoint yet"
-        found = f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}"
+        found = (
+            f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}"
+        )
         raise StillhouseError(f"{found}; {good}. Try a lower rate or a clip.")
 
     def _look(self, step: int) -> None:
@@ -271,7 +328,10 @@ class Trainer:
     def student(self) -> Model:
         """The student as it stands: the averaged weights if the recipe averages."""
         average = {name: slow.module for name, slow in self.averages.items()}
-        denoiser, inverse = average.get("average", self.method.student), average.get("average.inverse", self.method.inverse)
+        denoiser, inverse = (
+            average.get("average", self.method.student),
+            average.get("average.inverse", self.method.inverse),
+        )
         assert isinstance(denoiser, Denoiser) and (inverse is None or isinstance(inverse, Denoiser))
         return replace(
             self.teacher,
@@ -282,7 +342,7 @@ class Trainer:
             info=self.method.describe() | self.info,
         )
 
-    # -- stop and go on ----------------------------------------------------------------------------------------------------
+    # -- stop and go on ----------------------------------------------------------------------------
     def save(self, step: int) -> None:
         """Write the checkpoint after ``step`` iterations."""
         if self.engine.main:
@@ -301,7 +361,10 @@ class Trainer:
             return 0
         require(not self.out.exists() or self.out.is_dir(), f"'{self.out}' is a file, not a folder.")
         busy = self.out.exists() and any(self.out.iterdir())
-        require(resume or not busy, f"The folder '{self.out}' is not empty; resume the run in it or give another name.")
+        require(
+            resume or not busy,
+            f"The folder '{self.out}' is not empty; resume the run in it or give another name.",
+        )
         self.out.mkdir(parents=True, exist_ok=True)
         found = checkpoint.newest(self.out / "checkpoints") if resume else None
         self.engine.wait()
@@ -311,7 +374,9 @@ class Trainer:
         mine = self._fingerprint()
         changed = [k for k in mine if state["run"].get(k) != mine[k]]
         require(
-            not changed, f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the same ones to resume it."
+            not changed,
+            f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the "
+            "same ones to resume it.",
         )
         checkpoint.restore_weights(self.modules, files["weights"])
         self.method.stage = state["stage"]
@@ -325,7 +390,19 @@ class Trainer:
         r = self.recipe
         plain = {
             k: getattr(r, k)
-            for k in ("steps", "batch", "accumulate", "seed", "lr", "schedule", "warmup", "clip", "ema", "precision", "lora")
+            for k in (
+                "steps",
+                "batch",
+                "accumulate",
+                "seed",
+                "lr",
+                "schedule",
+                "warmup",
+                "clip",
+                "ema",
+                "precision",
+                "lora",
+            )
         }
         return json.loads(json.dumps({**plain, "method": self.method.describe()}))
 

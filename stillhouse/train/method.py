@@ -1,7 +1,8 @@
 """What a distillation method is: players, whose turn it is, and one loss a player. Mathematics only.
 
-A method file is a dataclass of hyperparameters (each an :func:`option`) and a few short functions. Optimisers, precision,
-devices, gradient switches, accumulation, averages, checkpoints, logging and processes are the loop's business.
+A method file is a dataclass of hyperparameters (each an :func:`option`) and a few short functions.
+Optimisers, precision, devices, gradient switches, accumulation, averages, checkpoints, logging and processes
+are the loop's business.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stillhouse.conditions import Condition, restored
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
-from stillhouse.process import Process
+from stillhouse.core.conditions import Condition, restored
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.process import Process
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.recipe import Optim
 
@@ -29,7 +30,13 @@ Decay = float | Callable[[int], float]
 
 
 def option(
-    default: Any, help: str, *, unit: str = "", low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
     """A hyperparameter: its default, a line of help, its unit and its range (both ends included)."""
     meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
@@ -38,7 +45,8 @@ def option(
 
 @dataclass
 class Batch:
-    """One micro-batch as a loss sees it. ``x`` (rows, *shape) is real data (None for a data-free run), ``cond`` its conditions."""
+    """One micro-batch as a loss sees it. ``x`` (rows, *shape) is real data (None for a data-free run),
+    ``cond`` its conditions."""
 
     step: int
     rows: int
@@ -55,7 +63,9 @@ class Batch:
     @property
     def data(self) -> Tensor:
         """``x``, for a method that cannot do without."""
-        require(self.x is not None, "This method learns from real data; give it some (a world or a data folder).")
+        require(
+            self.x is not None, "This method learns from real data; give it some (a world or a data folder)."
+        )
         assert self.x is not None
         return self.x
 
@@ -75,7 +85,8 @@ class Batch:
         return self.draws.uniform(low, high)
 
     def stored(self) -> dict[str, Any]:
-        """Rows drawn from the bank that :meth:`Method.bank_rows` filled; their condition, if there is one, under ``cond``."""
+        """Rows drawn from the bank that :meth:`Method.bank_rows` filled; their condition, if there is one,
+        under ``cond``."""
         assert self.bank is not None, "this method declared no bank"
         return restored(self.bank(self.draws))
 
@@ -87,7 +98,8 @@ class Batch:
 def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tensor]:
     """The student's samples of one iteration: made once, used by every player.
 
-    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them with a graph.
+    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them
+    with a graph.
     """
     key = f"shared/{make.__name__}"
 
@@ -108,7 +120,8 @@ def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tenso
 
 
 class learning:
-    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as before."""
+    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as
+    before."""
 
     def __init__(self, module: nn.Module, on: bool):
         self.parameters, self.on = list(module.parameters()), on
@@ -128,7 +141,8 @@ class learning:
 
 @dataclass
 class Slow:
-    """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its steps."""
+    """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its
+    steps."""
 
     module: nn.Module
     source: nn.Module
@@ -143,8 +157,12 @@ class Slow:
 
     @functools.cached_property
     def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
-        # not the state's entries: weights that two layers share stand twice there, and would be averaged twice
-        mine, its = ([v for v in (*m.parameters(), *m.buffers()) if v.is_floating_point()] for m in (self.module, self.source))
+        # not the state's entries: weights that two layers share stand twice there, and would be averaged
+        # twice
+        mine, its = (
+            [v for v in (*m.parameters(), *m.buffers()) if v.is_floating_point()]
+            for m in (self.module, self.source)
+        )
         return mine, its
 
     @functools.cached_property
@@ -158,19 +176,22 @@ class Slow:
 class Method:
     """A way to make a student from a teacher. Subclasses are dataclasses of :func:`option` fields.
 
-    After :meth:`setup`: ``teacher`` (frozen; its weights never learn, gradients may pass through it), ``student``, ``process``,
-    ``shape`` and ``conditional`` (whether the data comes with conditions). ``players`` are the modules that learn.
+    After :meth:`setup`: ``teacher`` (frozen; its weights never learn, gradients may pass through it),
+    ``student``, ``process``, ``shape`` and ``conditional`` (whether the data comes with conditions).
+    ``players`` are the modules that learn.
     """
 
     worlds: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[tuple[str, ...]] = ()  # of: data, pairs, same-size (student and teacher of equal architecture)
+    needs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # of: data, pairs, same-size (student and teacher of equal architecture)
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_option(type(self).__name__, f, getattr(self, f.name))
 
-    # -- what a method answers ---------------------------------------------------------------------------------------------
+    # -- what a method answers ---------------------------------------------------------------------
     def make_student(self, teacher: Denoiser) -> Denoiser:
         """The student to start from: a copy of the teacher unless the method says otherwise."""
         return teacher.copy()
@@ -201,14 +222,22 @@ class Method:
         return 0
 
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
-        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made before the first step.
+        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made
+        before the first step.
 
-        A condition is stored through :func:`stillhouse.conditions.flattened`.
+        A condition is stored through :func:`stillhouse.core.conditions.flattened`.
         """
         raise NotImplementedError
 
-    # -- what a method may use ---------------------------------------------------------------------------------------------
-    def setup(self, teacher: Denoiser, student: Denoiser, shape: tuple[int, ...], conditional: bool = False, total: int = 1) -> None:
+    # -- what a method may use ---------------------------------------------------------------------
+    def setup(
+        self,
+        teacher: Denoiser,
+        student: Denoiser,
+        shape: tuple[int, ...],
+        conditional: bool = False,
+        total: int = 1,
+    ) -> None:
         """Called once by the loop, before :meth:`build`."""
         self.teacher, self.student, self.shape, self.conditional, self.total = (
             teacher.eval().requires_grad_(False),
@@ -220,7 +249,9 @@ class Method:
         self.players: dict[str, nn.ModuleList] = {}
         self.slow: dict[str, Slow] = {}
         self.frozen: dict[str, nn.Module] = {}
-        self.inverse: Denoiser | None = None  # a player that is kept with the student: the map from data to noise
+        self.inverse: Denoiser | None = (
+            None  # a player that is kept with the student: the map from data to noise
+        )
         self.stage = 0
         self.player("student", student)
         self.build()
@@ -235,7 +266,8 @@ class Method:
         return modules[0]
 
     def slow_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
-        """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on the step."""
+        """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on
+        the step."""
         twin = self.copy_of(source)
         self.slow[name] = Slow(twin, source, decay)
         return twin
@@ -282,7 +314,9 @@ def check_option(method: str, f: dataclasses.Field, value: Any) -> None:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     require(number, f"{name} is a finite number, not {value!r}.")
-    require(isinstance(value, int) or not isinstance(f.default, int), f"{name} is a whole number, not {value!r}.")
+    require(
+        isinstance(value, int) or not isinstance(f.default, int), f"{name} is a whole number, not {value!r}."
+    )
     low, high = meta["low"], meta["high"]
     require(low is None or value >= low, f"{name} is at least {low}, not {value}.")
     require(high is None or value <= high, f"{name} is at most {high}, not {value}.")

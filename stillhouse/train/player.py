@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from stillhouse.train.recipe import Optim, Recipe
 
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam, "sgd": torch.optim.SGD}
+OPTIMISERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+    "sgd": torch.optim.SGD,
+}
 
 
 def settings(name: str, method_default: Optim | None, recipe: Recipe) -> Optim:
@@ -36,11 +41,15 @@ class Player:
         self.restart()
 
     def restart(self) -> None:
-        self.parameters: list[Tensor] = list(dict.fromkeys(self.module.parameters()))  # a shared weight counts once
+        self.parameters: list[Tensor] = list(
+            dict.fromkeys(self.module.parameters())
+        )  # a shared weight counts once
         options: dict[str, Any] = {"lr": self.optim.lr, "weight_decay": self.optim.weight_decay}
         if self.optim.name != "sgd":
             options |= {"betas": self.optim.betas, "eps": self.optim.eps}
-        options |= {"foreach": True} if self.optim.name == "radam" else {"fused": True}  # one pass over the weights, not one a tensor
+        options |= (
+            {"foreach": True} if self.optim.name == "radam" else {"fused": True}
+        )  # one pass over the weights, not one a tensor
         self.optimiser = OPTIMISERS[self.optim.name](self.parameters, **options)
 
     def learn(self, on: bool) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
 @dataclass
 class Optim:
     """Optimiser settings of one player.
 
-    ``name``: adam, adamw, radam or sgd. ``clip``: largest gradient norm (0: none). ``warmup``: steps of linear rise.
-    ``schedule``: constant, linear or cosine, over the stage.
+    ``name``: adam, adamw, radam or sgd. ``clip``: largest gradient norm (0: none). ``warmup``: steps of
+    linear rise. ``schedule``: constant, linear or cosine, over the stage.
     """
 
     lr: float = 1e-3
@@ -25,8 +25,14 @@ class Optim:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        require(self.name in ("adam", "adamw", "radam", "sgd"), f"Optimiser is adam, adamw, radam or sgd, not '{self.name}'.")
-        require(self.schedule in ("constant", "linear", "cosine"), f"Schedule is constant, linear or cosine, not '{self.schedule}'.")
+        require(
+            self.name in ("adam", "adamw", "radam", "sgd"),
+            f"Optimiser is adam, adamw, radam or sgd, not '{self.name}'.",
+        )
+        require(
+            self.schedule in ("constant", "linear", "cosine"),
+            f"Schedule is constant, linear or cosine, not '{self.schedule}'.",
+        )
         require(self.lr > 0, f"A learning rate is positive, not {self.lr}.")
         require(self.clip >= 0 and self.warmup >= 0, "Clipping and warm-up are zero or more.")
         self.betas = (float(self.betas[0]), float(self.betas[1]))
@@ -50,7 +56,7 @@ class Recipe:
     ema_power: float = 0.0  # > 0: power-function average of this exponent, replaces both
     lora: int = 0  # rank; > 0: every copy of the teacher is an adapter on its weights, which are held once
     lora_alpha: float = 0.0  # an adapter's effect is scaled by this over the rank; 0: the rank itself
-    lora_targets: str = "attention"  # layers with an adapter: attention, linear, or all (convolutions as well)
+    lora_targets: str = "attention"  # layers with an adapter: attention, linear, or all (with convolutions)
     precision: str = "fp32"  # fp32, bf16, fp16
     compile: bool = False
     checkpoint_activations: bool = False
@@ -64,14 +70,27 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "keep", "log_every"):
             value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, f"Run option '{name}' is a whole number of 1 or more, not {value!r}.")
+            require(
+                isinstance(value, int) and value >= 1,
+                f"Run option '{name}' is a whole number of 1 or more, not {value!r}.",
+            )
         for name in ("save_every", "grid_every"):
             require(getattr(self, name) >= 0, f"Run option '{name}' is 0 or more, not {getattr(self, name)}.")
         require(
-            isinstance(self.lora, int) and self.lora >= 0, f"Run option 'lora' is a rank, a whole number of 0 or more, not {self.lora!r}."
+            isinstance(self.lora, int) and self.lora >= 0,
+            f"Run option 'lora' is a rank, a whole number of 0 or more, not {self.lora!r}.",
         )
         require(self.lora_alpha >= 0, f"Run option 'lora_alpha' is 0 or more, not {self.lora_alpha}.")
-        require(self.precision in ("fp32", "bf16", "fp16"), f"Precision is fp32, bf16 or fp16, not '{self.precision}'.")
-        require(self.nonfinite in ("stop", "skip"), f"Run option 'nonfinite' is stop or skip, not '{self.nonfinite}'.")
+        require(
+            self.precision in ("fp32", "bf16", "fp16"),
+            f"Precision is fp32, bf16 or fp16, not '{self.precision}'.",
+        )
+        require(
+            self.nonfinite in ("stop", "skip"),
+            f"Run option 'nonfinite' is stop or skip, not '{self.nonfinite}'.",
+        )
         require(0 <= self.ema < 1, f"Run option 'ema' lies in [0, 1), not {self.ema}.")
-        require(self.batch % self.accumulate == 0, f"A batch of {self.batch} can't be split into {self.accumulate} equal micro-batches.")
+        require(
+            self.batch % self.accumulate == 0,
+            f"A batch of {self.batch} can't be split into {self.accumulate} equal micro-batches.",
+        )

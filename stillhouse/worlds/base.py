@@ -1,30 +1,34 @@
-"""What a world is: a small, complete testbed with data, an exact teacher, networks of a fitting size, and metrics.
+"""What a world is: a small, complete testbed with data, an exact teacher, networks of a fitting size, and
+metrics.
 
 ``get_world(name, **options)`` makes one; a world's own file is imported only then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition, TextEncoder, even_labels
-from stillhouse.denoiser import Denoiser, ExactDenoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError, require, unknown
+from stillhouse.core.conditions import Condition, TextEncoder, even_labels
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.process import Process
 from stillhouse.models.letters import Tokenizer
-from stillhouse.process import Process
 
 
 class World:
-    """A testbed. ``shape``: of one sample; ``classes``: number of labels, 0 for none; ``class_names``: one word each.
+    """A testbed. ``shape``: of one sample; ``classes``: number of labels, 0 for none; ``class_names``: one
+    word each.
 
-    Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of a caption, ``classes`` is 0,
-    and ``text`` makes conditions of prompts. Where ``told`` names something else that a network hears (an ``image`` to restore, an
-    ``observation``, a ``camera``), a label is the number of one of those. ``config`` makes the same world again through :func:`get_world`.
+    Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of
+    a caption, ``classes`` is 0, and ``text`` makes conditions of prompts. Where ``told`` names something else
+    that a network hears (an ``image`` to restore, an ``observation``, a ``camera``), a label is the number of
+    one of those. ``config`` makes the same world again through :func:`get_world`.
     """
 
     name: str
@@ -35,7 +39,8 @@ class World:
     text: TextEncoder | None = None
     told: str = ""
     tokenizer: Tokenizer | None = None  # of a world of texts
-    usual_process: str | dict[str, Any] = "flow"  # of teachers trained here, and of the closed form, where nobody says otherwise
+    # of teachers trained here, and of the closed form, where nobody says otherwise
+    usual_process: str | dict[str, Any] = "flow"
     usual_kind: str = "velocity"
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
     endless: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
@@ -47,36 +52,45 @@ class World:
         raise NotImplementedError
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels`` (n,) are obeyed."""
+        """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels``
+        (n,) are obeyed."""
         raise NotImplementedError
 
     def caption_ids(self, split: str = "train") -> Tensor:
-        """The numbers of the captions of a split (``train`` or ``test``), int64; none in a world of labels."""
+        """The numbers of the captions of a split (``train`` or ``test``), int64; none in a world of
+        labels."""
         return torch.arange(0)
 
     def condition(self, labels: Tensor | None) -> Condition:
-        """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of them."""
+        """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of
+        them."""
         return labels
 
     def even(self, n: int, split: str = "train") -> Tensor | None:
-        """``n`` labels spread evenly, in a world of captions over those of a ``split``; None for a world without."""
+        """``n`` labels spread evenly, in a world of captions over those of a ``split``; None for a world
+        without."""
         return even_labels(n, self.classes)
 
     def exact(self, process: Process) -> ExactDenoiser:
         """The closed-form denoiser of this world's data under ``process``."""
         raise NotImplementedError
 
-    def measure(self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> dict[str, float]:
-        """The world's standard metrics of ``samples`` (B, *shape), and of how well they obey ``labels`` (B,) where given."""
+    def measure(
+        self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> dict[str, float]:
+        """The world's standard metrics of ``samples`` (B, *shape), and of how well they obey ``labels`` (B,)
+        where given."""
         raise NotImplementedError
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """What :meth:`measure` says of ``n`` true samples: the best value that a figure beside it can hope for."""
+        """What :meth:`measure` says of ``n`` true samples: the best value that a figure beside it can hope
+        for."""
         samples, labels = self.sample_data(n, Draws(n, "floor", seed))
         return self.measure(samples, labels if self.classes else None)
 
     def untouched(self, n: int) -> dict[str, float] | None:
-        """What :meth:`measure` says of doing nothing, in a world where something is given to be made better."""
+        """What :meth:`measure` says of doing nothing, in a world where something is given to be made
+        better."""
         return None
 
     def network(
@@ -91,16 +105,32 @@ class World:
     ) -> Denoiser:
         """A small untrained network of a size that fits this world, as a :class:`Denoiser`.
 
-        ``options`` override the model's own (``name``, ``width``, ``depth`` …); ``guidance_input``: it hears a guidance scale.
+        ``options`` override the model's own (``name``, ``width``, ``depth`` …); ``guidance_input``: it hears
+        a guidance scale.
         """
+        from stillhouse.core.prediction import EDM
         from stillhouse.models import build_model
-        from stillhouse.prediction import EDM
 
-        usual = self.network_defaults if options.get("name", self.network_defaults["name"]) == self.network_defaults["name"] else {}
-        fields = {**usual, "classes": self.classes, "two_time": two_time, "guidance_input": guidance_input, **options}
-        return Denoiser(build_model(fields, seed), process, EDM(self.sigma_data) if kind == "edm" else kind, two_time=two_time)
+        usual = (
+            self.network_defaults
+            if options.get("name", self.network_defaults["name"]) == self.network_defaults["name"]
+            else {}
+        )
+        fields = {
+            **usual,
+            "classes": self.classes,
+            "two_time": two_time,
+            "guidance_input": guidance_input,
+            **options,
+        }
+        return Denoiser(
+            build_model(fields, seed),
+            process,
+            EDM(self.sigma_data) if kind == "edm" else kind,
+            two_time=two_time,
+        )
 
-    # -- for people: a world gives those of its samples (B, *shape) that mean something ------------------------------------------
+    # -- for people: a world gives those of its samples (B, *shape) that mean something ------------
     def text_of(self, samples: Tensor) -> list[str] | None:
         """What samples read, one string each."""
         return None
@@ -110,15 +140,20 @@ class World:
         return None
 
     def photograph(self, side: int = 128) -> tuple[Tensor, Tensor] | None:
-        """A whole picture to be made better and how it should be, each (1, C, side, side), in a world of patches of such."""
+        """A whole picture to be made better and how it should be, each (1, C, side, side), in a world of
+        patches of such."""
         return None
 
     def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Samples as still pictures (B, 1 or 3, H, W) in [-1, 1], where those show more than the samples themselves."""
+        """Samples as still pictures (B, 1 or 3, H, W) in [-1, 1], where those show more than the samples
+        themselves."""
         return None
 
-    def endpoint(self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0) -> Tensor:
-        """Where the exact teacher's probability-flow ODE carries ``x`` (B, *shape) from ``t`` to ``s``, at a tight tolerance."""
+    def endpoint(
+        self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0
+    ) -> Tensor:
+        """Where the exact teacher's probability-flow ODE carries ``x`` (B, *shape) from ``t`` to ``s``, at a
+        tight tolerance."""
         from stillhouse.solvers.rk45 import endpoint
 
         return endpoint(self.exact(process), x, t, s, cond)
@@ -126,17 +161,17 @@ class World:
 
 # file below stillhouse.worlds, and the callable in it that makes the world
 WORLDS: dict[str, tuple[str, str]] = {
-    "mixture": ("mixture", "make_mixture"),
-    "digits": ("digits", "Digits"),
-    "mnist": ("mnist", "Mnist"),
-    "shapes": ("shapes", "Shapes"),
-    "text": ("text", "make_text"),
-    "clips": ("clips", "make_clips"),
-    "tones": ("tones", "Tones"),
-    "photos": ("photos", "Photos"),
-    "control": ("control", "Control"),
-    "objects": ("objects", "Objects"),
-    "tables": ("tables", "Tables"),
+    "mixture": ("mixture.layouts", "make_mixture"),
+    "digits": ("digits.world", "Digits"),
+    "mnist": ("mnist.world", "Mnist"),
+    "shapes": ("shapes.world", "Shapes"),
+    "text": ("text.world", "make_text"),
+    "clips": ("clips.world", "make_clips"),
+    "tones": ("tones.world", "Tones"),
+    "photos": ("photos.world", "Photos"),
+    "control": ("control.world", "Control"),
+    "objects": ("objects.world", "Objects"),
+    "tables": ("tables.world", "Tables"),
 }
 
 
@@ -151,6 +186,14 @@ def get_world(name: str, **options: Any) -> World:
         raise StillhouseError(f"World '{name}' can't be made from {options}: {error}.") from error
     world.config = {"name": name, **options}
     return world
+
+
+def open_world(config: str | Mapping[str, Any]) -> World:
+    """The world of a name or of a configuration; an empty one is a mistake."""
+    require(bool(config), "The model does not say which world it is of; name one: --world mnist.")
+    options = {"name": config} if isinstance(config, str) else dict(config)
+    require("name" in options, "A world's entry needs its name.")
+    return get_world(str(options.pop("name")), **options)
 
 
 def require_samples(world: World, samples: Tensor, labels: Tensor | None) -> None:

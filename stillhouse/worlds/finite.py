@@ -1,4 +1,5 @@
-"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser, a softmax over all samples."""
+"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser, a softmax
+over all samples."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.denoiser import ExactDenoiser
-from stillhouse.draws import Draws, seed_of
-from stillhouse.errors import StillhouseError, require
-from stillhouse.process import Process, like
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.process import Process, like
 from stillhouse.worlds.base import World, require_samples
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 
 class FiniteDenoiser(ExactDenoiser):
-    """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2 sigma^2)) x_i``.
+    """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2
+    sigma^2)) x_i``.
 
-    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At ``sigma = 0`` it is the
-    nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk`` states, so that memory stays at ``chunk x N``.
+    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At
+    ``sigma = 0`` it is the nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk``
+    states, so that memory stays at ``chunk x N``.
     """
 
     points: Tensor
@@ -47,9 +50,14 @@ class FiniteDenoiser(ExactDenoiser):
         points = self.points.to(x)
         # |x|^2 is common to all points and drops out of the softmax, so the distances are one matrix product
         near = alpha * (x @ points.T) - 0.5 * alpha**2 * self.squares.to(x)
-        other = torch.zeros_like(near, dtype=torch.bool) if cond is None else (cond[:, None] >= 0) & (cond[:, None] != self.labels)
+        other = (
+            torch.zeros_like(near, dtype=torch.bool)
+            if cond is None
+            else (cond[:, None] >= 0) & (cond[:, None] != self.labels)
+        )
         best = near.masked_fill(other, -torch.inf).amax(1, keepdim=True).detach()
-        # below a sigma of 1e-6 the nearest point has all the weight; the floor keeps the gradient in t finite, too
+        # below a sigma of 1e-6 the nearest point has all the weight; the floor keeps the gradient in t
+        # finite, too
         logits = ((near - best) / (sigma**2).clamp_min(1e-12)).masked_fill(other, -torch.inf)
         return logits.softmax(1) @ points
 
@@ -59,14 +67,17 @@ class FiniteDenoiser(ExactDenoiser):
             require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
             cond = cond.expand(len(x_t))
         x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
-        alpha, sigma = (like(f(t), x).reshape(-1, 1).expand(len(x), 1) for f in (self.process.alpha, self.process.sigma))
+        alpha, sigma = (
+            like(f(t), x).reshape(-1, 1).expand(len(x), 1) for f in (self.process.alpha, self.process.sigma)
+        )
         parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
         answers = [self._answer(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts]
         return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
 
 
 class FiniteWorld(World):
-    """A world of labelled images held in memory. Subclasses give ``name, shape`` and ``load() -> (images in [-1, 1], labels)``."""
+    """A world of labelled images held in memory. Subclasses give ``name, shape`` and ``load() -> (images in
+    [-1, 1], labels)``."""
 
     test_share = 0.2
     classes = 10
@@ -111,16 +122,20 @@ class FiniteWorld(World):
         generator: torch.Generator | None = None,
         features: FeatureExtractor | None = None,
     ) -> dict[str, float]:
-        """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD, high-band ratio.
+        """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD,
+        high-band ratio.
 
-        All are against the training images. ``features``: your own extractor in the place of our classifier's features.
+        All are against the training images. ``features``: your own extractor in the place of our classifier's
+        features.
         """
         from stillhouse.metrics.suite import measure_images
 
         require_samples(self, samples, labels)
         generator = generator or torch.Generator().manual_seed(seed_of("measure", self.name))
         real, known = self._splits["train"][0], None if features else self._features
-        return measure_images(self.name, samples, real, labels, features=features, real_features=known, generator=generator)
+        return measure_images(
+            self.name, samples, real, labels, features=features, real_features=known, generator=generator
+        )
 
     @cached_property
     def _features(self) -> Tensor:
@@ -130,9 +145,11 @@ class FiniteWorld(World):
         return features_of(load_features(self.name), self._splits["train"][0])
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect samples would get.
+        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect
+        samples would get.
 
-        Samples that repeat training images can fall below it: the classifier knows those, and its features drift a little on new ones.
+        Samples that repeat training images can fall below it: the classifier knows those, and its features
+        drift a little on new ones.
         """
         x, y = self._splits["test"]
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("floor", seed)))[:n]
@@ -145,18 +162,27 @@ def _split(world: type[FiniteWorld]) -> dict[str, tuple[Tensor, Tensor]]:
     images, labels = world.load()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_of("split", world.name)))
     cut = len(images) - round(world.test_share * len(images))
-    return {name: (images[rows], labels[rows]) for name, rows in (("train", order[:cut]), ("test", order[cut:]))}
+    return {
+        name: (images[rows], labels[rows]) for name, rows in (("train", order[:cut]), ("test", order[cut:]))
+    }
 
 
 def bundled_table(package: str, file: str, advice: str) -> np.ndarray:
-    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without importing the package.
+    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without
+    importing the package.
 
     Raises :class:`StillhouseError` with ``advice`` if the package isn't there.
     """
     found = importlib.util.find_spec(package)
     path = Path(next(iter(found.submodule_search_locations or [""])), file) if found else None
     if path is None or not path.is_file():
-        raise StillhouseError(f"The images come with the package '{package}', which is not installed; {advice}")
+        raise StillhouseError(
+            f"The images come with the package '{package}', which is not installed; {advice}"
+        )
     text = gzip.decompress(path.read_bytes()).decode()
     columns = len(next(csv.reader([text[: text.index("\n")]])))
-    return np.fromstring(text.replace("\n", ","), sep=",", dtype=np.float32).astype(np.uint8).reshape(-1, columns)
+    return (
+        np.fromstring(text.replace("\n", ","), sep=",", dtype=np.float32)
+        .astype(np.uint8)
+        .reshape(-1, columns)
+    )

@@ -14,11 +14,11 @@ import pytest
 from stillhouse import checks, cli
 from stillhouse.checks import runner
 from stillhouse.checks.base import Claim, at_least, at_most
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 
 GOOD = """
 from stillhouse.checks.base import at_least, at_most
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 WORLD = "mixture"
 ABLATIONS = {"idea": "the idea itself", "run": "what keeps the run alive"}
 
@@ -32,12 +32,16 @@ def check(seed, ablation=""):
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of checks in the place of ours, with a check of the system `one`, and none of `two`."""
-    (tmp_path / "one.py").write_text(GOOD)
+    family = tmp_path / "some_family"
+    family.mkdir()
+    (family / "one.py").write_text(GOOD)
     monkeypatch.setattr(checks, "__path__", [str(tmp_path)])
-    monkeypatch.setattr(runner, "choose", lambda slugs, everything: ["one", "two"] if everything else list(slugs))
-    yield tmp_path
+    monkeypatch.setattr(
+        runner, "choose", lambda slugs, everything: ["one", "two"] if everything else list(slugs)
+    )
+    yield family
     for name in ("one", "two"):
-        sys.modules.pop(f"stillhouse.checks.{name}", None)
+        sys.modules.pop(f"stillhouse.checks.some_family.{name}", None)
 
 
 def test_claims_hold_on_their_side_of_the_bound() -> None:
@@ -45,7 +49,12 @@ def test_claims_hold_on_their_side_of_the_bound() -> None:
     assert not at_most("a", 0.7501, 0.75).holds
     assert at_least("b", 3, 3).holds and not at_least("b", 2.99, 3).holds
     assert not at_most("c", math.nan, 1).holds and not at_least("c", math.nan, 1).holds
-    assert at_most("c", math.nan, 1).config() == {"claim": "c", "value": None, "bound": "<= 1", "holds": False}
+    assert at_most("c", math.nan, 1).config() == {
+        "claim": "c",
+        "value": None,
+        "bound": "<= 1",
+        "holds": False,
+    }
 
 
 def test_a_check_that_holds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +94,10 @@ def test_ablations_must_fail(place: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (None, "The system 'two' has no check"),
         ("WORLD = 'mixture'\nABLATIONS = {'a': 'b'}\n", "lacks check"),
-        (GOOD.replace('{"idea": "the idea itself", "run": "what keeps the run alive"}', "{}"), "names no ablation"),
+        (
+            GOOD.replace('{"idea": "the idea itself", "run": "what keeps the run alive"}', "{}"),
+            "names no ablation",
+        ),
     ],
 )
 def test_all_needs_every_check_before_the_first_is_run(
@@ -99,7 +111,9 @@ def test_all_needs_every_check_before_the_first_is_run(
 
 
 def test_a_check_without_claims_is_a_defect(place: Path) -> None:
-    (place / "two.py").write_text(GOOD[: GOOD.index("def check")] + "def check(seed, ablation=''):\n    return []\n")
+    (place / "two.py").write_text(
+        GOOD[: GOOD.index("def check")] + "def check(seed, ablation=''):\n    return []\n"
+    )
     with pytest.raises(StillhouseError, match="makes no claim"):
         runner.run_check("two")
     with pytest.raises(StillhouseError, match="no ablation of 'one' named 'ida'; did you mean 'idea'"):
@@ -128,7 +142,7 @@ def test_jobs_give_the_same_outcomes_in_order(place: Path, monkeypatch: pytest.M
 def test_a_check_that_its_user_stops_is_no_failed_claim(place: Path) -> None:
     (place / "one.py").write_text(
         GOOD.replace("StillhouseError(", "Interrupted(").replace(
-            "stillhouse.errors import StillhouseError", "stillhouse.train.loop import Interrupted"
+            "stillhouse.core.errors import StillhouseError", "stillhouse.train.loop import Interrupted"
         )
     )
     with pytest.raises(StillhouseError, match="the loss"):

@@ -1,4 +1,5 @@
-"""The command line with Diffusers folders: a run from a pipeline to a pipeline, and one sentence for each mistake."""
+"""The command line with Diffusers folders: a run from a pipeline to a pipeline, and one sentence for each
+mistake."""
 
 import json
 import shutil
@@ -31,7 +32,20 @@ def run(*words):
 @pytest.fixture(scope="module")
 def turbo(place):
     options = ("--gan-weight", 0, "--start", 0.4, "--lora", 2, "--iterations", 2, "--batch", 2, "--quiet")
-    assert run("distill", "dmd2", "--teacher", place / "sd", "--data", place / "prompts.txt", *options, "--out", place / "turbo") == 0
+    assert (
+        run(
+            "distill",
+            "dmd2",
+            "--teacher",
+            place / "sd",
+            "--data",
+            place / "prompts.txt",
+            *options,
+            "--out",
+            place / "turbo",
+        )
+        == 0
+    )
     return place / "turbo"
 
 
@@ -40,14 +54,21 @@ def test_the_runs_folder_is_a_pipeline(turbo):
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(turbo)
-    picture = pipe("a red circle", num_inference_steps=1, output_type="pt", generator=torch.Generator().manual_seed(0)).images
+    picture = pipe(
+        "a red circle", num_inference_steps=1, output_type="pt", generator=torch.Generator().manual_seed(0)
+    ).images
     assert picture.shape == (1, 3, 64, 64) and bool(torch.isfinite(picture).all())
     assert (turbo / "model" / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_sampled_and_resumed(turbo, capsys):
-    assert run("sample", turbo, "--prompt", "a red circle", "--prompt", "a cat", "--out", turbo / "two.png") == 0
-    assert "2 samples in 1 step(s), 1 network call(s)" in capsys.readouterr().out and (turbo / "two.png").is_file()
+    assert (
+        run("sample", turbo, "--prompt", "a red circle", "--prompt", "a cat", "--out", turbo / "two.png") == 0
+    )
+    assert (
+        "2 samples in 1 step(s), 1 network call(s)" in capsys.readouterr().out
+        and (turbo / "two.png").is_file()
+    )
     assert run("distill", "--resume", turbo, "--quiet") == 0
 
 
@@ -74,7 +95,10 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
         (("distill", "sid", "--teacher", "{place}/sd", "--data", "{place}/empty.txt"), "holds none"),
         (("distill", "sid", "--teacher", "{place}/torn", "--data", "{place}/prompts.txt"), "unet"),
         (("distill", "sid", "--teacher", "{place}/pickled", "--data", "{place}/prompts.txt"), "pickle"),
-        (("distill", "lcm", "--teacher", "{place}/sd", "--data", "{place}/prompts.txt"), "learns from real data"),
+        (
+            ("distill", "lcm", "--teacher", "{place}/sd", "--data", "{place}/prompts.txt"),
+            "learns from real data",
+        ),
         (("sample", "{turbo}", "--steps", "7"), "not 7"),
         (("sample", "{turbo}", "--labels", "1,2"), "takes no class labels"),
     ],

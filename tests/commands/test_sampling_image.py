@@ -7,10 +7,10 @@ from torch.nn.functional import interpolate
 
 from stillhouse.cli import main
 from stillhouse.commands.sampling_image import scale_of
+from stillhouse.core.process import process_from_config
 from stillhouse.model import Model, load
-from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.worlds.photos import Photos
+from stillhouse.worlds.photos.world import Photos
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,9 @@ def run(tmp_path_factory):
     net = world.network(process, kind="x0", channels=(8, 8), blocks=1)
     model = Model(net, world.shape, 0, {2: Sampling.steps(process, 2, "ddim")}, True, "photos", told="image")
     model.save_pretrained(folder / "model")
-    (folder / "run.yaml").write_text(yaml.safe_dump({"command": "train", "world": {"name": "photos", "task": "x2"}}))
+    (folder / "run.yaml").write_text(
+        yaml.safe_dump({"command": "train", "world": {"name": "photos", "task": "x2"}})
+    )
     return folder
 
 
@@ -30,10 +32,28 @@ def photograph(path, mode, *shape):
     return path
 
 
-@pytest.mark.parametrize("mode,shape", [("RGB", (21, 50, 3)), ("L", (33, 20)), ("RGBA", (16, 40, 4)), ("LA", (16, 16, 2))])
+@pytest.mark.parametrize(
+    "mode,shape", [("RGB", (21, 50, 3)), ("L", (33, 20)), ("RGBA", (16, 40, 4)), ("LA", (16, 16, 2))]
+)
 def test_any_photograph_comes_back_larger_in_its_own_mode(run, tmp_path, capsys, mode, shape):
     given = photograph(tmp_path / "in.png", mode, *shape)
-    assert main(["sample", str(run), "--image", str(given), "--out", str(tmp_path / "out.png"), "--tile", "32", "--overlap", "8"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(run),
+                "--image",
+                str(given),
+                "--out",
+                str(tmp_path / "out.png"),
+                "--tile",
+                "32",
+                "--overlap",
+                "8",
+            ]
+        )
+        == 0
+    )
     told, made = capsys.readouterr().out, Image.open(tmp_path / "out.png")
     assert made.mode == mode and made.size == (2 * shape[1], 2 * shape[0])
     assert f"{2 * shape[1]} x {2 * shape[0]} pixels, 2 times as large, in 2 step(s), 2 call(s) on" in told

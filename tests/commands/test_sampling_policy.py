@@ -12,7 +12,9 @@ def here(tmp_path, monkeypatch):
 
 
 def test_chunks_as_numbers_and_as_a_moving_picture(capsys):
-    assert main(["sample", "control", "-n", "3", "--steps", "2", "--labels", "5,9", "--out", "chunks.npy"]) == 0
+    assert (
+        main(["sample", "control", "-n", "3", "--steps", "2", "--labels", "5,9", "--out", "chunks.npy"]) == 0
+    )
     assert "3 chunks of 8 actions in 2 step(s), 2 network call(s) each" in capsys.readouterr().out
     chunks = np.load("chunks.npy")
     assert chunks.shape == (3, 8, 2) and np.abs(chunks).max() < 1.5
@@ -30,7 +32,19 @@ def test_what_cannot_be_is_told(capsys):
 
 
 def test_a_student_is_measured_beside_teacher_and_demonstrations(capsys):
-    words = ["--teacher", "control", "--form", "deterministic", "--iterations", "2", "--batch", "8", "--quiet", "--out", "run"]
+    words = [
+        "--teacher",
+        "control",
+        "--form",
+        "deterministic",
+        "--iterations",
+        "2",
+        "--batch",
+        "8",
+        "--quiet",
+        "--out",
+        "run",
+    ]
     assert main(["distill", "onedp", *words]) == 0
     assert main(["evaluate", "run", "-n", "16", "--teacher-steps", "2"]) == 0
     said = capsys.readouterr().out

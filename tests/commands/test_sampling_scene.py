@@ -19,9 +19,26 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     quick = {"iterations": 3, "batch": 4, "ema": 0.0, "quiet": True}
     stillhouse.distill("exact", "cfd", world="objects", size=12, scenes=2, out=folder / "two", **quick)
-    stillhouse.distill("exact", "cfd", world={"name": "objects", "kind": "cube"}, scene="points", size=1, out=folder / "point", **quick)
+    stillhouse.distill(
+        "exact",
+        "cfd",
+        world={"name": "objects", "kind": "cube"},
+        scene="points",
+        size=1,
+        out=folder / "point",
+        **quick,
+    )
     network = {"channels": [8, 16], "patch": 2}
-    stillhouse.train_teacher("objects", network, iterations=1, batch=2, label_dropout=0.0, steps=2, out=folder / "teacher", quiet=True)
+    stillhouse.train_teacher(
+        "objects",
+        network,
+        iterations=1,
+        batch=2,
+        label_dropout=0.0,
+        steps=2,
+        out=folder / "teacher",
+        quiet=True,
+    )
     return folder
 
 

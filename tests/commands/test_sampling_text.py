@@ -1,4 +1,5 @@
-"""``stillhouse sample`` of models of texts: printed, written, filled in; and a run on texts from end to end."""
+"""``stillhouse sample`` of models of texts: printed, written, filled in; and a run on texts from end to
+end."""
 
 import json
 
@@ -6,9 +7,9 @@ import numpy as np
 import pytest
 
 from stillhouse.cli import main
-from stillhouse.discrete import Masked
+from stillhouse.core.discrete import Masked
+from stillhouse.core.process import process_from_config
 from stillhouse.model import Model, load
-from stillhouse.process import process_from_config
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
 
@@ -16,7 +17,15 @@ from stillhouse.worlds.base import get_world
 def saved(folder, process="masked"):
     world = get_world("text", kind="chain", process=process)
     net = world.network(process_from_config(world.usual_process))
-    model = Model(net, world.shape, 0, {4: Sampling.steps(net.process, 4, "ancestral")}, True, "text", tokenizer=world.tokenizer)
+    model = Model(
+        net,
+        world.shape,
+        0,
+        {4: Sampling.steps(net.process, 4, "ancestral")},
+        True,
+        "text",
+        tokenizer=world.tokenizer,
+    )
     model.save_pretrained(folder)
     return str(folder)
 
@@ -27,7 +36,23 @@ def model(tmp_path_factory):
 
 
 def test_a_text_with_gaps_is_filled_in_and_gone_on_with(model, tmp_path, capsys):
-    assert main(["sample", model, "--prompt", "Ab__cd", "--prompt", "", "-n", "4", "--out", str(tmp_path / "texts.txt")]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                model,
+                "--prompt",
+                "Ab__cd",
+                "--prompt",
+                "",
+                "-n",
+                "4",
+                "--out",
+                str(tmp_path / "texts.txt"),
+            ]
+        )
+        == 0
+    )
     *lines, where, told = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all(len(line) == 12 and set(line) <= set("abcdef") for line in lines)
     assert all(line.startswith("ab") and line[4:6] == "cd" for line in lines[::2])
@@ -74,6 +99,10 @@ def test_train_distil_evaluate_and_read_in_the_chain_world(tmp_path, capsys):
     assert load(student / "model").denoiser.process == Masked(6)
     assert main(["evaluate", str(student), "-n", "40", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["metric"] == "nll" and 1 < result["floor"]["nll"] < 1.3 and {"nll", "entropy"} <= set(result["rows"][0]["metrics"])
+    assert (
+        result["metric"] == "nll"
+        and 1 < result["floor"]["nll"] < 1.3
+        and {"nll", "entropy"} <= set(result["rows"][0]["metrics"])
+    )
     assert "paired_rmse" not in result["rows"][0]["metrics"]
     assert main(["report", str(student)]) == 0 and (student / "report.html").is_file()

@@ -11,10 +11,18 @@ from safetensors.torch import load_file
 import stillhouse
 from stillhouse.cli import main
 from stillhouse.io.media import read_clip, read_sound
-from stillhouse.worlds._clips_talking import TalkingClips
+from stillhouse.worlds.clips.talking import TalkingClips
 
 TINY = {"dim": 16, "depth": 1, "heads": 2}
-SHORT = {"iterations": 2, "batch": 4, "paths": 8, "teacher_steps": 4, "ode_share": 0.5, "warmup": 1, "quiet": True}
+SHORT = {
+    "iterations": 2,
+    "batch": 4,
+    "paths": 8,
+    "teacher_steps": 4,
+    "ode_share": 0.5,
+    "warmup": 1,
+    "quiet": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,9 @@ def runs(tmp_path_factory):
     for kind in ("ring", "talking"):
         world = {"name": "clips", "kind": kind}
         stillhouse.distill("exact", "livetalk", world=world, student=TINY, out=folder / kind, **SHORT)
-    stillhouse.train_teacher("clips", {"dim": 16, "depth": 1}, steps=2, iterations=1, batch=2, out=folder / "whole", quiet=True)
+    stillhouse.train_teacher(
+        "clips", {"dim": 16, "depth": 1}, steps=2, iterations=1, batch=2, out=folder / "whole", quiet=True
+    )
     return folder
 
 
@@ -37,7 +47,10 @@ def test_a_student_streams_as_many_frames_as_one_asks_for(runs, tmp_path, capsys
     code, said = say(capsys, runs / "ring", "--frames", 23, "-n", 2, "--out", tmp_path / "a.gif", "--fps", 10)
     clip, rate = read_clip(tmp_path / "a.gif")
     assert code == 0 and len(clip) == 23 and rate == pytest.approx(10, rel=0.02)
-    assert "2 clip(s) of 23 frames in 2 step(s), 3 network call(s) per chunk of 2 frames" in said and "frames a second" in said
+    assert (
+        "2 clip(s) of 23 frames in 2 step(s), 3 network call(s) per chunk of 2 frames" in said
+        and "frames a second" in said
+    )
 
 
 def test_clips_as_a_contact_sheet_and_as_numbers(runs, tmp_path, capsys):
@@ -53,7 +66,9 @@ def test_a_model_of_whole_clips_takes_prompts_and_keeps_its_length(runs, tmp_pat
     assert len(read_clip(tmp_path / "a.gif")[0]) in (1, 12)  # frames that are all alike are kept once
     code, said = say(capsys, runs / "whole", "--prompt", prompt, "--frames", 24, "--out", tmp_path / "b.gif")
     assert code == 2 and "distil a causal student" in said and not (tmp_path / "b.gif").exists()
-    code, said = say(capsys, runs / "whole", "--prompt", "a red circle moving sideways", "--out", tmp_path / "b.gif")
+    code, said = say(
+        capsys, runs / "whole", "--prompt", "a red circle moving sideways", "--out", tmp_path / "b.gif"
+    )
     assert code == 2 and "sideways" in said
 
 
@@ -67,7 +82,18 @@ def voice(path, seconds=1.5, rate=8000):
 
 
 def test_a_model_that_hears_takes_a_sound_which_sets_its_length(runs, tmp_path, capsys):
-    code, said = say(capsys, runs / "talking", "--sound", voice(tmp_path / "v.wav"), "-n", 2, "--fps", 8, "--out", tmp_path / "a.gif")
+    code, said = say(
+        capsys,
+        runs / "talking",
+        "--sound",
+        voice(tmp_path / "v.wav"),
+        "-n",
+        2,
+        "--fps",
+        8,
+        "--out",
+        tmp_path / "a.gif",
+    )
     assert code == 0 and "2 clip(s) of 12 frames" in said
     assert say(capsys, runs / "talking", "--frames", 16, "-n", 2, "--out", tmp_path / "b.gif")[0] == 0
     assert len(read_clip(tmp_path / "b.gif")[0]) in (1, 16)
@@ -100,7 +126,9 @@ def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, 
     voice(tmp_path / "v.wav")
     (tmp_path / "torn.wav").write_bytes(b"RIFF")
     model, *rest = words
-    code, said = say(capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"]))
+    code, said = say(
+        capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"])
+    )
     assert code == 2 and says in said and "Traceback" not in said and not list(tmp_path.glob("a.*"))
 
 

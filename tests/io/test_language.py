@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stillhouse
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.language import NEVER
 from stillhouse.metrics.language import held_out_bits
 
@@ -22,15 +22,27 @@ def word_tokenizer(frame: bool = True):
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     if frame:
-        inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+        inner.post_processor = processors.TemplateProcessing(
+            "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names)
 
 
 def save_bert(folder, frame: bool = True, **options):
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(SPECIAL + WORDS) + 2, max_position_embeddings=24, initializer_range=0.5, **SIZES, **options
+        vocab_size=len(SPECIAL + WORDS) + 2,
+        max_position_embeddings=24,
+        initializer_range=0.5,
+        **SIZES,
+        **options,
     )
     net = transformers.BertForMaskedLM(config).eval()
     net.save_pretrained(folder)
@@ -67,7 +79,9 @@ def test_it_says_what_the_network_says_at_gaps(folder, model):
 def test_prompts_are_kept_and_gaps_filled_with_real_words(model):
     tokens = model.sample(6, ["the cat _ on the _ .", "a dog"], steps=4)
     texts = [model.tokenizer.decode(row) for row in tokens.tolist()]
-    assert all(text.split()[:2] == ["the", "cat"] and text.split()[3:5] == ["on", "the"] for text in texts[::2])
+    assert all(
+        text.split()[:2] == ["the", "cat"] and text.split()[3:5] == ["on", "the"] for text in texts[::2]
+    )
     assert all(text.split()[:2] == ["a", "dog"] for text in texts[1::2])
     assert {word for text in texts for word in text.split()} <= set(WORDS) and int(tokens.max()) < 16
 
@@ -87,7 +101,16 @@ def test_a_student_opens_in_transformers_with_the_same_logits(tmp_path, frame):
     text.write_text("the cat sat on the mat . a dog ran under the rug . " * 20)
     teacher = stillhouse.load(tmp_path / "teacher", length=13)
     student = stillhouse.distill(
-        teacher, "sdtt", data=text, teacher_steps=8, rounds=2, iterations=3, batch=4, quiet=True, ema=0.5, out=tmp_path / "run"
+        teacher,
+        "sdtt",
+        data=text,
+        teacher_steps=8,
+        rounds=2,
+        iterations=3,
+        batch=4,
+        quiet=True,
+        ema=0.5,
+        out=tmp_path / "run",
     )
     assert (tmp_path / "run/model/config.json").is_file()
     saved = student.save_pretrained(tmp_path / "student")
@@ -96,8 +119,14 @@ def test_a_student_opens_in_transformers_with_the_same_logits(tmp_path, frame):
     assert transformers.AutoTokenizer.from_pretrained(saved).mask_token == "[MASK]"
     ids = torch.tensor([[2, 5, 4, 13, 3]])
     assert torch.equal(net(input_ids=ids).logits, student.denoiser.net.eval()(input_ids=ids).logits)
-    assert not torch.equal(net(input_ids=ids).logits, teacher.denoiser.net(input_ids=ids).logits)  # it has learned
-    assert again.shape == (13,) and list(again.samplings) == list(student.samplings) and again.info["method"] == "sdtt"
+    assert not torch.equal(
+        net(input_ids=ids).logits, teacher.denoiser.net(input_ids=ids).logits
+    )  # it has learned
+    assert (
+        again.shape == (13,)
+        and list(again.samplings) == list(student.samplings)
+        and again.info["method"] == "sdtt"
+    )
     assert torch.equal(again.sample(3, "the _", seed=1), student.sample(3, "the _", seed=1))
     assert all(str(tmp_path) not in file.read_text() for file in saved.glob("*.json"))
     before = (saved / "model.safetensors").read_bytes()
@@ -126,10 +155,14 @@ def test_shared_weights_stay_shared_in_the_slow_copy(tmp_path):
 def test_another_family_is_read_alike(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = transformers.DistilBertConfig(vocab_size=16, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=24)
+        config = transformers.DistilBertConfig(
+            vocab_size=16, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=24
+        )
         transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path)
         word_tokenizer().save_pretrained(tmp_path)
-    assert stillhouse.load(tmp_path, length=5).sample(2, "the _ .", steps=2)[:, [0, 2]].tolist() == [[5, 15]] * 2
+    assert (
+        stillhouse.load(tmp_path, length=5).sample(2, "the _ .", steps=2)[:, [0, 2]].tolist() == [[5, 15]] * 2
+    )
 
 
 def test_foreign_and_unsafe_folders_are_refused(tmp_path, folder):
@@ -146,7 +179,10 @@ def test_foreign_and_unsafe_folders_are_refused(tmp_path, folder):
 
     for place, what in (
         (copied("code", {"auto_map": {"AutoModelForMaskedLM": "theirs.Net"}}), "code of its own"),
-        (copied("pickle", without=["model.safetensors"]), r"has no \*.safetensors \(a pickle is not opened\)"),
+        (
+            copied("pickle", without=["model.safetensors"]),
+            r"has no \*.safetensors \(a pickle is not opened\)",
+        ),
         (copied("mute", without=["tokenizer.json", "tokenizer_config.json"]), "has no tokenizer"),
     ):
         with pytest.raises(StillhouseError, match=what):

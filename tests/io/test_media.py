@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.media import contact_sheet, pictures_of, read_clip, save_clips
 
 
@@ -19,7 +19,9 @@ def shown(x):
     return torch.from_numpy(pictures_of(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-@pytest.mark.parametrize("ending,fps", [(".gif", 10.0), (".gif", 12.0), (".gif", 24.0), (".mp4", 8.0), (".mp4", 29.97)])
+@pytest.mark.parametrize(
+    "ending,fps", [(".gif", 10.0), (".gif", 12.0), (".gif", 24.0), (".mp4", 8.0), (".mp4", 29.97)]
+)
 def test_a_film_comes_back_with_its_frames_and_its_rate(tmp_path, ending, fps):
     if ending == ".mp4":
         pytest.importorskip("av")
@@ -41,7 +43,9 @@ def test_an_mp4_of_odd_sides_is_padded_and_says_so(tmp_path, caplog):
     pytest.importorskip("av")
     x = bar(clips=1, side=64)  # one pixel of border on either side of 64, and another column to be even
     with caplog.at_level(logging.WARNING, "stillhouse"):
-        clip, _ = read_clip(save_clips(tmp_path / "film.mp4", torch.cat([x, x[..., :-1].new_full((1, 6, 3, 64, 1), -1)], 4)))
+        clip, _ = read_clip(
+            save_clips(tmp_path / "film.mp4", torch.cat([x, x[..., :-1].new_full((1, 6, 3, 64, 1), -1)], 4))
+        )
     assert clip.shape[-1] % 2 == 0 and "padded" in caplog.text
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io import photo as module
 from stillhouse.io.photo import Photo, read_photo, write_photo
 
@@ -17,7 +17,11 @@ def test_colour_grey_and_alpha_come_back_to_the_bit(tmp_path):
         given = pixels(*shape)
         Image.fromarray(given, mode).save(tmp_path / "in.png")
         photo = read_photo(tmp_path / "in.png")
-        assert photo.colour.shape == (3, 12, 9) and photo.grey == (mode[0] == "L") and (photo.alpha is not None) == ("A" in mode)
+        assert (
+            photo.colour.shape == (3, 12, 9)
+            and photo.grey == (mode[0] == "L")
+            and (photo.alpha is not None) == ("A" in mode)
+        )
         again = Image.open(write_photo(tmp_path / f"{mode}.png", photo))
         assert again.mode == mode and np.array_equal(np.array(again), given)
 
@@ -36,7 +40,9 @@ def test_palettes_deep_and_moving_pictures(tmp_path):
     deep = (np.arange(12 * 12).reshape(12, 12) * 455).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     photo = read_photo(tmp_path / "deep.png")
-    assert photo.grey and torch.allclose(photo.colour[2], torch.from_numpy(deep / 65535 * 2 - 1).float(), atol=1e-6)
+    assert photo.grey and torch.allclose(
+        photo.colour[2], torch.from_numpy(deep / 65535 * 2 - 1).float(), atol=1e-6
+    )
     frames = [Image.fromarray(pixels(12, 12, 3)).quantize(8) for _ in range(2)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert read_photo(tmp_path / "moving.gif").colour.shape == (3, 12, 12)

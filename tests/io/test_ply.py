@@ -3,7 +3,7 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.ply import read_ply, write_ply
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.texts import read_text, save_texts, token_rows
 from stillhouse.models.letters import Letters
 
@@ -21,7 +21,9 @@ def test_prose_becomes_rows_of_tokens(tmp_path):
     text = read_text(tmp_path)
     assert text == "ab\n  ab\nc_c"
     rows = token_rows(text, Letters(" abc"), 4)
-    assert torch.equal(rows, torch.tensor([[1, 2, 0, 1], [2, 0, 3, 0]]))  # the c that is left over is left out
+    assert torch.equal(
+        rows, torch.tensor([[1, 2, 0, 1], [2, 0, 3, 0]])
+    )  # the c that is left over is left out
 
 
 def test_what_can_t_be_read_is_said(tmp_path):

@@ -7,19 +7,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import Guided
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import EDM, X0, Velocity
+from stillhouse.core.process import VE, Flow
 from stillhouse.io import weights
 from stillhouse.io.weights import atomic_write, kind_config, kind_from_config, load_denoiser, save_denoiser
 from stillhouse.models import build_model
-from stillhouse.prediction import EDM, X0, Velocity
-from stillhouse.process import VE, Flow
 
 
 @pytest.fixture
 def denoiser():
-    return Denoiser(build_model({"name": "mlp", "width": 16, "classes": 3, "two_time": True}), VE(sigma_max=40.0), EDM(0.4), two_time=True)
+    return Denoiser(
+        build_model({"name": "mlp", "width": 16, "classes": 3, "two_time": True}),
+        VE(sigma_max=40.0),
+        EDM(0.4),
+        two_time=True,
+    )
 
 
 @pytest.fixture
@@ -32,7 +37,9 @@ def saved(denoiser, tmp_path):
 def test_a_denoiser_comes_back_as_it_was(denoiser, saved):
     again, info = load_denoiser(saved)
     assert info == {"loss": 0.25, "by": "test"}
-    assert again.process == denoiser.process and again.kind == EDM(0.4) and again.two_time and not again.training
+    assert (
+        again.process == denoiser.process and again.kind == EDM(0.4) and again.two_time and not again.training
+    )
     g = torch.Generator().manual_seed(1)
     x, t, label = torch.randn(4, 2, generator=g), torch.rand(4, generator=g), torch.tensor([0, 1, 2, -1])
     assert torch.equal(again(x, t, label, s=t / 2).x0, denoiser(x, t, label, s=t / 2).x0)

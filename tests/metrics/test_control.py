@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from stillhouse.denoiser import ExactDenoiser
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.metrics.control import GymFleet, success
 from stillhouse.model import Model
-from stillhouse.process import Flow
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.worlds import _arena as arena
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.control import gym_env
+from stillhouse.worlds.control import arena
+from stillhouse.worlds.control.world import gym_env
 
 
 class Known(ExactDenoiser):
@@ -50,9 +50,12 @@ def test_the_expert_wins_every_episode_on_its_side(world, left, head):
 
 
 def test_the_mean_of_both_ways_gets_nowhere(world):
-    """It stops where the two point away from each other; straight ahead is the obstacle; who does nothing runs out of time."""
+    """It stops where the two point away from each other; straight ahead is the obstacle; who does nothing
+    runs out of time."""
     nothing = {"success": 0.0, "left": 0.0, "lost": 0.0, "steps": 0.0}
-    assert success(policy(lambda seen: (towards(True)(seen) + towards(False)(seen)) / 2), world, 50) == nothing
+    assert (
+        success(policy(lambda seen: (towards(True)(seen) + towards(False)(seen)) / 2), world, 50) == nothing
+    )
     ahead = success(policy(lambda seen: torch.tensor([[1.0, 0.0]]).expand(len(seen), 2)), world, 50)
     assert ahead["success"] == 0 and ahead["lost"] == 1
     assert success(policy(lambda seen: torch.zeros(len(seen), 2)), world, 8) == nothing
@@ -74,7 +77,9 @@ def test_environments_of_gymnasium_run_alike(world):
     fleet = GymFleet(gym_env)
     mine = success(policy(towards(True)), fleet, 6)
     assert mine["success"] == 1 and mine["left"] == 1
-    crashed = success(policy(lambda seen: torch.tensor([[1.0, 0.0]]).expand(len(seen), 2)), GymFleet(gym_env), 4)
+    crashed = success(
+        policy(lambda seen: torch.tensor([[1.0, 0.0]]).expand(len(seen), 2)), GymFleet(gym_env), 4
+    )
     assert crashed["success"] == 0 and crashed["lost"] > 0
 
 
@@ -97,7 +102,10 @@ class Broken:
 def test_an_environment_that_raises_is_told_in_one_sentence():
     with pytest.raises(StillhouseError) as caught:
         success(policy(lambda seen: torch.zeros(len(seen), 2)), GymFleet(Broken), 2)
-    assert str(caught.value) == "The environment raised RuntimeError in episode 0 at step 3: the gripper is stuck."
+    assert (
+        str(caught.value)
+        == "The environment raised RuntimeError in episode 0 at step 3: the gripper is stuck."
+    )
 
 
 def test_what_does_not_fit_is_refused(world):

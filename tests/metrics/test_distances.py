@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.distances import mmd, paired_rmse, sliced_wasserstein, wasserstein
 
 
@@ -27,14 +27,18 @@ def test_sliced_distance_of_two_gaussians():
 
 def test_unequal_sizes_are_exact():
     x, y = normal(6), normal(4, seed=1) + 1
-    repeated = sliced_wasserstein(x.repeat(2, 1), y.repeat(3, 1))  # the same two distributions, 12 points each
+    repeated = sliced_wasserstein(
+        x.repeat(2, 1), y.repeat(3, 1)
+    )  # the same two distributions, 12 points each
     assert sliced_wasserstein(x, y) == pytest.approx(repeated, rel=1e-12)
     assert sliced_wasserstein(x, x.repeat(3, 1)) == pytest.approx(0, abs=1e-12)
 
 
 def test_directions_follow_the_generator():
     x, y = normal(50), normal(50, seed=1)
-    draw = [sliced_wasserstein(x, y, projections=4, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    draw = [
+        sliced_wasserstein(x, y, projections=4, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    ]
     assert draw[0] == draw[1] != draw[2] and sliced_wasserstein(x, y) == sliced_wasserstein(x, y)
 
 
@@ -44,7 +48,9 @@ def test_assignment_finds_the_best_pairs():
     assert wasserstein(x, x[[2, 0, 1]] + torch.tensor([0.3, 0.4])) == pytest.approx(0.5, rel=1e-6)
     line = normal(64, 1)
     other = normal(64, 1, seed=1) * 2
-    assert wasserstein(line, other, p=1) == pytest.approx(float((line.sort(0).values - other.sort(0).values).abs().mean()), rel=1e-9)
+    assert wasserstein(line, other, p=1) == pytest.approx(
+        float((line.sort(0).values - other.sort(0).values).abs().mean()), rel=1e-9
+    )
 
 
 def test_mmd_is_zero_in_the_mean_for_equal_distributions():

@@ -3,13 +3,13 @@ import time
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.features import asset, class_accuracy, features_of, load_features, recipe
 from stillhouse.metrics.spectrum import band_energy, high_band_ratio
 from stillhouse.metrics.suite import measure_images
 from stillhouse.metrics.timing import per_sample_time
-from stillhouse.metrics.train_features import jitter, train
 from stillhouse.worlds.base import get_world
+from tools.features import jitter, train
 
 
 @pytest.mark.parametrize(("world", "least"), [("digits", 0.96), ("mnist", 0.97)])
@@ -29,7 +29,9 @@ def test_unknown_features_are_refused():
 def test_training_learns_and_repeats():
     (net, made), (again, _) = (train("digits", seed=5, epochs=2) for _ in range(2))
     assert float(made["accuracy"]) > 0.8 and made["seed"] == "5"
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_jitter_keeps_the_background_and_moves_the_ink():
@@ -43,7 +45,11 @@ def test_jitter_keeps_the_background_and_moves_the_ink():
 def test_users_own_features_take_the_place_of_ours():
     x = get_world("digits").data()[0]
     values = measure_images(
-        "digits", x[:300], x[300:], features=lambda images: images.mean((2, 3)), generator=torch.Generator().manual_seed(0)
+        "digits",
+        x[:300],
+        x[300:],
+        features=lambda images: images.mean((2, 3)),
+        generator=torch.Generator().manual_seed(0),
     )
     means = x.mean((1, 2, 3)).double()
     wanted = (means[:300].mean() - means[300:].mean()) ** 2 + (means[:300].std() - means[300:].std()) ** 2

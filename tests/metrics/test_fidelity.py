@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.fidelity import frechet_distance, precision_recall
 
 
@@ -19,14 +19,21 @@ def with_moments(mean, covariance, seed=0):
 def test_frechet_of_commuting_covariances():
     # |m|^2 + sum (sqrt a - sqrt b)^2 over the shared axes
     a = with_moments(torch.zeros(3).double(), torch.diag(torch.tensor([1.0, 4.0, 9.0]).double()))
-    b = with_moments(torch.tensor([1.0, 2.0, 2.0]).double(), torch.diag(torch.tensor([4.0, 4.0, 1.0]).double()), seed=1)
+    b = with_moments(
+        torch.tensor([1.0, 2.0, 2.0]).double(), torch.diag(torch.tensor([4.0, 4.0, 1.0]).double()), seed=1
+    )
     assert frechet_distance(a, b) == pytest.approx(9 + 1 + 0 + 4, rel=1e-9)
 
 
 def test_frechet_of_any_covariances():
     a, b = normal(500, seed=1) @ normal(4, seed=2), normal(400, seed=3) @ normal(4, seed=4)
     values = torch.linalg.eigvals(torch.cov(a.T) @ torch.cov(b.T)).real.clamp_min(0)
-    wanted = (a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * values.sqrt().sum()
+    wanted = (
+        (a.mean(0) - b.mean(0)).square().sum()
+        + torch.cov(a.T).trace()
+        + torch.cov(b.T).trace()
+        - 2 * values.sqrt().sum()
+    )
     assert frechet_distance(a, b) == pytest.approx(float(wanted), rel=1e-8)
     assert frechet_distance(b, a) == pytest.approx(float(wanted), rel=1e-8)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
@@ -42,7 +49,9 @@ def test_identical_and_disjoint_sets():
 def test_density_of_the_same_distribution_is_one():
     values = precision_recall(normal(1500, 2), normal(1500, 2, seed=1))
     assert values["density"] == pytest.approx(1, abs=0.05)
-    assert values["coverage"] == pytest.approx(1 - 0.5**5, abs=0.02)  # chance that none of the 5 nearest of both sets is a sample
+    assert values["coverage"] == pytest.approx(
+        1 - 0.5**5, abs=0.02
+    )  # chance that none of the 5 nearest of both sets is a sample
 
 
 def test_half_of_the_modes_is_precise_but_not_complete():
@@ -60,7 +69,9 @@ def test_four_neighbours_by_hand():
     made = torch.tensor([[0.5], [9.0], [30.0]])
     # radii of the real points at k = 1: 1, 1, 2, 7; of the samples: 8.5, 8.5, 21
     values = precision_recall(made, real, k=1)
-    assert values == pytest.approx({"precision": 2 / 3, "recall": 1.0, "density": (2 + 1 + 0) / 3, "coverage": 3 / 4})
+    assert values == pytest.approx(
+        {"precision": 2 / 3, "recall": 1.0, "density": (2 + 1 + 0) / 3, "coverage": 3 / 4}
+    )
 
 
 def test_bad_features_are_refused():

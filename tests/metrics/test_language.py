@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from stillhouse.discrete import Masked
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.discrete import Masked
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.language import NGram, codes, distinct, entropy, held_out_bits
 from stillhouse.model import load
-from stillhouse.worlds.text import make_text
+from stillhouse.worlds.text.world import make_text
 
 
 def test_runs_as_numbers():
@@ -49,12 +49,16 @@ def test_it_finds_the_entropy_rate_of_a_long_chain():
 
 def test_entropy_and_variety():
     even = torch.arange(8).reshape(2, 4)
-    assert entropy(even, 8) == pytest.approx(math.log(8)) and entropy(torch.zeros(2, 4, dtype=torch.long), 8) == 0
+    assert (
+        entropy(even, 8) == pytest.approx(math.log(8))
+        and entropy(torch.zeros(2, 4, dtype=torch.long), 8) == 0
+    )
     assert distinct(even, 8, 2) == 1 and distinct(torch.zeros(2, 4, dtype=torch.long), 8, 2) == 1 / 6
 
 
 def test_the_bound_of_the_exact_chain_is_its_entropy():
-    """With the exact denoiser the bound is tight, up to the signal that is left at t = 1 and the noise of times and masks."""
+    """With the exact denoiser the bound is tight, up to the signal that is left at t = 1 and the noise of
+    times and masks."""
     world = make_text("chain")
     exact = load(world.exact(Masked(6)), shape=world.shape)
     bits = held_out_bits(exact, world.data("test")[0], rounds=2)

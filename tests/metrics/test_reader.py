@@ -3,12 +3,19 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.captions import CAPTIONS, canonical
-from stillhouse.metrics.reader import Reader, load_reader, prompt_fidelity, reader_asset, reader_recipe, reading_loss
-from stillhouse.metrics.train_reader import spoiled, train
+from stillhouse.metrics.reader import (
+    Reader,
+    load_reader,
+    prompt_fidelity,
+    reader_asset,
+    reader_recipe,
+    reading_loss,
+)
 from stillhouse.worlds.base import get_world
+from tools.reader import spoiled, train
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,9 @@ def test_probabilities_are_those_of_scenes(world, sure, monkeypatch):
     reader, x = load_reader() if sure else Reader().eval(), world.sample_data(3, Draws(3, 0))[0]
     every = torch.arange(len(CAPTIONS))
     said, read, rows = reader.log_parts(x), reader.read(x), torch.arange(3).repeat_interleave(len(every))
-    monkeypatch.setattr(reader, "log_parts", lambda images: {name: log.double()[rows] for name, log in said.items()})  # seen once
+    monkeypatch.setattr(
+        reader, "log_parts", lambda images: {name: log.double()[rows] for name, log in said.items()}
+    )  # seen once
     log = reader.log_prob(x, every.repeat(3)).view(3, -1)
     one = canonical(every) == every
     assert torch.equal(log, log[:, canonical(every)])  # two ways to say the same are equally likely
@@ -71,9 +80,17 @@ def test_measure_tells_good_from_bad(world):
     real = world.floor(600)
     x, ids = world.sample_data(600, Draws(600, "measured"))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    noisy, blurred = world.measure(x + 0.5 * noise, ids), world.measure(torch.nn.functional.avg_pool2d(x, 5, 1, 2), ids.roll(1))
+    noisy, blurred = (
+        world.measure(x + 0.5 * noise, ids),
+        world.measure(torch.nn.functional.avg_pool2d(x, 5, 1, 2), ids.roll(1)),
+    )
     one = world.measure(x[:5].repeat(120, 1, 1, 1))
-    assert next(iter(real)) == "fidelity" and real["fidelity"] > 0.98 and real["precision"] > 0.75 and real["coverage"] > 0.75
+    assert (
+        next(iter(real)) == "fidelity"
+        and real["fidelity"] > 0.98
+        and real["precision"] > 0.75
+        and real["coverage"] > 0.75
+    )
     assert 0.9 < real["high_band_ratio"] < 1.1 and "fidelity" not in one and one["coverage"] < 0.05
     assert min(noisy["frechet"], blurred["frechet"], one["frechet"]) > 3 * real["frechet"]
     assert noisy["high_band_ratio"] > 2 and blurred["high_band_ratio"] < 0.5 and blurred["fidelity"] < 0.05
@@ -101,5 +118,6 @@ def test_spoiling_is_mild_and_repeats(world):
 def test_training_learns_and_repeats():
     (reader, made), (again, _) = (train(seed=1, steps=8, batch=16) for _ in range(2))
     assert made["steps"] == "8" and all(
-        torch.equal(a, b) for a, b in zip(reader.state_dict().values(), again.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(reader.state_dict().values(), again.state_dict().values(), strict=True)
     )

@@ -2,11 +2,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.fidelity import frechet_distance
 from stillhouse.metrics.restoration import Lpips, perception_points, psnr, ssim
 from stillhouse.metrics.textures import Textures
-from stillhouse.worlds._degrade import blurred
+from stillhouse.worlds.photos.degrade import blurred
 
 
 def images(n=3, side=24, seed=0):
@@ -26,9 +26,17 @@ def test_ssim_and_psnr_are_those_of_scikit_image():
     b = (a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
     for i in range(3):
         x, y = (v[i].double().numpy() for v in (a, b))
-        same = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 2.0, "channel_axis": 0}
+        same = {
+            "gaussian_weights": True,
+            "sigma": 1.5,
+            "use_sample_covariance": False,
+            "data_range": 2.0,
+            "channel_axis": 0,
+        }
         assert float(ssim(b, a)[i]) == pytest.approx(metrics.structural_similarity(x, y, **same), abs=1e-9)
-        assert float(psnr(b, a)[i]) == pytest.approx(metrics.peak_signal_noise_ratio(x, y, data_range=2.0), abs=1e-9)
+        assert float(psnr(b, a)[i]) == pytest.approx(
+            metrics.peak_signal_noise_ratio(x, y, data_range=2.0), abs=1e-9
+        )
     assert ssim(a, a).tolist() == pytest.approx([1.0] * 3)
 
 
@@ -98,4 +106,7 @@ def test_points_of_an_evaluation():
         {"who": "teacher", "steps": 2, "metrics": {"frechet": 3.0}},
     ]
     points = perception_points(rows)
-    assert [(p.name, p.psnr, p.frechet) for p in points] == [("student, 1 step", 26.0, 5.0), ("teacher, 15 steps", 25.0, 3.0)]
+    assert [(p.name, p.psnr, p.frechet) for p in points] == [
+        ("student, 1 step", 26.0, 5.0),
+        ("teacher, 15 steps", 25.0, 3.0),
+    ]

@@ -1,4 +1,5 @@
-"""Scores of pictures under prompts, with a tiny CLIP of random weights; transformers' own CLIP is the judge."""
+"""Scores of pictures under prompts, with a tiny CLIP of random weights; transformers' own CLIP is the
+judge."""
 
 from __future__ import annotations
 
@@ -12,29 +13,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillhouse.api import open_model
+from stillhouse.api.evaluate import evaluate
+from stillhouse.api.runs import open_model
 from stillhouse.cli import main
-from stillhouse.errors import StillhouseError
-from stillhouse.evaluate import evaluate
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.scores import MEAN, STD, ClipScore, find_score, mean_scores
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
 
 SIDE = 16
 MINE = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-PROMPTS = ["a red circle", "a photo of a small dog and a cat", "the green square left of the blue triangle " * 4, ""]
+PROMPTS = [
+    "a red circle",
+    "a photo of a small dog and a cat",
+    "the green square left of the blue triangle " * 4,
+    "",
+]
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
-    from stillhouse.io.pipelines.tiny import LENGTH, clip_tokenizer
+    from stillhouse.io.pipelines.tiny_text import LENGTH, clip_tokenizer
 
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = clip_tokenizer()
     common = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = CLIPConfig(
         text_config={**common, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH},
         vision_config={**common, "image_size": SIDE, "patch_size": 4},
@@ -47,7 +57,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights.data += 0.3 * torch.randn_like(weights)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MINE[0], "image_std": MINE[1]}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": MINE[0], "image_std": MINE[1]})
+    )
     return folder
 
 
@@ -70,10 +82,15 @@ def test_scores_are_those_of_the_librarys_own_clip(clip: Path) -> None:
     mean, std = (torch.tensor(m).view(3, 1, 1) for m in MINE)
     words = tokenizer(PROMPTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        logits = model(**words, pixel_values=((images + 1) / 2 - mean) / std).logits_per_image / model.logit_scale.exp()
+        logits = (
+            model(**words, pixel_values=((images + 1) / 2 - mean) / std).logits_per_image
+            / model.logit_scale.exp()
+        )
     cos = logits.diagonal()
     assert float(cos.min()) < 0 < float(cos.max())  # both sides of the clip are met
-    torch.testing.assert_close(ClipScore(clip).score(images, PROMPTS), 100 * cos.clamp(min=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ClipScore(clip).score(images, PROMPTS), 100 * cos.clamp(min=0), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (24, 51), (9, 9)])
@@ -87,7 +104,8 @@ def test_pictures_are_prepared_as_clips_own_processor_does(clip: Path, height: i
     wanted = processor(images=list(whole), return_tensors="pt")["pixel_values"]
     made = ClipScore(clip).prepare(images)
     assert made.shape == wanted.shape == (2, 3, SIDE, SIDE)
-    # theirs is rounded to whole levels after the rows and after the columns; a cubic's weights sum to 1.25 at most, in size
+    # theirs is rounded to whole levels after the rows and after the columns; a cubic's weights sum to 1.25 at
+    # most, in size
     levels = 255 * (made - wanted).abs() * torch.tensor(MINE[1]).view(3, 1, 1)
     assert float(levels.max()) < 0.5 * 1.25 + 0.5 and float(levels.mean()) < 0.4
 
@@ -98,7 +116,9 @@ def test_moments_are_read_from_either_file_or_clips_own(clip: Path, tmp_path: Pa
     grey = torch.zeros(1, 3, SIDE, SIDE)
     own = [(0.5 - m) / s for m, s in zip(MEAN, STD, strict=True)]
     assert ClipScore(folder).prepare(grey)[0, :, 0, 0].tolist() == pytest.approx(own, rel=1e-5)
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": {"image_mean": MINE[0], "image_std": MINE[1]}}))
+    (folder / "processor_config.json").write_text(
+        json.dumps({"image_processor": {"image_mean": MINE[0], "image_std": MINE[1]}})
+    )
     theirs = [(0.5 - m) / s for m, s in zip(*MINE, strict=True)]
     assert ClipScore(folder).prepare(grey)[0, :, 3, 5].tolist() == pytest.approx(theirs, abs=1e-6)
     (folder / "processor_config.json").write_text(json.dumps({"image_mean": [0.5]}))
@@ -180,7 +200,9 @@ def test_means_are_over_all_pictures_whatever_the_batch() -> None:
     images, prompts = torch.arange(150.0).view(150, 1, 1, 1), ["a"] * 100 + ["bb"] * 50
     scores = {"level": lambda x, p: x.flatten(), "letters": lambda x, p: torch.tensor([len(q) for q in p])}
     assert mean_scores(scores, images, prompts) == {"level": 74.5, "letters": pytest.approx(200 / 150)}
-    with pytest.raises(StillhouseError, match=r"'one' gives one number per image, .* shape \(64,\), not \(\)"):
+    with pytest.raises(
+        StillhouseError, match=r"'one' gives one number per image, .* shape \(64,\), not \(\)"
+    ):
         mean_scores({"one": lambda x, p: x.mean()}, images, prompts)
 
 
@@ -189,7 +211,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped teacher of captions, to be walked in one step or two only."""
     model = open_model("shapes")
     walks = {steps: Sampling.steps(model.denoiser.process, steps, "ddim") for steps in (1, 2)}
-    return replace(model, samplings=walks, free_steps=False).save_pretrained(tmp_path_factory.mktemp("student")).parent
+    return (
+        replace(model, samplings=walks, free_steps=False)
+        .save_pretrained(tmp_path_factory.mktemp("student"))
+        .parent
+    )
 
 
 def test_an_evaluation_scores_every_row_under_its_captions(student: Path) -> None:
@@ -218,7 +244,9 @@ def test_there_is_no_score_without_captions(capsys: pytest.CaptureFixture[str], 
     assert "'mixture' has no captions" in capsys.readouterr().err
 
 
-def test_the_command_line_takes_both(clip: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_takes_both(
+    clip: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def level(images, prompts):\n    return images.mean((1, 2, 3))\n")
     words = ["evaluate", str(student), "-n", "8", "--clip", str(clip), "--score", f"{file}:level", "--json"]
@@ -232,5 +260,13 @@ def test_the_command_line_takes_both(clip: Path, student: Path, tmp_path: Path, 
 
 
 def test_the_library_is_imported_only_where_a_clip_is_opened() -> None:
-    code = "import stillhouse, stillhouse.metrics.scores, stillhouse.evaluate, sys; print('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    code = (
+        "import stillhouse, stillhouse.metrics.scores, stillhouse.api.evaluate, sys; "
+        "print('transformers' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.video import change, clip_distance, drift, flicker, frame_distances, motion, nearest
 
 
@@ -31,7 +31,9 @@ def test_distances_of_frames_and_clips_by_hand():
     assert frame_distances(moved, bank.flatten(0, 1)).tolist() == pytest.approx(expected, abs=1e-4)
     assert clip_distance(moved, bank) == pytest.approx(32e-4, abs=1e-4)
     longer = torch.cat([moved, clips(seed=5)], 1)
-    assert clip_distance(longer, bank) == pytest.approx(32e-4, abs=1e-4)  # of a longer clip the beginning counts
+    assert clip_distance(longer, bank) == pytest.approx(
+        32e-4, abs=1e-4
+    )  # of a longer clip the beginning counts
 
 
 def test_frames_in_the_wrong_order_are_good_frames_of_a_bad_clip():
@@ -72,7 +74,9 @@ def test_a_centre_lies_between_pixels():
     assert centre[0, 0].tolist() == pytest.approx([3.5, 2.0]) and math.isfinite(float(centre.sum()))
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, 3, 4, 4), torch.zeros(0, 5, 2, 4, 4), torch.zeros(2, 0, 2, 4, 4)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 3, 4, 4), torch.zeros(0, 5, 2, 4, 4), torch.zeros(2, 0, 2, 4, 4)]
+)
 def test_what_are_no_clips_is_refused(bad):
     with pytest.raises(StillhouseError):
         frame_distances(bad, clips().flatten(0, 1))

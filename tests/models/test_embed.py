@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 from stillhouse.models.embed import beside
 
@@ -18,7 +18,11 @@ def make(name, **options):
     for p in net.parameters():
         if not p.any():
             p.data.normal_(std=0.1, generator=g)
-    return net, torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64), torch.rand(2, generator=g, dtype=torch.float64)
+    return (
+        net,
+        torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64),
+        torch.rand(2, generator=g, dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))

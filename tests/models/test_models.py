@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import MODELS, build_model
 from stillhouse.models.embed import Embedding, Fourier, GroupNorm
 from stillhouse.models.taps import taps
@@ -23,7 +23,8 @@ WITH_TOKENS = ["dit", "unet"]
 
 
 def make(name, dtype=torch.float64, **options):
-    """A network with random weights everywhere, the zero-initialised layers too, and an input batch for it."""
+    """A network with random weights everywhere, the zero-initialised layers too, and an input batch for
+    it."""
     net = build_model({**SMALL[name], **options}).to(dtype)
     g = torch.Generator().manual_seed(1)
     for p in net.parameters():
@@ -72,7 +73,9 @@ def test_each_sample_hears_its_own_label_and_minus_one_is_no_condition(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("label", "said"), [(3, "Label 3 is not among -1 (none), 0 … 2."), (-2, "Label -2 is not among")])
+@pytest.mark.parametrize(
+    ("label", "said"), [(3, "Label 3 is not among -1 (none), 0 … 2."), (-2, "Label -2 is not among")]
+)
 def test_a_label_out_of_range_is_named(name, label, said):
     net, x, t = make(name, classes=3)
     with pytest.raises(StillhouseError) as error:
@@ -111,7 +114,13 @@ def test_second_time_and_guidance_start_without_effect_and_are_heard_later(name,
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "given", [{"s": torch.zeros(4)}, {"guidance": torch.ones(4)}, {"cond": torch.zeros(4).long()}, {"cond": torch.zeros(4, 2, 5)}]
+    "given",
+    [
+        {"s": torch.zeros(4)},
+        {"guidance": torch.ones(4)},
+        {"cond": torch.zeros(4).long()},
+        {"cond": torch.zeros(4, 2, 5)},
+    ],
 )
 def test_what_the_network_was_not_built_for_is_refused(name, given):
     net, x, t = make(name, torch.float32)
@@ -245,7 +254,9 @@ def test_a_block_can_be_replaced(name):
 def test_unknown_names_and_options_get_one_sentence():
     with pytest.raises(StillhouseError, match="no model 'unett'; did you mean 'unet'"):
         build_model({"name": "unett"})
-    with pytest.raises(StillhouseError, match="option of the model 'mlp' named 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        StillhouseError, match="option of the model 'mlp' named 'widht'; did you mean 'width'"
+    ):
         build_model({"name": "mlp", "widht": 3})
     with pytest.raises(StillhouseError, match="can't be built"):
         build_model({"name": "unet", "channels": "wide"})
@@ -275,9 +286,14 @@ def test_time_features_are_tame():
     # no feature may move faster than the highest of its frequencies, 4 turns per unit
     t = torch.linspace(-1.6, 1.1, 2001, dtype=torch.float64, requires_grad=True)
     features = Fourier(32)(t)
-    fastest = max(float(torch.autograd.grad(features[:, i].sum(), t, retain_graph=True)[0].abs().max()) for i in range(32))
+    fastest = max(
+        float(torch.autograd.grad(features[:, i].sum(), t, retain_graph=True)[0].abs().max())
+        for i in range(32)
+    )
     assert 8 * 3.1415 * 0.99 < fastest < 8 * 3.1416 * 1.001
-    assert (torch.cdist(features, features) + torch.eye(2001) * 9).min() > 1e-3  # and no two times look the same
+    assert (
+        torch.cdist(features, features) + torch.eye(2001) * 9
+    ).min() > 1e-3  # and no two times look the same
 
 
 def test_empty_condition_is_row_zero_of_the_label_table():
@@ -301,4 +317,6 @@ def test_group_norm_in_forward_mode_is_the_fused_one():
     value, derivative = torch.func.jvp(through, (rows,), (moved,))
     assert torch.allclose(value, through(rows), atol=1e-12)
     h = 1e-6
-    assert torch.allclose(derivative, (through(rows + h * moved) - through(rows - h * moved)) / (2 * h), atol=1e-8)
+    assert torch.allclose(
+        derivative, (through(rows + h * moved) - through(rows - h * moved)) / (2 * h), atol=1e-8
+    )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 
 
@@ -20,7 +20,9 @@ def test_it_keeps_the_shape_of_any_chunk_and_hears_everything(horizon, actions, 
     out = net(x, t, told, s=t / 2)
     assert out.shape == x.shape
     assert not torch.allclose(out, net(x, t, {"features": -told["features"]}, s=t / 2))
-    assert not torch.allclose(out, net(x, 1 - t, told, s=t / 2)) and not torch.allclose(out, net(x, t, told, s=t / 3))
+    assert not torch.allclose(out, net(x, 1 - t, told, s=t / 2)) and not torch.allclose(
+        out, net(x, t, told, s=t / 3)
+    )
     alone = net(x[2:3], t[2:3], {"features": told["features"][2:3]}, s=t[2:3] / 2)
     torch.testing.assert_close(alone[0], out[2], atol=1e-5, rtol=1e-4)
 
@@ -30,7 +32,11 @@ def test_every_action_hears_every_other_one():
     x = torch.randn(1, 8, 2, requires_grad=True)
     grads = [torch.autograd.grad(net(x, t)[0, i].sum(), x)[0].abs().sum((0, 2)) for i in (0, 7)]
     assert all(bool((g > 0).all()) for g in grads)
-    assert net.config["name"] == "temporal" and net.taps(["mid"], x, t)[1]["mid"].shape == (1, net.middle_channels, 4)
+    assert net.config["name"] == "temporal" and net.taps(["mid"], x, t)[1]["mid"].shape == (
+        1,
+        net.middle_channels,
+        4,
+    )
 
 
 def test_what_does_not_fit_is_refused():

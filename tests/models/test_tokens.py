@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 from stillhouse.models.letters import Letters, texts_of, tokenizer_from, with_gaps
 from stillhouse.models.tokens import TokenTransformer, turned, turns

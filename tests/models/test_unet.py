@@ -5,7 +5,7 @@ import torch
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 from stillhouse.models.unet import Attend
 
@@ -19,7 +19,10 @@ def make(**options):
     for p in net.parameters():
         if not p.any():
             p.data.normal_(std=0.1, generator=g)
-    x, tokens = torch.randn(3, 1, 16, 16, generator=g, dtype=torch.float64), torch.randn(3, 4, 6, generator=g, dtype=torch.float64)
+    x, tokens = (
+        torch.randn(3, 1, 16, 16, generator=g, dtype=torch.float64),
+        torch.randn(3, 4, 6, generator=g, dtype=torch.float64),
+    )
     mask = torch.arange(4) < torch.tensor([[4], [2], [0]])
     return net, x, torch.rand(3, generator=g, dtype=torch.float64), {"tokens": tokens, "mask": mask}
 
@@ -31,7 +34,13 @@ def crosses(net):
 def test_lowest_levels_attend_on_the_way_down_and_up():
     assert crosses(make()[0]) == ["mid"]
     assert set(crosses(make(attention=1)[0])) == {"mid", "attend.down_2", "attend.up_0"}
-    assert set(crosses(make(attention=2)[0])) == {"mid", "attend.down_1", "attend.down_2", "attend.up_0", "attend.up_1"}
+    assert set(crosses(make(attention=2)[0])) == {
+        "mid",
+        "attend.down_1",
+        "attend.down_2",
+        "attend.up_0",
+        "attend.up_1",
+    }
     assert len(crosses(make(attention=3, blocks=2)[0])) == 1 + 2 * 3 * 2
     with pytest.raises(StillhouseError, match="at 4 levels is asked of a U-Net that has 3"):
         build_model({**SMALL, "attention": 4})
@@ -41,7 +50,13 @@ def test_attention_is_at_its_level_s_own_size():
     net, x, t, told = make(attention=2)
     sizes = {name: f.shape[1:] for name, f in net.taps(crosses(net), x, t, told)[1].items()}
     low, mid = (16, 2, 2), (8, 4, 4)
-    assert sizes == {"mid": low, "attend.down_2": low, "attend.up_0": low, "attend.down_1": mid, "attend.up_1": mid}
+    assert sizes == {
+        "mid": low,
+        "attend.down_2": low,
+        "attend.up_0": low,
+        "attend.down_1": mid,
+        "attend.up_1": mid,
+    }
 
 
 def test_without_it_nothing_has_changed():
@@ -71,7 +86,11 @@ def test_every_layer_hears_the_prompt():
 
 def test_forward_mode_agrees_with_differences():
     net, x, t, told = make(attention=2)
-    v, one, h = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64), torch.ones_like(t), 1e-6
+    v, one, h = (
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
+        torch.ones_like(t),
+        1e-6,
+    )
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward mode
         _, tangent = jvp(lambda x, t: net(x, t, told), (x, t), (v, one))
     difference = (net(x + h * v, t + h, told) - net(x - h * v, t - h, told)) / (2 * h)
@@ -85,5 +104,7 @@ def test_it_compiles_to_one_graph_and_checkpoints_alike():
     gradients = []
     for switch in (False, True):
         net.checkpointing = switch
-        gradients.append(torch.autograd.grad(net(x, t, told).square().sum(), list(net.parameters()), allow_unused=True))
+        gradients.append(
+            torch.autograd.grad(net(x, t, told).square().sum(), list(net.parameters()), allow_unused=True)
+        )
     assert all(a is b is None or torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))

@@ -1,22 +1,25 @@
-"""The video network: one set of weights, with and without the mask; the cache says what the mask says; what is refused."""
+"""The video network: one set of weights, with and without the mask; the cache says what the mask says; what
+is refused."""
 
 import copy
 
 import pytest
 import torch
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.models import build_model
 from stillhouse.models.video import KVCache, turned, video_network
-from stillhouse.process import Flow
 
 B, F, CHUNK = 2, 6, 2
 
 
 def make(depth=2, seed=1, **options):
     """A network with random weights everywhere, float64."""
-    net = build_model({"name": "video_dit", "channels": 3, "patch": 4, "dim": 16, "depth": depth, "heads": 2, **options}).double()
+    net = build_model(
+        {"name": "video_dit", "channels": 3, "patch": 4, "dim": 16, "depth": depth, "heads": 2, **options}
+    ).double()
     g = torch.Generator().manual_seed(seed)
     for p in net.parameters():
         if not p.any():
@@ -70,7 +73,9 @@ def test_features_and_tokens_are_heard_by_clip_or_by_frame():
     gap = (net(x, t, {"features": later}) - net(x, t, {"features": told})).abs().amax((0, 2, 3, 4))
     assert gap[:4].max() == 0 and gap[4:].min() > 1e-4
     tokens = torch.randn(B, 4, 5, generator=g, dtype=torch.float64)
-    assert (net(x, t, {"tokens": tokens, "features": told}) - net(x, t, {"features": told})).abs().amax() > 1e-4
+    assert (
+        net(x, t, {"tokens": tokens, "features": told}) - net(x, t, {"features": told})
+    ).abs().amax() > 1e-4
 
 
 def cached(net, x, t, cache):
@@ -98,7 +103,8 @@ def test_cached_is_the_uncached_masked_forward():
 
 @pytest.mark.parametrize(("window", "sink"), [(4, 0), (4, 2), (5, 1), (6, 0)])
 def test_a_full_cache_keeps_the_sink_and_the_newest_frames(window, sink):
-    # one layer's keys depend on their own frame alone, so that the frames which are kept say all that the cache can know
+    # one layer's keys depend on their own frame alone, so that the frames which are kept say all that the
+    # cache can know
     net, x, t, cache = make(depth=1, chunk=CHUNK), clip(12), times(12), KVCache(window, sink)
     by_chunks = cached(net, x, t, cache)
     assert cache.frames == window

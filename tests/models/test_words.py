@@ -6,8 +6,8 @@ import logging
 import pytest
 import torch
 
-from stillhouse.conditions import hide
-from stillhouse.errors import StillhouseError
+from stillhouse.core.conditions import hide
+from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 from stillhouse.models.words import Words
 
@@ -45,7 +45,10 @@ def test_seed_and_word_alone_make_a_vector(words):
 def test_description_makes_it_again(words):
     again = Words.from_description(json.loads(json.dumps(words.describe())))
     prompts = ["a blue circle", "above"]
-    assert all(torch.equal(x, y) for x, y in zip(words.encode(prompts).values(), again.encode(prompts).values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(words.encode(prompts).values(), again.encode(prompts).values(), strict=True)
+    )
     with pytest.raises(StillhouseError, match="'words', not as 'clip'"):
         Words.from_description({"name": "clip"})
     with pytest.raises(StillhouseError, match="can't be made"):
@@ -53,7 +56,10 @@ def test_description_makes_it_again(words):
 
 
 def test_case_and_punctuation_are_passed_over(words):
-    a, b = words.encode(["A red Circle, above a blue square."]), words.encode(["a red circle above a blue square"])
+    a, b = (
+        words.encode(["A red Circle, above a blue square."]),
+        words.encode(["a red circle above a blue square"]),
+    )
     assert torch.equal(a["tokens"], b["tokens"])
 
 
@@ -71,7 +77,9 @@ def test_long_prompts_are_cut_counted_and_told_once(words, caplog):
     with caplog.at_level(logging.WARNING, "stillhouse"):
         said = words.encode([long, long, "red"])
         words.encode([long])
-    assert [r.getMessage() for r in caplog.records] == ["2 prompt(s) have more than 7 words (up to 11); what is beyond is cut off."]
+    assert [r.getMessage() for r in caplog.records] == [
+        "2 prompt(s) have more than 7 words (up to 11); what is beyond is cut off."
+    ]
     assert torch.equal(said["tokens"][0], words.encode(["a red circle above a blue square"])["tokens"][0])
 
 
@@ -90,13 +98,20 @@ def test_bad_options_are_refused(options, said):
 
 
 def test_the_empty_prompt_is_a_network_s_empty_condition(words):
-    net = build_model({"name": "unet", "channels": [8, 16], "heads": 2, "token_dim": 32, "attention": 1}).double()
+    net = build_model(
+        {"name": "unet", "channels": [8, 16], "heads": 2, "token_dim": 32, "attention": 1}
+    ).double()
     g = torch.Generator().manual_seed(0)
     for p in net.parameters():
         if not p.any():
             p.data.normal_(std=0.1, generator=g)
-    x, t = torch.randn(2, 1, 8, 8, generator=g, dtype=torch.float64), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    x, t = (
+        torch.randn(2, 1, 8, 8, generator=g, dtype=torch.float64),
+        torch.tensor([0.3, 0.8], dtype=torch.float64),
+    )
     told = words.encode(["a red circle", ""])
     none, mixed = net(x, t), net(x, t, told)
     assert torch.allclose(mixed[1], none[1], atol=1e-12) and (mixed[0] - none[0]).abs().max() > 1e-4
-    assert torch.allclose(net(x, t, hide(words.encode(["red", "red"]), torch.tensor([False, False]))), none, atol=1e-12)
+    assert torch.allclose(
+        net(x, t, hide(words.encode(["red", "red"]), torch.tensor([False, False]))), none, atol=1e-12
+    )

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.model import Model, load
-from stillhouse.process import Flow
 from stillhouse.report import demo
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
@@ -23,15 +23,24 @@ TINY = {
 def teacher_of(world_name: str, folder, *, free: bool = True) -> str:
     world = get_world(world_name)
     net = world.network(Flow(), **({"channels": (8, 16)} if world_name == "mnist" else {}))
-    Model(net, world.shape, world.classes, {2: Sampling.steps(Flow(), 2, "ddim")}, free_steps=free, world=world_name).save_pretrained(
-        folder
-    )
+    Model(
+        net,
+        world.shape,
+        world.classes,
+        {2: Sampling.steps(Flow(), 2, "ddim")},
+        free_steps=free,
+        world=world_name,
+    ).save_pretrained(folder)
     return str(folder)
 
 
 def test_the_demo_in_small_and_again(tmp_path, monkeypatch, capsys):
     # the metrics have tests of their own, and would take most of this one's time
-    monkeypatch.setattr(FiniteWorld, "measure", lambda self, samples, labels=None, *, generator=None: {"frechet": float(samples.std())})
+    monkeypatch.setattr(
+        FiniteWorld,
+        "measure",
+        lambda self, samples, labels=None, *, generator=None: {"frechet": float(samples.std())},
+    )
     monkeypatch.setattr(FiniteWorld, "floor", lambda self, n, seed=0: {"frechet": 1.0})
     monkeypatch.setattr(demo, "TRIAL", 2)
     monkeypatch.setattr(demo, "TEACHER_STEPS", {"mnist": (1, 2)})
@@ -39,11 +48,15 @@ def test_the_demo_in_small_and_again(tmp_path, monkeypatch, capsys):
     page = demo.main(out, teacher, recipes={"mnist": TINY}, n=16, quiet=True)
     assert page == out / "report.html" and page.stat().st_size > 20_000
     found = json.loads((out / "metrics.json").read_text())
-    assert list(found["students"]["mnist"]) == ["dmd2", "progressive"] and found["teachers"] == {"mnist": teacher}
+    assert list(found["students"]["mnist"]) == ["dmd2", "progressive"] and found["teachers"] == {
+        "mnist": teacher
+    }
     assert {r["who"] for r in found["students"]["mnist"]["dmd2"]["rows"]} == {"student", "teacher"}
     for slug in TINY:
         assert load(out / "mnist" / slug / "model").shape == (1, 32, 32)
-        assert (out / "mnist" / slug / "evaluation.json").is_file() and (out / "mnist" / slug / "metrics.jsonl").is_file()
+        assert (out / "mnist" / slug / "evaluation.json").is_file() and (
+            out / "mnist" / slug / "metrics.jsonl"
+        ).is_file()
     (out / "stale").write_text("of the first run")
     demo.main(out, teacher, recipes={"mnist": {"dmd2": TINY["dmd2"]}}, n=16)
     assert not (out / "stale").exists() and not (out / "mnist" / "progressive").exists() and page.exists()
@@ -92,7 +105,7 @@ def test_only_teachers_of_the_world_are_taken(tmp_path):
 
 
 def test_recipes_name_real_options():
-    from stillhouse.api import _split
+    from stillhouse.api.runs import _split
 
     students = [(slug, recipe) for world in demo.RECIPES.values() for slug, recipe in world.items()]
     for slug, recipe in students:

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.evaluate import evaluate
+from stillhouse.api.evaluate import evaluate
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.model import Model
-from stillhouse.process import Flow
 from stillhouse.report.page import best, calls, duration, quality_charts, render, summary, table, write_report
 from stillhouse.report.view import RunView, Strip, make_view, view_of_folder
 from stillhouse.samplers.sampling import Sampling
@@ -80,12 +80,24 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     world = get_world("mixture", layout="ring")
     net = world.network(Flow(), width=16, depth=1)
-    student = Model(net, world.shape, world.classes, {1: Sampling([1.0, 0.0], "renoise")}, world="mixture", info={"method": "cm"})
+    student = Model(
+        net,
+        world.shape,
+        world.classes,
+        {1: Sampling([1.0, 0.0], "renoise")},
+        world="mixture",
+        info={"method": "cm"},
+    )
     student.save_pretrained(folder / "model")
-    config = {"method": "cm", "teacher": "exact", "world": world.config, "options": {"levels": 18, "note": "<b>&"}}
+    config = {
+        "method": "cm",
+        "teacher": "exact",
+        "world": world.config,
+        "options": {"levels": 18, "note": "<b>&"},
+    }
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in journal()))
-    from stillhouse.api import teacher_of
+    from stillhouse.api.runs import teacher_of
 
     found = evaluate(student, world, teacher=teacher_of("exact", world), n=80, teacher_steps=(1, 4))
     (folder / "evaluation.json").write_text(json.dumps(found))
@@ -108,7 +120,11 @@ def image_view(name: str, nfe: int, frechet: float | None, speed_up: float = 50.
             "seconds_per_sample": 1e-4 * steps,
         }
 
-    rows = [row("student", nfe, frechet, True), row("teacher", 64, 3.25, True), row("teacher", 1, 300.0, False)]
+    rows = [
+        row("student", nfe, frechet, True),
+        row("teacher", 64, 3.25, True),
+        row("teacher", 1, 300.0, False),
+    ]
     found = {
         "world": {"name": "mnist"},
         "n": 100,
@@ -124,7 +140,17 @@ def image_view(name: str, nfe: int, frechet: float | None, speed_up: float = 50.
     }
     draws = Draws(40, name)
     strips = [Strip(r["who"], r["steps"], r["nfe"], r["default"], draws.normal(1, 32, 32)) for r in rows]
-    return RunView(name, "mnist", found, {"method": name}, journal(), strips, torch.arange(40) % 10, [], draws.normal(1, 32, 32))
+    return RunView(
+        name,
+        "mnist",
+        found,
+        {"method": name},
+        journal(),
+        strips,
+        torch.arange(40) % 10,
+        [],
+        draws.normal(1, 32, 32),
+    )
 
 
 def test_a_folder_becomes_a_whole_page(run_folder):
@@ -132,7 +158,11 @@ def test_a_folder_becomes_a_whole_page(run_folder):
     html = out.read_text()
     checker = check(html)
     assert {"pictures", "quality", "figures", "training", "configuration"} <= set(checker.ids)
-    assert checker.tags.count("h1") == 1 and checker.tags.count("table") == 1 and checker.tags.count("details") == 2
+    assert (
+        checker.tags.count("h1") == 1
+        and checker.tags.count("table") == 1
+        and checker.tags.count("details") == 2
+    )
     for part in (
         "cm",
         "exact mixture",
@@ -152,14 +182,21 @@ def test_a_folder_becomes_a_whole_page(run_folder):
 def test_teacher_and_student_are_drawn_from_the_same_noise(run_folder):
     view = view_of_folder(run_folder)
     again = view_of_folder(run_folder)
-    assert {(s.who, s.steps) for s in view.strips} == {("student", 1), ("teacher", 1), ("teacher", 4), ("teacher", 64)}
+    assert {(s.who, s.steps) for s in view.strips} == {
+        ("student", 1),
+        ("teacher", 1),
+        ("teacher", 4),
+        ("teacher", 64),
+    }
     for mine, its in zip(view.strips, again.strips, strict=True):
         assert torch.equal(mine.samples, its.samples)
     exact = get_world("mixture").exact(Flow())
     one = next(s for s in view.strips if s.who == "teacher" and s.steps == 1)
     noise = Draws(len(one.samples), 0, "report").normal(2)
     said = exact(noise, torch.ones(len(noise)), view.labels)
-    assert torch.allclose(one.samples, noise - said.velocity, atol=1e-4)  # one Heun step is an Euler step at its clean end
+    assert torch.allclose(
+        one.samples, noise - said.velocity, atol=1e-4
+    )  # one Heun step is an Euler step at its clean end
 
 
 def test_several_students_share_a_page(tmp_path):
@@ -172,13 +209,24 @@ def test_several_students_share_a_page(tmp_path):
     assert re.search(r"<h1>64 calls.*→.*1 call</em></h1>", html)
     text = " ".join(re.sub(r"<[^>]+>", "", html).split())
     assert "50× faster, Fréchet distance 3.25 → 6.20." in text
-    assert "In the same 1 call, the teacher itself reaches 300; real data against real data gives 2.00." in text
+    assert (
+        "In the same 1 call, the teacher itself reaches 300; real data against real data gives 2.00." in text
+    )
 
 
 def test_cards_hold_the_figures():
     card = summary(image_view("quick", 1, 6.2), 0)
-    assert (card["calls"], card["quality"], card["weights"], card["floor"]) == ("1 call", "6.20", "500\u202f000", "2.00")
-    assert (card["before"]["nfe"], card["before"]["share"], card["before"]["few"]["quality"]) == (64, "50", "300")
+    assert (card["calls"], card["quality"], card["weights"], card["floor"]) == (
+        "1 call",
+        "6.20",
+        "500\u202f000",
+        "2.00",
+    )
+    assert (card["before"]["nfe"], card["before"]["share"], card["before"]["few"]["quality"]) == (
+        64,
+        "50",
+        "300",
+    )
     assert card["trained"] == "4.00 s"  # 40 iterations of 0.1 s
 
 
@@ -260,7 +308,8 @@ def test_broken_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(300, "5.0 min"), (4.2, "4.20 s"), (0.0123, "12.3 ms"), (3e-5, "30.0 µs"), (2e-9, "2.00 ns")]
+    ("seconds", "text"),
+    [(300, "5.0 min"), (4.2, "4.20 s"), (0.0123, "12.3 ms"), (3e-5, "30.0 µs"), (2e-9, "2.00 ns")],
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text

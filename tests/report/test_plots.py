@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.report.pictures import GAP, bounds_of, data_uri, is_image, is_point, png, tile
 from stillhouse.report.plots import Axis, Series, line_chart, number, scatter, smooth
 
@@ -56,8 +56,15 @@ def test_one_value_has_an_axis_too():
 
 
 def test_a_chart_draws_lines_dots_and_rule():
-    svg = line_chart([Series("a<b", [1, 2, 4], [100.0, math.nan, 1.0])], title="T & t", scale_x="log2", rule=0.5)
-    assert svg.count("<circle") == 2 and svg.count('class="rule"') == 1 and "a&lt;b" in svg and "T &amp; t" in svg
+    svg = line_chart(
+        [Series("a<b", [1, 2, 4], [100.0, math.nan, 1.0])], title="T & t", scale_x="log2", rule=0.5
+    )
+    assert (
+        svg.count("<circle") == 2
+        and svg.count('class="rule"') == 1
+        and "a&lt;b" in svg
+        and "T &amp; t" in svg
+    )
     first, last = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)
     assert float(first[0]) < float(last[0]) and float(first[1]) < float(last[1])  # to the right, and down
     assert "nothing to draw" in line_chart([Series("a", [1], [math.nan])], title="T")
@@ -69,7 +76,9 @@ def test_running_mean():
 
 
 def test_scatter_keeps_to_its_frame():
-    svg = scatter(torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 0.0]]), torch.tensor([0, 1, 1]), (-1, 1, -1, 1), "points")
+    svg = scatter(
+        torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 0.0]]), torch.tensor([0, 1, 1]), (-1, 1, -1, 1), "points"
+    )
     assert "M120.0 120.0h0" in svg and "M240.0 0.0h0" in svg and svg.count("h0") == 2
     assert "--c0" in svg and "--c1" in svg
 
@@ -93,4 +102,6 @@ def test_what_can_be_drawn():
     assert is_image((1, 32, 32)) and is_image((3, 8, 8)) and not is_image((2, 8, 8)) and not is_image((8,))
     assert is_point((2,)) and is_point((6,)) and not is_point((1,))
     left, right, bottom, top = bounds_of(torch.tensor([[0.0, 0.0], [4.0, 2.0]]))
-    assert right - left == pytest.approx(top - bottom) == pytest.approx(4.6) and (left + right) / 2 == pytest.approx(2)
+    assert right - left == pytest.approx(top - bottom) == pytest.approx(4.6) and (
+        left + right
+    ) / 2 == pytest.approx(2)

@@ -13,7 +13,10 @@ ROWS = [
 
 def test_every_measured_way_is_a_dot_where_it_belongs():
     svg = perception_distortion(ROWS)
-    dots = {name: (float(x), float(y)) for x, y, name in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="[\d.]+"><title>([^:]+):', svg)}
+    dots = {
+        name: (float(x), float(y))
+        for x, y, name in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="[\d.]+"><title>([^:]+):', svg)
+    }
     assert set(dots) == {"student, 1 step", "teacher, 1 step", "teacher, 15 steps", "as given"}
     across = sorted(dots, key=lambda name: dots[name][0])
     assert across == ["teacher, 15 steps", "student, 1 step", "as given", "teacher, 1 step"]

@@ -5,17 +5,18 @@ import json
 import pytest
 import torch
 
-from stillhouse.denoiser import count_calls
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import Guided
-from stillhouse.process import VE, Cosine, Flow, Trig
+from stillhouse.core.denoiser import count_calls
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided
+from stillhouse.core.process import VE, Cosine, Flow, Trig
+from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import rollout
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import SOLVERS, make_solver
 from stillhouse.solvers.grids import uniform
 from stillhouse.solvers.simple import Renoise
-from stillhouse.worlds.mixture import MixtureDenoiser
+from stillhouse.worlds.mixture.world import MixtureDenoiser
 
 torch.set_num_threads(1)
 MEANS = torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.2, -1.1]])
@@ -48,7 +49,11 @@ def test_promised_evaluations_are_those_made(solver, guidance, process):
 
 def test_promise_with_guidance_inside_the_model():
     plain, label = exact(Flow()), torch.zeros(8, dtype=torch.long)
-    for model in (Guided(plain, 2.0, interval=(0.2, 0.6)), Guided(plain, 2.0, negative=label + 1), Guided(plain, 1.0)):
+    for model in (
+        Guided(plain, 2.0, interval=(0.2, 0.6)),
+        Guided(plain, 2.0, negative=label + 1),
+        Guided(plain, 1.0),
+    ):
         for guidance in (1.0, 2.0):
             sampling = Sampling.steps(Flow(), 5, "heun", guidance=guidance)
             with count_calls(model) as nfe:
@@ -67,10 +72,18 @@ def test_samples_land_in_their_mode(solver, process):
 
 def test_guidance_sharpens():
     """Overlapping modes: guidance moves samples of a label away from the others, as the guided score says."""
-    model = MixtureDenoiser(Flow(), torch.tensor([[0.5, 0.0], [-0.5, 0.0]]), torch.full((2,), 0.5), torch.ones(2) / 2, torch.tensor([0, 1]))
+    model = MixtureDenoiser(
+        Flow(),
+        torch.tensor([[0.5, 0.0], [-0.5, 0.0]]),
+        torch.full((2,), 0.5),
+        torch.ones(2) / 2,
+        torch.tensor([0, 1]),
+    )
     label = torch.zeros(200, dtype=torch.long)
     plain, pushed = (
-        draw_samples(model, Sampling.steps(Flow(), 16, "heun", guidance=w), (2,), label, Draws(200, "guided"))[:, 0].mean()
+        draw_samples(
+            model, Sampling.steps(Flow(), 16, "heun", guidance=w), (2,), label, Draws(200, "guided")
+        )[:, 0].mean()
         for w in (1.0, 4.0)
     )
     assert float(plain) == pytest.approx(0.5, abs=0.1) and float(pushed) > 0.8
@@ -91,7 +104,11 @@ def test_starts_at_the_level_of_its_first_time_and_repeats():
     assert [s for _, s in seen] == [0.4, 0.0]
     assert torch.equal(first, draw_samples(model, sampling, (2,), None, Draws(6, "start")))
     assert not torch.equal(first, draw_samples(model, sampling, (2,), None, Draws(6, "other")))
-    assert first.is_inference() and draw_samples(model, sampling, (2,), None, Draws(6, "start"), dtype=torch.float64).dtype == torch.float64
+    assert (
+        first.is_inference()
+        and draw_samples(model, sampling, (2,), None, Draws(6, "start"), dtype=torch.float64).dtype
+        == torch.float64
+    )
 
 
 def test_renoise_keeps_the_marginal_and_gamma_0_is_ddim():
@@ -101,11 +118,15 @@ def test_renoise_keeps_the_marginal_and_gamma_0_is_ddim():
     said, s = model(x, torch.ones(16, dtype=torch.float64)), torch.full((16,), 0.5, dtype=torch.float64)
     fresh = Draws(16, "z2").normal(2, dtype=torch.float64)
     expected = Flow().noise(said.x0, s, fresh)
-    torch.testing.assert_close(rollout(model, x, [1.0, 0.5], Renoise(), draws=Draws(16, "z2")), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        rollout(model, x, [1.0, 0.5], Renoise(), draws=Draws(16, "z2")), expected, atol=1e-12, rtol=0
+    )
     # gamma = 0.4: along the line to 0.6 s = 0.3, where x0 weighs 0.7 and the noise 0.3, then up to 0.5
     scale = 0.5 / 0.7
     partly = 0.5 * said.x0 + scale * 0.3 * said.eps + (0.25 - (scale * 0.3) ** 2) ** 0.5 * fresh
-    torch.testing.assert_close(rollout(model, x, [1.0, 0.5], Renoise(0.4), draws=Draws(16, "z2")), partly, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        rollout(model, x, [1.0, 0.5], Renoise(0.4), draws=Draws(16, "z2")), partly, atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
-"""Streams: a chunk is one ordinary walk, the cache is the only memory, and what can't be streamed is refused."""
+"""Streams: a chunk is one ordinary walk, the cache is the only memory, and what can't be streamed is
+refused."""
 
 import pytest
 import torch
 
-from stillhouse.denoiser import Denoiser, count_calls
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import Denoiser, count_calls
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.models import build_model
-from stillhouse.process import Flow
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames, stream
 
 ROWS, CHUNK, FRAME = 3, 2, (3, 8, 8)
@@ -16,7 +18,16 @@ LEVELS = [1.0, 0.6]
 
 
 def student(chunk=CHUNK, **options):
-    fields = {"name": "video_dit", "channels": 3, "patch": 4, "dim": 16, "depth": 2, "heads": 2, "chunk": chunk, **options}
+    fields = {
+        "name": "video_dit",
+        "channels": 3,
+        "patch": 4,
+        "dim": 16,
+        "depth": 2,
+        "heads": 2,
+        "chunk": chunk,
+        **options,
+    }
     net, g = build_model(fields), torch.Generator().manual_seed(1)
     for p in net.parameters():
         if not p.any():
@@ -38,7 +49,10 @@ def clip(frames, seed=5):
 
 def all_of(model, **options):
     how = options.pop("how", sampling())
-    return torch.cat(list(stream(model, how, FRAME, options.pop("cond", None), options.pop("draws", draws()), **options)), 1)
+    return torch.cat(
+        list(stream(model, how, FRAME, options.pop("cond", None), options.pop("draws", draws()), **options)),
+        1,
+    )
 
 
 def test_a_stream_is_the_uncached_masked_walk():
@@ -64,7 +78,12 @@ def test_a_sample_of_a_streaming_student_is_its_chunks():
     assert x.shape == (ROWS, 7, *FRAME) and calls() == 4 * how.nfe(model) == 4 * (len(LEVELS) + 1)
     assert torch.equal(x, all_of(model, frames=8)[:, :7])
     noise = clip(8)
-    fixed = [draw_samples(model, Sampling([1.0, 0.0], "renoise", chunk=CHUNK), (8, *FRAME), None, draws(s), start=noise) for s in (0, 1)]
+    fixed = [
+        draw_samples(
+            model, Sampling([1.0, 0.0], "renoise", chunk=CHUNK), (8, *FRAME), None, draws(s), start=noise
+        )
+        for s in (0, 1)
+    ]
     assert torch.equal(*fixed)
 
 
@@ -102,7 +121,9 @@ def test_given_frames_fill_the_cache_and_the_rest_is_clamped():
     numbers = draws(2)
     for _ in range(2 * len(LEVELS)):
         numbers.normal(CHUNK, *FRAME)
-    torch.testing.assert_close(all_of(model, frames=4, given=whole[:, :4], draws=numbers), whole[:, 4:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        all_of(model, frames=4, given=whole[:, :4], draws=numbers), whole[:, 4:], atol=1e-5, rtol=0
+    )
 
 
 def test_clamped_frames_are_told_to_be_clean_and_stay_what_they_are():
@@ -110,7 +131,9 @@ def test_clamped_frames_are_told_to_be_clean_and_stay_what_they_are():
     model.register_forward_pre_hook(lambda _m, args: seen.append((args[0][:, :1], args[1])))
     said = Clamped(model, known)(clip(4), torch.tensor([0.3, 0.6, 0.9]))
     assert torch.equal(said.x0[:, :1], known) and torch.equal(seen[0][0], known)
-    torch.testing.assert_close(seen[0][1], torch.tensor([[0, 0.3, 0.3, 0.3], [0, 0.6, 0.6, 0.6], [0, 0.9, 0.9, 0.9]]))
+    torch.testing.assert_close(
+        seen[0][1], torch.tensor([[0, 0.3, 0.3, 0.3], [0, 0.6, 0.6, 0.6], [0, 0.9, 0.9, 0.9]])
+    )
 
 
 def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
@@ -121,7 +144,10 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
     gap = (steady - changed).abs().amax((0, 2, 3, 4))
     assert gap[:4].max() == 0 and gap[4:].min() > 1e-3
     told = {"features": torch.arange(12.0).reshape(1, 6, 2), "label": label}
-    assert of_frames(told, 2, 3)["features"].flatten().tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0] and of_frames(label, 0, 2) is label
+    assert (
+        of_frames(told, 2, 3)["features"].flatten().tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+        and of_frames(label, 0, 2) is label
+    )
     with pytest.raises(StillhouseError, match="speaks of 6 frames, but frame 8 was asked for"):
         of_frames(told, 6, 2)
 
@@ -133,7 +159,10 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
         (lambda: sampling(sink=-1), "0 frames or more"),
         (lambda: all_of(student(chunk=0), frames=4), "needs a causal network"),
         (lambda: all_of(student(chunk=3), frames=4), "makes 3 frames at a time, not 2"),
-        (lambda: all_of(student(frames=6), frames=4, how=sampling(window=6)), "reach beyond the 6 frames .* window of at most 4"),
+        (
+            lambda: all_of(student(frames=6), frames=4, how=sampling(window=6)),
+            "reach beyond the 6 frames .* window of at most 4",
+        ),
         (lambda: all_of(student(), frames=4, how=sampling(guidance=2.0)), "without guidance"),
         (lambda: all_of(student(), frames=4, given=clip(2)[..., :4]), "given frames must be"),
         (lambda: all_of(student(), frames=4, given=clip(0)), "at least one"),

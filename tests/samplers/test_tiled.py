@@ -1,14 +1,15 @@
 import pytest
 import torch
 
-from stillhouse.bridge import ResShift
-from stillhouse.denoiser import Denoiser, ExactDenoiser, count_calls
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import Guided
+from stillhouse.core.bridge import ResShift
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser, count_calls
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided
+from stillhouse.core.process import Flow
 from stillhouse.models import build_model
-from stillhouse.process import Flow
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.tiled import Tiled, ramp, restore, starts
 
 
@@ -20,7 +21,9 @@ class Pixelwise(ExactDenoiser):
 
 
 def random_net(process, image_cond=3, seed=0) -> Denoiser:
-    net = build_model({"name": "unet", "image_channels": 3, "image_cond": image_cond, "channels": [8, 8], "heads": 2}, seed)
+    net = build_model(
+        {"name": "unet", "image_channels": 3, "image_cond": image_cond, "channels": [8, 8], "heads": 2}, seed
+    )
     g = torch.Generator().manual_seed(seed)
     for p in net.parameters():
         if not p.any():
@@ -32,7 +35,9 @@ def picture(height=80, width=104, seed=0):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@pytest.mark.parametrize("length,tile,overlap", [(104, 32, 8), (64, 32, 16), (32, 32, 8), (16, 32, 8), (72, 64, 16)])
+@pytest.mark.parametrize(
+    "length,tile,overlap", [(104, 32, 8), (64, 32, 16), (32, 32, 8), (16, 32, 8), (72, 64, 16)]
+)
 def test_tiles_cover_the_line_and_share_the_overlap(length, tile, overlap):
     first = starts(length, tile, overlap)
     covered = {p for s in first for p in range(s, min(s + tile, length))}
@@ -49,7 +54,10 @@ def test_ramp_by_hand():
 def test_tiles_change_nothing_for_a_denoiser_of_single_pixels(solver):
     plain, cond = Pixelwise(Flow()), {"image": picture()}
     sampling = Sampling.steps(Flow(), 4, solver=solver)
-    whole, tiled = (draw_samples(d, sampling, (3, 80, 104), cond, Draws(1, 5)) for d in (plain, Tiled(plain, tile=32, overlap=8, batch=5)))
+    whole, tiled = (
+        draw_samples(d, sampling, (3, 80, 104), cond, Draws(1, 5))
+        for d in (plain, Tiled(plain, tile=32, overlap=8, batch=5))
+    )
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
 
@@ -71,7 +79,8 @@ def test_every_row_gets_its_own_time_and_condition():
 
 
 class Contrast(ExactDenoiser):
-    """What normalisation does to a network: the answer is the picture less the mean of the tile it lies in."""
+    """What normalisation does to a network: the answer is the picture less the mean of the tile it lies
+    in."""
 
     def mean(self, x_t, t, cond):
         return cond["image"] - cond["image"].mean((1, 2, 3), keepdim=True) + 0 * x_t
@@ -99,14 +108,16 @@ def test_borders_of_tiles_do_not_show_and_without_an_overlap_they_do():
 
 def test_the_shipped_teacher_leaves_no_seams():
     from stillhouse.model import load
-    from stillhouse.worlds._degrade import shrunk
-    from stillhouse.worlds.photos import _photographs
+    from stillhouse.worlds.photos.degrade import shrunk
+    from stillhouse.worlds.photos.world import _photographs
 
     teacher, found = load("photos"), {}
     given = shrunk(_photographs("test")[0][None, :, 160:288, 200:392].float() / 127.5 - 1, 4)
     for overlap in (16, 0):
         first = starts(192, 64, overlap)
-        restored = restore(teacher.denoiser, teacher.sampling(5), given, Draws(1, 0), tile=64, overlap=overlap)
+        restored = restore(
+            teacher.denoiser, teacher.sampling(5), given, Draws(1, 0), tile=64, overlap=overlap
+        )
         found[overlap] = seam_ratio(restored - given, sorted({*first[1:], *(s + 64 for s in first[:-1])}))
     assert found[16] < 1.1 and found[0] > 1.3, found
 
@@ -117,7 +128,16 @@ def test_any_size_comes_back_in_its_size_and_range(height, width):
     net, ticks = random_net(process), []
     given = picture(height, width)
     with count_calls(net) as calls:
-        restored = restore(net, Sampling.steps(process, 2, "ddim"), given, Draws(1, 0), tile=32, overlap=8, batch=1, tick=ticks.append)
+        restored = restore(
+            net,
+            Sampling.steps(process, 2, "ddim"),
+            given,
+            Draws(1, 0),
+            tile=32,
+            overlap=8,
+            batch=1,
+            tick=ticks.append,
+        )
     assert restored.shape == given.shape and float(restored.abs().max()) <= 1
     assert sum(ticks) == calls() > 0
 

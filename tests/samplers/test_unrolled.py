@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from stillhouse.bridge import Brownian, ResShift
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import VE, Cosine, Flow, ScaledLinearVP
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.core.bridge import Brownian, ResShift
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import VE, Cosine, Flow, ScaledLinearVP
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.unrolled import Given, Unrolled, plan_of
 from stillhouse.worlds.base import get_world
 
@@ -36,7 +37,16 @@ def off(net, sampling, label=True):
     return float((mine - expected).abs().max() / expected.abs().max()), module.plan
 
 
-SOLVERS = ["ddim", {"name": "ddim", "eta": 0.7}, "heun", "dpm++", "unipc", "renoise", {"name": "renoise", "gamma": 0.4}, "leap"]
+SOLVERS = [
+    "ddim",
+    {"name": "ddim", "eta": 0.7},
+    "heun",
+    "dpm++",
+    "unipc",
+    "renoise",
+    {"name": "renoise", "gamma": 0.4},
+    "leap",
+]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
@@ -64,7 +74,10 @@ def test_guidance_is_two_calls_of_one_state_and_no_condition_is_one():
 def test_what_a_network_hears_as_numbers():
     net = network(Flow(), two_time=True)
     difference, plan = off(net, Sampling([1.0, 0.5, 0.0], "ddim"))
-    assert difference < 2e-5 and [(c.numbers["t"], c.numbers["s"]) for c in plan.calls] == [(1.0, 0.5), (0.5, 0.0)]
+    assert difference < 2e-5 and [(c.numbers["t"], c.numbers["s"]) for c in plan.calls] == [
+        (1.0, 0.5),
+        (0.5, 0.0),
+    ]
     net = network(Flow(), guidance_input=True)
     difference, plan = off(net, Sampling([1.0, 0.0], "ddim", guidance=2.0))
     assert difference < 2e-5 and [c.numbers for c in plan.calls] == [{"t": 1.0, "guidance": 2.0}]
@@ -101,13 +114,17 @@ def test_bridges_start_from_their_image(process):
     noises = [Draws(2, "noise", i).normal(*world.shape) for i in range(module.plan.noises)]
     with torch.no_grad():
         mine = module(torch.stack(noises, 1) if len(noises) > 1 else noises[0], image)
-        expected = net.process.to_data(draw_samples(net, sampling, world.shape, {"image": image}, Given(noises)), {"image": image})
+        expected = net.process.to_data(
+            draw_samples(net, sampling, world.shape, {"image": image}, Given(noises)), {"image": image}
+        )
     torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_has_no_network_or_no_sums_is_refused():
     world = get_world("mixture")
-    with pytest.raises(StillhouseError, match="Only a network of one's own can be unrolled, not a MixtureDenoiser"):
+    with pytest.raises(
+        StillhouseError, match="Only a network of one's own can be unrolled, not a MixtureDenoiser"
+    ):
         plan_of(world.exact(Flow()), Sampling([1.0, 0.0], "ddim"), False)
     with pytest.raises(StillhouseError, match="A stream keeps what it has said"):
         plan_of(network(Flow()), Sampling([1.0, 0.0], "ddim", chunk=2), False)

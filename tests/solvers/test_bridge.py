@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from stillhouse.bridge import I2SB, Brownian, ResShift
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.prediction import X0, At, Prediction
-from stillhouse.process import Flow, like
+from stillhouse.core.bridge import I2SB, Brownian, ResShift
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.prediction import X0, At, Prediction
+from stillhouse.core.process import Flow, like
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.bridge import Posterior
@@ -38,11 +38,14 @@ def test_posterior_walk_keeps_a_gaussian_exact():
         x = rollout(Knows(bridge), start, [1.0, 0.8, 0.4], Posterior(), draws=draws)
         assert x.mean().item() == pytest.approx(bridge.alpha(s).item(), abs=0.03)
         assert x.std().item() == pytest.approx(bridge.sigma(s).item(), rel=0.02)
-        assert torch.equal(rollout(Knows(bridge), start, [1.0, 0.8, 0.0], Posterior(), draws=draws), torch.ones_like(x))
+        assert torch.equal(
+            rollout(Knows(bridge), start, [1.0, 0.8, 0.0], Posterior(), draws=draws), torch.ones_like(x)
+        )
 
 
 def test_shown_noise_is_for_the_network_alone():
-    """The state at the pinned end is 0: without noise the network sees that, with it its ``z``; the state goes on without ``z``."""
+    """The state at the pinned end is 0: without noise the network sees that, with it its ``z``; the state
+    goes on without ``z``."""
     for noise in (0.0, 1.5):
         knows = Knows(BRIDGES[0])
         x = rollout(knows, torch.zeros(20000, 1), [1.0, 1e-6], Posterior(noise), draws=Draws(20000, "z"))

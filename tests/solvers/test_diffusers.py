@@ -1,11 +1,12 @@
-"""The same network outputs through our solvers and through Diffusers' schedulers, on the schedulers' own timesteps."""
+"""The same network outputs through our solvers and through Diffusers' schedulers, on the schedulers' own
+timesteps."""
 
 import diffusers
 import pytest
 import torch
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.process import Flow, ScaledLinearVP
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Flow, ScaledLinearVP
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.dpm import DPMpp
@@ -30,7 +31,10 @@ def theirs(scheduler, n: int, generator: torch.Generator | None = None) -> torch
     if hasattr(scheduler, "alphas_cumprod"):
         process = ScaledLinearVP()
         scheduler.alphas_cumprod = torch.cos(process.table[1:]) ** 2
-        scheduler.alpha_t, scheduler.sigma_t = scheduler.alphas_cumprod.sqrt(), (1 - scheduler.alphas_cumprod).sqrt()
+        scheduler.alpha_t, scheduler.sigma_t = (
+            scheduler.alphas_cumprod.sqrt(),
+            (1 - scheduler.alphas_cumprod).sqrt(),
+        )
     scheduler.set_timesteps(n)
     x = X * scheduler.init_noise_sigma
     extra = {} if generator is None else {"generator": generator}
@@ -43,7 +47,9 @@ def ours(scheduler, solver, kind: str, noise=None, end: float = 0.0) -> torch.Te
     process = ScaledLinearVP()
     steps = torch.as_tensor(scheduler.timesteps, dtype=torch.float64).unique().flip(0)
     grid = torch.cat([process.time_of_index(steps), torch.tensor([end], dtype=torch.float64)])
-    model = Denoiser(torch.nn.Identity(), process, kind, call=lambda net, x, t, c: network(x, process.index_of_time(t)))
+    model = Denoiser(
+        torch.nn.Identity(), process, kind, call=lambda net, x, t, c: network(x, process.index_of_time(t))
+    )
     t = grid[0]
     start = X
     if scheduler.init_noise_sigma != 1:  # a scheduler in y = x / alpha starts from its largest noise ratio
@@ -58,39 +64,60 @@ KINDS = [("epsilon", "eps"), ("v_prediction", "v")]
 @pytest.mark.parametrize("n", [4, 20])
 def test_ddim(theirs_kind, kind, n):
     scheduler = diffusers.DDIMScheduler(
-        **SD, prediction_type=theirs_kind, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+        **SD,
+        prediction_type=theirs_kind,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
     )
     torch.testing.assert_close(theirs(scheduler, n), ours(scheduler, DDIM(), kind), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("theirs_kind, kind", KINDS)
 def test_euler(theirs_kind, kind):
-    scheduler = diffusers.EulerDiscreteScheduler(**SD, prediction_type=theirs_kind, timestep_spacing="trailing")
+    scheduler = diffusers.EulerDiscreteScheduler(
+        **SD, prediction_type=theirs_kind, timestep_spacing="trailing"
+    )
     torch.testing.assert_close(theirs(scheduler, 12), ours(scheduler, DDIM(), kind), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("theirs_kind, kind", KINDS)
 def test_heun(theirs_kind, kind):
-    scheduler = diffusers.HeunDiscreteScheduler(**SD, prediction_type=theirs_kind, timestep_spacing="trailing")
-    torch.testing.assert_close(theirs(scheduler, 10), ours(scheduler, Heun("ratio"), kind), atol=1e-5, rtol=1e-5)
+    scheduler = diffusers.HeunDiscreteScheduler(
+        **SD, prediction_type=theirs_kind, timestep_spacing="trailing"
+    )
+    torch.testing.assert_close(
+        theirs(scheduler, 10), ours(scheduler, Heun("ratio"), kind), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("theirs_kind, kind", KINDS)
 @pytest.mark.parametrize("n", [2, 6, 20])
 def test_dpm_2m(theirs_kind, kind, n):
-    scheduler = diffusers.DPMSolverMultistepScheduler(**SD, prediction_type=theirs_kind, timestep_spacing="trailing")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **SD, prediction_type=theirs_kind, timestep_spacing="trailing"
+    )
     torch.testing.assert_close(theirs(scheduler, n), ours(scheduler, DPMpp(), kind), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("theirs_kind, kind", KINDS)
-# Diffusers' bh1 multiplies an infinite B(h) by 0 on the step to sigma = 0, and says NaN; ours is compared on a grid that ends above
-@pytest.mark.parametrize("variant, last, end", [("bh2", "zero", 0.0), ("bh2", "sigma_min", 0.001), ("bh1", "sigma_min", 0.001)])
+# Diffusers' bh1 multiplies an infinite B(h) by 0 on the step to sigma = 0, and says NaN; ours is compared on
+# a grid that ends above
+@pytest.mark.parametrize(
+    "variant, last, end", [("bh2", "zero", 0.0), ("bh2", "sigma_min", 0.001), ("bh1", "sigma_min", 0.001)]
+)
 @pytest.mark.parametrize("n", [2, 6, 12])
 def test_unipc(theirs_kind, kind, variant, last, end, n):
     scheduler = diffusers.UniPCMultistepScheduler(
-        **SD, prediction_type=theirs_kind, timestep_spacing="trailing", solver_type=variant, final_sigmas_type=last
+        **SD,
+        prediction_type=theirs_kind,
+        timestep_spacing="trailing",
+        solver_type=variant,
+        final_sigmas_type=last,
     )
-    torch.testing.assert_close(theirs(scheduler, n), ours(scheduler, UniPC(variant=variant), kind, end=end), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        theirs(scheduler, n), ours(scheduler, UniPC(variant=variant), kind, end=end), atol=1e-5, rtol=1e-5
+    )
 
 
 class Replayed:
@@ -106,13 +133,19 @@ class Replayed:
 def test_euler_ancestral():
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**SD, timestep_spacing="trailing")
     expected = theirs(scheduler, 12, torch.Generator().manual_seed(3))
-    torch.testing.assert_close(ours(scheduler, DDIM(eta=1.0), "eps", Replayed(3)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(scheduler, DDIM(eta=1.0), "eps", Replayed(3)), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_sde_dpm_2m():
-    scheduler = diffusers.DPMSolverMultistepScheduler(**SD, timestep_spacing="trailing", algorithm_type="sde-dpmsolver++")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **SD, timestep_spacing="trailing", algorithm_type="sde-dpmsolver++"
+    )
     expected = theirs(scheduler, 12, torch.Generator().manual_seed(3))
-    torch.testing.assert_close(ours(scheduler, DPMpp(eta=1.0), "eps", Replayed(3)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(scheduler, DPMpp(eta=1.0), "eps", Replayed(3)), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

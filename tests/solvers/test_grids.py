@@ -6,14 +6,27 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from stillhouse.errors import StillhouseError
-from stillhouse.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
-from stillhouse.solvers.grids import GRIDS, cosine, karras, leading, linspace, log_snr, make_grid, shifted, trailing, uniform
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.solvers.grids import (
+    GRIDS,
+    cosine,
+    karras,
+    leading,
+    linspace,
+    log_snr,
+    make_grid,
+    shifted,
+    trailing,
+    uniform,
+)
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-@pytest.mark.parametrize("process", [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), VE()], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "process", [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), VE()], ids=lambda p: p.name
+)
 @pytest.mark.parametrize("name", sorted(GRIDS))
 @pytest.mark.parametrize("n", [1, 2, 7, 50])
 def test_falls_to_zero_in_n_steps(process, name, n):
@@ -35,12 +48,19 @@ def test_karras_is_uniform_in_the_time_of_ve():
 def test_karras_levels_in_another_process():
     ratio = Flow().ratio(karras(Flow(), 10, sigma_min=0.01, sigma_max=50.0)[:-1])
     roots = ratio ** (1 / 7)
-    torch.testing.assert_close(roots, torch.linspace(50 ** (1 / 7), 0.01 ** (1 / 7), 10, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        roots, torch.linspace(50 ** (1 / 7), 0.01 ** (1 / 7), 10, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 def test_log_snr_is_even_in_lambda():
     grid = log_snr(Trig(), 6, -math.log(20), -math.log(0.02), zero=False)
-    torch.testing.assert_close(Trig().log_snr(grid), torch.linspace(-math.log(20), math.log(50), 7, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        Trig().log_snr(grid),
+        torch.linspace(-math.log(20), math.log(50), 7, dtype=torch.float64),
+        atol=1e-9,
+        rtol=0,
+    )
 
 
 def test_shift_multiplies_the_noise_ratio():
@@ -52,10 +72,14 @@ def test_shift_multiplies_the_noise_ratio():
 
 
 def test_cosine_is_symmetric():
-    torch.testing.assert_close(cosine(9) + cosine(9).flip(0), torch.ones(10, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        cosine(9) + cosine(9).flip(0), torch.ones(10, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
-@pytest.mark.parametrize("spacing, grid", [("leading", leading), ("linspace", linspace), ("trailing", trailing)])
+@pytest.mark.parametrize(
+    "spacing, grid", [("leading", leading), ("linspace", linspace), ("trailing", trailing)]
+)
 @pytest.mark.parametrize("n", [4, 10, 30, 50])
 def test_timesteps_of_diffusers(spacing, grid, n):
     scheduler = DDIMScheduler(**SD, timestep_spacing=spacing, steps_offset=1)

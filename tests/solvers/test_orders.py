@@ -1,4 +1,5 @@
-"""Orders of convergence on an exact Gaussian-mixture denoiser, in float64, and the identities between solvers."""
+"""Orders of convergence on an exact Gaussian-mixture denoiser, in float64, and the identities between
+solvers."""
 
 import math
 from functools import cache
@@ -6,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig, convert
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig, convert
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import SOLVERS, make_solver
 from stillhouse.solvers.base import Solver
@@ -18,22 +19,40 @@ from stillhouse.solvers.grids import log_snr, uniform
 from stillhouse.solvers.heun import Heun
 from stillhouse.solvers.rk45 import endpoint
 from stillhouse.solvers.unipc import UniPC
-from stillhouse.worlds.mixture import MixtureDenoiser
+from stillhouse.worlds.mixture.world import MixtureDenoiser
 
 torch.set_num_threads(1)
 ROWS = 24
-PROCESSES = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), ScaledLinearVP(zero_terminal_snr=True), VE()]
-WIDE = [p for p in PROCESSES if p.ratio(torch.ones(1)) > 20]  # those whose noise reaches the grid's ratio of 20
+PROCESSES = [
+    Flow(),
+    Trig(),
+    Cosine(),
+    LinearVP(),
+    ScaledLinearVP(),
+    ScaledLinearVP(zero_terminal_snr=True),
+    VE(),
+]
+WIDE = [
+    p for p in PROCESSES if p.ratio(torch.ones(1)) > 20
+]  # those whose noise reaches the grid's ratio of 20
 
 
 def name_of(value: object) -> str:
-    return value.name + ("-zero" if getattr(value, "zero_terminal_snr", False) else "") if isinstance(value, Process) else str(value)
+    return (
+        value.name + ("-zero" if getattr(value, "zero_terminal_snr", False) else "")
+        if isinstance(value, Process)
+        else str(value)
+    )
 
 
 def exact(process: Process) -> MixtureDenoiser:
     means = torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.2, -1.1], [-1.0, -0.7]])
     return MixtureDenoiser(
-        process, means, torch.tensor([0.3, 0.25, 0.35, 0.3]), torch.tensor([0.3, 0.3, 0.2, 0.2]), torch.tensor([0, 0, 1, 1])
+        process,
+        means,
+        torch.tensor([0.3, 0.25, 0.35, 0.3]),
+        torch.tensor([0.3, 0.3, 0.2, 0.2]),
+        torch.tensor([0, 0, 1, 1]),
     )
 
 
@@ -44,7 +63,9 @@ def start(process: Process, t: float, seed: int = 0) -> torch.Tensor:
 
 
 def walk(process: Process, solver: Solver, grid: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return rollout(exact(process), start(process, float(grid[0])), grid, solver, draws=Draws(ROWS, "walk", seed))
+    return rollout(
+        exact(process), start(process, float(grid[0])), grid, solver, draws=Draws(ROWS, "walk", seed)
+    )
 
 
 def snr_grid(process: Process, n: int) -> torch.Tensor:
@@ -58,7 +79,10 @@ def truth(process: Process) -> torch.Tensor:
 
 
 def order(process: Process, solver: Solver, n: int = 80) -> float:
-    errors = [(walk(process, solver, snr_grid(process, k)) - truth(process)).norm(dim=1).median() for k in (n, 2 * n)]
+    errors = [
+        (walk(process, solver, snr_grid(process, k)) - truth(process)).norm(dim=1).median()
+        for k in (n, 2 * n)
+    ]
     return float(torch.log2(errors[0] / errors[1]))
 
 
@@ -89,18 +113,25 @@ def test_dropping_the_difference_from_2m_falls_to_first_order():
 
 @pytest.mark.parametrize("process", WIDE, ids=name_of)
 def test_every_process_takes_the_same_ddim_and_multistep_steps(process):
-    """The coordinate is process-free: at equal sigma/alpha, states of two processes differ by their scale alone."""
+    """The coordinate is process-free: at equal sigma/alpha, states of two processes differ by their scale
+    alone."""
     for solver in (DDIM(), DPMpp(), UniPC(), Heun("ratio"), Heun("flow")):
         grid, there = snr_grid(Flow(), 8), snr_grid(process, 8)
         x = start(Flow(), float(grid[0]))
         other, _ = convert(x, grid[:1].expand(ROWS), Flow(), process)
         ended = rollout(exact(Flow()), x, grid, solver)
         moved, _ = convert(ended, grid[-1:].expand(ROWS), Flow(), process)
-        torch.testing.assert_close(rollout(exact(process), other, there, solver), moved, atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(
+            rollout(exact(process), other, there, solver), moved, atol=1e-10, rtol=1e-10
+        )
 
 
 STURDY = [DDIM(), DDIM(1.0), Heun(), DPMpp(), DPMpp(eta=1), UniPC()]
-DELICATE = [Heun("ratio"), DPMpp(lower_order_final=False), UniPC(variant="bh1")]  # finite, but no good on steps this long
+DELICATE = [
+    Heun("ratio"),
+    DPMpp(lower_order_final=False),
+    UniPC(variant="bh1"),
+]  # finite, but no good on steps this long
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
@@ -132,7 +163,11 @@ def test_eta_1_is_ancestral_sampling(solver):
 
 
 def test_transition_gives_the_mean_and_std_of_ddpm():
-    process, t, s = ScaledLinearVP(), torch.full((ROWS,), 0.7, dtype=torch.float64), torch.full((ROWS,), 0.6, dtype=torch.float64)
+    process, t, s = (
+        ScaledLinearVP(),
+        torch.full((ROWS,), 0.7, dtype=torch.float64),
+        torch.full((ROWS,), 0.6, dtype=torch.float64),
+    )
     x = start(process, 0.7)
     said = exact(process)(x, t)
     a_t, a_s = process.alpha(t)[:1] ** 2, process.alpha(s)[:1] ** 2
@@ -185,17 +220,29 @@ def test_first_orders_are_ddim_and_eta_0_is_2m(process):
     plain = walk(process, DDIM(), uniform(7))
     for solver in (UniPC(order=1, corrector=False), DPMpp(order=1)):
         torch.testing.assert_close(walk(process, solver, uniform(7)), plain, atol=1e-10, rtol=0)
-    grid = snr_grid(process, 7) if process in WIDE else uniform(7)[1:]  # no infinite h, of which even a tiny eta is infinite
+    grid = (
+        snr_grid(process, 7) if process in WIDE else uniform(7)[1:]
+    )  # no infinite h, of which even a tiny eta is infinite
     almost = walk(process, DPMpp(eta=1e-24), grid)
     torch.testing.assert_close(almost, walk(process, DPMpp(), grid), atol=1e-10, rtol=0)
     # UniP-2 in B(h) = 1 - e^-h has the weight 1/2 of 2M
-    torch.testing.assert_close(walk(process, UniPC(corrector=False), uniform(7)), walk(process, DPMpp(), uniform(7)), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        walk(process, UniPC(corrector=False), uniform(7)),
+        walk(process, DPMpp(), uniform(7)),
+        atol=1e-10,
+        rtol=0,
+    )
 
 
 def test_sde_samples_have_the_spread_of_the_data():
-    """Weak check of the noise: 60 stochastic steps keep the second moment, and too little or too much noise would not."""
+    """Weak check of the noise: 60 stochastic steps keep the second moment, and too little or too much noise
+    would not."""
     rows, model = 4000, exact(Flow())
-    second = float((torch.tensor([0.3, 0.3, 0.2, 0.2]).double() * (model.means.square().sum(1) + 2 * model.variances)).sum())
+    second = float(
+        (
+            torch.tensor([0.3, 0.3, 0.2, 0.2]).double() * (model.means.square().sum(1) + 2 * model.variances)
+        ).sum()
+    )
     for solver in (DDIM(eta=1.0), DPMpp(eta=1.0)):
         x = Draws(rows, "sde").normal(2, dtype=torch.float64)
         x = rollout(model, x, uniform(60), solver, draws=Draws(rows, "sde noise"))

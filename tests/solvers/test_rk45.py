@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.grids import cosine
 from stillhouse.solvers.heun import Heun
 from stillhouse.solvers.rk45 import endpoint
-from stillhouse.worlds.mixture import MixtureDenoiser
+from stillhouse.worlds.mixture.world import MixtureDenoiser
 
 torch.set_num_threads(1)
 PROCESSES = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(zero_terminal_snr=True), VE()]
@@ -19,7 +19,9 @@ PROCESSES = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(zero_terminal_
 
 def exact(process):
     means = torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.2, -1.1]])
-    return MixtureDenoiser(process, means, torch.tensor([0.4, 0.35, 0.45]), torch.ones(3) / 3, torch.tensor([0, 1, 2]))
+    return MixtureDenoiser(
+        process, means, torch.tensor([0.4, 0.35, 0.45]), torch.ones(3) / 3, torch.tensor([0, 1, 2])
+    )
 
 
 def noise(process, rows=16):
@@ -29,14 +31,22 @@ def noise(process, rows=16):
 def test_agrees_with_heun_extrapolated_to_no_step():
     x = noise(Flow(), 8)
     coarse, fine = (rollout(exact(Flow()), x, cosine(n), Heun()) for n in (300, 600))
-    torch.testing.assert_close(endpoint(exact(Flow()), x, 1.0, 0.0, rtol=1e-9, atol=1e-9), fine + (fine - coarse) / 3, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        endpoint(exact(Flow()), x, 1.0, 0.0, rtol=1e-9, atol=1e-9),
+        fine + (fine - coarse) / 3,
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
 def test_gaussian_endpoint_in_closed_form(process):
-    """For data N(m, d^2) the ODE keeps (x - alpha m) / sqrt(alpha^2 d^2 + sigma^2); from t = 1 to 0 and back."""
+    """For data N(m, d^2) the ODE keeps (x - alpha m) / sqrt(alpha^2 d^2 + sigma^2); from t = 1 to 0 and
+    back."""
     mean, std = torch.tensor([[0.7, -0.4]]), 0.5
-    model = MixtureDenoiser(process, mean, torch.tensor([std]), torch.ones(1), torch.zeros(1, dtype=torch.long))
+    model = MixtureDenoiser(
+        process, mean, torch.tensor([std]), torch.ones(1), torch.zeros(1, dtype=torch.long)
+    )
     x = noise(process)
 
     def whitened(x, t):
@@ -69,9 +79,12 @@ def test_times_per_sample_and_tolerance():
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 3e-5), (torch.float64, 3e-7)])
 def test_lands_exactly_on_a_point(dtype, bound):
-    """Data without width: the slope jumps at sigma = 0, and the last hair must be walked in the right direction."""
+    """Data without width: the slope jumps at sigma = 0, and the last hair must be walked in the right
+    direction."""
     point = torch.tensor([[0.7, -0.4]])
-    model = MixtureDenoiser(Flow(), point, torch.tensor([1e-9]), torch.ones(1), torch.zeros(1, dtype=torch.long))
+    model = MixtureDenoiser(
+        Flow(), point, torch.tensor([1e-9]), torch.ones(1), torch.zeros(1, dtype=torch.long)
+    )
     ended = endpoint(model, noise(Flow()).to(dtype), 1.0, 0.0, rtol=bound / 10, atol=bound / 10)
     assert float((ended - point).abs().max()) < bound
 

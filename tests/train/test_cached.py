@@ -1,4 +1,5 @@
-"""Encoded data in the loop: the same rows for the same place, one picture size a batch, and the data that a path means."""
+"""Encoded data in the loop: the same rows for the same place, one picture size a batch, and the data that a
+path means."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.io.data import buckets, encode_prompts, encode_source, open_source
 from stillhouse.model import Model, load
-from stillhouse.process import Flow
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.train.cached import CachedData, data_for
 from stillhouse.train.data import Prompts
 from stillhouse.train.loop import Trainer
@@ -63,12 +64,17 @@ def ids(x):
 
 def cached(tmp_path, n, sizes=(), shapes=((16, 16),), **options):
     source = open_source(pictures(tmp_path / "p", n, shapes))
-    return CachedData(encode_source(source, tmp_path / "c", (16, 16), text=Text(), sizes=sizes, shard=4, show=False), **options)
+    return CachedData(
+        encode_source(source, tmp_path / "c", (16, 16), text=Text(), sizes=sizes, shard=4, show=False),
+        **options,
+    )
 
 
 def model(shape=(3, 2, 2), text=None, codec=None, classes=0):
     denoiser = Denoiser(torch.nn.Identity(), Flow(), "velocity")
-    return Model(denoiser, shape, classes, {4: Sampling.steps(Flow(), 4)}, free_steps=True, text=text, codec=codec)
+    return Model(
+        denoiser, shape, classes, {4: Sampling.steps(Flow(), 4)}, free_steps=True, text=text, codec=codec
+    )
 
 
 def test_every_epoch_shows_every_row_once_and_follows_from_its_place(tmp_path):
@@ -79,7 +85,11 @@ def test_every_epoch_shows_every_row_once_and_follows_from_its_place(tmp_path):
     assert all(sorted(e) == list(range(10)) for e in epochs) and len(set(map(tuple, epochs))) == 3
     again = CachedData(tmp_path / "c")
     assert ids(again.rows(18, Draws(6, "other"))[0]) == seen[18:24]
-    assert [ids(again.rows(18, Draws(2, "rows", rank=r, world=3))[0]) for r in range(3)] == [seen[18:20], seen[20:22], seen[22:24]]
+    assert [ids(again.rows(18, Draws(2, "rows", rank=r, world=3))[0]) for r in range(3)] == [
+        seen[18:20],
+        seen[20:22],
+        seen[22:24],
+    ]
     assert ids(CachedData(tmp_path / "c", seed=1).rows(0, Draws(10, "rows"))[0]) != seen[:10]
     x, cond = again.rows(3, Draws(25, "rows"))
     assert cond["tokens"][:, 0, 0].int().tolist() == [i + 1 for i in ids(x)] and len(x) == 25
@@ -117,10 +127,14 @@ def test_a_batch_is_of_one_size_and_sizes_come_as_often_as_they_have_rows(tmp_pa
 
 def test_prompts_from_files(tmp_path):
     prompts = [f"{i:03d}" + "x" * i for i in range(30)]
-    data = CachedData(encode_prompts(prompts, tmp_path / "c", Text(), shard=8, show=False), shape=(3, 2, 2), held_out=0.2)
+    data = CachedData(
+        encode_prompts(prompts, tmp_path / "c", Text(), shard=8, show=False), shape=(3, 2, 2), held_out=0.2
+    )
     x, cond = data.rows(0, Draws(len(data), "rows"))
     assert x is None and data.shape == (3, 2, 2) and len(data) + data.held_out == 30
-    assert sorted(cond["tokens"][:, 0, 0].int().tolist() + [len(p) for p in data.captions(data.held_out)]) == list(range(3, 33))
+    assert sorted(
+        cond["tokens"][:, 0, 0].int().tolist() + [len(p) for p in data.captions(data.held_out)]
+    ) == list(range(3, 33))
     with pytest.raises(StillhouseError, match="does not know the shape of a sample"):
         CachedData(tmp_path / "c")
 
@@ -130,15 +144,26 @@ def test_what_a_path_means(tmp_path, caplog):
     (tmp_path / "prompts.txt").write_text("one\nfour\nseventeen\n")
     known = model(text=Text(), codec=Codec())
     told = data_for(known, tmp_path / "prompts.txt", show=False)
-    assert isinstance(told, Prompts) and told.shape == (3, 2, 2) and len(told.bank["tokens"]) == 2 and not list(tmp_path.glob("*.cache"))
+    assert (
+        isinstance(told, Prompts)
+        and told.shape == (3, 2, 2)
+        and len(told.bank["tokens"]) == 2
+        and not list(tmp_path.glob("*.cache"))
+    )
     filed = data_for(known, tmp_path / "prompts.txt", cache=tmp_path / "told", show=False)
-    assert isinstance(filed, CachedData) and filed.rows(0, Draws(3, "rows"))[0] is None and filed.shape == (3, 2, 2)
+    assert (
+        isinstance(filed, CachedData)
+        and filed.rows(0, Draws(3, "rows"))[0] is None
+        and filed.shape == (3, 2, 2)
+    )
     drawn = data_for(known, place, held_out=0.0, show=False)
     x, cond = drawn.rows(0, Draws(6, "rows"))
     assert (tmp_path / "p.cache" / "index.json").exists() and drawn.shape == x.shape[1:] == (3, 2, 2)
     assert cond["tokens"][:, 0, 0].int().tolist() == [i + 1 for i in ids(x)]
     grey = data_for(model((1, 16, 16)), place, cache=tmp_path / "grey", show=False)
-    assert grey.shape == (1, 16, 16) and grey.rows(0, Draws(2, "rows"))[1] is None and grey.examples(3) is None
+    assert (
+        grey.shape == (1, 16, 16) and grey.rows(0, Draws(2, "rows"))[1] is None and grey.examples(3) is None
+    )
     several = data_for(known, place, cache=tmp_path / "several", bucket_count=3, show=False)
     assert several.shape == (3, 2, 2) and len(several.cache.key["sizes"]) == 3
     for teacher, path, sentence in (
@@ -159,7 +184,11 @@ def test_labels_of_a_class_model(tmp_path):
     x, labels = data.rows(0, Draws(3, "rows"))
     assert data.classes == 5 and labels.tolist() == ids(x) and data.examples(6).tolist() == [0, 1, 2, 3, 4, 0]
     unlabelled = data_for(model((1, 8, 8), classes=5), pictures(tmp_path / "q", 2, ((8, 8),)), show=False)
-    assert unlabelled.classes == 0 and unlabelled.rows(0, Draws(2, "rows"))[1] is None and unlabelled.examples(2) is None
+    assert (
+        unlabelled.classes == 0
+        and unlabelled.rows(0, Draws(2, "rows"))[1] is None
+        and unlabelled.examples(2) is None
+    )
 
 
 def test_latents_of_another_size_are_refused_by_the_run(tmp_path):

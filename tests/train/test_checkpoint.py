@@ -6,14 +6,17 @@ import resource
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.train import checkpoint
 from stillhouse.train.player import Player
 from stillhouse.train.recipe import Optim
 
 
 def tensors(seed=0, size=1000):
-    return {"weights": {"a/w": torch.randn(size, generator=torch.Generator().manual_seed(seed))}, "optimisers": {"b": torch.arange(3.0)}}
+    return {
+        "weights": {"a/w": torch.randn(size, generator=torch.Generator().manual_seed(seed))},
+        "optimisers": {"b": torch.arange(3.0)},
+    }
 
 
 def write(folder, step, seed=0, keep=9):
@@ -30,7 +33,9 @@ def test_round_trip_and_only_the_newest_are_kept(tmp_path):
     assert names(tmp_path) == ["step-00000003", "step-00000010"]
     state, files = checkpoint.newest(tmp_path)
     assert state["step"] == 10 and state["stage"] == 0
-    assert torch.equal(files["weights"]["a/w"], tensors(10)["weights"]["a/w"]) and torch.equal(files["optimisers"]["b"], torch.arange(3.0))
+    assert torch.equal(files["weights"]["a/w"], tensors(10)["weights"]["a/w"]) and torch.equal(
+        files["optimisers"]["b"], torch.arange(3.0)
+    )
 
 
 def cut(file):
@@ -52,7 +57,9 @@ def test_a_torn_one_is_passed_over_with_a_message(tmp_path, caplog, name, harm):
     write(tmp_path, 1)
     torn = write(tmp_path, 2)
     harm(torn / name)
-    if harm is flip and name == "state.json":  # a digit of a digest: then the file it belongs to is the one that differs
+    if (
+        harm is flip and name == "state.json"
+    ):  # a digit of a digest: then the file it belongs to is the one that differs
         assert (torn / name).read_bytes() != (tmp_path / "step-00000001" / name).read_bytes()
     state, _ = checkpoint.newest(tmp_path)
     assert state["step"] == 1
@@ -74,7 +81,9 @@ def test_a_half_written_folder_of_a_killed_run_is_neither_read_nor_in_the_way(tm
     (left / "weights.safetensors").write_bytes(b"half")
     assert checkpoint.newest(tmp_path)[0]["step"] == 1
     write(tmp_path, 2)
-    assert names(tmp_path) == ["step-00000001", "step-00000002"] and checkpoint.newest(tmp_path)[0]["step"] == 2
+    assert (
+        names(tmp_path) == ["step-00000001", "step-00000002"] and checkpoint.newest(tmp_path)[0]["step"] == 2
+    )
 
 
 def full(*_, **__):
@@ -115,7 +124,10 @@ def test_optimisers_go_on_as_if_never_stopped():
 
     def fresh():
         torch.manual_seed(0)
-        return {n: Player(n, torch.nn.Linear(2, 2), Optim(name=o)) for n, o in (("student", "adam"), ("fake", "radam"), ("critic", "sgd"))}
+        return {
+            n: Player(n, torch.nn.Linear(2, 2), Optim(name=o))
+            for n, o in (("student", "adam"), ("fake", "radam"), ("critic", "sgd"))
+        }
 
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, range(5))
@@ -126,7 +138,9 @@ def test_optimisers_go_on_as_if_never_stopped():
     for players in (first, second):
         stepped(players, (3, 4))
         for name, player in players.items():
-            assert all(torch.equal(a, b) for a, b in zip(player.parameters, whole[name].parameters, strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(player.parameters, whole[name].parameters, strict=True)
+            )
 
 
 def test_weights_of_another_run_are_refused():

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.model import load
-from stillhouse.process import Flow
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.train.data import Endless, NoData, TensorData
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.recipe import Recipe
@@ -35,12 +35,19 @@ def test_every_epoch_shows_every_sample_once_in_an_order_of_its_own():
 
 def test_processes_share_the_rows_among_them():
     data = numbered()
-    assert ids(data, 8, 2, rank=0, world=3) + ids(data, 8, 2, rank=1, world=3) + ids(data, 8, 2, rank=2, world=3) == ids(data, 8, 6)
+    assert ids(data, 8, 2, rank=0, world=3) + ids(data, 8, 2, rank=1, world=3) + ids(
+        data, 8, 2, rank=2, world=3
+    ) == ids(data, 8, 6)
     world = get_world("mixture")
     parts = [Endless(world, labelled=True).rows(0, Draws(4, "x", rank=r, world=2)) for r in range(2)]
     x, label = Endless(world, labelled=True).rows(0, Draws(8, "x"))
-    assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(torch.cat([p[1] for p in parts]), label)
-    assert NoData((2,), 5).rows(0, Draws(8, "x"))[0] is None and int(NoData((2,), 5).rows(0, Draws(99, "x"))[1].max()) == 4
+    assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(
+        torch.cat([p[1] for p in parts]), label
+    )
+    assert (
+        NoData((2,), 5).rows(0, Draws(8, "x"))[0] is None
+        and int(NoData((2,), 5).rows(0, Draws(99, "x"))[1].max()) == 4
+    )
     assert NoData((2,)).rows(0, Draws(8, "x")) == (None, None)
 
 
@@ -62,7 +69,15 @@ def test_a_resumed_run_sees_the_rows_that_it_would_have_seen(tmp_path, accumulat
             trainer.stopping = step == stop
 
         recipe = Recipe(steps=6, batch=4, accumulate=accumulate)
-        return Trainer(find("progressive")(teacher_steps=2), teacher, data, recipe, quiet=True, out=folder, on_step=on_step).fit
+        return Trainer(
+            find("progressive")(teacher_steps=2),
+            teacher,
+            data,
+            recipe,
+            quiet=True,
+            out=folder,
+            on_step=on_step,
+        ).fit
 
     seen = []
     run()(False)

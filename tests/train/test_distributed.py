@@ -1,4 +1,5 @@
-"""One process or two: the same rows, the same random numbers, the same losses. Run by itself, this file is what each process runs."""
+"""One process or two: the same rows, the same random numbers, the same losses. Run by itself, this file is
+what each process runs."""
 
 import json
 import os
@@ -8,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from stillhouse.draws import Draws
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import Flow
 from stillhouse.model import load
-from stillhouse.process import Flow
-from stillhouse.systems import find
+from stillhouse.systems.registry import find
 from stillhouse.train.data import Endless, NoData, TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
@@ -39,8 +40,16 @@ def work(folder):
         trainer = Trainer(method, teacher, data, settings, out=f"{folder}/{slug}", quiet=True, device="cpu")
         student = trainer.fit()
         if trainer.engine.main:
-            rows = [{k: v for k, v in r.items() if k.endswith(("/loss", "/gradient"))} for r in trainer.journal.rows if "seconds" in r]
-            told = {"world": trainer.engine.world, "rows": rows, "samples": student.sample(4, seed=1).tolist()}
+            rows = [
+                {k: v for k, v in r.items() if k.endswith(("/loss", "/gradient"))}
+                for r in trainer.journal.rows
+                if "seconds" in r
+            ]
+            told = {
+                "world": trainer.engine.world,
+                "rows": rows,
+                "samples": student.sample(4, seed=1).tolist(),
+            }
             with open(f"{folder}/{slug}.json", "w") as file:
                 json.dump(told, file)
         trainer.engine.wait()
@@ -51,8 +60,24 @@ def told(tmp_path_factory):
     """What runs in one process and in two wrote down."""
     folders = [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")]
     work(str(folders[0]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folders[1])]
-    done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, check=False)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+        str(folders[1]),
+    ]
+    done = subprocess.run(
+        launch,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [{slug: json.loads((folder / f"{slug}.json").read_text()) for slug in RUNS} for folder in folders]
 

@@ -33,12 +33,19 @@ def test_a_half_life_halves_what_was_there():
 
 
 def test_the_power_function_average_weighs_by_the_power_of_the_step():
-    recipe, values = Recipe(ema_power=6.94), [float(v) for v in torch.rand(400, generator=torch.Generator().manual_seed(0))]
+    recipe, values = (
+        Recipe(ema_power=6.94),
+        [float(v) for v in torch.rand(400, generator=torch.Generator().manual_seed(0))],
+    )
     k = torch.arange(1, 401, dtype=torch.float64)
     ends = (k / 400) ** 7.94
-    exact = ends - torch.cat([torch.zeros(1, dtype=torch.float64), ends[:-1]])  # the weight t^p, integrated over each step
+    exact = ends - torch.cat(
+        [torch.zeros(1, dtype=torch.float64), ends[:-1]]
+    )  # the weight t^p, integrated over each step
     assert decay_at(recipe, 0) == 0.0
-    assert follow(recipe, values) == pytest.approx(float(exact @ torch.tensor(values, dtype=torch.float64)), abs=1e-12)
+    assert follow(recipe, values) == pytest.approx(
+        float(exact @ torch.tensor(values, dtype=torch.float64)), abs=1e-12
+    )
 
 
 def test_whole_numbers_are_copied_not_averaged():

@@ -1,4 +1,5 @@
-"""The loop when things go wrong: losses that are no numbers, Ctrl-C, other people's folders, settings that do not fit."""
+"""The loop when things go wrong: losses that are no numbers, Ctrl-C, other people's folders, settings that do
+not fit."""
 
 import json
 import math
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.model import load
-from stillhouse.process import Flow
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.data import Endless, NoData
 from stillhouse.train.loop import Interrupted, Trainer
@@ -25,7 +26,8 @@ WORLD = get_world("mixture")
 
 @dataclass
 class Fragile(Method):
-    """Draws its student to the teacher's velocity; in one step the loss of a player, or its gradient, breaks."""
+    """Draws its student to the teacher's velocity; in one step the loss of a player, or its gradient,
+    breaks."""
 
     when: int = option(99, "step", low=0)
     who: str = option("student", "player")
@@ -48,7 +50,9 @@ class Fragile(Method):
         said, real = model(x, t).velocity, self.teacher(x, t).velocity
         loss = (said - 0.5 * real).square().mean()
         if batch.step == self.when and batch.player == self.who:
-            return loss * math.nan if self.what == "loss" else loss + (said * 0).abs().sqrt().sum()  # d sqrt at 0: inf * 0
+            return (
+                loss * math.nan if self.what == "loss" else loss + (said * 0).abs().sqrt().sum()
+            )  # d sqrt at 0: inf * 0
         return loss
 
     def samplings(self):
@@ -60,7 +64,15 @@ def trainer(folder=None, on_step=None, data=None, method=None, **recipe):
     for p in teacher.denoiser.parameters():
         torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
     settings = Recipe(**{"steps": 8, "batch": 8, "save_every": 2, "log_every": 1, **recipe})
-    return Trainer(method or Fragile(), teacher, data or NoData(WORLD.shape), settings, out=folder, quiet=True, on_step=on_step)
+    return Trainer(
+        method or Fragile(),
+        teacher,
+        data or NoData(WORLD.shape),
+        settings,
+        out=folder,
+        quiet=True,
+        on_step=on_step,
+    )
 
 
 def weights(run):
@@ -96,7 +108,10 @@ def test_a_step_that_is_not_finite_can_be_skipped(what, caplog):
 
     run = trainer(method=Fragile(when=5, what=what), nonfinite="skip", on_step=on_step)
     run.fit()
-    moved = {name: not all(torch.equal(a, b) for a, b in zip(before[4][name], before[5][name], strict=True)) for name in run.players}
+    moved = {
+        name: not all(torch.equal(a, b) for a, b in zip(before[4][name], before[5][name], strict=True))
+        for name in run.players
+    }
     assert moved == {"student": False, "fake": True}
     assert all(torch.isfinite(v).all() for v in weights(run).values())
     assert not all(torch.equal(a, b) for a, b in zip(before[5]["student"], before[6]["student"], strict=True))
@@ -119,8 +134,14 @@ def test_a_signal_ends_the_step_in_hand_saves_and_the_run_can_go_on(tmp_path, na
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     again = trainer(tmp_path / "run", save_every=0)
     again.fit(resume=True)
-    assert same(weights(whole), weights(again)) and (tmp_path / "run" / "model" / "model.safetensors").exists()
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "seconds" in line]
+    assert (
+        same(weights(whole), weights(again)) and (tmp_path / "run" / "model" / "model.safetensors").exists()
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        if "seconds" in line
+    ]
     assert steps == list(range(8))
 
 
@@ -175,7 +196,10 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(tmp_pa
     with pytest.raises(StillhouseError, match="No space left on device"):
         trainer(tmp_path / "run", on_step=lambda _, step: step == 4 and trouble.append(1)).fit()
     trouble.clear()
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("*")) == ["step-00000002", "step-00000004"]
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("*")) == [
+        "step-00000002",
+        "step-00000004",
+    ]
     whole, again = trainer(), trainer(tmp_path / "run")
     whole.fit()
     again.fit(resume=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Optim, Recipe
 
@@ -33,18 +33,26 @@ def test_a_bad_run_option_is_refused_in_one_sentence(bad):
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"name": "lion"}, {"schedule": "step"}, {"clip": -1.0}, {"warmup": -1}], ids=str)
+@pytest.mark.parametrize(
+    "bad", [{"lr": 0.0}, {"name": "lion"}, {"schedule": "step"}, {"clip": -1.0}, {"warmup": -1}], ids=str
+)
 def test_a_bad_optimiser_is_refused(bad):
     with pytest.raises(StillhouseError):
         Optim(**bad)
 
 
 def test_the_runs_settings_go_over_the_methods_and_its_over_the_default():
-    own = Optim(lr=5e-4, name="radam", betas=(0.0, 0.99), clip=3.0, warmup=7, schedule="linear", weight_decay=0.1)
+    own = Optim(
+        lr=5e-4, name="radam", betas=(0.0, 0.99), clip=3.0, warmup=7, schedule="linear", weight_decay=0.1
+    )
     assert settings("student", own, Recipe()) == own
     assert settings("student", None, Recipe()) == Optim()
-    over = settings("student", own, Recipe(lr={"student": 1e-2, "fake": 1.0}, clip=0.0, warmup=0, schedule="cosine"))
-    assert over == Optim(lr=1e-2, name="radam", betas=(0.0, 0.99), clip=0.0, warmup=0, schedule="cosine", weight_decay=0.1)
+    over = settings(
+        "student", own, Recipe(lr={"student": 1e-2, "fake": 1.0}, clip=0.0, warmup=0, schedule="cosine")
+    )
+    assert over == Optim(
+        lr=1e-2, name="radam", betas=(0.0, 0.99), clip=0.0, warmup=0, schedule="cosine", weight_decay=0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,4 +84,6 @@ def test_gradients_are_clipped_to_the_norm_and_a_shared_weight_counts_once():
     layer.weight.grad = torch.full((3, 3), 2.0)
     norm = player.gradient_norm()
     player.clip(norm)
-    assert float(norm) == pytest.approx(6.0) and float(layer.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
+    assert float(norm) == pytest.approx(6.0) and float(layer.weight.grad.norm()) == pytest.approx(
+        0.5, rel=1e-4
+    )

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.model import load
-from stillhouse.process import Flow
 from stillhouse.train.data import Endless
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
@@ -16,7 +16,13 @@ from stillhouse.worlds.base import get_world
 def trainer(dropout=0.0, **recipe):
     world = get_world("mixture")
     teacher = load(world.network(Flow(), width=16, depth=1, dropout=dropout), shape=world.shape, classes=8)
-    return Trainer(Denoising(), teacher, Endless(world, labelled=True), Recipe(**{"steps": 3, "batch": 8, **recipe}), quiet=True)
+    return Trainer(
+        Denoising(),
+        teacher,
+        Endless(world, labelled=True),
+        Recipe(**{"steps": 3, "batch": 8, **recipe}),
+        quiet=True,
+    )
 
 
 def gap(a, b):
@@ -46,7 +52,11 @@ def test_half_precision_is_refused_without_a_gpu():
 def test_a_player_s_rate_follows_its_schedule():
     player = trainer(schedule="linear", warmup=4, lr={"student": 1.0}).players["student"]
     rates = [player.schedule(step, 20) for step in range(20)]
-    assert rates[0] == pytest.approx(0.25) and rates[3] == pytest.approx(1 - 3 / 20) and rates[10] == pytest.approx(0.5)
+    assert (
+        rates[0] == pytest.approx(0.25)
+        and rates[3] == pytest.approx(1 - 3 / 20)
+        and rates[10] == pytest.approx(0.5)
+    )
     player = trainer(schedule="cosine", warmup=0, lr={"student": 1.0}).players["student"]
     assert player.schedule(10, 20) == pytest.approx(0.5)
 

@@ -1,13 +1,15 @@
-"""The bridged mixture: its closed form against Bayes' rule on a grid, its limits, its pairs and its measure of diversity."""
+"""The bridged mixture: its closed form against Bayes' rule on a grid, its limits, its pairs and its measure
+of diversity."""
 
 import pytest
 import torch
 
-from stillhouse.bridge import I2SB, Brownian, ResShift, unconditional
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow
-from stillhouse.samplers.sampling import Sampling, draw_samples
+from stillhouse.core.bridge import I2SB, Brownian, ResShift, unconditional
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
 
 torch.set_num_threads(1)
@@ -23,7 +25,9 @@ def by_quadrature(world, bridge, x_t, t, y=None):
     """``E[x_0 | x_t (, y)]`` of one state, on a fine grid of ``x_0``."""
     line = torch.linspace(-6.5, 6.5, 196, dtype=torch.float64)
     x = torch.cartesian_prod(line, line)
-    alpha, sigma, eta = (f(torch.tensor(t, dtype=torch.float64)) for f in (bridge.alpha, bridge.sigma, bridge.eta))
+    alpha, sigma, eta = (
+        f(torch.tensor(t, dtype=torch.float64)) for f in (bridge.alpha, bridge.sigma, bridge.eta)
+    )
     away = (x[:, None] - world.means).square().sum(-1) / world.stds**2
     log = (world.weights.log() - 2 * world.stds.log() - 0.5 * away).logsumexp(1)
     if y is None:  # the degraded point is integrated out: x_t is Gaussian around (alpha + eta shrink) x
@@ -90,7 +94,13 @@ def test_pairs_have_the_statistics_they_claim(worlds):
     noise = y - 0.6 * x
     assert noise.std().item() == pytest.approx(1.2, rel=0.02) and abs(noise.mean().item()) < 0.03
     assert abs((noise * x).mean().item()) < 0.1
-    assert not torch.isin(world.data("test")[1], labels).any() and world.even(5, "test").tolist() == [16384, 16384, 16385, 16385, 16386]
+    assert not torch.isin(world.data("test")[1], labels).any() and world.even(5, "test").tolist() == [
+        16384,
+        16384,
+        16385,
+        16385,
+        16386,
+    ]
     again, same = world.sample_data(7, Draws(7, 1), torch.arange(7))
     assert torch.equal(again, x[:7]) and torch.equal(same, torch.arange(7))
 

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from stillhouse.discrete import Masked, Uniform, of_words
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow
-from stillhouse.worlds._chain import Chain
+from stillhouse.core.discrete import Masked, Uniform, of_words
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
+from stillhouse.worlds.text.chain import Chain
 
 torch.set_num_threads(1)
 ROWS = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.7, 0.0]]
@@ -19,10 +19,15 @@ TEXTS = torch.tensor(list(itertools.product(range(3), repeat=4)))
 
 
 def enumerated(seen: torch.Tensor, skip: int | None = None) -> torch.Tensor:
-    """``p(x^l | evidence)`` (L, V) by the sum over all texts; ``seen`` (L, V): likelihoods; the evidence at ``skip`` left out."""
+    """``p(x^l | evidence)`` (L, V) by the sum over all texts; ``seen`` (L, V): likelihoods; the evidence at
+    ``skip`` left out."""
     places = [place for place in range(4) if place != skip]
-    weight = SMALL.log_prob(TEXTS).exp() * torch.stack([seen[place, TEXTS[:, place]] for place in places]).prod(0)
-    p = torch.stack([torch.stack([weight[TEXTS[:, place] == v].sum() for v in range(3)]) for place in range(4)])
+    weight = SMALL.log_prob(TEXTS).exp() * torch.stack(
+        [seen[place, TEXTS[:, place]] for place in places]
+    ).prod(0)
+    p = torch.stack(
+        [torch.stack([weight[TEXTS[:, place] == v].sum() for v in range(3)]) for place in range(4)]
+    )
     return p / p.sum(1, keepdim=True)
 
 
@@ -46,8 +51,12 @@ def test_uniform_denoiser_leaves_its_own_position_out(t, x_t):
     seen = torch.stack([alpha * torch.eye(3, dtype=torch.float64)[v] + (1 - alpha) / 3 for v in x_t])
     said = of_words(SMALL.exact(process)(x, time)).log_probs
     for place in range(4):
-        torch.testing.assert_close(said[0, place].exp(), enumerated(seen, skip=place)[place], atol=1e-12, rtol=0)
-    torch.testing.assert_close(process.including(said, x, time)[0].exp(), enumerated(seen), atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            said[0, place].exp(), enumerated(seen, skip=place)[place], atol=1e-12, rtol=0
+        )
+    torch.testing.assert_close(
+        process.including(said, x, time)[0].exp(), enumerated(seen), atol=1e-12, rtol=0
+    )
 
 
 def test_the_chain_of_the_card():
@@ -57,7 +66,9 @@ def test_the_chain_of_the_card():
     found = world.measure(x)
     entropy_of_a_row = -(2 * 0.45 * math.log(0.45) + 4 * 0.025 * math.log(0.025))
     assert found["nll"] == pytest.approx((math.log(6) + 11 * entropy_of_a_row) / 12, abs=0.004)
-    assert found["nll"] == pytest.approx(1.144, abs=0.006) and found["bigram_entropy"] == pytest.approx(2.80, abs=0.02)
+    assert found["nll"] == pytest.approx(1.144, abs=0.006) and found["bigram_entropy"] == pytest.approx(
+        2.80, abs=0.02
+    )
     shares = torch.stack([torch.bincount(x[:, 1:][x[:, :-1] == v], minlength=6).double() for v in range(6)])
     torch.testing.assert_close(shares / shares.sum(1, keepdim=True), world.chain, atol=0.01, rtol=0)
     assert torch.equal(world.data("test")[0], world.data("test")[0]) and len(world.data("test")[0]) == 4000
@@ -91,7 +102,10 @@ def test_its_network_speaks_of_its_letters(process):
         (lambda: SMALL.exact(Flow()), "works on tokens"),
         (lambda: SMALL.measure(torch.full((8, 4), 3)), "numbers 0 … 2"),
         (lambda: SMALL.data("dev"), "splits 'train' and 'test'"),
-        (lambda: SMALL.network(Masked(3))(torch.zeros(1, 5, dtype=torch.long), torch.ones(1)), "texts of 4 tokens"),
+        (
+            lambda: SMALL.network(Masked(3))(torch.zeros(1, 5, dtype=torch.long), torch.ones(1)),
+            "texts of 4 tokens",
+        ),
     ],
 )
 def test_bad_input_is_told(make, words):

@@ -1,11 +1,21 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow
-from stillhouse.worlds._clips_drawn import CAPTIONS, COLOURS, HEADINGS, KINDS, SIDE, DrawnClips, parts, render, seen
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.worlds.base import get_world
+from stillhouse.worlds.clips.drawn import (
+    CAPTIONS,
+    COLOURS,
+    HEADINGS,
+    KINDS,
+    SIDE,
+    DrawnClips,
+    parts,
+    render,
+    seen,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +29,10 @@ def drawn(world, n=48, frames=12, seed=0, labels=None):
 
 def test_captions_say_what_their_numbers_mean():
     ids = torch.arange(len(CAPTIONS))
-    said = [f"a {COLOURS[c]} {KINDS[k]} moving {list(HEADINGS)[h]}" for k, c, h in zip(*(p.tolist() for p in parts(ids)), strict=True)]
+    said = [
+        f"a {COLOURS[c]} {KINDS[k]} moving {list(HEADINGS)[h]}"
+        for k, c, h in zip(*(p.tolist() for p in parts(ids)), strict=True)
+    ]
     assert tuple(said) == CAPTIONS and len(set(CAPTIONS)) == 48
 
 
@@ -36,7 +49,9 @@ def test_held_out_captions_are_never_drawn_and_their_words_are(world):
 def test_a_clip_wraps_around_and_returns():
     clip = render(torch.tensor([1]), torch.tensor([[15.5, 8.0]]), frames=SIDE + 1)
     torch.testing.assert_close(clip[:, 0], clip[:, SIDE])
-    torch.testing.assert_close(clip[:, 3], clip[:, 0].roll(3, -1))  # a red circle moving right, a pixel a frame
+    torch.testing.assert_close(
+        clip[:, 3], clip[:, 0].roll(3, -1)
+    )  # a red circle moving right, a pixel a frame
 
 
 def test_what_is_drawn_is_read_as_it_was_told(world):
@@ -54,7 +69,9 @@ def test_reading_sees_each_thing_that_is_wrong(world):
     clips, labels = drawn(world)
     right = world.measure(clips, labels)
     backwards = world.measure(clips.flip(1), labels)
-    assert backwards["motion_fidelity"] == 0 and backwards["colour_fidelity"] == backwards["shape_fidelity"] == 1
+    assert (
+        backwards["motion_fidelity"] == 0 and backwards["colour_fidelity"] == backwards["shape_fidelity"] == 1
+    )
     recoloured = world.measure(clips[:, :, [1, 2, 0]], labels)
     assert recoloured["colour_fidelity"] < 0.3 and recoloured["motion_fidelity"] == 1
     others = (labels + 16) % 48  # the same colour and heading, another shape
@@ -101,5 +118,7 @@ def test_conditions_and_labels(world):
 
 
 def test_fresh_clips_repeat_with_their_seed(world):
-    assert torch.equal(drawn(world, 8)[0], drawn(world, 8)[0]) and not torch.equal(drawn(world, 8)[0], drawn(world, 8, seed=1)[0])
+    assert torch.equal(drawn(world, 8)[0], drawn(world, 8)[0]) and not torch.equal(
+        drawn(world, 8)[0], drawn(world, 8, seed=1)[0]
+    )
     assert isinstance(world, DrawnClips)

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow
-from stillhouse.samplers.sampling import Sampling, draw_samples
-from stillhouse.worlds._clips_talking import FRAMES, SPEEDS, TalkingClips, spoken
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.worlds.clips.talking import FRAMES, SPEEDS, TalkingClips, spoken
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +23,20 @@ def test_all_clips_are_different_and_in_step_with_what_is_told(world):
     assert len(clips) == 3072 and len(clips.flatten(1).unique(dim=0)) == 3072
     found = world.measure(clips[::7], labels[::7])
     assert found["sync"] == found["motion_fidelity"] == 1 and found["clip_distance"] < 1e-3
-    silent = world.measure(clips[::7], labels[::7] % len(SPEEDS))  # as if nobody had spoken: half of the syllables are closed
+    silent = world.measure(
+        clips[::7], labels[::7] % len(SPEEDS)
+    )  # as if nobody had spoken: half of the syllables are closed
     assert silent["sync"] == pytest.approx(0.5, abs=0.05) and silent["motion_fidelity"] == 1
 
 
 def test_the_network_is_told_loudness_frame_by_frame(world):
     told = world.condition(torch.tensor([world.even(8)[5], -1]))
     open = spoken(world.even(8)[5:6] // len(SPEEDS))[0]
-    assert told["features"].shape == (2, FRAMES, 2) and not told["features"][1].any() and told["mask"].sum(1).tolist() == [2, 0]
+    assert (
+        told["features"].shape == (2, FRAMES, 2)
+        and not told["features"][1].any()
+        and told["mask"].sum(1).tolist() == [2, 0]
+    )
     assert (told["features"][0, 1::2, 1] - open[1::2]).abs().max() < 0.15
     assert world.condition(torch.tensor([7]), 64)["features"].shape == (1, 64, 2)
     with pytest.raises(StillhouseError, match="0 … 191"):
@@ -37,7 +44,9 @@ def test_the_network_is_told_loudness_frame_by_frame(world):
 
 
 def sampled(world, cond, n=48):
-    return draw_samples(world.exact(Flow()), Sampling.steps(Flow(), 8, solver="ddim"), world.shape, cond, Draws(n, 0))
+    return draw_samples(
+        world.exact(Flow()), Sampling.steps(Flow(), 8, solver="ddim"), world.shape, cond, Draws(n, 0)
+    )
 
 
 def test_the_exact_denoiser_obeys_what_it_is_told_and_nothing_else(world):

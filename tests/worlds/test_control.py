@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import VE, Cosine, Flow
-from stillhouse.worlds import _arena as arena
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import VE, Cosine, Flow
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.control import EPISODES, STD, gym_env
+from stillhouse.worlds.control.world import EPISODES, STD, arena, gym_env
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +24,13 @@ def place(x, y, goal=(0.8, 0.0), obstacle=(0.0, 0.0)):
     return torch.tensor([[x, y, *goal, *obstacle]])
 
 
-# -- the arena -----------------------------------------------------------------------------------------------------------------
+# -- the arena -------------------------------------------------------------------------------------
 def test_a_step_moves_by_the_velocity_and_no_further_than_it_may():
     seen = arena.move(place(0.5, 0.5), torch.tensor([[0.5, -3.0]]))
     torch.testing.assert_close(seen[0, :2], torch.tensor([0.5 + 0.5 * arena.SPEED, 0.5 - arena.SPEED]))
-    assert torch.equal(arena.move(place(0.99, 0.0), torch.tensor([[1.0, 0.0]]))[0, :2], torch.tensor([1.0, 0.0]))
+    assert torch.equal(
+        arena.move(place(0.99, 0.0), torch.tensor([[1.0, 0.0]]))[0, :2], torch.tensor([1.0, 0.0])
+    )
 
 
 @pytest.mark.parametrize("left", [True, False])
@@ -54,7 +55,9 @@ def test_straight_ahead_hits_the_obstacle():
 def test_demonstrations_take_both_ways_and_end_at_the_goal(world):
     shown = arena.demonstrate(Draws(300, "test"))
     assert 0.4 < float(shown.left.float().mean()) < 0.6
-    assert bool(arena.arrived(shown.seen[:, -1]).all()) and not any(bool(arena.crashed(at).any()) for at in shown.seen.unbind(1))
+    assert bool(arena.arrived(shown.seen[:, -1]).all()) and not any(
+        bool(arena.crashed(at).any()) for at in shown.seen.unbind(1)
+    )
     seen, chunks = arena.chunks(shown, 8)
     assert len(seen) == int(shown.length.sum()) and chunks.shape == (len(seen), 8, 2)
     first = int(shown.length[0])
@@ -110,7 +113,9 @@ def test_episodes_that_are_over_stand_still():
     assert 0 < int(over.sum()) < 64 and torch.equal(again[over], seen[over])
     assert bool(((again - seen)[~over, 1] - arena.SPEED).abs().max() < 1e-6)
     first = arena.Arena().reset(64, 3)
-    assert torch.equal(first, arena.Arena().reset(64, 3)) and not torch.equal(first, arena.Arena().reset(64, 4))
+    assert torch.equal(first, arena.Arena().reset(64, 3)) and not torch.equal(
+        first, arena.Arena().reset(64, 4)
+    )
 
 
 def test_it_is_an_environment_of_gymnasium():
@@ -120,7 +125,7 @@ def test_it_is_an_environment_of_gymnasium():
 
     env = gym_env(render_mode="rgb_array", side=32)
     check_env(env, skip_render_check=True)
-    made = gymnasium.make("stillhouse.worlds._arena_env:stillhouse/Arena-v0")
+    made = gymnasium.make("stillhouse.worlds.control.arena_env:stillhouse/Arena-v0")
     seen, _ = made.reset(seed=5)
     total, left = 0.0, torch.tensor([True])
     for _ in range(arena.LIMIT):
@@ -128,15 +133,21 @@ def test_it_is_an_environment_of_gymnasium():
         total += reward
         if ended or cut:
             break
-    assert ended and info == {"is_success": True, "left": True} and 2.2 < total < 2.7  # the way to the goal, and 1 for being there
+    assert (
+        ended and info == {"is_success": True, "left": True} and 2.2 < total < 2.7
+    )  # the way to the goal, and 1 for being there
     env.reset(seed=1)
     assert env.render().shape == (32, 32, 3)
 
 
-# -- the bandit ----------------------------------------------------------------------------------------------------------------
+# -- the bandit ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("process", [Flow(), Cosine(), VE()])
 def test_the_exact_denoiser_is_the_posterior_mean(bandit, process):
-    exact, o, t = bandit.exact(process), torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64)
+    exact, o, t = (
+        bandit.exact(process),
+        torch.tensor([[0.4]], dtype=torch.float64),
+        torch.tensor([0.6], dtype=torch.float64),
+    )
     x = torch.tensor([[[0.3, -0.2]]], dtype=torch.float64)
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     # by brute force: a fine grid around both actions
@@ -162,5 +173,7 @@ def test_what_a_task_lacks_is_said(world, bandit):
         world.exact(Flow())
     with pytest.raises(StillhouseError, match="Episodes are the arena's alone"):
         bandit.fleet()
-    with pytest.raises(StillhouseError, match="no task of the world 'control' named 'aren'; did you mean 'arena'"):
+    with pytest.raises(
+        StillhouseError, match="no task of the world 'control' named 'aren'; did you mean 'arena'"
+    ):
         get_world("control", task="aren")

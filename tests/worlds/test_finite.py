@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.func import jvp
 
-from stillhouse.bridge import Bridge
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import PROCESSES, Flow
+from stillhouse.core.bridge import Bridge
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import PROCESSES, Flow
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.finite import FiniteDenoiser, bundled_table
 
@@ -25,12 +25,21 @@ def digits():
 def test_mean_is_the_weighted_sum_over_all_points(process, digits):
     x, y = (v[:200] for v in digits.data())
     t = process.time(torch.tensor([2.0, 1, 0, -1, -2, -3], dtype=torch.float64))
-    x_t = process.noise(x[:6].double(), t, torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    x_t = process.noise(
+        x[:6].double(),
+        t,
+        torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    )
     cond = torch.cat([y[:4], torch.tensor([-1, -1])])
     said = FiniteDenoiser(process, x, y, chunk=4)(x_t, t, cond).x0
     for i in range(6):
         mine = x.double() if cond[i] < 0 else x[y == cond[i]].double()
-        log = torch.stack([-(x_t[i] - process.alpha(t[i]) * one).square().sum() / (2 * process.sigma(t[i]) ** 2) for one in mine])
+        log = torch.stack(
+            [
+                -(x_t[i] - process.alpha(t[i]) * one).square().sum() / (2 * process.sigma(t[i]) ** 2)
+                for one in mine
+            ]
+        )
         weights = (log - log.max()).exp()
         wanted = (weights[:, None, None, None] * mine).sum(0) / weights.sum()
         assert torch.allclose(said[i], wanted, atol=1e-9)
@@ -41,7 +50,9 @@ def test_both_ends_are_finite_and_right(process, digits):
     x, y = digits.data()
     teacher, few = digits.exact(process), slice(0, 20)
     low, high = torch.zeros(20), torch.ones(20)
-    assert torch.equal(teacher(x[few], low, y[few]).x0, x[few]) and torch.equal(teacher(x[few], low).x0, x[few])
+    assert torch.equal(teacher(x[few], low, y[few]).x0, x[few]) and torch.equal(
+        teacher(x[few], low).x0, x[few]
+    )
     noise = process.prior_std * torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     said = teacher(noise, high)
     assert all(v.isfinite().all() for v in (said.x0, said.eps, said.score))
@@ -54,7 +65,12 @@ def test_both_ends_are_finite_and_right(process, digits):
 def test_label_wins_over_a_nearer_image_of_another_class(digits):
     x, y = digits.data()
     said = digits.exact(Flow())(x[:20], torch.zeros(20), (y[:20] + 1) % 10).x0
-    nearest = torch.stack([x[y == (y[i] + 1) % 10][(x[y == (y[i] + 1) % 10] - x[i]).flatten(1).norm(dim=1).argmin()] for i in range(20)])
+    nearest = torch.stack(
+        [
+            x[y == (y[i] + 1) % 10][(x[y == (y[i] + 1) % 10] - x[i]).flatten(1).norm(dim=1).argmin()]
+            for i in range(20)
+        ]
+    )
     assert torch.equal(said, nearest)
 
 
@@ -73,7 +89,12 @@ def test_derivatives_agree_with_differences(digits):
     assert tangent.abs().max() > 1e-3 and torch.allclose(tangent, difference, rtol=1e-5, atol=1e-7)
     s = state.clone().requires_grad_(True)
     (grad,) = torch.autograd.grad((ask(s, t) * v).sum(), s)
-    assert torch.allclose((grad * v).sum(), (v * (ask(state + h * v, t) - ask(state - h * v, t)) / (2 * h)).sum(), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(
+        (grad * v).sum(),
+        (v * (ask(state + h * v, t) - ask(state - h * v, t)) / (2 * h)).sum(),
+        rtol=1e-5,
+        atol=1e-7,
+    )
     at_data = torch.zeros(3, requires_grad=True)
     ask(x[:3], at_data).sum().backward()
     assert at_data.grad.isfinite().all()
@@ -86,11 +107,18 @@ def test_conditions_need_labels():
         )
 
 
-@pytest.mark.parametrize(("name", "shape", "train", "test"), [("digits", (1, 8, 8), 1438, 359), ("mnist", (1, 32, 32), 4000, 1000)])
+@pytest.mark.parametrize(
+    ("name", "shape", "train", "test"), [("digits", (1, 8, 8), 1438, 359), ("mnist", (1, 32, 32), 4000, 1000)]
+)
 def test_images_are_real_and_splits_disjoint(name, shape, train, test):
     world = get_world(name)
     (x, y), (a, b) = world.data(), world.data("test")
-    assert x.shape == (train, *shape) and a.shape == (test, *shape) and x.dtype == torch.float32 and y.dtype == torch.long
+    assert (
+        x.shape == (train, *shape)
+        and a.shape == (test, *shape)
+        and x.dtype == torch.float32
+        and y.dtype == torch.long
+    )
     assert float(x.min()) == -1 and float(x.max()) == 1 and abs(float(x.std()) - world.sigma_data) < 0.01
     assert y.bincount().min() > 0.85 * train / 10 and b.bincount(minlength=10).min() > 0.06 * test
     assert torch.cdist(a.flatten(1), x.flatten(1)).min() > 0
@@ -115,8 +143,22 @@ def test_measure_tells_good_from_bad(digits):
     noisy = digits.measure(x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), y)
     blurred = digits.measure(torch.nn.functional.avg_pool2d(x, 3, 1, 1), y)
     one_class = digits.measure(x[y == 1].repeat(4, 1, 1, 1))
-    assert set(real) == {"frechet", "precision", "recall", "density", "coverage", "swd", "high_band_ratio", "accuracy"}
-    assert real["accuracy"] > 0.97 and real["precision"] > 0.8 and real["recall"] > 0.8 and 0.9 < real["high_band_ratio"] < 1.1
+    assert set(real) == {
+        "frechet",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "swd",
+        "high_band_ratio",
+        "accuracy",
+    }
+    assert (
+        real["accuracy"] > 0.97
+        and real["precision"] > 0.8
+        and real["recall"] > 0.8
+        and 0.9 < real["high_band_ratio"] < 1.1
+    )
     assert noisy["frechet"] > 5 * real["frechet"] and one_class["frechet"] > 5 * real["frechet"]
     assert noisy["high_band_ratio"] > 1.5 and blurred["high_band_ratio"] < 0.5
     assert one_class["coverage"] < 0.3 and "accuracy" not in one_class

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Cosine, Flow
 from stillhouse.models.scenes.camera import axes
-from stillhouse.process import Cosine, Flow
-from stillhouse.worlds._solids import body, nose
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.objects import CORNER, STD
+from stillhouse.worlds.objects.solids import body, nose
+from stillhouse.worlds.objects.world import CORNER, STD
 
 torch.set_num_threads(1)
 
@@ -36,7 +36,9 @@ def test_distances_are_right_where_they_are_known():
     assert body("ball")(p).tolist() == pytest.approx([0.88, 1.38, -0.62])
     assert body("box")(p).tolist() == pytest.approx([1.0, 1.5, -0.5])
     assert body("drum")(p).tolist() == pytest.approx([1.0, 1.4, -0.5])
-    assert body("cone")(torch.tensor([[0.0, 0.0, 0.75], [0.0, 0.0, -0.6]])).tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert body("cone")(torch.tensor([[0.0, 0.0, 0.75], [0.0, 0.0, -0.6]])).tolist() == pytest.approx(
+        [0, 0], abs=1e-6
+    )
     assert nose(torch.tensor([[0.62, 0.0, 0.05]])).item() == pytest.approx(-0.26)
 
 
@@ -74,7 +76,9 @@ def test_the_denoiser_is_the_softmax_over_what_the_camera_sees(world):
 
 def test_an_unknown_camera_is_refused(world):
     with pytest.raises(StillhouseError, match="knows 12 cameras"):
-        world.exact(Flow())(torch.zeros(1, 3, 16, 16), torch.ones(1), {"features": torch.tensor([[1.0, 2.0, 3.0]])})
+        world.exact(Flow())(
+            torch.zeros(1, 3, 16, 16), torch.ones(1), {"features": torch.tensor([[1.0, 2.0, 3.0]])}
+        )
 
 
 def test_the_cube_is_seen_in_closed_form(cube):
@@ -109,7 +113,11 @@ def test_one_object_is_told_from_a_mixture_of_all(world):
 
 
 def test_the_floor_is_one_true_object(world, cube):
-    assert world.floor(24) == {"object_psnr": pytest.approx(106, abs=1), "view_psnr": pytest.approx(106, abs=1), "agree": 1.0}
+    assert world.floor(24) == {
+        "object_psnr": pytest.approx(106, abs=1),
+        "view_psnr": pytest.approx(106, abs=1),
+        "agree": 1.0,
+    }
     assert cube.floor(400)["off_mode"] < 0.04
 
 

@@ -3,15 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse.bridge import ResShift
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.prediction import EDM
-from stillhouse.process import Flow, process_from_config
-from stillhouse.worlds import photos as module
-from stillhouse.worlds._degrade import SCALES, blurred, degrade, jpeg, shrunk
+from stillhouse.core.bridge import ResShift
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.prediction import EDM
+from stillhouse.core.process import Flow, process_from_config
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.photos import MARGIN, PHOTOGRAPHS, Photos, find_photograph
+from stillhouse.worlds.photos.degrade import SCALES, blurred, degrade, jpeg, shrunk
+from stillhouse.worlds.photos.world import MARGIN, PHOTOGRAPHS, Photos, find_photograph
+from stillhouse.worlds.photos.world import world as module
 
 TASKS = sorted(SCALES)
 
@@ -28,12 +28,22 @@ def test_a_whole_photograph_is_shown_spoilt_and_true():
 
 
 def test_a_patch_is_cut_from_its_photograph(world):
-    photo = torch.from_numpy(np.array(Image.open(find_photograph("sklearn", "china.jpg")))).permute(2, 0, 1).float() / 127.5 - 1
+    photo = (
+        torch.from_numpy(np.array(Image.open(find_photograph("sklearn", "china.jpg"))))
+        .permute(2, 0, 1)
+        .float()
+        / 127.5
+        - 1
+    )
     place = next(i for i, p in enumerate(world._places["train"].tolist()) if p[0] == 0)
     _, top, left = world._places["train"][place].tolist()
     patch = photo[:, top : top + 32, left : left + 32]
     upright, turned, mirrored = world.clean(torch.tensor([8 * place, 8 * place + 1, 8 * place + 4]))
-    assert torch.equal(upright, patch) and torch.equal(turned, patch.rot90(1, (1, 2))) and torch.equal(mirrored, patch.flip(-1))
+    assert (
+        torch.equal(upright, patch)
+        and torch.equal(turned, patch.rot90(1, (1, 2)))
+        and torch.equal(mirrored, patch.flip(-1))
+    )
     eight = world.clean(8 * place + torch.arange(8)).flatten(1)
     assert len(torch.unique(eight, dim=0)) == 8
 
@@ -58,11 +68,15 @@ def test_a_patch_is_spoilt_in_the_same_way_every_time(task):
     assert torch.equal(once, again) and once.shape == (6, 3, 32, 32) and float(once.abs().max()) <= 1
     clean = world.clean(labels)
     assert 0.01 < float((once - clean).square().mean().sqrt()) < 0.5
-    assert float((world.condition(world.even(200))["image"] - world.clean(world.even(200))).std()) < 1.3 * world.sigma_data
+    assert (
+        float((world.condition(world.even(200))["image"] - world.clean(world.even(200))).std())
+        < 1.3 * world.sigma_data
+    )
 
 
 def test_the_border_of_a_patch_looks_as_within_the_photograph(world):
-    """Spoiling a patch by itself repeats its border; with what lies around it, it is a cut of the spoilt photograph."""
+    """Spoiling a patch by itself repeats its border; with what lies around it, it is a cut of the spoilt
+    photograph."""
     photo, top, left = next(p for p in world._places["train"].tolist() if p[0] == 0 and min(p[1:]) >= 64)
     whole = module._photographs("train")[photo][None].float() / 127.5 - 1
     whole = whole[..., : whole.shape[-2] // 4 * 4, :]
@@ -83,8 +97,12 @@ def test_what_the_degradations_do():
     # a Gaussian leaves exp(-2 pi^2 f^2 sigma^2) of a wave of f cycles per pixel
     wave = torch.cos(2 * torch.pi * torch.arange(64) / 8).expand(1, 1, 64, 64)
     left = blurred(wave, 1.2)[0, 0, 32, 16:48].abs().max()
-    assert float(left) == pytest.approx(float(torch.exp(torch.tensor(-2 * torch.pi**2 * 1.2**2 / 64))), rel=0.02)
-    rough, fine = (float((jpeg(blurred(x[:1], 2.0), quality) - blurred(x[:1], 2.0)).std()) for quality in (5, 90))
+    assert float(left) == pytest.approx(
+        float(torch.exp(torch.tensor(-2 * torch.pi**2 * 1.2**2 / 64))), rel=0.02
+    )
+    rough, fine = (
+        float((jpeg(blurred(x[:1], 2.0), quality) - blurred(x[:1], 2.0)).std()) for quality in (5, 90)
+    )
     assert rough > 2 * fine > 0
     one, other = degrade(x[:1].repeat(2, 1, 1, 1), torch.tensor([3, 4]), "real")
     assert float((one - other).std()) > 0.02  # chance of its own
@@ -96,7 +114,9 @@ def test_figures_rank_what_they_should(world):
     labels = world.even(200)
     clean, given = world.clean(labels), world.condition(labels)["image"]
     true, spoilt = world.measure(clean, labels), world.measure(given, labels)
-    noisy = world.measure(clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), labels)
+    noisy = world.measure(
+        clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), labels
+    )
     assert next(iter(true)) == "frechet" and true["psnr"] == torch.inf and true["ssim"] == pytest.approx(1)
     assert true["frechet"] < 0.1 * spoilt["frechet"] and true["frechet"] < 0.1 * noisy["frechet"]
     assert spoilt["high_band_ratio"] < 0.5 < 1 == true["high_band_ratio"] < 1.5 < noisy["high_band_ratio"]

@@ -3,12 +3,22 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.metrics.captions import CAPTIONS, COLOURS, OBJECTS, SHAPES, VOCABULARY, canonical, caption_of, held_out, parts
-from stillhouse.process import Flow
-from stillhouse.worlds._drawing import MARGIN, PAINT, SIDE, compose, distance, draw, masks
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
+from stillhouse.metrics.captions import (
+    CAPTIONS,
+    COLOURS,
+    OBJECTS,
+    SHAPES,
+    VOCABULARY,
+    canonical,
+    caption_of,
+    held_out,
+    parts,
+)
 from stillhouse.worlds.base import get_world
+from stillhouse.worlds.drawing import MARGIN, PAINT, SIDE, compose, distance, draw, masks
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +30,7 @@ def number(caption):
     return CAPTIONS.index(caption)
 
 
-# -- captions ------------------------------------------------------------------------------------------------------------------
+# -- captions --------------------------------------------------------------------------------------
 def test_the_language_is_complete():
     assert len(CAPTIONS) == len(set(CAPTIONS)) == 24 + 24 * 24 * 4 == 2328
     assert {word for caption in CAPTIONS for word in caption.split()} == set(VOCABULARY)
@@ -59,13 +69,18 @@ def test_a_tenth_of_the_pairs_is_held_out_whichever_way_it_is_said(world):
     assert not hidden[: len(OBJECTS)].any() and 0.08 < float(hidden[len(OBJECTS) :].double().mean()) < 0.12
     assert torch.equal(hidden, hidden[canonical(torch.arange(len(CAPTIONS)))])
     train, test = world.caption_ids("train"), world.caption_ids("test")
-    assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(CAPTIONS))) and bool(hidden[test].all())
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(CAPTIONS))) and bool(
+        hidden[test].all()
+    )
     # every shape and colour, in both places, is still seen in training
     known = parts(train)
-    assert all(len(getattr(known, name)[known.layout > 0].unique()) == size for name, size in (("shape1", 4), ("colour2", 6)))
+    assert all(
+        len(getattr(known, name)[known.layout > 0].unique()) == size
+        for name, size in (("shape1", 4), ("colour2", 6))
+    )
 
 
-# -- drawing -------------------------------------------------------------------------------------------------------------------
+# -- drawing ---------------------------------------------------------------------------------------
 def test_relations_hold_and_nothing_touches():
     ids = torch.arange(len(OBJECTS), len(CAPTIONS))
     scene, said = compose(ids, Draws(len(ids), "geometry")), parts(ids)
@@ -73,7 +88,10 @@ def test_relations_hold_and_nothing_touches():
     gap = scene.centre[:, 1] - scene.centre[:, 0]
     upright = said.layout == 1
     along, across = torch.where(upright, gap[:, 1], gap[:, 0]), torch.where(upright, gap[:, 0], gap[:, 1])
-    assert bool((along >= scene.size.sum(1) + MARGIN - 1e-4).all()) and float((across.abs() / along).max()) < 0.75
+    assert (
+        bool((along >= scene.size.sum(1) + MARGIN - 1e-4).all())
+        and float((across.abs() / along).max()) < 0.75
+    )
     inside = torch.minimum(scene.centre, SIDE - scene.centre).amin(2) - scene.size
     assert float(inside.min()) > MARGIN - 1e-4
     cover = masks(scene)
@@ -87,7 +105,10 @@ def test_the_centre_of_mass_is_where_the_scene_says():
     scene = compose(ids, Draws(len(ids), "mass"))
     cover = masks(scene)[:, 0]
     place = torch.arange(SIDE) + 0.5
-    mass = torch.stack([(cover.sum(1) * place).sum(1), (cover.sum(2) * place).sum(1)], 1) / cover.sum((1, 2))[:, None]
+    mass = (
+        torch.stack([(cover.sum(1) * place).sum(1), (cover.sum(2) * place).sum(1)], 1)
+        / cover.sum((1, 2))[:, None]
+    )
     assert (mass - scene.centre[:, 0])[scene.shape[:, 0] != SHAPES.index("triangle")].abs().max() < 0.1
     assert (mass - scene.centre[:, 0]).abs().max() < 0.15 * float(scene.size.max())
     assert not masks(scene)[:, 1].any()
@@ -114,7 +135,11 @@ def test_edges_are_antialiased_and_colours_exact():
     for i in range(len(ids)):
         wanted = torch.tensor(PAINT[COLOURS[scene.colour[i, 0]]])
         assert torch.allclose(x[i][:, full[i]], wanted[:, None].expand(-1, int(full[i].sum())), atol=1e-6)
-        assert torch.allclose(x[i][:, cover[i] == 0], scene.background[i][:, None].expand(-1, int((cover[i] == 0).sum())), atol=1e-6)
+        assert torch.allclose(
+            x[i][:, cover[i] == 0],
+            scene.background[i][:, None].expand(-1, int((cover[i] == 0).sum())),
+            atol=1e-6,
+        )
     soft = ((cover > 0.02) & (cover < 0.98)).sum((1, 2)).double()
     assert float((soft / scene.size[:, 0]).min()) > 2  # about as many as the outline is long
 
@@ -123,16 +148,26 @@ def test_paints_are_far_from_each_other_and_from_any_background():
     paint = torch.tensor(list(PAINT.values()))
     assert float(torch.pdist(paint).min()) > 0.55
     scene = compose(torch.zeros(2000).long(), Draws(2000, "backgrounds"))
-    assert float(torch.cdist(paint, scene.background).min()) > 0.4 and float(scene.background.std(0).min()) > 0.05
+    assert (
+        float(torch.cdist(paint, scene.background).min()) > 0.4
+        and float(scene.background.std(0).min()) > 0.05
+    )
 
 
-# -- the world -----------------------------------------------------------------------------------------------------------------
+# -- the world -------------------------------------------------------------------------------------
 def test_draws_follow_from_their_stream_and_never_show_a_held_out_caption(world):
     x, ids = world.sample_data(1200, Draws(1200, 0))
-    assert x.shape == (1200, 3, 32, 32) and x.dtype == torch.float32 and float(x.min()) >= -1 and float(x.max()) <= 1
+    assert (
+        x.shape == (1200, 3, 32, 32)
+        and x.dtype == torch.float32
+        and float(x.min()) >= -1
+        and float(x.max()) <= 1
+    )
     assert not held_out()[ids].any() and len(ids.unique()) > 700
     assert 0.13 < float((ids < len(OBJECTS)).double().mean()) < 0.21
-    assert torch.equal(x, world.sample_data(1200, Draws(1200, 0))[0]) and not torch.equal(x, world.sample_data(1200, Draws(1200, 1))[0])
+    assert torch.equal(x, world.sample_data(1200, Draws(1200, 0))[0]) and not torch.equal(
+        x, world.sample_data(1200, Draws(1200, 1))[0]
+    )
     assert float(x.std()) == pytest.approx(world.sigma_data, abs=0.02)
     hidden = world.caption_ids("test")[:8]
     asked = torch.cat([hidden, torch.tensor([-1, -1])])
@@ -142,7 +177,9 @@ def test_draws_follow_from_their_stream_and_never_show_a_held_out_caption(world)
 def test_processes_share_one_batch(world):
     whole, ids = world.sample_data(8, Draws(8, "shared"))
     halves = [world.sample_data(4, Draws(4, "shared", rank=r, world=2)) for r in range(2)]
-    assert torch.equal(torch.cat([x for x, _ in halves]), whole) and torch.equal(torch.cat([i for _, i in halves]), ids)
+    assert torch.equal(torch.cat([x for x, _ in halves]), whole) and torch.equal(
+        torch.cat([i for _, i in halves]), ids
+    )
 
 
 def test_splits_are_fixed_and_apart(world):

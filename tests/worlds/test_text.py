@@ -5,14 +5,17 @@ import math
 import pytest
 import torch
 
-from stillhouse.discrete import Masked, Uniform
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow, process_from_config
-from stillhouse.worlds._bytes import ALPHABET, corpus, documents, prose
+from stillhouse.core.discrete import Masked, Uniform
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow, process_from_config
 from stillhouse.worlds.base import get_world
+from stillhouse.worlds.text.letters import ALPHABET, corpus, documents, prose
 
-GOOD = "The quick brown fox, which is :func:`very` free,\n   jumps over a *lazy* dog that has been lying in the way since the morning."
+GOOD = (
+    "The quick brown fox, which is :func:`very` free,\n   jumps over a *lazy* dog that has been lying "
+    "in the way since the morning."
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,21 @@ def world():
 
 
 def test_what_counts_as_prose():
-    kept = prose(f"{GOOD}\n\nToo short.\n\n{GOOD[:-1]}\n\n{GOOD.replace('fox', '<fox>')}\n\n" + "1234567890 " * 12 + ".")
-    assert len(kept) == 1 and kept[0].startswith("the quick brown fox, which is very free, jumps over a lazy dog")
+    kept = prose(
+        f"{GOOD}\n\nToo short.\n\n{GOOD[:-1]}\n\n{GOOD.replace('fox', '<fox>')}\n\n"
+        + "1234567890 " * 12
+        + "."
+    )
+    assert len(kept) == 1 and kept[0].startswith(
+        "the quick brown fox, which is very free, jumps over a lazy dog"
+    )
 
 
 def test_the_text_is_english_of_one_alphabet_and_its_documents_are_split():
     found, texts = documents(), corpus()
-    assert 1_000_000 < len(texts["train"]) < 4_000_000 and 60_000 < len(texts["test"]) < len(texts["train"]) / 3
+    assert (
+        1_000_000 < len(texts["train"]) < 4_000_000 and 60_000 < len(texts["test"]) < len(texts["train"]) / 3
+    )
     assert all(int(text.max()) < len(ALPHABET) == 46 for text in texts.values())
     assert {name.partition("/")[0] for name in found} == {"topic", "python", "numpy", "scipy", "sklearn"}
     common = torch.bincount(texts["train"].long(), minlength=46).argsort(descending=True)[:4]
@@ -38,9 +49,14 @@ def test_windows_start_with_words_and_follow_from_the_draws(world):
     x, labels = world.sample_data(64, Draws(64, "x"))
     assert x.shape == (64, 64) and x.dtype == torch.long and bool((labels == -1).all())
     assert not bool((x[:, 0] == ALPHABET.index(" ")).any())
-    assert torch.equal(x, world.sample_data(64, Draws(64, "x"))[0]) and not torch.equal(x, world.sample_data(64, Draws(64, "y"))[0])
+    assert torch.equal(x, world.sample_data(64, Draws(64, "x"))[0]) and not torch.equal(
+        x, world.sample_data(64, Draws(64, "y"))[0]
+    )
     held = {t for t in world.text_of(world.data("test")[0])}
-    assert world.data("test")[0].shape == (1024, 64) and len(held & set(world.text_of(world.data("train")[0]))) < 20
+    assert (
+        world.data("test")[0].shape == (1024, 64)
+        and len(held & set(world.text_of(world.data("train")[0]))) < 20
+    )
 
 
 def test_it_measures_likelihood_and_collapse(world):
@@ -56,7 +72,11 @@ def test_it_measures_likelihood_and_collapse(world):
 
 def test_networks_and_processes(world):
     net = world.network(process_from_config(world.usual_process), dim=16, depth=1)
-    assert net.process == Masked(46) and net.net.time is None and world.network(Uniform(46), dim=16, depth=1).net.time is not None
+    assert (
+        net.process == Masked(46)
+        and net.net.time is None
+        and world.network(Uniform(46), dim=16, depth=1).net.time is not None
+    )
     x = world.sample_data(4, Draws(4, "x"))[0]
     assert net(x, torch.ones(4)).log_probs.exp().sum(-1).allclose(torch.ones(4, 64))
     hidden = net(torch.full((1, 64), 46), torch.ones(1)).log_probs

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.process import Flow
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.tones import INSTRUMENTS, LOUD, PACE, QUIET, loudness, play, spectrum, utter
+from stillhouse.worlds.tones.world import INSTRUMENTS, LOUD, PACE, QUIET, loudness, play, spectrum, utter
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,10 @@ def world():
 
 def test_a_flute_is_almost_one_frequency_and_a_string_is_many():
     one = torch.ones(1)
-    flute, string = (spectrum(play(torch.tensor([list(INSTRUMENTS).index(n)]), 8 * one, 0 * one, one))[0] for n in ("flute", "string"))
+    flute, string = (
+        spectrum(play(torch.tensor([list(INSTRUMENTS).index(n)]), 8 * one, 0 * one, one))[0]
+        for n in ("flute", "string")
+    )
     assert int(flute.argmax()) == int(string.argmax()) == 8
     assert float(flute[6:11].square().sum()) > 0.95 > 0.7 > float(string[6:11].square().sum())
 

@@ -1,8 +1,10 @@
-"""Encoded once, kept: latents of images and conditions of captions in safetensors shards beside an ``index.json``.
+"""Encoded once, kept: latents of images and conditions of captions in safetensors shards beside an
+``index.json``.
 
-``index.json`` holds the key (what made the shards), ``probe.safetensors`` the encoders' answers to a fixed question, and
-``shard-00000.safetensors`` … the rows: each shard those of one stretch of the source, so that work goes on where it was cut off. In a
-shard the tensors of one picture size stand together: ``512x768/x``, ``512x768/cond.tokens``.
+``index.json`` holds the key (what made the shards), ``probe.safetensors`` the encoders' answers to a fixed
+question, and ``shard-00000.safetensors`` … the rows: each shard those of one stretch of the source, so that
+work goes on where it was cut off. In a shard the tensors of one picture size stand together: ``512x768/x``,
+``512x768/cond.tokens``.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillhouse.conditions import Condition, restored
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.conditions import Condition, restored
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.weights import atomic_write
 
 INDEX, PROBE, HEADER = "index.json", "probe.safetensors", "stillhouse"
@@ -39,16 +41,20 @@ SAID = {
 
 
 class Cache:
-    """A finished cache, read row by row from memory-mapped files. Raises :class:`StillhouseError` if it is unfinished or damaged.
+    """A finished cache, read row by row from memory-mapped files. Raises :class:`StillhouseError` if it is
+    unfinished or damaged.
 
-    ``counts``: rows by picture size, as ``"512x768"`` (``""`` for prompts alone). ``shape``: of one row's latent at the key's size,
-    None for prompts. ``skipped``: by name, why a row of the source is not here.
+    ``counts``: rows by picture size, as ``"512x768"`` (``""`` for prompts alone). ``shape``: of one row's
+    latent at the key's size, None for prompts. ``skipped``: by name, why a row of the source is not here.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         index = _index(self.folder)
-        require(index is not None and index["complete"], f"The cache in '{self.folder}' is not finished; encode its data to the end.")
+        require(
+            index is not None and index["complete"],
+            f"The cache in '{self.folder}' is not finished; encode its data to the end.",
+        )
         assert index is not None
         self.key: dict[str, Any] = index["key"]
         self.shape: tuple[int, ...] | None = tuple(index["shape"]) if index["shape"] else None
@@ -58,11 +64,14 @@ class Cache:
         self.counts: Counter[str] = Counter()
         for rows in self._rows:
             self.counts.update(rows)
-        self._ends = {tag: torch.tensor([rows.get(tag, 0) for rows in self._rows]).cumsum(0) for tag in self.counts}
+        self._ends = {
+            tag: torch.tensor([rows.get(tag, 0) for rows in self._rows]).cumsum(0) for tag in self.counts
+        }
         self._open: dict[int, dict[str, Tensor]] = {}
 
     def notes(self) -> Iterator[tuple[str, str, str | None]]:
-        """Size, name and caption of every row, those of one size in the order that :meth:`read` counts them."""
+        """Size, name and caption of every row, those of one size in the order that :meth:`read` counts
+        them."""
         for number in range(len(self._rows)):
             note = _note(_shard(self.folder, number))
             for tag, rows in note["rows"].items():
@@ -70,7 +79,8 @@ class Cache:
                     yield tag, name, caption
 
     def read(self, tag: str, index: Tensor) -> tuple[Tensor | None, Condition]:
-        """Rows ``index`` (B,) of one picture size: latents (B, *shape) and conditions, in float32 whatever they are kept in."""
+        """Rows ``index`` (B,) of one picture size: latents (B, *shape) and conditions, in float32 whatever
+        they are kept in."""
         ends = self._ends[tag]
         shards = torch.bucketize(index, ends, right=True)
         rows: dict[str, Tensor] = {}
@@ -113,9 +123,10 @@ def fill(
 ) -> Cache:
     """Make every shard that is not there yet, and the cache's index.
 
-    ``probe(prompts)``: the encoders' answers to those prompts (None: to prompts of its choice) and the prompts. ``make(rows)``: one
-    shard's tensors and note from ``key["shard"]`` rows at most. ``place``: this process and their number; each makes its share of the
-    shards and waits for the others'. ``tick(n)`` is told of ``n`` rows done.
+    ``probe(prompts)``: the encoders' answers to those prompts (None: to prompts of its choice) and the
+    prompts. ``make(rows)``: one shard's tensors and note from ``key["shard"]`` rows at most. ``place``: this
+    process and their number; each makes its share of the shards and waits for the others'. ``tick(n)`` is
+    told of ``n`` rows done.
     """
     folder, (rank, world) = Path(folder), place
     require(not folder.exists() or folder.is_dir(), f"The cache '{folder}' is a file, not a folder.")
@@ -153,11 +164,15 @@ def fill(
     return Cache(folder)
 
 
-def _begin(folder: Path, key: dict[str, Any], probe: Callable[[None], tuple[dict[str, Tensor], list[str]]]) -> dict[str, Any]:
+def _begin(
+    folder: Path, key: dict[str, Any], probe: Callable[[None], tuple[dict[str, Tensor], list[str]]]
+) -> dict[str, Any]:
     """A new cache's first two files."""
     left = [f.name for f in folder.glob("shard-*.safetensors")]
     require(
-        not left, f"'{folder}' holds shards ({left[0] if left else ''} …) but no {INDEX} to say what made them; empty it or refresh it."
+        not left,
+        f"'{folder}' holds shards ({left[0] if left else ''} …) but no {INDEX} to say what made them; "
+        "empty it or refresh it.",
     )
     answers, prompts = probe(None)
     atomic_write(folder / PROBE, save(answers))
@@ -174,7 +189,13 @@ def _finish(folder: Path, index: dict[str, Any], notes: list[dict[str, Any]]) ->
         name, why = next(iter(skipped.items()), ("", "there are no rows"))
         _clear(folder)
         raise StillhouseError(f"None of the {len(skipped)} images can be used (the first, '{name}': {why}).")
-    index = {**index, "complete": True, "labelled": any(n["labelled"] for n in notes), "skipped": skipped, "shards": counts}
+    index = {
+        **index,
+        "complete": True,
+        "labelled": any(n["labelled"] for n in notes),
+        "skipped": skipped,
+        "shards": counts,
+    }
     atomic_write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
@@ -186,8 +207,11 @@ def _same_key(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None
         raise StillhouseError(_refused(folder, SAID.get(name, f"another {name}") + shown))
 
 
-def _same_answers(folder: Path, probe: Callable[..., tuple[dict[str, Tensor], list[str]]], prompts: list[str]) -> None:
-    """The encoders are known by what they say, not by their files: a codec in another folder or precision is still the same one."""
+def _same_answers(
+    folder: Path, probe: Callable[..., tuple[dict[str, Tensor], list[str]]], prompts: list[str]
+) -> None:
+    """The encoders are known by what they say, not by their files: a codec in another folder or precision is
+    still the same one."""
     try:
         there = load_file(folder / PROBE)
     except (SafetensorError, OSError) as error:
@@ -195,14 +219,20 @@ def _same_answers(folder: Path, probe: Callable[..., tuple[dict[str, Tensor], li
     try:
         here, _ = probe(prompts)
     except StillhouseError as error:
-        raise StillhouseError(_refused(folder, f"another text encoder (this one can't take its captions: {error})")) from error
+        raise StillhouseError(
+            _refused(folder, f"another text encoder (this one can't take its captions: {error})")
+        ) from error
     for name in sorted({*there, *here}):
         who = "another codec" if name == "x" else "another text encoder"
         if name not in there or name not in here:
             raise StillhouseError(_refused(folder, f"{who} ({name} is {'new' if name in here else 'gone'})"))
         a, b = there[name], here[name]
         if a.shape != b.shape:
-            raise StillhouseError(_refused(folder, f"{who} ({name} of shape {tuple(a.shape[1:])} there, {tuple(b.shape[1:])} now)"))
+            raise StillhouseError(
+                _refused(
+                    folder, f"{who} ({name} of shape {tuple(a.shape[1:])} there, {tuple(b.shape[1:])} now)"
+                )
+            )
         gap = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-12))
         if not gap <= ALIKE:
             raise StillhouseError(_refused(folder, f"{who} ({name} differs by {gap:.2g} of its length)"))
@@ -220,11 +250,14 @@ def _index(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(f"'{path}' is not the index of a cache; remove it, or name another folder.") from error
+        raise StillhouseError(
+            f"'{path}' is not the index of a cache; remove it, or name another folder."
+        ) from error
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a cache consists of, and nothing else; the index last, since without it nothing else may lie there."""
+    """Remove what a cache consists of, and nothing else; the index last, since without it nothing else may
+    lie there."""
     for path in [*folder.glob("shard-*.safetensors"), folder / PROBE, folder / INDEX]:
         path.unlink(missing_ok=True)
 
@@ -237,7 +270,9 @@ def _whole(path: Path) -> Any:
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
-        raise StillhouseError(f"The shard '{path}' is missing or damaged ({error}); delete it and encode again, or refresh it.") from error
+        raise StillhouseError(
+            f"The shard '{path}' is missing or damaged ({error}); delete it and encode again, or refresh it."
+        ) from error
 
 
 def _note(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stillhouse.conditions import Condition, apply, flattened, join, move
-from stillhouse.draws import seed_of
-from stillhouse.errors import require
+from stillhouse.core.conditions import Condition, apply, flattened, join, move
+from stillhouse.core.draws import seed_of
+from stillhouse.core.errors import require
 from stillhouse.io.data.cache import Cache, fill
 from stillhouse.io.data.prepare import Size, nearest, to_tensor, upright
 from stillhouse.io.data.sources import Row, Source
@@ -49,15 +49,19 @@ def encode_source(
     refresh: bool = False,
     show: bool = True,
 ) -> Cache:
-    """Every usable image of ``source`` as latents, with its caption's condition or its label, kept in ``folder``.
+    """Every usable image of ``source`` as latents, with its caption's condition or its label, kept in
+    ``folder``.
 
-    ``size``: (height, width) in pixels; with ``sizes``, each image goes to the one of the nearest aspect ratio. ``codec``: None keeps
-    pixels. ``text``: encodes captions (a row without one gets the empty condition); None with ``classes``: labels, -1 for a row without;
-    None and 0: no conditions. A text encoder whose answer depends on the picture's size has ``at(height, width)``, the same encoder for
-    that size. ``shard``: rows of the source a file. ``dtype``: how numbers are kept. ``device``: where images are encoded.
+    ``size``: (height, width) in pixels; with ``sizes``, each image goes to the one of the nearest aspect
+    ratio. ``codec``: None keeps pixels. ``text``: encodes captions (a row without one gets the empty
+    condition); None with ``classes``: labels, -1 for a row without; None and 0: no conditions. A text encoder
+    whose answer depends on the picture's size has ``at(height, width)``, the same encoder for that size.
+    ``shard``: rows of the source a file. ``dtype``: how numbers are kept. ``device``: where images are
+    encoded.
 
-    What is in ``folder`` already is taken over if the same data, sizes and encoders made it; if not, :class:`StillhouseError` says what
-    differs, unless ``refresh``. Under several processes each encodes its share.
+    What is in ``folder`` already is taken over if the same data, sizes and encoders made it; if not,
+    :class:`StillhouseError` says what differs, unless ``refresh``. Under several processes each encodes its
+    share.
     """
     require(dtype in DTYPES, f"A cache keeps {', '.join(DTYPES.values())}, not {dtype}.")
     require(batch >= 1 and shard >= 1, f"A batch and a shard hold at least one row, not {batch} and {shard}.")
@@ -91,12 +95,18 @@ def encode_source(
         coarse = torch.randn(1, channels, 4, 4, generator=torch.Generator().manual_seed(seed_of("probe")))
         image = torch.nn.functional.interpolate(coarse, size, mode="bilinear").clamp(-1, 1)
         with torch.no_grad():
-            answers = {"x": codec.encode(image.to(device)).float().cpu() if codec else torch.zeros(1, channels, *size)}
+            answers = {
+                "x": codec.encode(image.to(device)).float().cpu()
+                if codec
+                else torch.zeros(1, channels, *size)
+            }
         return {**answers, **flattened(_told(text, prompts, torch.float32) if text else None)}, prompts
 
     def ready(row: Row) -> tuple[Size, Tensor, bool] | None:
         bad = classes and not text and row.label is not None and not 0 <= row.label < classes
-        require(not bad, f"'{row.name}' is of class {row.label}, but the model's classes are 0 … {classes - 1}.")
+        require(
+            not bad, f"'{row.name}' is of class {row.label}, but the model's classes are 0 … {classes - 1}."
+        )
         image = source.open(row)
         if image is None:
             return None
@@ -132,9 +142,17 @@ def encode_source(
         for at, parts in done.items():
             tag = f"{at[0]}x{at[1]}"
             cond = flattened(join([c for _, _, c in parts]))
-            tensors |= {f"{tag}/{name}": part for name, part in {"x": torch.cat([x for _, x, _ in parts]), **cond}.items()}
+            tensors |= {
+                f"{tag}/{name}": part
+                for name, part in {"x": torch.cat([x for _, x, _ in parts]), **cond}.items()
+            }
             names[tag] = [(row.name, row.caption) for rows, _, _ in parts for row in rows]
-        labelled = any((row.caption if text else row.label) is not None for parts in done.values() for rows, _, _ in parts for row in rows)
+        labelled = any(
+            (row.caption if text else row.label) is not None
+            for parts in done.values()
+            for rows, _, _ in parts
+            for row in rows
+        )
         return tensors, {"rows": names, "skipped": skipped, "labelled": labelled}
 
     with tqdm(total=source.count, desc="encode", unit="image", disable=not show or place[0] > 0) as bar:
@@ -144,7 +162,11 @@ def encode_source(
     if cache.skipped:
         log.warning("%d image(s) of '%s' are left out.", len(cache.skipped), source.path)
     if not cache.labelled and (text or classes):
-        log.warning("'%s' has no %s: every row has the empty condition.", source.path, "captions" if text else "labels")
+        log.warning(
+            "'%s' has no %s: every row has the empty condition.",
+            source.path,
+            "captions" if text else "labels",
+        )
     return cache
 
 
@@ -182,7 +204,8 @@ def encode_prompts(
 
 
 def _ahead(work: Callable[[Row], Any], rows: Iterator[Row]) -> Iterator[tuple[Row, Any]]:
-    """Each row with what ``work`` makes of it, in order; a few threads open pictures while the encoders are busy with others."""
+    """Each row with what ``work`` makes of it, in order; a few threads open pictures while the encoders are
+    busy with others."""
     threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Row, Future[Any]]] = deque()
@@ -196,14 +219,22 @@ def _ahead(work: Callable[[Row], Any], rows: Iterator[Row]) -> Iterator[tuple[Ro
 
 
 def _asked(captions: Iterator[str | None]) -> list[str]:
-    """What a text encoder is known by: the data's own first caption (others may be beyond its vocabulary), and the empty one."""
+    """What a text encoder is known by: the data's own first caption (others may be beyond its vocabulary),
+    and the empty one."""
     return [*filter(None, [next(filter(None, captions), None)]), ""]
 
 
 def _told(text: Any, captions: Sequence[str], dtype: torch.dtype) -> Condition:
     with torch.no_grad():
         cond = move(text.encode(list(captions)), "cpu")
-    return apply(lambda part: _kept(part, dtype, captions, "the text encoder") if part.is_floating_point() else part.contiguous(), cond)
+    return apply(
+        lambda part: (
+            _kept(part, dtype, captions, "the text encoder")
+            if part.is_floating_point()
+            else part.contiguous()
+        ),
+        cond,
+    )
 
 
 def _kept(values: Tensor, dtype: torch.dtype, names: Sequence[str], who: str) -> Tensor:
@@ -214,5 +245,8 @@ def _kept(values: Tensor, dtype: torch.dtype, names: Sequence[str], who: str) ->
         name = names[int(lost.nonzero()[0])]
         whole = bool(torch.isfinite(values[lost]).all())
         cure = "keep the cache in bfloat16 or float32" if whole else "run it in bfloat16 or float32"
-        require(False, f"What {who} makes of '{name}' is {'too large for float16' if whole else 'not finite'}; {cure}.")
+        require(
+            False,
+            f"What {who} makes of '{name}' is {'too large for float16' if whole else 'not finite'}; {cure}.",
+        )
     return kept

@@ -1,7 +1,9 @@
-"""Demonstrations of robots in a folder as LeRobot keeps them: parquet files of frames, and what they are in ``meta/info.json``.
+"""Demonstrations of robots in a folder as LeRobot keeps them: parquet files of frames, and what they are in
+``meta/info.json``.
 
-Read are the versions 2 (a file an episode) and 3 (many episodes a file): every ``data/**/*.parquet``, ordered by ``episode_index`` and
-``frame_index``. Videos are left alone: an observation is what the column ``observation.state`` holds.
+Read are the versions 2 (a file an episode) and 3 (many episodes a file): every ``data/**/*.parquet``, ordered
+by ``episode_index`` and ``frame_index``. Videos are left alone: an observation is what the column
+``observation.state`` holds.
 """
 
 from __future__ import annotations
@@ -14,10 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require
 
 INFO = "meta/info.json"
-STATE, ACTION, EPISODE, FRAME, TIME = "observation.state", "action", "episode_index", "frame_index", "timestamp"
+STATE, ACTION, EPISODE, FRAME, TIME = (
+    "observation.state",
+    "action",
+    "episode_index",
+    "frame_index",
+    "timestamp",
+)
 JITTER = 0.25  # how far, in parts of a frame, a time may lie from where the frame rate puts it
 
 
@@ -37,7 +45,11 @@ class Scale:
         """``rows`` (…, D) in [-1, 1]."""
         span = self.high - self.low
         still = span <= 0
-        return torch.where(still, torch.zeros_like(rows), 2 * (rows - self.low) / torch.where(still, torch.ones_like(span), span) - 1)
+        return torch.where(
+            still,
+            torch.zeros_like(rows),
+            2 * (rows - self.low) / torch.where(still, torch.ones_like(span), span) - 1,
+        )
 
     @classmethod
     def read(cls, config: dict[str, list[float]]) -> Scale:
@@ -55,9 +67,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """``chunks`` (N, H, A) and ``seen`` (N, O) in [-1, 1], float32, one row for every frame; ``episode`` (N,) its episode's number.
+    """``chunks`` (N, H, A) and ``seen`` (N, O) in [-1, 1], float32, one row for every frame; ``episode`` (N,)
+    its episode's number.
 
-    ``fps``: frames a second. ``scales``: by ``action`` and ``observation``, how they were scaled, to scale back what a policy says.
+    ``fps``: frames a second. ``scales``: by ``action`` and ``observation``, how they were scaled, to scale
+    back what a policy says.
     """
 
     chunks: Tensor
@@ -72,34 +86,53 @@ def is_lerobot(folder: str | Path) -> bool:
     return (Path(folder) / INFO).is_file()
 
 
-def read_lerobot(folder: str | Path, horizon: int, *, fps: float | None = None, scales: dict[str, Scale] | None = None) -> Demonstrations:
-    """Every frame's observation and the ``horizon`` actions from it on; behind the end of an episode its last action is repeated.
+def read_lerobot(
+    folder: str | Path, horizon: int, *, fps: float | None = None, scales: dict[str, Scale] | None = None
+) -> Demonstrations:
+    """Every frame's observation and the ``horizon`` actions from it on; behind the end of an episode its last
+    action is repeated.
 
-    ``fps``: what the demonstrations must have been recorded at. ``scales``: how to scale them; to their own range if not given. Needs
-    ``stillhouse[control]``. Raises :class:`StillhouseError` for a folder without ``meta/info.json`` or frames, a missing column, actions
-    or states of uneven length, with NaN or not of the scales' length, and a frame rate that is not ``fps`` or that the time stamps
-    don't keep.
+    ``fps``: what the demonstrations must have been recorded at. ``scales``: how to scale them; to their own
+    range if not given. Needs ``stillhouse[control]``. Raises :class:`StillhouseError` for a folder without
+    ``meta/info.json`` or frames, a missing column, actions or states of uneven length, with NaN or not of the
+    scales' length, and a frame rate that is not ``fps`` or that the time stamps don't keep.
     """
     folder = Path(folder)
     require(horizon >= 1, f"A chunk has at least one action, not {horizon}.")
     info = _info(folder)
     rate = info.get("fps")
-    require(isinstance(rate, int | float) and rate > 0, f"'{folder / INFO}' gives no frame rate: 'fps' is {rate!r}.")
+    require(
+        isinstance(rate, int | float) and rate > 0,
+        f"'{folder / INFO}' gives no frame rate: 'fps' is {rate!r}.",
+    )
     assert isinstance(rate, int | float)
-    require(fps is None or fps == rate, f"The demonstrations in '{folder}' were recorded at {rate:g} frames a second, not at {fps}.")
+    require(
+        fps is None or fps == rate,
+        f"The demonstrations in '{folder}' were recorded at {rate:g} frames a second, not at {fps}.",
+    )
     frames = _frames(folder)
     order = sorted(range(len(frames[EPISODE])), key=lambda i: (frames[EPISODE][i], frames[FRAME][i]))
     actions, states = (_matrix(folder, frames[name], name)[order] for name in (ACTION, STATE))
     episode, frame = (torch.tensor([int(frames[name][i]) for i in order]) for name in (EPISODE, FRAME))
     if TIME in frames:
-        _keeps_time(folder, torch.tensor([float(frames[TIME][i]) for i in order], dtype=torch.float64), episode, frame, float(rate))
+        _keeps_time(
+            folder,
+            torch.tensor([float(frames[TIME][i]) for i in order], dtype=torch.float64),
+            episode,
+            frame,
+            float(rate),
+        )
     scales = scales or {"action": Scale.of(actions), "observation": Scale.of(states)}
     for what, found in (("action", actions), ("observation", states)):
         known, size = len(scales[what].low), found.shape[1]
-        require(known == size, f"The vectors of {what}s in '{folder}' have {size} numbers, the policy's {known}.")
+        require(
+            known == size, f"The vectors of {what}s in '{folder}' have {size} numbers, the policy's {known}."
+        )
     last = torch.searchsorted(episode, episode, right=True) - 1  # of the frame's episode
     index = torch.minimum(torch.arange(len(episode))[:, None] + torch.arange(horizon), last[:, None])
-    return Demonstrations(scales["action"].to(actions)[index], scales["observation"].to(states), episode, float(rate), scales)
+    return Demonstrations(
+        scales["action"].to(actions)[index], scales["observation"].to(states), episode, float(rate), scales
+    )
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -122,12 +155,19 @@ def _frames(folder: Path) -> dict[str, list[Any]]:
         try:
             names = parquet.read_schema(file).names
             missing = [name for name in (STATE, ACTION, EPISODE, FRAME) if name not in names]
-            require(not missing, f"'{file}' lacks the column '{next(iter(missing), '')}'; it has {', '.join(names)}.")
-            table = parquet.read_table(file, columns=[n for n in (STATE, ACTION, EPISODE, FRAME, TIME) if n in names])
+            require(
+                not missing,
+                f"'{file}' lacks the column '{next(iter(missing), '')}'; it has {', '.join(names)}.",
+            )
+            table = parquet.read_table(
+                file, columns=[n for n in (STATE, ACTION, EPISODE, FRAME, TIME) if n in names]
+            )
         except OSError as error:  # pyarrow's own errors on torn files are of this kind or the next
             raise StillhouseError(f"'{file}' can't be read: {str(error).rstrip('.')}.") from error
         except ValueError as error:
-            raise StillhouseError(f"'{file}' is no whole parquet file: {str(error).splitlines()[0].rstrip('.')}.") from error
+            raise StillhouseError(
+                f"'{file}' is no whole parquet file: {str(error).splitlines()[0].rstrip('.')}."
+            ) from error
         for name in table.column_names:
             columns.setdefault(name, []).extend(table.column(name).to_pylist())
     require(bool(columns[EPISODE]), f"'{folder}' holds no frames: its parquet files are empty.")
@@ -140,13 +180,22 @@ def _matrix(folder: Path, rows: list[Any], name: str) -> Tensor:
     """A column of vectors as (N, D) float32."""
     rows = [row if isinstance(row, list) else [row] for row in rows]
     sizes = sorted({len(row) for row in rows})
-    require(len(sizes) == 1 and sizes[0] > 0, f"The vectors of '{name}' in '{folder}' are not all of one length: there are {sizes}.")
+    require(
+        len(sizes) == 1 and sizes[0] > 0,
+        f"The vectors of '{name}' in '{folder}' are not all of one length: there are {sizes}.",
+    )
     try:
         made = torch.tensor(rows, dtype=torch.float32)
     except (TypeError, ValueError) as error:
-        raise StillhouseError(f"The column '{name}' in '{folder}' holds something else than vectors of numbers.") from error
+        raise StillhouseError(
+            f"The column '{name}' in '{folder}' holds something else than vectors of numbers."
+        ) from error
     bad = ~torch.isfinite(made).all(1)
-    require(not bool(bad.any()), f"The column '{name}' in '{folder}' holds NaN or infinite values, first in row {int(bad.int().argmax())}.")
+    require(
+        not bool(bad.any()),
+        f"The column '{name}' in '{folder}' holds NaN or infinite values, first in row "
+        f"{int(bad.int().argmax())}.",
+    )
     return made
 
 
@@ -159,4 +208,6 @@ def _keeps_time(folder: Path, times: Tensor, episode: Tensor, frame: Tensor, rat
         at = int(off.int().argmax())
         found = float((frame[at + 1] - frame[at]) / (times[at + 1] - times[at]).clamp_min(1e-9))
         where = f"episode {int(episode[at])}, frame {int(frame[at])}"
-        raise StillhouseError(f"'{folder}' says {rate:g} frames a second, but its time stamps say {found:.3g} at {where}.")
+        raise StillhouseError(
+            f"'{folder}' says {rate:g} frames a second, but its time stamps say {found:.3g} at {where}."
+        )

@@ -1,4 +1,5 @@
-"""From a picture of any size and kind to numbers: upright, on white, cut to a size, in [-1, 1]. And the sizes to choose from."""
+"""From a picture of any size and kind to numbers: upright, on white, cut to a size, in [-1, 1]. And the sizes
+to choose from."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,8 +22,8 @@ Size = tuple[int, int]  # height, width
 def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
     """An image as float32 ``(channels, height, width)`` in [-1, 1]; ``channels``: 3 for colour, 1 for grey.
 
-    Turned upright by its EXIF note. What is transparent shows white, as on paper. Scaled (Lanczos) until it covers ``size``, then cut
-    about its centre. 16-bit grey keeps its upper 8 bits.
+    Turned upright by its EXIF note. What is transparent shows white, as on paper. Scaled (Lanczos) until it
+    covers ``size``, then cut about its centre. 16-bit grey keeps its upper 8 bits.
     """
     from PIL import Image as images
     from PIL import ImageOps
@@ -34,18 +35,24 @@ def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
-    image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size[1], size[0]), images.Resampling.LANCZOS)
+    image = ImageOps.fit(
+        image.convert("RGB" if channels == 3 else "L"), (size[1], size[0]), images.Resampling.LANCZOS
+    )
     values = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(*size, channels)
     return values.permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
 def buckets(size: Size, multiple: int, count: int, widest: float = 2.0) -> list[Size]:
-    """About ``count`` sizes (height, width) of about the area of ``size``, sides divisible by ``multiple``, tallest first.
+    """About ``count`` sizes (height, width) of about the area of ``size``, sides divisible by ``multiple``,
+    tallest first.
 
-    Their aspect ratios (width to height) are spread evenly in the logarithm between ``1 / widest`` and ``widest``; ``size`` itself is
-    among them. Sizes that fall together after rounding are one.
+    Their aspect ratios (width to height) are spread evenly in the logarithm between ``1 / widest`` and
+    ``widest``; ``size`` itself is among them. Sizes that fall together after rounding are one.
     """
-    require(count >= 1 and multiple >= 1, f"There must be at least one bucket and a multiple of 1 or more, not {count} and {multiple}.")
+    require(
+        count >= 1 and multiple >= 1,
+        f"There must be at least one bucket and a multiple of 1 or more, not {count} and {multiple}.",
+    )
     require(widest >= 1, f"The widest aspect ratio is 1 or more, not {widest}.")
     fits = size[0] % multiple == 0 and size[1] % multiple == 0 and min(size) > 0
     require(fits, f"The size {size[0]} x {size[1]} is no multiple of {multiple}.")
@@ -55,7 +62,9 @@ def buckets(size: Size, multiple: int, count: int, widest: float = 2.0) -> list[
     def rounded(side: float) -> int:
         return max(1, round(side / multiple)) * multiple
 
-    found = {size} | {(rounded(math.sqrt(area / math.exp(a))), rounded(math.sqrt(area * math.exp(a)))) for a in spread}
+    found = {size} | {
+        (rounded(math.sqrt(area / math.exp(a))), rounded(math.sqrt(area * math.exp(a)))) for a in spread
+    }
     return sorted(found, key=lambda s: s[1] / s[0])
 
 

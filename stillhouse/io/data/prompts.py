@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillhouse.draws import seed_of
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.draws import seed_of
+from stillhouse.core.errors import StillhouseError, require
 
 CAPTIONS = ("text", "caption", "prompt")  # columns that hold one, first come first served
 PROMPT_FILES = (".txt", ".jsonl", ".csv")
@@ -20,7 +20,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StillhouseError(f"'{path}' is no text in UTF-8 (byte {error.start}); save it as UTF-8.") from error
+        raise StillhouseError(
+            f"'{path}' is no text in UTF-8 (byte {error.start}); save it as UTF-8."
+        ) from error
     except OSError as error:
         raise StillhouseError(f"Can't read '{path}': {error.strerror}.") from error
 
@@ -55,13 +57,16 @@ def caption_of(row: Mapping[str, Any]) -> str | None:
 def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file, in its order.
 
-    ``.txt``: one a line; blank lines and those that begin with ``#`` are passed over. ``.jsonl`` and ``.csv``: the column ``text``,
-    ``caption`` or ``prompt``. Raises :class:`StillhouseError` for a missing, empty or foreign file, naming it.
+    ``.txt``: one a line; blank lines and those that begin with ``#`` are passed over. ``.jsonl`` and
+    ``.csv``: the column ``text``, ``caption`` or ``prompt``. Raises :class:`StillhouseError` for a missing,
+    empty or foreign file, naming it.
     """
     path = Path(path)
     require(path.is_file(), f"There is no file of prompts '{path}'.")
     kind = path.suffix.lower()
-    require(kind in PROMPT_FILES, f"Prompts are read from {', '.join(PROMPT_FILES)} files, not from '{path}'.")
+    require(
+        kind in PROMPT_FILES, f"Prompts are read from {', '.join(PROMPT_FILES)} files, not from '{path}'."
+    )
     if kind == ".txt":
         lines = (line.strip() for line in read_text(path).splitlines())
         prompts = [line for line in lines if line and not line.startswith("#")]
@@ -75,12 +80,14 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def is_held_out(name: str, share: float, seed: int = 0) -> bool:
-    """Whether a prompt or a sample of this name is for validation: its hash decides, so more data moves nothing from side to side."""
+    """Whether a prompt or a sample of this name is for validation: its hash decides, so more data moves
+    nothing from side to side."""
     return seed_of(seed, "held out", name) < share * 2**63
 
 
 def split_prompts(prompts: Sequence[str], share: float = 0.02, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Prompts to learn from, and about ``share`` of them to look at the student with. Equal prompts stay together; none is lost.
+    """Prompts to learn from, and about ``share`` of them to look at the student with. Equal prompts stay
+    together; none is lost.
 
     With a share above 0 at least one prompt is held out, unless there is only one.
     """

@@ -1,7 +1,8 @@
-"""Images with captions where users keep them: a folder, parquet files, tar shards. Read row by row, nothing fetched, no script run.
+"""Images with captions where users keep them: a folder, parquet files, tar shards. Read row by row, nothing
+fetched, no script run.
 
-Parquet and webdataset tars go through the ``datasets`` library. A folder is listed here, so that a missing image can be named and
-left out, and captions may lie in text files.
+Parquet and webdataset tars go through the ``datasets`` library. A folder is listed here, so that a missing
+image can be named and left out, and captions may lie in text files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.prompts import caption_of, read_table, read_text
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Row:
 class Source:
     """Images with captions. Iterating opens them: (name, image or None, caption or None) each.
 
-    ``count``: number of rows, None where only reading tells. ``fingerprint``: changes when the files do. ``skipped``: by name, why an
-    image could not be used; each is logged once.
+    ``count``: number of rows, None where only reading tells. ``fingerprint``: changes when the files do.
+    ``skipped``: by name, why an image could not be used; each is logged once.
     """
 
     count: int | None = None
@@ -71,7 +72,14 @@ class Source:
             self.skip(row.name, "it is no image")
         except FileNotFoundError as error:
             self.skip(row.name, "it is missing" if error.strerror else str(error))
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            struct.error,
+            Image.DecompressionBombError,
+        ) as error:
             self.skip(row.name, f"it is broken ({str(error).rstrip('.') or type(error).__name__})")
         return None
 
@@ -97,10 +105,11 @@ class Source:
 
 
 class Folder(Source):
-    """Image files, with a ``metadata.csv`` or ``metadata.jsonl`` (columns ``file_name``; ``text``, ``caption`` or ``prompt``; ``label``).
+    """Image files, with a ``metadata.csv`` or ``metadata.jsonl`` (columns ``file_name``; ``text``,
+    ``caption`` or ``prompt``; ``label``).
 
-    Without one: every image below the folder, its caption in a ``.txt`` file of the same name if there is one, its class the subfolder
-    it lies in: that number, or the place in the order of names.
+    Without one: every image below the folder, its caption in a ``.txt`` file of the same name if there is
+    one, its class the subfolder it lies in: that number, or the place in the order of names.
     """
 
     def __init__(self, path: Path, files: list[Path]):
@@ -126,7 +135,14 @@ def _listed(folder: Path, tables: list[Path], images: list[Path]) -> list[Row]:
             name = entry.get("file_name")
             require(bool(name), f"Row {number} of '{table}' has no file_name.")
             path = table.parent / str(name)
-            rows.append(Row((table.parent.relative_to(folder) / str(name)).as_posix(), path, caption_of(entry), _label(entry.get("label"))))
+            rows.append(
+                Row(
+                    (table.parent.relative_to(folder) / str(name)).as_posix(),
+                    path,
+                    caption_of(entry),
+                    _label(entry.get("label")),
+                )
+            )
     extra = len(set(images) - {row.content for row in rows})
     if extra:
         log.warning("%d image(s) in '%s' are not in its %s and are left out.", extra, folder, tables[0].name)
@@ -135,17 +151,29 @@ def _listed(folder: Path, tables: list[Path], images: list[Path]) -> list[Row]:
 
 def _found(folder: Path, images: list[Path], files: set[Path]) -> list[Row]:
     tops = sorted({f.relative_to(folder).parts[0] for f in images if f.parent != folder})
-    numbers = {top: int(top) for top in tops} if all(top.isdecimal() for top in tops) else {top: i for i, top in enumerate(tops)}
+    numbers = (
+        {top: int(top) for top in tops}
+        if all(top.isdecimal() for top in tops)
+        else {top: i for i, top in enumerate(tops)}
+    )
     rows = []
     for image in images:
         text = image.with_suffix(".txt")
         caption = " ".join(read_text(text).split()) if text in files else ""
-        rows.append(Row(image.relative_to(folder).as_posix(), image, caption or None, numbers.get(image.relative_to(folder).parts[0])))
+        rows.append(
+            Row(
+                image.relative_to(folder).as_posix(),
+                image,
+                caption or None,
+                numbers.get(image.relative_to(folder).parts[0]),
+            )
+        )
     return rows
 
 
 class Parquet(Source):
-    """Parquet files with a column of images (bytes, or bytes and path), ``text`` or the like, and ``label``."""
+    """Parquet files with a column of images (bytes, or bytes and path), ``text`` or the like, and
+    ``label``."""
 
     def __init__(self, path: Path, files: list[Path]):
         from pyarrow import ArrowException, parquet
@@ -157,12 +185,21 @@ class Parquet(Source):
                 told = parquet.read_metadata(file)
                 schema = parquet.read_schema(file)
             except (ArrowException, OSError) as error:
-                raise StillhouseError(f"'{file}' is no whole parquet file: {str(error).splitlines()[0]}") from error
+                raise StillhouseError(
+                    f"'{file}' is no whole parquet file: {str(error).splitlines()[0]}"
+                ) from error
             kinds = {field.name: str(field.type) for field in schema}
-            pictures = [n for n, kind in kinds.items() if kind in ("binary", "large_binary") or kind.startswith("struct<bytes: binary")]
+            pictures = [
+                n
+                for n, kind in kinds.items()
+                if kind in ("binary", "large_binary") or kind.startswith("struct<bytes: binary")
+            ]
             named = [n for n in ("image", "img", *IMAGES) if n in pictures] or pictures
             require(bool(named), f"'{file}' has no column of images; its columns are {', '.join(kinds)}.")
-            self.columns[file] = [named[0], *(n for n in ("text", "caption", "prompt", "label") if n in kinds)]
+            self.columns[file] = [
+                named[0],
+                *(n for n in ("text", "caption", "prompt", "label") if n in kinds),
+            ]
             self.count += told.num_rows
         super().__init__(path, _of_files(path, files))
 
@@ -181,7 +218,8 @@ class Parquet(Source):
 
 
 class Tars(Source):
-    """Webdataset shards: in each ``.tar``, files of one name are one row, e.g. ``7.jpg`` and ``7.txt`` (or ``7.json``, ``7.cls``).
+    """Webdataset shards: in each ``.tar``, files of one name are one row, e.g. ``7.jpg`` and ``7.txt`` (or
+    ``7.json``, ``7.cls``).
 
     A shard that breaks off is reported; the rows before the break are used.
     """
@@ -200,11 +238,16 @@ class Tars(Source):
         kinds |= {key: datasets.Value("string") for key in ("__key__", "__url__")}
         for file in self.files:
             try:
-                # all we look for is declared: left to itself, the library refuses shards whose rows don't all hold the same
+                # all we look for is declared: left to itself, the library refuses shards whose rows don't all
+                # hold the same
                 with _reading("webdataset", file, features=datasets.Features(kinds)) as stream:
                     for entry in stream:
-                        picture: dict[str, Any] = next((entry[kind] for kind in IMAGES if entry[kind] is not None), {})
-                        caption = caption_of({"text": entry["txt"]}) or caption_of(entry["json"] if isinstance(entry["json"], dict) else {})
+                        picture: dict[str, Any] = next(
+                            (entry[kind] for kind in IMAGES if entry[kind] is not None), {}
+                        )
+                        caption = caption_of({"text": entry["txt"]}) or caption_of(
+                            entry["json"] if isinstance(entry["json"], dict) else {}
+                        )
                         name = f"{_short(self.path, file)}:{entry['__key__']}"
                         yield Row(name, picture.get("bytes"), caption, entry["cls"])
             except (tarfile.TarError, EOFError) as error:
@@ -213,7 +256,8 @@ class Tars(Source):
 
 @contextmanager
 def _reading(kind: str, file: Path, **options: Any) -> Iterator[Any]:
-    """One file as a stream of the ``datasets`` library, which is kept off the network and leaves nothing behind."""
+    """One file as a stream of the ``datasets`` library, which is kept off the network and leaves nothing
+    behind."""
     import datasets
 
     try:
@@ -222,7 +266,12 @@ def _reading(kind: str, file: Path, **options: Any) -> Iterator[Any]:
             datasets.config.HF_HUB_OFFLINE = True  # else it counts a "download" at its makers'
             try:
                 stream = datasets.load_dataset(
-                    kind, data_files=[escape(str(file))], split="train", streaming=True, cache_dir=lock, **options
+                    kind,
+                    data_files=[escape(str(file))],
+                    split="train",
+                    streaming=True,
+                    cache_dir=lock,
+                    **options,
                 )
             finally:
                 datasets.config.HF_HUB_OFFLINE = before
@@ -255,7 +304,8 @@ def _of_files(root: Path, files: list[Path]) -> str:
 
 
 def open_source(path: str | Path) -> Source:
-    """The images of a folder (image files, parquet files or tar shards, also in folders below it) or of one such file.
+    """The images of a folder (image files, parquet files or tar shards, also in folders below it) or of one
+    such file.
 
     Raises :class:`StillhouseError` where there is nothing of the kind, or a file of it can't be read at all.
     """
@@ -270,12 +320,15 @@ def open_source(path: str | Path) -> Source:
         if suffix in suffixes:
             _needs_datasets()
             return kind(path, [f for f in files if f.suffix.lower() == f".{suffix}"])
-    raise StillhouseError(f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards.")
+    raise StillhouseError(
+        f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
+    )
 
 
 def _needs_datasets() -> None:
     from importlib.util import find_spec
 
     require(
-        find_spec("datasets") is not None, "Parquet files and tar shards need the datasets library: pip install 'stillhouse[pipelines]'."
+        find_spec("datasets") is not None,
+        "Parquet files and tar shards need the datasets library: pip install 'stillhouse[pipelines]'.",
     )

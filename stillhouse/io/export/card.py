@@ -21,7 +21,8 @@ PROMPT = "a red circle above a blue square"
 
 @dataclass
 class Facts:
-    """What a card tells. ``form``: full or lora; ``hears``: the network takes the guidance scale; ``deaf``: as an input without effect."""
+    """What a card tells. ``form``: full or lora; ``hears``: the network takes the guidance scale; ``deaf``:
+    as an input without effect."""
 
     family: Family
     info: Mapping[str, Any]
@@ -88,20 +89,32 @@ def card(facts: Facts) -> str:
         meta["pipeline_tag"] = "text-to-video" if facts.family.frames else "text-to-image"
     else:
         meta |= {} if facts.family.classes else {"pipeline_tag": "unconditional-image-generation"}
-    meta["tags"] = ["diffusers", "stillhouse", "distillation", facts.method, *(["lora"] if facts.form == "lora" else [])]
+    meta["tags"] = [
+        "diffusers",
+        "stillhouse",
+        "distillation",
+        facts.method,
+        *(["lora"] if facts.form == "lora" else []),
+    ]
     said = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
         f"# {facts.name}\n",
-        f"{'A LoRA of' if facts.form == 'lora' else 'A student of'} **{facts.base}** that samples in {_count(facts)}, "
+        f"{'A LoRA of' if facts.form == 'lora' else 'A student of'} **{facts.base}** that samples in "
+        f"{_count(facts)}, "
         f"distilled with the method `{facts.method}` of Stillhouse.\n",
         f"## How to call it\n\n```python\n{snippet(facts)}```\n",
         "".join(f"- {sentence}\n" for sentence in said),
         _table("Measured", facts.info.get("measured") or facts.info.get("metrics")),
-        _table("How it was made", {"method": facts.method, "teacher": facts.base, **(facts.info.get("options") or {})}),
+        _table(
+            "How it was made",
+            {"method": facts.method, "teacher": facts.base, **(facts.info.get("options") or {})},
+        ),
     ]
     if "license" not in teacher:
-        parts.append("## Licence\n\nThe teacher's folder names no licence; its terms hold for this student as well.\n")
+        parts.append(
+            "## Licence\n\nThe teacher's folder names no licence; its terms hold for this student as well.\n"
+        )
     return "\n".join(part for part in parts if part)
 
 
@@ -115,7 +128,11 @@ def snippet(facts: Facts) -> str:
     """Python that opens and calls the student, run from the folder that it lies in."""
     trust = ", trust_remote_code=True" if facts.choice.own and facts.form == "full" else ""
     opened = facts.name if facts.form == "full" else facts.base
-    lines = ["from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{opened}"{trust})']
+    lines = [
+        "from diffusers import DiffusionPipeline",
+        "",
+        f'pipe = DiffusionPipeline.from_pretrained("{opened}"{trust})',
+    ]
     if facts.form == "lora":
         part = facts.family.part
         if hasattr(facts.family.pipe, "load_lora_weights"):
@@ -135,7 +152,9 @@ def snippet(facts: Facts) -> str:
             ]
         else:
             lines = [f"from diffusers import {facts.choice.name}", *lines]
-        lines.append(f'pipe.scheduler = {facts.choice.name}.from_pretrained("{facts.name}", subfolder="scheduler")')
+        lines.append(
+            f'pipe.scheduler = {facts.choice.name}.from_pretrained("{facts.name}", subfolder="scheduler")'
+        )
     made = "clip = pipe({}).frames[0]" if facts.family.frames else "image = pipe({}).images[0]"
     lines.append(made.format(", ".join(call_options(facts))))
     return "\n".join(lines) + "\n"
@@ -145,10 +164,18 @@ def call_options(facts: Facts) -> list[str]:
     """The arguments of the pipeline's call."""
     family = facts.family
     accepted = inspect.signature(type(family.pipe).__call__).parameters
-    said = [f'"{PROMPT}"'] if family.tokenizers else ["class_labels=[0]"] if family.classes and "class_labels" in accepted else []
+    said = (
+        [f'"{PROMPT}"']
+        if family.tokenizers
+        else ["class_labels=[0]"]
+        if family.classes and "class_labels" in accepted
+        else []
+    )
     said.append(f"num_inference_steps={facts.steps}")
     if facts.doubles or facts.guidance != 1:
-        said.append(f"guidance_scale={float(facts.guidance):.4g}" if facts.guidance != 1 else "guidance_scale=1.0")
+        said.append(
+            f"guidance_scale={float(facts.guidance):.4g}" if facts.guidance != 1 else "guidance_scale=1.0"
+        )
     sides = family.side
     if family.shape[-2:] != tuple(sides) and "height" in accepted:
         said.append("height={}, width={}".format(*family.size))
@@ -164,25 +191,39 @@ def guidance_remarks(facts: Facts) -> list[str]:
         return []
     default = parameters["guidance_scale"].default
     if facts.deaf:
-        return ["The student needs no guidance: the pipeline evaluates once a step, whatever its `guidance_scale`."]
+        return [
+            "The student needs no guidance: the pipeline evaluates once a step, whatever its "
+            "`guidance_scale`."
+        ]
     if facts.guidance != 1:
-        heard = "costs a second evaluation a step" if facts.doubles else "is an input of the network and costs nothing"
+        heard = (
+            "costs a second evaluation a step"
+            if facts.doubles
+            else "is an input of the network and costs nothing"
+        )
         return [f"`guidance_scale` {heard}; the student is sampled at {facts.guidance:g}."]
     if not facts.doubles:
         return []
     return [
-        f"Always pass `guidance_scale=1.0`: the student needs no guidance, the pipeline's own default is {default:g}, and no setting of a "
+        "Always pass `guidance_scale=1.0`: the student needs no guidance, the pipeline's own default is "
+        f"{default:g}, and no setting of a "
         "folder changes that. More doubles the cost and oversaturates."
     ]
 
 
 def _scheduler_remarks(facts: Facts) -> list[str]:
     if facts.free_steps:
-        return [f"The scheduler is the teacher's, {facts.choice.name}; any other of its kind may take its place."]
+        return [
+            f"The scheduler is the teacher's, {facts.choice.name}; any other of its kind may take its place."
+        ]
     if not facts.choice.own:
-        return [f"The scheduler in this folder, {facts.choice.name}, walks exactly as the student was made to; keep it."]
+        return [
+            f"The scheduler in this folder, {facts.choice.name}, walks exactly as the student was made to; "
+            "keep it."
+        ]
     return [
-        "No stock scheduler of Diffusers walks as this student does, so the folder brings `scheduler/few_step_scheduler.py` (one page, no "
+        "No stock scheduler of Diffusers walks as this student does, so the folder brings "
+        "`scheduler/few_step_scheduler.py` (one page, no "
         "dependencies beyond diffusers), which Diffusers runs only with `trust_remote_code=True`."
     ]
 

@@ -1,7 +1,8 @@
-"""A Diffusers scheduler for few-step students whose times or moves no stock scheduler has. It needs diffusers and torch alone.
+"""A Diffusers scheduler for few-step students whose times or moves no stock scheduler has. It needs diffusers
+and torch alone.
 
-Every step is ``x <- a x + b output + c noise`` with the numbers of its row: whatever the network predicts and however the student moves
-(straight on, or to the clean end and back up with fresh noise) is in a, b and c.
+Every step is ``x <- a x + b output + c noise`` with the numbers of its row: whatever the network predicts and
+however the student moves (straight on, or to the clean end and back up with fresh noise) is in a, b and c.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ TIME, SCALE, STATE, OUTPUT, NOISE, ALPHA, SIGMA = range(7)  # the columns of a r
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Walks the student's own steps.
 
-    ``walks``: by number of steps, a row for each step: the time the network is told, the scale of its input, the weights ``a, b, c`` of
-    state, output and fresh noise, and the levels ``alpha, sigma`` of signal and noise. ``starts``: standard deviation of the first noise.
-    ``guidance_free``: the student needs no classifier-free guidance, and a second evaluation for it is warned of once.
+    ``walks``: by number of steps, a row for each step: the time the network is told, the scale of its input,
+    the weights ``a, b, c`` of state, output and fresh noise, and the levels ``alpha, sigma`` of signal and
+    noise. ``starts``: standard deviation of the first noise. ``guidance_free``: the student needs no
+    classifier-free guidance, and a second evaluation for it is warned of once.
     """
 
     order = 1
@@ -37,7 +39,12 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         prediction_type: str = "epsilon",
         num_train_timesteps: int = 1000,
     ):
-        self.walks, self.starts, self.guidance_free, self.train_steps = walks, starts, guidance_free, num_train_timesteps
+        self.walks, self.starts, self.guidance_free, self.train_steps = (
+            walks,
+            starts,
+            guidance_free,
+            num_train_timesteps,
+        )
         self.rows_seen, self.warned = 0, False
         self.set_timesteps(int(next(iter(walks))))
 
@@ -49,12 +56,16 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigmas: list[float] | None = None,
         mu: float | None = None,
     ) -> None:
-        """Take the walk of so many steps. Grids that pipelines hand over are only counted: the student has its own."""
+        """Take the walk of so many steps. Grids that pipelines hand over are only counted: the student has
+        its own."""
         given = timesteps if timesteps is not None else sigmas
         n = num_inference_steps if given is None else len(given)
         if str(n) not in self.walks:
             known = [*self.walks]
-            raise ValueError(f"This student was made for {', '.join(known)} step(s), not {n}: pass num_inference_steps={known[0]}.")
+            raise ValueError(
+                f"This student was made for {', '.join(known)} step(s), not {n}: pass "
+                f"num_inference_steps={known[0]}."
+            )
         self.num_inference_steps = n
         self.walk, self.init_noise_sigma = self.walks[str(n)], self.starts[str(n)]
         self.timesteps = torch.tensor([row[TIME] for row in self.walk], dtype=torch.float32, device=device)
@@ -74,14 +85,24 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return sample if row[SCALE] == 1 else sample * row[SCALE]
 
     def step(
-        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: Any = None, return_dict: bool = True
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
         """The state at the next time, computed in float32."""
         if self.step_index is None:
-            self.step_index = self.index_for_timestep(timestep) if self.begin_index is None else self.begin_index
+            self.step_index = (
+                self.index_for_timestep(timestep) if self.begin_index is None else self.begin_index
+            )
         if self.guidance_free and not self.warned and self.rows_seen == 2 * len(sample):
             self.warned = True
-            logger.warning("This student needs no guidance; with some it evaluates twice and oversaturates. Pass guidance_scale=1.0.")
+            logger.warning(
+                "This student needs no guidance; with some it evaluates twice and oversaturates. Pass "
+                "guidance_scale=1.0."
+            )
         row = self.walk[self.step_index]
         moved = row[STATE] * sample.float() + row[OUTPUT] * model_output.float()
         if row[NOISE]:
@@ -91,7 +112,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         moved = moved.to(sample.dtype)
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
 
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         """Clean samples (B, …) at the levels of ``timesteps`` (B,)."""
         rows = torch.tensor([self.walk[self.index_for_timestep(t)] for t in timesteps]).to(original_samples)
         shape = (-1,) + (1,) * (original_samples.dim() - 1)

@@ -1,4 +1,5 @@
-"""The guidance scale as an input of Diffusers' U-Nets (``time_cond_proj_dim``): grown, or deaf so that pipelines never double a call."""
+"""The guidance scale as an input of Diffusers' U-Nets (``time_cond_proj_dim``): grown, or deaf so that
+pipelines never double a call."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.pipelines.base import quiet
 
 SIZE = 256  # waves, as latent consistency models have
@@ -21,27 +22,34 @@ def takes_guidance_input(net: nn.Module) -> bool:
 
 
 def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
-    """A copy of a U-Net that also hears the guidance scale, as yet without effect: its projection starts at zero.
+    """A copy of a U-Net that also hears the guidance scale, as yet without effect: its projection starts at
+    zero.
 
-    The scale comes as ``size`` waves of ``1000 (w - 1)``, sines then cosines (Meng et al., 2022, arXiv 2210.03142, section 3; Luo et al.,
-    2023, arXiv 2310.04378), which is how Diffusers' own pipelines tell it. Raises :class:`StillhouseError` for networks without such an
-    input.
+    The scale comes as ``size`` waves of ``1000 (w - 1)``, sines then cosines (Meng et al., 2022, arXiv
+    2210.03142, section 3; Luo et al., 2023, arXiv 2310.04378), which is how Diffusers' own pipelines tell it.
+    Raises :class:`StillhouseError` for networks without such an input.
     """
     if not takes_guidance_input(net):
         raise StillhouseError(
-            f"A {type(net).__name__} has no input for the guidance scale; fix the scale instead (equal lowest and highest guidance)."
+            f"A {type(net).__name__} has no input for the guidance scale; fix the scale instead (equal "
+            "lowest and highest guidance)."
         )
     if net.config["time_cond_proj_dim"] is not None:
         return copy.deepcopy(net)
     with quiet(), torch.random.fork_rng(devices=[]):  # its first weights are replaced below
-        twin = type(net).from_config({**net.config, "time_cond_proj_dim": size}).to(device=net.device, dtype=net.dtype)
+        twin = (
+            type(net)
+            .from_config({**net.config, "time_cond_proj_dim": size})
+            .to(device=net.device, dtype=net.dtype)
+        )
     twin.load_state_dict(net.state_dict(), strict=False)
     nn.init.zeros_(twin.time_embedding.cond_proj.weight)
     return twin.train(net.training)
 
 
 def deafened(net: Any, size: int = SIZE) -> nn.Module:
-    """The same weights (shared) with a guidance input of zeros: pipelines that see one never evaluate twice for guidance.
+    """The same weights (shared) with a guidance input of zeros: pipelines that see one never evaluate twice
+    for guidance.
 
     For networks that can't have one, or have one already, ``net`` itself.
     """
@@ -69,7 +77,8 @@ def _with_embedding(net: Any, embedding: nn.Module, size: int | None) -> nn.Modu
 
 
 def _twin(module: nn.Module) -> Any:
-    """The same parameters and children in a module of its own, so that a child can be exchanged without the original's noticing."""
+    """The same parameters and children in a module of its own, so that a child can be exchanged without the
+    original's noticing."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin

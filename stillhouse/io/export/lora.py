@@ -1,4 +1,5 @@
-"""An adapter as files that others read: Diffusers' single file, PEFT's pair, and what says which base it belongs to."""
+"""An adapter as files that others read: Diffusers' single file, PEFT's pair, and what says which base it
+belongs to."""
 
 from __future__ import annotations
 
@@ -12,21 +13,39 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stillhouse.adapters import Adapted, adapted
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import require
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
 
-DIFFUSERS, PEFT, PEFT_CONFIG = "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json"
-PROBES, NEAR = 64, 2**-7  # weights looked at; how far two of equal origin may lie apart (a rounding to bfloat16, with room)
+DIFFUSERS, PEFT, PEFT_CONFIG = (
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)
+PROBES, NEAR = (
+    64,
+    2**-7,
+)  # weights looked at; how far two of equal origin may lie apart (a rounding to bfloat16, with room)
 
 
 def fingerprint(net: nn.Module) -> dict[str, Any]:
-    """What tells one base from another: class, number of weights in its matrices and a few of them, low-rank layers passed over."""
-    weights = {name.replace(".base_layer", ""): w for name, w in net.named_parameters() if w.dim() > 1 and ".lora_" not in name}
+    """What tells one base from another: class, number of weights in its matrices and a few of them, low-rank
+    layers passed over."""
+    weights = {
+        name.replace(".base_layer", ""): w
+        for name, w in net.named_parameters()
+        if w.dim() > 1 and ".lora_" not in name
+    }
     names, probes = sorted(weights), []
-    for i in range(PROBES):  # spread over the network; a place in the middle of each tensor, where no padding is
+    for i in range(
+        PROBES
+    ):  # spread over the network; a place in the middle of each tensor, where no padding is
         flat = weights[names[i * len(names) // PROBES]].detach().flatten()
         probes.append(float(flat[(2 * i + 1) * len(flat) // (2 * PROBES)]))
-    return {"class": type(net).__name__, "weights": sum(w.numel() for w in weights.values()), "probes": probes}
+    return {
+        "class": type(net).__name__,
+        "weights": sum(w.numel() for w in weights.values()),
+        "probes": probes,
+    }
 
 
 def check_base(net: nn.Module, wanted: dict[str, Any], folder: str | Path) -> None:
@@ -35,22 +54,26 @@ def check_base(net: nn.Module, wanted: dict[str, Any], folder: str | Path) -> No
     alike = all(found[key] == wanted[key] for key in ("class", "weights"))
     require(
         alike,
-        f"The LoRA in '{folder}' belongs to a {wanted['class']} of {wanted['weights']:,} weights, not to this {found['class']} of "
+        f"The LoRA in '{folder}' belongs to a {wanted['class']} of {wanted['weights']:,} weights, not to "
+        f"this {found['class']} of "
         f"{found['weights']:,}; give the base it was trained on.",
     )
     mine, its = (torch.tensor(f["probes"], dtype=torch.float64) for f in (found, wanted))
     same = bool(((mine - its).abs() <= NEAR * its.abs() + 1e-6).all())
     require(
         same,
-        f"The LoRA in '{folder}' was trained on other weights than this {found['class']}'s; give the base it was trained on, or put it on "
+        f"The LoRA in '{folder}' was trained on other weights than this {found['class']}'s; give the base "
+        "it was trained on, or put it on "
         "this one in Diffusers (pipe.load_lora_weights) if you mean to.",
     )
 
 
 def write_lora(folder: Path, part: str, student: Adapted, header: dict[str, Any]) -> None:
-    """Both formats of the student's adapter into ``folder``. ``part``: the pipeline's name of the network; ``header``: for both files.
+    """Both formats of the student's adapter into ``folder``. ``part``: the pipeline's name of the network;
+    ``header``: for both files.
 
-    Diffusers' file holds the scale ``alpha / rank`` in its weights, so that no reader can miss it; PEFT's keeps it in its configuration.
+    Diffusers' file holds the scale ``alpha / rank`` in its weights, so that no reader can miss it; PEFT's
+    keeps it in its configuration.
     """
     base, weights = student.base, student.lora()
     scale = base.alpha / base.rank
@@ -58,7 +81,9 @@ def write_lora(folder: Path, part: str, student: Adapted, header: dict[str, Any]
     shape = {"r": base.rank, "target_modules": sorted(base.names)}
     about = {"format": "pt", "stillhouse": json.dumps(header)}
     plain = {f"{part}.{key}": value for key, value in {**shape, "lora_alpha": base.rank}.items()}
-    save_file(scaled, folder / DIFFUSERS, {**about, "lora_adapter_metadata": json.dumps(plain, sort_keys=True)})
+    save_file(
+        scaled, folder / DIFFUSERS, {**about, "lora_adapter_metadata": json.dumps(plain, sort_keys=True)}
+    )
     save_file({f"base_model.model.{key}": w for key, w in weights.items()}, folder / PEFT, about)
     config = {**shape, "lora_alpha": base.alpha, "peft_type": "LORA", "bias": "none", "inference_mode": True}
     config |= {"base_model_name_or_path": header.get("base_model")}
@@ -81,12 +106,17 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
     """The student that ``folder`` holds, as an adapter on ``base``."""
     config = json.loads((folder / PEFT_CONFIG).read_text())
     base = _bare(base)
-    student = adapted(base, int(config["r"]), alpha=float(config["lora_alpha"]), targets=tuple(config["target_modules"])).copy()
+    student = adapted(
+        base, int(config["r"]), alpha=float(config["lora_alpha"]), targets=tuple(config["target_modules"])
+    ).copy()
     found: dict[str, Tensor] = load_file(folder / PEFT)
     with torch.no_grad():
         for key, weight in student.weights.items():
             layer, _, half = key.replace("/", ".").rpartition(".")
             name = f"base_model.model.{layer}.lora_{'A' if half == 'down' else 'B'}.weight"
-            require(name in found, f"The LoRA in '{folder}' has no weights for the layer '{layer}'; copy the whole folder.")
+            require(
+                name in found,
+                f"The LoRA in '{folder}' has no weights for the layer '{layer}'; copy the whole folder.",
+            )
             weight.copy_(found[name])
     return student.requires_grad_(False)  # type: ignore[return-value]

@@ -1,4 +1,5 @@
-"""Opening what :func:`save_pipeline` wrote: a student's folder, or a LoRA with the base that it was trained on."""
+"""Opening what :func:`save_pipeline` wrote: a student's folder, or a LoRA with the base that it was trained
+on."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.export.guidance_input import hearing
 from stillhouse.io.export.lora import check_base, read_lora
 from stillhouse.io.export.save import ABOUT, INDEX, INVERSE
@@ -24,12 +25,18 @@ def is_student(folder: str | Path) -> bool:
 
 
 def open_student(
-    folder: str | Path, base: str | Path | Family | None = None, *, adapter: str | type[Family] | None = None, **options: Any
+    folder: str | Path,
+    base: str | Path | Family | None = None,
+    *,
+    adapter: str | type[Family] | None = None,
+    **options: Any,
 ) -> tuple[Family, Denoiser, Denoiser | None, dict[str, Any]]:
-    """The student in ``folder``: its pipeline's family, its denoiser, its inverse if it has one, and what was kept with it.
+    """The student in ``folder``: its pipeline's family, its denoiser, its inverse if it has one, and what was
+    kept with it.
 
-    ``base``: for a LoRA, the pipeline it was trained on. ``adapter, options``: as in :func:`stillhouse.io.pipelines.open_pipeline`. Raises
-    :class:`StillhouseError` for a LoRA without its base, or with another one.
+    ``base``: for a LoRA, the pipeline it was trained on. ``adapter, options``: as in
+    :func:`stillhouse.io.pipelines.open_pipeline`. Raises :class:`StillhouseError` for a LoRA without its
+    base, or with another one.
     """
     folder = Path(folder)
     require(is_student(folder), f"'{folder}' holds no student that save_pretrained wrote (no {ABOUT}).")
@@ -37,10 +44,21 @@ def open_student(
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         form, (height, width) = about["form"], about["size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(f"'{folder / ABOUT}' can't be read; was it edited? ({type(error).__name__}: {error})") from error
-    sides = {"height": height, "width": width, **({"frames": about["frames"]} if "frames" in about else {}), **options}
+        raise StillhouseError(
+            f"'{folder / ABOUT}' can't be read; was it edited? ({type(error).__name__}: {error})"
+        ) from error
+    sides = {
+        "height": height,
+        "width": width,
+        **({"frames": about["frames"]} if "frames" in about else {}),
+        **options,
+    }
     if form == "lora":
-        require(base is not None, f"'{folder}' is a LoRA; give the pipeline it was trained on ('{about['base_model']}') as its base.")
+        require(
+            base is not None,
+            f"'{folder}' is a LoRA; give the pipeline it was trained on ('{about['base_model']}') as its "
+            "base.",
+        )
         family = base if isinstance(base, Family) else open_pipeline(base, adapter, **sides)  # type: ignore[arg-type]
         denoiser = family.denoiser()
         check_base(denoiser.net, about["base"], folder)
@@ -64,8 +82,11 @@ def _inverse(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser | 
     return _of_kind(Denoiser(net, family.process, family.kind, call=family.ask, empty=family.empty), about)
 
 
-def _opened(folder: Path, about: dict[str, Any], adapter: str | type[Family] | None, options: dict[str, Any]) -> Family:
-    """The family of a saved student, read with its teacher's scheduler (which says the process) in the place of the student's.
+def _opened(
+    folder: Path, about: dict[str, Any], adapter: str | type[Family] | None, options: dict[str, Any]
+) -> Family:
+    """The family of a saved student, read with its teacher's scheduler (which says the process) in the place
+    of the student's.
 
     So the folder's own scheduler file, where there is one, is not run.
     """

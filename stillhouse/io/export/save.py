@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from stillhouse.adapters import Adapted
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError, require, unknown
-from stillhouse.guidance import hears_guidance
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.guidance import hears_guidance
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import deafened
 from stillhouse.io.export.lora import fingerprint, write_lora
@@ -47,15 +47,18 @@ def save_pipeline(
 ) -> Path:
     """Write the student ``denoiser`` of ``family``'s pipeline to ``folder``; returns the folder.
 
-    ``form``: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the adapter alone; ``both``, the
-    pipeline with the LoRA in its subfolder ``lora``. An adapter's default is both, since the one just works and the other is small enough
-    to share; any other student's is full. ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step
-    model and keeps the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it that does
-    nothing, so that Diffusers never evaluates twice; False leaves guidance to the caller. ``inverse``: a student from data to noise, which
-    :func:`open_student` gives back. ``info, more``: plain data to be kept.
+    ``form``: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
+    adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``. An adapter's default is
+    both, since the one just works and the other is small enough to share; any other student's is full.
+    ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step model and keeps
+    the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it
+    that does nothing, so that Diffusers never evaluates twice; False leaves guidance to the caller.
+    ``inverse``: a student from data to noise, which :func:`open_student` gives back. ``info, more``: plain
+    data to be kept.
 
-    The training network is left as it is. A folder that a student was saved to before is replaced; raises :class:`StillhouseError` for one
-    that holds anything else, and for a student that is no network of this pipeline.
+    The training network is left as it is. A folder that a student was saved to before is replaced; raises
+    :class:`StillhouseError` for one that holds anything else, and for a student that is no network of this
+    pipeline.
     """
     form = form or ("both" if isinstance(denoiser, Adapted) else "full")
     if form not in FORMS:
@@ -70,7 +73,9 @@ def save_pipeline(
         f"This student is no network of the {type(family.pipe).__name__} that it would be saved with.",
     )
     folder, info = Path(folder), dict(info or {})
-    choice = Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
+    choice = (
+        Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
+    )
     kept = {"hears": hears_guidance(denoiser), "free_steps": free_steps}
     facts = Facts(family, info, samplings, choice, "full", folder.resolve().name, **kept)
     about = {
@@ -78,7 +83,10 @@ def save_pipeline(
         "family": type(family).__name__,
         "size": list(family.size),
         **({"frames": family.frames} if family.frames else {}),
-        "scheduler": {"class": type(family.pipe.scheduler).__name__, "config": _plain(family.pipe.scheduler.config)},
+        "scheduler": {
+            "class": type(family.pipe.scheduler).__name__,
+            "config": _plain(family.pipe.scheduler.config),
+        },
         "kind": kind_config(denoiser.kind),
         "samplings": {str(n): s.config() for n, s in samplings.items()},
         "free_steps": free_steps,
@@ -93,7 +101,11 @@ def save_pipeline(
                 _plain_net(inverse).save_pretrained(str(place / INVERSE), safe_serialization=True)
         if form != "full":
             assert isinstance(denoiser, Adapted)
-            inner, name = (place, facts.name) if form == "lora" else (place / LORA_FOLDER, f"{facts.name}/{LORA_FOLDER}")
+            inner, name = (
+                (place, facts.name)
+                if form == "lora"
+                else (place / LORA_FOLDER, f"{facts.name}/{LORA_FOLDER}")
+            )
             _write_lora(inner, Facts(family, info, samplings, choice, "lora", name, **kept), denoiser, about)
             if isinstance(inverse, Adapted):
                 (inner / INVERSE).mkdir()
@@ -113,7 +125,9 @@ def forget_places(place: Path) -> None:
             file.write_text(json.dumps(told, indent=2) + "\n")
 
 
-def _write_full(place: Path, facts: Facts, denoiser: Denoiser, about: dict[str, Any], fixed_guidance: bool) -> None:
+def _write_full(
+    place: Path, facts: Facts, denoiser: Denoiser, about: dict[str, Any], fixed_guidance: bool
+) -> None:
     family, choice = facts.family, facts.choice
     net: Any = _plain_net(denoiser)
     if fixed_guidance and all(s.guidance == 1 for s in facts.samplings.values()):
@@ -153,11 +167,14 @@ def _write_scheduler(place: Path, choice: Choice) -> None:
     shutil.rmtree(place / "scheduler", ignore_errors=True)
     choice.scheduler.save_pretrained(str(place / "scheduler"))
     if choice.own:
-        shutil.copyfile(Path(__file__).with_name("few_step_scheduler.py"), place / "scheduler" / "few_step_scheduler.py")
+        shutil.copyfile(
+            Path(__file__).with_name("few_step_scheduler.py"), place / "scheduler" / "few_step_scheduler.py"
+        )
 
 
 def _with(pipe: Any, part: str, net: nn.Module, choice: Choice) -> Any:
-    """The pipeline with another network and, as far as it is a stock one, another scheduler; the original keeps its own."""
+    """The pipeline with another network and, as far as it is a stock one, another scheduler; the original
+    keeps its own."""
     if type(pipe).__name__ == "DDIMPipeline" and choice.name != "DDIMScheduler":
         from diffusers import DDPMPipeline  # the one with the same parts that takes any scheduler
 
@@ -170,11 +187,14 @@ def _with(pipe: Any, part: str, net: nn.Module, choice: Choice) -> Any:
 def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
     """Let ``build`` fill a new folder beside ``folder``, then put it in its place."""
     require(
-        not folder.exists() or (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))),
+        not folder.exists()
+        or (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))),
         f"'{folder}' holds something else than a saved student; give a new name.",
     )
     folder = folder.resolve()
-    part, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{what}") for what in ("part", "old"))
+    part, old = (
+        folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{what}") for what in ("part", "old")
+    )
     try:
         part.mkdir(parents=True)
         build(part)

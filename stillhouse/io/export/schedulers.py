@@ -1,4 +1,5 @@
-"""Which Diffusers scheduler makes a saved student right by default: a stock one if any walks as the student does, else our own file."""
+"""Which Diffusers scheduler makes a saved student right by default: a stock one if any walks as the student
+does, else our own file."""
 
 from __future__ import annotations
 
@@ -12,22 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.prediction import EDM, KINDS, X0, Bounded, Eps, Kind, V
+from stillhouse.core.process import Flow, ScaledLinearVP
 from stillhouse.io.export.walks import Sampled, Walk, walk
 from stillhouse.io.pipelines import Family
 from stillhouse.io.pipelines.base import quiet
-from stillhouse.prediction import EDM, KINDS, X0, Bounded, Eps, Kind, V
-from stillhouse.process import Flow, ScaledLinearVP
 
-TABLE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+TABLE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 PREDICTIONS = {Eps: "epsilon", V: "v_prediction", X0: "sample"}
-UNBOUNDED = 1e3  # what LCM's boundary condition is scaled by to be gone; students of ours without one have none
+UNBOUNDED = (
+    1e3  # what LCM's boundary condition is scaled by to be gone; students of ours without one have none
+)
 CLOSE = 1e-4
 
 
 @dataclass
 class Choice:
-    """A scheduler for a saved student. ``steps``: the numbers of steps it is right for; ``remarks``: what Diffusers can't be told."""
+    """A scheduler for a saved student. ``steps``: the numbers of steps it is right for; ``remarks``: what
+    Diffusers can't be told."""
 
     scheduler: Any
     steps: list[int]
@@ -51,15 +62,21 @@ class Habits:
     @classmethod
     def of(cls, pipe: Any) -> Habits:
         source = inspect.getsource(type(pipe))
-        return cls("init_noise_sigma" in source, "scale_model_input" in source, "latents:" in source, "guidance_scale > 1" in source)
+        return cls(
+            "init_noise_sigma" in source,
+            "scale_model_input" in source,
+            "latents:" in source,
+            "guidance_scale > 1" in source,
+        )
 
 
 def choose(family: Family, denoiser: Denoiser, samplings: Mapping[int, Sampled]) -> Choice:
     """The scheduler for ``samplings`` (by number of steps, the default one first) of a student of ``family``.
 
-    A stock scheduler that walks them all; else a stock one for the default number alone, since that opens without running code from
-    the folder; else :class:`FewStepScheduler`, whose file is saved beside its configuration. "Walks as the student" is tried, not
-    concluded: both are run on a made-up network, and must ask it the same questions and end at the same place.
+    A stock scheduler that walks them all; else a stock one for the default number alone, since that opens
+    without running code from the folder; else :class:`FewStepScheduler`, whose file is saved beside its
+    configuration. "Walks as the student" is tried, not concluded: both are run on a made-up network, and must
+    ask it the same questions and end at the same place.
     """
     habits = Habits.of(family.pipe)
     walks = {n: walk(family, denoiser, sampling) for n, sampling in samplings.items()}
@@ -67,14 +84,19 @@ def choose(family: Family, denoiser: Denoiser, samplings: Mapping[int, Sampled])
     ours = own_scheduler(denoiser, walks, all(s.guidance == 1 for s in samplings.values()))
     remarks = _remarks(type(family.pipe).__name__, habits, walks[default])
     with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # candidates whose grid divides by zero; they agree with nobody
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # candidates whose grid divides by zero; they agree with nobody
         for wanted in ([*walks], [default]) if len(walks) > 1 else ([default],):
             told = {n: family.steps_options(n) for n in wanted}
             for stock in _stock(family, denoiser, walks[default]):
                 if all(_agree(stock, ours, habits, n, told[n]) for n in wanted):
                     if len(wanted) < len(walks):
                         rest = ", ".join(str(n) for n in walks if n not in wanted)
-                        remarks.append(f"The scheduler is right for {default} step(s); for {rest} use stillhouse.load on this folder.")
+                        remarks.append(
+                            f"The scheduler is right for {default} step(s); for {rest} use stillhouse.load "
+                            "on this folder."
+                        )
                     return Choice(stock, wanted, remarks=remarks)
     return Choice(ours, [*walks], True, remarks)
 
@@ -88,7 +110,9 @@ def own_scheduler(denoiser: Denoiser, walks: Mapping[int, Walk], guidance_free: 
     """Our own scheduler with these walks."""
     from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 
-    said = _prediction(denoiser.kind) or ("flow_prediction" if isinstance(denoiser.process, Flow) else "epsilon")
+    said = _prediction(denoiser.kind) or (
+        "flow_prediction" if isinstance(denoiser.process, Flow) else "epsilon"
+    )
     rows, starts = {str(n): w.rows for n, w in walks.items()}, {str(n): w.start for n, w in walks.items()}
     return FewStepScheduler(rows, starts, guidance_free, said)
 
@@ -96,18 +120,29 @@ def own_scheduler(denoiser: Denoiser, walks: Mapping[int, Walk], guidance_free: 
 def _remarks(pipeline: str, habits: Habits, first: Walk) -> list[str]:
     said = []
     if not habits.rescales_start and abs(first.start - 1) > 1e-4:
-        how = "hand it `latents` of that level" if habits.takes_latents else "sample it with stillhouse.load on this folder"
-        said.append(f"{pipeline} always starts from noise of deviation 1; the student starts from {first.start:.4g}: {how}.")
+        how = (
+            "hand it `latents` of that level"
+            if habits.takes_latents
+            else "sample it with stillhouse.load on this folder"
+        )
+        said.append(
+            f"{pipeline} always starts from noise of deviation 1; the student starts from "
+            f"{first.start:.4g}: {how}."
+        )
     if not habits.scales_input and any(abs(row[1] - 1) > 1e-6 for row in first.rows):
-        said.append(f"{pipeline} does not scale the network's input as this student needs: sample it with stillhouse.load on this folder.")
+        said.append(
+            f"{pipeline} does not scale the network's input as this student needs: sample it with "
+            "stillhouse.load on this folder."
+        )
     return said
 
 
-# stock schedulers ---------------------------------------------------------------------------------------------------------------------
+# -- stock schedulers ------------------------------------------------------------------------------
 
 
 def _stock(family: Family, denoiser: Denoiser, first: Walk) -> Iterator[Any]:
-    """Stock schedulers that may walk as the student does, the likeliest first: the pipeline's own, then those of its process."""
+    """Stock schedulers that may walk as the student does, the likeliest first: the pipeline's own, then those
+    of its process."""
     yield copy.deepcopy(family.pipe.scheduler)
     if isinstance(denoiser.process, ScaledLinearVP) and _prediction(denoiser.kind):
         yield from _of_table(family, denoiser, first)
@@ -118,7 +153,11 @@ def _stock(family: Family, denoiser: Denoiser, first: Walk) -> Iterator[Any]:
 
         config = family.pipe.scheduler.config
         last = {"sigma_min": first.rows[-1][6]} if len(first.rows) > 1 else {}
-        kept = {k: config[k] for k in ("sigma_min", "sigma_max", "sigma_data", "prediction_type", "rho") if k in config}
+        kept = {
+            k: config[k]
+            for k in ("sigma_min", "sigma_max", "sigma_data", "prediction_type", "rho")
+            if k in config
+        }
         yield EDMEulerScheduler(**{**kept, **last})
 
 
@@ -126,7 +165,9 @@ def _of_table(family: Family, denoiser: Denoiser, first: Walk) -> Iterator[Any]:
     from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 
     config = family.pipe.scheduler.config
-    same = {k: config[k] for k in TABLE if config.get(k) is not None} | {"prediction_type": _prediction(denoiser.kind)}
+    same = {k: config[k] for k in TABLE if config.get(k) is not None} | {
+        "prediction_type": _prediction(denoiser.kind)
+    }
     if not first.stochastic and not isinstance(denoiser.kind, Bounded):
         plain = {**same, "clip_sample": False, "steps_offset": 1}
         yield DDIMScheduler(**plain, timestep_spacing="trailing")
@@ -135,12 +176,24 @@ def _of_table(family: Family, denoiser: Denoiser, first: Walk) -> Iterator[Any]:
         for spacing in ("trailing", "leading", "linspace"):
             yield EulerDiscreteScheduler(**same, timestep_spacing=spacing, steps_offset=1)
         steps = round(first.rows[0][0]) + 1
-        if steps < config["num_train_timesteps"]:  # a student that starts lower: the part of the table below is a table, and starts there
-            part = {"num_train_timesteps": steps, "trained_betas": family.pipe.scheduler.betas[:steps].tolist()}
-            yield EulerDiscreteScheduler(**part, prediction_type=_prediction(denoiser.kind), timestep_spacing="trailing")
-    steps, scaling = config["num_train_timesteps"], denoiser.kind.scale if isinstance(denoiser.kind, Bounded) else UNBOUNDED
+        if (
+            steps < config["num_train_timesteps"]
+        ):  # a student that starts lower: the part of the table below is a table, and starts there
+            part = {
+                "num_train_timesteps": steps,
+                "trained_betas": family.pipe.scheduler.betas[:steps].tolist(),
+            }
+            yield EulerDiscreteScheduler(
+                **part, prediction_type=_prediction(denoiser.kind), timestep_spacing="trailing"
+            )
+    steps, scaling = (
+        config["num_train_timesteps"],
+        denoiser.kind.scale if isinstance(denoiser.kind, Bounded) else UNBOUNDED,
+    )
     for levels in (50, *(n for n in range(steps, 0, -1) if steps % n == 0 and n != 50)):
-        yield LCMScheduler(**same, clip_sample=False, original_inference_steps=levels, timestep_scaling=scaling)
+        yield LCMScheduler(
+            **same, clip_sample=False, original_inference_steps=levels, timestep_scaling=scaling
+        )
 
 
 def _of_flow(family: Family, first: Walk) -> Iterator[Any]:
@@ -153,10 +206,12 @@ def _of_flow(family: Family, first: Walk) -> Iterator[Any]:
         shifts.append(times[1] * (1 - even) / (even * (1 - times[1])))
     for shift in dict.fromkeys(shifts):
         for end in (None, times[-1]) if len(times) > 1 else (None,):
-            yield FlowMatchEulerDiscreteScheduler(shift=shift, shift_terminal=end, stochastic_sampling=first.stochastic)
+            yield FlowMatchEulerDiscreteScheduler(
+                shift=shift, shift_terminal=end, stochastic_sampling=first.stochastic
+            )
 
 
-# trying ---------------------------------------------------------------------------------------------------------------------------------
+# -- trying ----------------------------------------------------------------------------------------
 
 
 def _agree(stock: Any, ours: Any, habits: Habits, n: int, options: Mapping[str, Any]) -> bool:

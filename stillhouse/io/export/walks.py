@@ -1,4 +1,5 @@
-"""A student's way of sampling as rows of plain numbers, which a Diffusers scheduler can follow without knowing us."""
+"""A student's way of sampling as rows of plain numbers, which a Diffusers scheduler can follow without
+knowing us."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.draws import Draws
-from stillhouse.errors import require
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.prediction import EDM, At, Prediction
+from stillhouse.core.process import VE, ScaledLinearVP
 from stillhouse.io.pipelines import Family
-from stillhouse.prediction import EDM, At, Prediction
-from stillhouse.process import VE, ScaledLinearVP
 from stillhouse.solvers import DDIM, make_solver
 from stillhouse.solvers.base import History
 from stillhouse.solvers.simple import Leap, Renoise
@@ -33,7 +34,8 @@ class Sampled(Protocol):
 
 @dataclass
 class Walk:
-    """One way of sampling: ``rows`` as :class:`FewStepScheduler` takes them, and the deviation of the noise it starts from."""
+    """One way of sampling: ``rows`` as :class:`FewStepScheduler` takes them, and the deviation of the noise
+    it starts from."""
 
     rows: list[list[float]]
     start: float
@@ -45,21 +47,27 @@ class Walk:
 
 
 def first_level(family: Family, time: float) -> float:
-    """Standard deviation of the noise that Diffusers starts a walk at ``time`` from, in our coordinates; ``sigma(time)`` below the top.
+    """Standard deviation of the noise that Diffusers starts a walk at ``time`` from, in our coordinates;
+    ``sigma(time)`` below the top.
 
-    Pipelines on a table of noise levels start from deviation 1 although ``sigma`` at its last step is a little less, and EDM's
-    scheduler from ``sqrt(sigma^2 + 1)``: a student does as they do, so that both draw the same. One that is trained to start
-    lower (by more than a hundredth) keeps to its level.
+    Pipelines on a table of noise levels start from deviation 1 although ``sigma`` at its last step is a
+    little less, and EDM's scheduler from ``sqrt(sigma^2 + 1)``: a student does as they do, so that both draw
+    the same. One that is trained to start lower (by more than a hundredth) keeps to its level.
     """
     process = family.process
     level = float(process.sigma(torch.tensor(time, dtype=torch.float64)))
     if isinstance(process, ScaledLinearVP) and level > 0.99:
         return 1.0
-    return math.hypot(level, 1) if isinstance(process, VE) and isinstance(family.kind, EDM) and time == 1 else level
+    return (
+        math.hypot(level, 1)
+        if isinstance(process, VE) and isinstance(family.kind, EDM) and time == 1
+        else level
+    )
 
 
 def unsaid_guidance(family: Family) -> float:
-    """The scale that a network which hears it is told where a method says nothing: Flux's own default, none for others."""
+    """The scale that a network which hears it is told where a method says nothing: Flux's own default, none
+    for others."""
     return family.guidance if getattr(family.network, "config", {}).get("guidance_embeds") else 1.0
 
 
@@ -75,14 +83,16 @@ class _Given(Draws):
 
 
 def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
-    """The rows of ``sampling``: each step's weights of state, output and noise, by asking its solver what it does with unit vectors.
+    """The rows of ``sampling``: each step's weights of state, output and noise, by asking its solver what it
+    does with unit vectors.
 
     Raises :class:`StillhouseError` for solvers that call the network twice a step or remember earlier steps.
     """
     solver = make_solver(sampling.solver)
     require(
         isinstance(solver, DDIM | Renoise | Leap),
-        f"Steps of the solver '{solver.name}' can't be told to Diffusers one by one; save a student that walks by ddim, renoise or leap.",
+        f"Steps of the solver '{solver.name}' can't be told to Diffusers one by one; save a student that "
+        "walks by ddim, renoise or leap.",
     )
     basis = torch.eye(3, dtype=torch.float64)
     state, output, noise = basis[:1], basis[1:2] * family.schedule.sign, basis[2:]
@@ -97,6 +107,8 @@ def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
         weights = solver.step(predict, state, t, s, history, _Given(noise))[0].tolist()
         at = At(denoiser.process, t, torch.ones(1, dtype=torch.float64))
         told = family.step_of(denoiser.kind.inputs(at)[1].float())
-        rows.append([told.item(), denoiser.kind.inputs(at)[0].item(), *weights, at.alpha.item(), at.sigma.item()])
+        rows.append(
+            [told.item(), denoiser.kind.inputs(at)[0].item(), *weights, at.alpha.item(), at.sigma.item()]
+        )
     level = float(denoiser.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)))
     return Walk(rows, level if sampling.start is None else sampling.start)

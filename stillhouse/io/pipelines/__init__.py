@@ -1,4 +1,5 @@
-"""Diffusers pipelines as teachers: one short adapter class per family, read from a local folder, a single file or a named hub model."""
+"""Diffusers pipelines as teachers: one short adapter class per family, read from a local folder, a single
+file or a named hub model."""
 
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.folder import open_pipeline

@@ -1,4 +1,5 @@
-"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the pipeline's own configuration."""
+"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the
+pipeline's own configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition, apply, expand, hide
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import require
+from stillhouse.core.conditions import Condition, apply, expand, hide
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.prediction import Kind
+from stillhouse.core.process import Process, ScaledLinearVP
 from stillhouse.io.pipelines.schedules import Schedule, read_schedule
-from stillhouse.prediction import Kind
-from stillhouse.process import Process, ScaledLinearVP
 
 log = logging.getLogger("stillhouse")
 
@@ -39,11 +40,13 @@ class Codec:
 
 
 class Family:
-    """A kind of pipeline. Subclasses say how its network is called and how its prompts are told; the rest is read here.
+    """A kind of pipeline. Subclasses say how its network is called and how its prompts are told; the rest is
+    read here.
 
-    ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline. ``patch``: what a latent's sides
-    must be divisible by. ``guidance``: the pipeline's own default scale, 1 for none. ``frames``: of a clip, 0 for pictures. ``lengths``:
-    tokens that a tokenizer (by its name in the pipeline) is given, where that is not the tokenizer's own limit.
+    ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline.
+    ``patch``: what a latent's sides must be divisible by. ``guidance``: the pipeline's own default scale, 1
+    for none. ``frames``: of a clip, 0 for pictures. ``lengths``: tokens that a tokenizer (by its name in the
+    pipeline) is given, where that is not the tokenizer's own limit.
 
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
     """
@@ -55,21 +58,33 @@ class Family:
     frames: int = 0
     lengths: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, folder: str | Path | None = None):
+    def __init__(
+        self, pipe: Any, height: int | None = None, width: int | None = None, folder: str | Path | None = None
+    ):
         self.pipe, self.folder = pipe, None if folder is None else Path(folder)
         self._cut: set[str] = set()
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:
-        """The same pipeline for pictures of another size, in pixels: some families tell the network of it with the prompt."""
+        """The same pipeline for pictures of another size, in pixels: some families tell the network of it
+        with the prompt."""
         return type(self)(self.pipe, height, width, self.folder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # what a subclass says -----------------------------------------------------------------------------------------------------------
+    # -- what a subclass says ----------------------------------------------------------------------
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
         raise NotImplementedError
 
@@ -90,7 +105,7 @@ class Family:
         """Number of class labels, 0 without."""
         return 0
 
-    # what is read from the configuration ----------------------------------------------------------------------------------------------
+    # -- what is read from the configuration -------------------------------------------------------
 
     @property
     def network(self) -> Any:
@@ -128,7 +143,8 @@ class Family:
 
     @property
     def middle(self) -> str:
-        """The name of the submodule that critics read: a U-Net's middle, the block in the middle of a transformer; empty: none is known."""
+        """The name of the submodule that critics read: a U-Net's middle, the block in the middle of a
+        transformer; empty: none is known."""
         if getattr(self.network, "mid_block", None) is not None:
             return "mid_block"
         blocks = {name: getattr(self.network, name, None) for name in ("transformer_blocks", "blocks")}
@@ -137,11 +153,15 @@ class Family:
     def ask(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
         """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
 
-        Networks with a learned variance give twice the channels; the second half is the variance and is dropped. Raises
-        :class:`StillhouseError` for a state of another kind than the network's.
+        Networks with a learned variance give twice the channels; the second half is the variance and is
+        dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
         """
         channels = self.shape[-3]
-        fits = x.dim() == len(self.shape) + 1 and x.shape[-3] == channels and not any(side % self.patch for side in x.shape[-2:])
+        fits = (
+            x.dim() == len(self.shape) + 1
+            and x.shape[-3] == channels
+            and not any(side % self.patch for side in x.shape[-2:])
+        )
         whole = f", with sides in multiples of {self.patch}" if self.patch > 1 else ""
         wanted = f"(B, f, {channels}, h, w)" if self.frames else f"(B, {channels}, h, w)"
         require(fits, f"{type(net).__name__} takes states {wanted}{whole}, not {tuple(x.shape)}.")
@@ -153,10 +173,11 @@ class Family:
         return out if self.schedule.sign == 1 else -out
 
     def step_of(self, t: Tensor) -> Tensor:
-        """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow, ``ln(sigma) / 4`` for EDM as it is.
+        """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow,
+        ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where the pipeline's scheduler
-        says whole numbers alone; the derivative is that of the unrounded step.
+        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where
+        the pipeline's scheduler says whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
             if self.schedule.is_edm or not self.schedule.whole:
@@ -164,14 +185,19 @@ class Family:
             return 1000 * t + ((1000 * t + 1e-4).floor() - 1000 * t).detach()
         index = self.process.index_of_time(t)
         near = index.round()
-        return index + torch.where((near - index).abs() < 1e-2, near - index, torch.zeros_like(index)).detach()
+        return (
+            index + torch.where((near - index).abs() < 1e-2, near - index, torch.zeros_like(index)).detach()
+        )
 
-    # text -----------------------------------------------------------------------------------------------------------------------------
+    # -- text --------------------------------------------------------------------------------------
 
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding. Told once if any is cut."""
+        """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding.
+        Told once if any is cut."""
         require(len(prompts) > 0, "The list of prompts is empty.")
-        require(self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts.")
+        require(
+            self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts."
+        )
         self._count(prompts)
         kept = torch.tensor([bool(p) for p in prompts])
         if not kept.any():
@@ -184,7 +210,12 @@ class Family:
     def teller(self) -> torch.device:
         """Where the text encoders are, which need not be where the network is."""
         return next(
-            (p.device for n, p in self.pipe.components.items() if n.startswith("text_encoder") and p is not None), self.network.device
+            (
+                p.device
+                for n, p in self.pipe.components.items()
+                if n.startswith("text_encoder") and p is not None
+            ),
+            self.network.device,
         )
 
     @property
@@ -201,11 +232,16 @@ class Family:
             if long and name not in self._cut:
                 self._cut.add(name)
                 log.warning(
-                    "%d of %d prompts are longer than the %d tokens that %s takes (the longest has %d); what is over is not heard.",
-                    len(long), len(prompts), limit, name, max(long),
-                )  # fmt: skip
+                    "%d of %d prompts are longer than the %d tokens that %s takes (the longest has %d); "
+                    "what is over is not heard.",
+                    len(long),
+                    len(prompts),
+                    limit,
+                    name,
+                    max(long),
+                )
 
-    # images ---------------------------------------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------
 
     @property
     def vae(self) -> Any:
@@ -227,11 +263,15 @@ class Family:
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """Latents (B, *shape) of images (B, 3, H, W) in [-1, 1]: the mode of the posterior, scaled. Pixels stay as they are."""
+        """Latents (B, *shape) of images (B, 3, H, W) in [-1, 1]: the mode of the posterior, scaled. Pixels
+        stay as they are."""
         if self.vae is None:
             return images
         even = not any(side % self.pixels for side in images.shape[-2:])
-        require(even, f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.")
+        require(
+            even,
+            f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
+        )
         said = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
         raw = said.latent_dist.mode() if hasattr(said, "latent_dist") else said.latent
         shift, factor = self._scale(raw)
@@ -273,19 +313,22 @@ class Family:
             unit = self.pixels * self.patch
             require(
                 given is None or (given > 0 and given % unit == 0),
-                f"The {name} must be a multiple of {unit} pixels for {type(self.pipe).__name__}, not {given}.",
+                f"The {name} must be a multiple of {unit} pixels for {type(self.pipe).__name__}, not "
+                f"{given}.",
             )
             sides.append(default if given is None else given // self.pixels)
         return (self.channels, *sides)
 
-    # sampling -------------------------------------------------------------------------------------------------------------------------
+    # -- sampling ----------------------------------------------------------------------------------
 
     def times(self, n: int) -> list[float]:
-        """The times that the pipeline's own scheduler walks in ``n`` steps, first to last; see :meth:`Schedule.times`."""
+        """The times that the pipeline's own scheduler walks in ``n`` steps, first to last; see
+        :meth:`Schedule.times`."""
         return self.schedule.times(n, **self.steps_options(n))
 
     def start(self, n: int) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from; see :meth:`Schedule.start`."""
+        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from; see
+        :meth:`Schedule.start`."""
         return self.schedule.start(n, **self.steps_options(n))
 
     @property
@@ -293,16 +336,11 @@ class Family:
         """The pipeline's own default number of steps."""
         return int(inspect.signature(type(self.pipe).__call__).parameters["num_inference_steps"].default)
 
-    def describe(self) -> dict[str, Any]:
-        """What was understood, as plain data."""
-        from stillhouse.io.pipelines.describe import describe
-
-        return describe(self)
-
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said by us, once."""
+    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
+    by us, once."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging as others
 
@@ -312,7 +350,9 @@ def quiet() -> Iterator[None]:
         kit.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # renamed arguments; we speak to old and new versions alike
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # renamed arguments; we speak to old and new versions alike
             yield
     finally:
         for kit, level in before:

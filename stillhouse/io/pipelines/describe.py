@@ -1,4 +1,5 @@
-"""What was understood of a pipeline, as plain data: ``stillhouse inspect`` prints it, reports and model cards keep it."""
+"""What was understood of a pipeline, as plain data: ``stillhouse inspect`` prints it, reports and model cards
+keep it."""
 
 from __future__ import annotations
 
@@ -6,13 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillhouse.process import ScaledLinearVP
+from stillhouse.core.process import ScaledLinearVP
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines.base import Family
 
-# schedulers whose step is ours exactly; of the others we read the process and the times, and walk them with a solver of our own
-OURS = ("DDIM", "EulerDiscrete", "HeunDiscrete", "FlowMatchEulerDiscrete", "EDMEuler", "DPMSolverMultistep", "UniPCMultistep", "LCM")
+# schedulers whose step is ours exactly; of the others we read the process and the times, and walk them with a
+# solver of our own
+OURS = (
+    "DDIM",
+    "EulerDiscrete",
+    "HeunDiscrete",
+    "FlowMatchEulerDiscrete",
+    "EDMEuler",
+    "DPMSolverMultistep",
+    "UniPCMultistep",
+    "LCM",
+)
 
 
 def describe(family: Family) -> dict[str, Any]:
@@ -22,14 +33,22 @@ def describe(family: Family) -> dict[str, Any]:
         "pipeline": type(pipe).__name__,
         "family": type(family).__name__,
         "folder": None if family.folder is None else str(family.folder),
-        "network": {"part": family.part, "class": type(network).__name__, "parameters": weights(network), "dtype": str(network.dtype)},
+        "network": {
+            "part": family.part,
+            "class": type(network).__name__,
+            "parameters": weights(network),
+            "dtype": str(network.dtype),
+        },
         "process": _process(family),
         "prediction": type(family.kind).__name__.lower(),
         "scheduler": type(pipe.scheduler).__name__,
         "latent": {"shape": list(family.shape), "pixels": family.pixels, **_scale(family)},
         "size": list(family.size),
         "frames": family.frames,
-        "text": [{"tokenizer": name, "tokens": limit, **_encoder(family, name)} for name, limit in family.tokenizers.items()],
+        "text": [
+            {"tokenizer": name, "tokens": limit, **_encoder(family, name)}
+            for name, limit in family.tokenizers.items()
+        ],
         "condition": _shapes(family.empty),
         "classes": family.classes,
         "guidance": {"scale": family.guidance, "how": _how(family)},
@@ -49,16 +68,27 @@ def remarks(family: Family) -> list[str]:
     config, said = family.pipe.scheduler.config, []
     name = type(family.pipe.scheduler).__name__
     if name.removesuffix("Scheduler") not in OURS:
-        said.append(f"{name} is read for its process and its times; the house walks them with a solver of its own.")
+        said.append(
+            f"{name} is read for its process and its times; the house walks them with a solver of its own."
+        )
     if name == "DDIMScheduler" and config.get("timestep_spacing") == "linspace":
-        said.append("Diffusers' DDIM steps past its own linspace grid; the house walks the grid as it stands.")
+        said.append(
+            "Diffusers' DDIM steps past its own linspace grid; the house walks the grid as it stands."
+        )
     if config.get("clip_sample") or config.get("thresholding"):
         said.append("The scheduler clips clean estimates to the data's range; the house does not.")
-    if isinstance(family.process, ScaledLinearVP) and not family.process.zero_terminal_snr and not family.process.betas:
+    if (
+        isinstance(family.process, ScaledLinearVP)
+        and not family.process.zero_terminal_snr
+        and not family.process.betas
+    ):
         level = float(family.process.alpha(torch.ones(1, dtype=torch.float64)))
         said.append(f"At t = 1 the signal's level is still {level:.3g}: no zero terminal SNR.")
     if family.times(family.steps)[-1] > 0:
-        said.append(f"The pipeline's walk ends at t = {family.times(family.steps)[-1]:g}, the first step of its table, not at 0.")
+        said.append(
+            f"The pipeline's walk ends at t = {family.times(family.steps)[-1]:g}, the first step of its "
+            "table, not at 0."
+        )
     if family.pipe.components.get("safety_checker") is not None:
         said.append("It has a safety checker, which a saved student keeps.")
     return said
@@ -85,7 +115,11 @@ def _scale(family: Family) -> dict[str, Any]:
 
 def _encoder(family: Family, tokenizer: str) -> dict[str, Any]:
     part = family.pipe.components.get(tokenizer.replace("tokenizer", "text_encoder"))
-    return {"encoder": type(part).__name__, "parameters": weights(part)} if part is not None else {"encoder": None, "parameters": 0}
+    return (
+        {"encoder": type(part).__name__, "parameters": weights(part)}
+        if part is not None
+        else {"encoder": None, "parameters": 0}
+    )
 
 
 def _shapes(cond: Any) -> Any:

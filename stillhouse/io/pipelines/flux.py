@@ -1,4 +1,5 @@
-"""Flux: a transformer of a flow on packed patches, with CLIP's pooled vector, T5's tokens, and (dev) guidance as an input."""
+"""Flux: a transformer of a flow on packed patches, with CLIP's pooled vector, T5's tokens, and (dev) guidance
+as an input."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.sd3 import shift_of_size
 
 
 class Flux(Family):
-    """Black Forest Labs, 2024. Condition: ``tokens`` (B, L, C) of T5 and ``pooled`` (B, P) of CLIP. Time is told in [0, 1].
+    """Black Forest Labs, 2024. Condition: ``tokens`` (B, L, C) of T5 and ``pooled`` (B, P) of CLIP. Time is
+    told in [0, 1].
 
-    Our state is the picture (16, h, w); it is packed into 2 x 2 patches on the way into the network and unpacked on the way out. Where the
-    network hears the guidance scale and is told none, it is told the pipeline's default, for it never learnt to do without.
+    Our state is the picture (16, h, w); it is packed into 2 x 2 patches on the way into the network and
+    unpacked on the way out. Where the network hears the guidance scale and is told none, it is told the
+    pipeline's default, for it never learnt to do without.
     """
 
     pipelines = ("FluxPipeline",)
@@ -39,18 +42,39 @@ class Flux(Family):
 
     def tell(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer_2"]
-        tokens, pooled, _ = self.pipe.encode_prompt(prompts, None, device=self.teller, max_sequence_length=length)
+        tokens, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, device=self.teller, max_sequence_length=length
+        )
         return {"tokens": tokens, "pooled": pooled}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         rows, _, height, width = x.shape
         scale = None
         if net.config.guidance_embeds:
-            scale = torch.full((rows,), self.guidance, device=x.device) if guidance is None else guidance.expand(rows)
+            scale = (
+                torch.full((rows,), self.guidance, device=x.device)
+                if guidance is None
+                else guidance.expand(rows)
+            )
         out = net(
-            hidden_states=pack(x), timestep=t, guidance=scale, encoder_hidden_states=cond["tokens"], pooled_projections=cond["pooled"],
-            txt_ids=x.new_zeros(cond["tokens"].shape[1], 3), img_ids=places(height // 2, width // 2, x), return_dict=False,
-        )[0]  # fmt: skip
+            hidden_states=pack(x),
+            timestep=t,
+            guidance=scale,
+            encoder_hidden_states=cond["tokens"],
+            pooled_projections=cond["pooled"],
+            txt_ids=x.new_zeros(cond["tokens"].shape[1], 3),
+            img_ids=places(height // 2, width // 2, x),
+            return_dict=False,
+        )[0]
         return unpack(out, height, width)
 
     def steps_options(self, n: int) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.base import Family
 
 
 class DiT(Family):
-    """Peebles & Xie, 2022 (arXiv 2212.09748). Condition: labels (B,), -1 for none. The learned variance is dropped."""
+    """Peebles & Xie, 2022 (arXiv 2212.09748). Condition: labels (B,), -1 for none. The learned variance is
+    dropped."""
 
     pipelines = ("DiTPipeline",)
     part = "transformer"
@@ -33,13 +34,23 @@ class DiT(Family):
     def nothing(self) -> Condition:
         return torch.tensor([-1])
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         labels = torch.where(cond < 0, self.classes, cond)  # the row after the last class is the empty one
         return net(x, timestep=self.step_of(t), class_labels=labels).sample
 
 
 class PixelUNet(Family):
-    """Ho et al., 2020 (arXiv 2006.11239); Karras et al., 2022 (arXiv 2206.00364) where the scheduler is EDM's.
+    """Ho et al., 2020 (arXiv 2006.11239); Karras et al., 2022 (arXiv 2206.00364) where the scheduler is
+    EDM's.
 
     Condition: labels (B,) where the network has classes, with no empty one; else nothing.
     """
@@ -50,5 +61,14 @@ class PixelUNet(Family):
     def classes(self) -> int:
         return self.network.config.num_class_embeds or 0
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         return net(x, self.step_of(t), class_labels=cond if self.classes else None).sample

@@ -6,16 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.sd3 import shift_of_size
 from stillhouse.io.pipelines.video import VideoFamily
 
 
 class LTX(VideoFamily):
-    """HaCohen et al., 2024 (arXiv 2501.00103). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), True where there is text.
+    """HaCohen et al., 2024 (arXiv 2501.00103). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), True
+    where there is text.
 
-    Every latent pixel is a token; the network hears of its place in seconds and pixels, at the pipeline's own frame rate. A decoder that
-    takes a noise level is told 0, as the pipeline does by default.
+    Every latent pixel is a token; the network hears of its place in seconds and pixels, at the pipeline's own
+    frame rate. A decoder that takes a noise level is told 0, as the pipeline does by default.
     """
 
     pipelines = ("LTXPipeline",)
@@ -32,25 +33,48 @@ class LTX(VideoFamily):
 
     def tell(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
-        tokens, mask, _, _ = self.pipe.encode_prompt(prompts, None, False, device=self.teller, max_sequence_length=length)
+        tokens, mask, _, _ = self.pipe.encode_prompt(
+            prompts, None, False, device=self.teller, max_sequence_length=length
+        )
         return {"tokens": tokens, "mask": mask}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         _, frames, _, height, width = x.shape
         seconds = self.pace / self._default("frame_rate")
         out = net(
-            pack(x), cond["tokens"], self.step_of(t), cond["mask"], num_frames=frames, height=height, width=width,
-            rope_interpolation_scale=(seconds, self.pixels, self.pixels), return_dict=False,
-        )[0]  # fmt: skip
+            pack(x),
+            cond["tokens"],
+            self.step_of(t),
+            cond["mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(seconds, self.pixels, self.pixels),
+            return_dict=False,
+        )[0]
         return unpack(out, frames, height, width)
 
     def steps_options(self, n: int) -> dict[str, Any]:
         frames, _, height, width = self.shape
-        return {"sigmas": [1 - i / n for i in range(n)], **shift_of_size(self.pipe.scheduler, (frames * height, width), 1, 1.15)}
+        return {
+            "sigmas": [1 - i / n for i in range(n)],
+            **shift_of_size(self.pipe.scheduler, (frames * height, width), 1, 1.15),
+        }
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.vae.latents_mean, self.vae.latents_std  # weights here, not configuration
-        return mean.to(like).reshape(1, -1, 1, 1), self.vae.config.scaling_factor / std.to(like).reshape(1, -1, 1, 1)
+        return mean.to(like).reshape(1, -1, 1, 1), self.vae.config.scaling_factor / std.to(like).reshape(
+            1, -1, 1, 1
+        )
 
     def _decoded(self, raw: Tensor) -> Tensor:
         level = raw.new_zeros(len(raw)) if self.vae.config.timestep_conditioning else None

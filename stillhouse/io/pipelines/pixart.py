@@ -1,4 +1,5 @@
-"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, told T5's tokens and their mask."""
+"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, told T5's tokens and their
+mask."""
 
 from __future__ import annotations
 
@@ -6,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.base import Family
 
 
 class PixArt(Family):
     """Chen et al., 2023 (arXiv 2310.00426) and 2024 (arXiv 2403.04692).
 
-    Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text. The large alpha model also hears ``resolution`` (B, 2)
-    and ``aspect`` (B, 1). The learned variance is dropped.
+    Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text. The large alpha model also
+    hears ``resolution`` (B, 2) and ``aspect`` (B, 1). The learned variance is dropped.
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -50,7 +51,20 @@ class PixArt(Family):
             told["aspect"] = tokens.new_tensor([height / width]).repeat(len(prompts), 1)
         return told
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
-        told = {"encoder_hidden_states": cond["tokens"], "encoder_attention_mask": cond["mask"], "added_cond_kwargs": added}
+        told = {
+            "encoder_hidden_states": cond["tokens"],
+            "encoder_attention_mask": cond["mask"],
+            "added_cond_kwargs": added,
+        }
         return net(x, timestep=self.step_of(t), **told, return_dict=False)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from stillhouse.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.flux import Flux
 from stillhouse.io.pipelines.labels import DiT, PixelUNet
@@ -21,23 +21,32 @@ FAMILIES: dict[str, type[Family]] = {}
 
 
 def register(family: type[Family]) -> type[Family]:
-    """Make ``family`` the reader of its ``pipelines``; usable as a decorator. A later one takes the place of an earlier one."""
-    require(isinstance(family, type) and issubclass(family, Family), f"An adapter is a subclass of Family, not {family!r}.")
+    """Make ``family`` the reader of its ``pipelines``; usable as a decorator. A later one takes the place of
+    an earlier one."""
+    require(
+        isinstance(family, type) and issubclass(family, Family),
+        f"An adapter is a subclass of Family, not {family!r}.",
+    )
     require(bool(family.pipelines), f"The adapter {family.__name__} names no Diffusers class in `pipelines`.")
     FAMILIES.update(dict.fromkeys(family.pipelines, family))
     return family
 
 
 def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Family]:
-    """The family that reads Diffusers' class ``name``; ``adapter``: a class, or ``"./file.py:Class"``, to be used whatever the name."""
+    """The family that reads Diffusers' class ``name``; ``adapter``: a class, or ``"./file.py:Class"``, to be
+    used whatever the name."""
     if isinstance(adapter, str):
         return _from_file(adapter)
     if adapter is not None:
-        require(isinstance(adapter, type) and issubclass(adapter, Family), f"An adapter is a subclass of Family, not {adapter!r}.")
+        require(
+            isinstance(adapter, type) and issubclass(adapter, Family),
+            f"An adapter is a subclass of Family, not {adapter!r}.",
+        )
         return adapter
     if name not in FAMILIES:
         raise StillhouseError(
-            f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of stillhouse.io.pipelines.Family "
+            f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of "
+            "stillhouse.io.pipelines.Family "
             "with `part`, `call` and `tell`, given as --adapter ./my.py:MyFamily."
         )
     return FAMILIES[name]
@@ -45,7 +54,10 @@ def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Fam
 
 def _from_file(adapter: str) -> type[Family]:
     file, colon, name = adapter.rpartition(":")
-    require(bool(colon and name) and file.endswith(".py"), f"An adapter is given as ./file.py:Class, not '{adapter}'.")
+    require(
+        bool(colon and name) and file.endswith(".py"),
+        f"An adapter is given as ./file.py:Class, not '{adapter}'.",
+    )
     require(Path(file).is_file(), f"There is no adapter file '{file}'.")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None and spec.loader is not None
@@ -55,7 +67,10 @@ def _from_file(adapter: str) -> type[Family]:
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
-    require(isinstance(found, type) and issubclass(found, Family), f"'{file}' has no class {name} that is a subclass of Family.")
+    require(
+        isinstance(found, type) and issubclass(found, Family),
+        f"'{file}' has no class {name} that is a subclass of Family.",
+    )
     return found  # type: ignore[return-value]
 
 

@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.base import Family
 
 
 class Sana(Family):
-    """Xie et al., 2024 (arXiv 2410.10629). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text.
+    """Xie et al., 2024 (arXiv 2410.10629). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there
+    is text.
 
-    Prompts are put after the pipeline's own instruction to the language model; the empty one is told without it, as the pipeline does.
+    Prompts are put after the pipeline's own instruction to the language model; the empty one is told without
+    it, as the pipeline does.
     """
 
     pipelines = ("SanaPipeline",)
@@ -27,17 +29,39 @@ class Sana(Family):
         return self.network.config.patch_size
 
     def tell(self, prompts: list[str]) -> Condition:
-        return self._told(prompts, inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default)
+        return self._told(
+            prompts,
+            inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default,
+        )
 
     def nothing(self) -> Condition:
         return self._told([""], None)
 
     def _told(self, prompts: list[str], instruction: list[str] | None) -> Condition:
         tokens, mask, _, _ = self.pipe.encode_prompt(
-            prompts, False, device=self.teller, max_sequence_length=self.lengths["tokenizer"], complex_human_instruction=instruction
+            prompts,
+            False,
+            device=self.teller,
+            max_sequence_length=self.lengths["tokenizer"],
+            complex_human_instruction=instruction,
         )
         return {"tokens": tokens, "mask": mask}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         step = self.step_of(t) * net.config.timestep_scale
-        return net(x, encoder_hidden_states=cond["tokens"], encoder_attention_mask=cond["mask"], timestep=step, return_dict=False)[0]
+        return net(
+            x,
+            encoder_hidden_states=cond["tokens"],
+            encoder_attention_mask=cond["mask"],
+            timestep=step,
+            return_dict=False,
+        )[0]

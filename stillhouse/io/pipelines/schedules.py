@@ -1,4 +1,5 @@
-"""A Diffusers scheduler's configuration in our words: the process, what the network predicts, and the times it walks."""
+"""A Diffusers scheduler's configuration in our words: the process, what the network predicts, and the times
+it walks."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any
 
 import torch
 
-from stillhouse.errors import StillhouseError, require, unknown
-from stillhouse.prediction import EDM, KINDS, Kind
-from stillhouse.process import VE, Flow, Process, ScaledLinearVP
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.prediction import EDM, KINDS, Kind
+from stillhouse.core.process import VE, Flow, Process, ScaledLinearVP
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 POWERS = {"scaled_linear": 2.0, "linear": 1.0}
@@ -19,7 +20,8 @@ POWERS = {"scaled_linear": 2.0, "linear": 1.0}
 
 @dataclass
 class Schedule:
-    """What a scheduler says. ``sign``: -1 where the network's output is meant the other way round than ``kind`` has it."""
+    """What a scheduler says. ``sign``: -1 where the network's output is meant the other way round than
+    ``kind`` has it."""
 
     scheduler: Any
     process: Process
@@ -34,13 +36,20 @@ class Schedule:
     @cached_property
     def whole(self) -> bool:
         """Whether its timesteps are whole numbers, cut where they are none."""
-        return not self._walk(2, **({"mu": 1.0} if self.scheduler.config.get("use_dynamic_shifting") else {})).timesteps.is_floating_point()
+        return not self._walk(
+            2, **({"mu": 1.0} if self.scheduler.config.get("use_dynamic_shifting") else {})
+        ).timesteps.is_floating_point()
 
     @property
     def solver(self) -> str | dict[str, Any]:
-        """The solver of ours that steps as the scheduler does; DDIM, which is Euler's in ``sigma / alpha``, where there is none."""
+        """The solver of ours that steps as the scheduler does; DDIM, which is Euler's in ``sigma / alpha``,
+        where there is none."""
         name, config = type(self.scheduler).__name__, self.scheduler.config
-        if name == "DPMSolverMultistepScheduler" and config.get("algorithm_type") == "dpmsolver++" and config.get("solver_order") == 2:
+        if (
+            name == "DPMSolverMultistepScheduler"
+            and config.get("algorithm_type") == "dpmsolver++"
+            and config.get("solver_order") == 2
+        ):
             return "dpm++"
         if name == "UniPCMultistepScheduler" and config.get("predict_x0") and config.get("solver_order") <= 2:
             return {"name": "unipc", "order": config["solver_order"], "variant": config["solver_type"]}
@@ -49,29 +58,41 @@ class Schedule:
         return "renoise" if name == "LCMScheduler" else "ddim"
 
     def times(self, n: int, **options: Any) -> list[float]:
-        """The falling times that the scheduler visits in ``n`` steps and the one it ends at, by its own arithmetic.
+        """The falling times that the scheduler visits in ``n`` steps and the one it ends at, by its own
+        arithmetic.
 
-        The end is 0, unless the scheduler stops at the first step of its table (``set_alpha_to_one: false``, as Stable Diffusion's does).
-        ``options`` go to ``set_timesteps``.
+        The end is 0, unless the scheduler stops at the first step of its table (``set_alpha_to_one: false``,
+        as Stable Diffusion's does). ``options`` go to ``set_timesteps``.
         """
         walk = self._walk(n, **options)
         if isinstance(self.process, ScaledLinearVP):
             steps = self.process.steps
             final = getattr(walk, "final_alpha_cumprod", 1.0)
-            early = (float(final) < 1 and self.solver != "renoise") or walk.config.get("final_sigmas_type") == "sigma_min"
+            early = (float(final) < 1 and self.solver != "renoise") or walk.config.get(
+                "final_sigmas_type"
+            ) == "sigma_min"
             found = [*((float(index) + 1) / steps for index in walk.timesteps), 1 / steps if early else 0.0]
         else:
             sigmas = walk.sigmas.double()
-            found = (sigmas if isinstance(self.process, Flow) else self.process.time_of_ratio(sigmas)).tolist()
+            found = (
+                sigmas if isinstance(self.process, Flow) else self.process.time_of_ratio(sigmas)
+            ).tolist()
         end = found[-1]
-        above = sorted({t for t in found if t > end}, reverse=True)  # second-order schedulers visit a time twice
-        require(bool(above), f"The scheduler {type(walk).__name__} visits no time above t = {end:g} in {n} step(s).")
+        above = sorted(
+            {t for t in found if t > end}, reverse=True
+        )  # second-order schedulers visit a time twice
+        require(
+            bool(above),
+            f"The scheduler {type(walk).__name__} visits no time above t = {end:g} in {n} step(s).",
+        )
         return [*above, end]
 
     def start(self, n: int, **options: Any) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from, in our coordinates.
+        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from, in our
+        coordinates.
 
-        1 for schedulers of a VP table, even where their first ``sigma`` is a little lower; ``sqrt(sigma_max^2 + 1)`` for EDM's.
+        1 for schedulers of a VP table, even where their first ``sigma`` is a little lower; ``sqrt(sigma_max^2
+        + 1)`` for EDM's.
         """
         walk = self._walk(n, **options)
         factor = float(getattr(walk, "init_noise_sigma", 1.0))
@@ -86,15 +107,17 @@ class Schedule:
         try:
             walk.set_timesteps(n, **options)
         except (ValueError, TypeError) as error:
-            raise StillhouseError(f"The scheduler {type(walk).__name__} can't walk in {n} step(s): {error}") from error
+            raise StillhouseError(
+                f"The scheduler {type(walk).__name__} can't walk in {n} step(s): {error}"
+            ) from error
         return walk
 
 
 def read_schedule(scheduler: Any) -> Schedule:
     """The process and prediction of a Diffusers scheduler.
 
-    Tables of betas (scaled-linear, linear, or as numbers, with or without zero terminal SNR), flow matching, and EDM's sigmas. Raises
-    :class:`StillhouseError` for a scheduler that has none of them.
+    Tables of betas (scaled-linear, linear, or as numbers, with or without zero terminal SNR), flow matching,
+    and EDM's sigmas. Raises :class:`StillhouseError` for a scheduler that has none of them.
     """
     name, config = type(scheduler).__name__, scheduler.config
     prediction = config.get("prediction_type", "epsilon")
@@ -102,10 +125,13 @@ def read_schedule(scheduler: Any) -> Schedule:
         return Schedule(scheduler, Flow(), KINDS["velocity"]())
     if "sigma_data" in config and "sigma_max" in config:
         process = VE(config["sigma_min"], config["sigma_max"], config.get("rho", 7.0))
-        return Schedule(scheduler, process, EDM(config["sigma_data"]), -1 if prediction == "v_prediction" else 1)
+        return Schedule(
+            scheduler, process, EDM(config["sigma_data"]), -1 if prediction == "v_prediction" else 1
+        )
     require(
         getattr(scheduler, "betas", None) is not None,
-        f"The scheduler {name} has no table of betas, is no flow matching and none of EDM's; give the pipeline's training scheduler "
+        f"The scheduler {name} has no table of betas, is no flow matching and none of EDM's; give the "
+        "pipeline's training scheduler "
         "(DDIMScheduler, FlowMatchEulerDiscreteScheduler …), or an adapter with a process of its own.",
     )
     if prediction not in PREDICTIONS:
@@ -117,5 +143,7 @@ def _table(scheduler: Any) -> ScaledLinearVP:
     config = scheduler.config
     steps, zero = config["num_train_timesteps"], bool(config.get("rescale_betas_zero_snr"))
     if config.get("trained_betas") is None and config.get("beta_schedule") in POWERS:
-        return ScaledLinearVP(config["beta_start"], config["beta_end"], steps, zero, POWERS[config["beta_schedule"]])
+        return ScaledLinearVP(
+            config["beta_start"], config["beta_end"], steps, zero, POWERS[config["beta_schedule"]]
+        )
     return ScaledLinearVP(steps=steps, betas=tuple(scheduler.betas.double().tolist()))

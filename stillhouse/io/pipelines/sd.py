@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.x and 2.x: a U-Net with one text encoder, predicting noise or v on a table of 1000 steps."""
+"""Stable Diffusion 1.x and 2.x: a U-Net with one text encoder, predicting noise or v on a table of 1000
+steps."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.errors import require
+from stillhouse.core.conditions import Condition
+from stillhouse.core.errors import require
 from stillhouse.io.pipelines.base import Family
 
 
@@ -23,13 +24,23 @@ class SD(Family):
         reads, writes = self.network.config.in_channels, self.network.config.out_channels
         require(
             reads == writes,
-            f"This U-Net reads {reads} channels and gives {writes}: an inpainting or editing model, which needs an adapter.",
+            f"This U-Net reads {reads} channels and gives {writes}: an inpainting or editing model, which "
+            "needs an adapter.",
         )
 
     def tell(self, prompts: list[str]) -> Condition:
         return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         told = {"encoder_hidden_states": cond["tokens"], **scale_input(net, x, guidance)}
         return net(x, self.step_of(t), **told, return_dict=False)[0]
 
@@ -39,12 +50,15 @@ class SD(Family):
 
 
 def scale_input(net: Any, x: Tensor, guidance: Tensor | None) -> dict[str, Tensor]:
-    """The guidance scale as a U-Net made for it hears it (``time_cond_proj_dim``): waves of ``1000 (w - 1)``, shape (B, dim)."""
+    """The guidance scale as a U-Net made for it hears it (``time_cond_proj_dim``): waves of ``1000 (w - 1)``,
+    shape (B, dim)."""
     dim = net.config.time_cond_proj_dim
     if dim is None:
         return {}
     w = torch.ones(len(x), device=x.device) if guidance is None else guidance.expand(len(x))
-    rate = torch.exp(torch.arange(dim // 2, device=x.device) * (-torch.log(torch.tensor(1e4)) / (dim // 2 - 1)))
+    rate = torch.exp(
+        torch.arange(dim // 2, device=x.device) * (-torch.log(torch.tensor(1e4)) / (dim // 2 - 1))
+    )
     angle = 1000 * (w.float() - 1)[:, None] * rate
     waves = torch.cat([angle.sin(), angle.cos()], dim=1)
     return {"timestep_cond": torch.nn.functional.pad(waves, (0, dim % 2)).to(x.dtype)}

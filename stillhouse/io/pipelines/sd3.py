@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition
+from stillhouse.core.conditions import Condition
 from stillhouse.io.pipelines.base import Family
 
 
 class SD3(Family):
-    """Esser et al., 2024 (arXiv 2403.03206). Condition: ``tokens`` (B, L, C), those of CLIP before those of T5, and ``pooled`` (B, P).
+    """Esser et al., 2024 (arXiv 2403.03206). Condition: ``tokens`` (B, L, C), those of CLIP before those of
+    T5, and ``pooled`` (B, P).
 
     T5 may be left out of the pipeline: its tokens are then zeros.
     """
@@ -26,10 +27,21 @@ class SD3(Family):
         return self.network.config.patch_size
 
     def tell(self, prompts: list[str]) -> Condition:
-        tokens, _, pooled, _ = self.pipe.encode_prompt(prompts, None, None, device=self.teller, do_classifier_free_guidance=False)
+        tokens, _, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, None, device=self.teller, do_classifier_free_guidance=False
+        )
         return {"tokens": tokens, "pooled": pooled}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         told = {"encoder_hidden_states": cond["tokens"], "pooled_projections": cond["pooled"]}
         return net(hidden_states=x, timestep=self.step_of(t), **told, return_dict=False)[0]
 
@@ -38,7 +50,8 @@ class SD3(Family):
 
 
 def shift_of_size(scheduler: Any, shape: tuple[int, ...], patch: int, most: float) -> dict[str, float]:
-    """``mu``, the scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``); nothing where it does not."""
+    """``mu``, the scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``);
+    nothing where it does not."""
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return {}

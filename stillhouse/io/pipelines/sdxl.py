@@ -1,4 +1,5 @@
-"""Stable Diffusion XL and its kin: a U-Net with two text encoders that also hears the picture's size and crop."""
+"""Stable Diffusion XL and its kin: a U-Net with two text encoders that also hears the picture's size and
+crop."""
 
 from __future__ import annotations
 
@@ -7,23 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.conditions import Condition, apply
+from stillhouse.core.conditions import Condition, apply
 from stillhouse.io.pipelines.sd import SD, scale_input
 
 
 class SDXL(SD):
     """Podell et al., 2023 (arXiv 2307.01952).
 
-    Condition: ``tokens`` (B, L, C), ``pooled`` (B, P), and ``ids`` (B, 6), the original size, the crop and the target size. The
-    EDM-preconditioned kind (Playground 2.5) is read from its scheduler. Whether the empty prompt is an embedding of zeros is the
-    pipeline's ``force_zeros_for_empty_prompt``.
+    Condition: ``tokens`` (B, L, C), ``pooled`` (B, P), and ``ids`` (B, 6), the original size, the crop and
+    the target size. The EDM-preconditioned kind (Playground 2.5) is read from its scheduler. Whether the
+    empty prompt is an embedding of zeros is the pipeline's ``force_zeros_for_empty_prompt``.
     """
 
     pipelines = ("StableDiffusionXLPipeline",)
     guidance = 5.0
 
     def tell(self, prompts: list[str]) -> Condition:
-        tokens, _, pooled, _ = self.pipe.encode_prompt(prompts, device=self.teller, do_classifier_free_guidance=False)
+        tokens, _, pooled, _ = self.pipe.encode_prompt(
+            prompts, device=self.teller, do_classifier_free_guidance=False
+        )
         ids = torch.tensor([*self.size, 0, 0, *self.size], dtype=tokens.dtype, device=tokens.device)
         return {"tokens": tokens, "pooled": pooled, "ids": ids.repeat(len(prompts), 1)}
 
@@ -33,7 +36,20 @@ class SDXL(SD):
             return told
         return {**apply(torch.zeros_like, told), "ids": told["ids"]}
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["ids"]}
-        told = {"encoder_hidden_states": cond["tokens"], "added_cond_kwargs": added, **scale_input(net, x, guidance)}
+        told = {
+            "encoder_hidden_states": cond["tokens"],
+            "added_cond_kwargs": added,
+            **scale_input(net, x, guidance),
+        }
         return net(x, self.step_of(t), **told, return_dict=False)[0]

@@ -1,28 +1,27 @@
-"""Tiny pipelines with random weights, for tests, examples and documentation: real classes and configurations, nothing downloaded.
+"""Tiny pipelines with random weights, for tests, examples and documentation: real classes and configurations,
+nothing downloaded.
 
-``build("sdxl", folder)`` writes a Diffusers folder that opens like the real thing, with a few ten thousand weights a network and a
-vocabulary of our own. Its pictures are noise.
+``build("sdxl", folder)`` writes a Diffusers folder that opens like the real thing, with a few ten thousand
+weights a network and a vocabulary of our own. Its pictures are noise.
 """
 
 from __future__ import annotations
 
-import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stillhouse.errors import unknown
+from stillhouse.core.errors import unknown
 from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.tiny_text import clip, gemma, t5
 from stillhouse.io.pipelines.tiny_video import ltx, wan
-
-WORDS = "a an the red green blue yellow circle square triangle above below left right of and on photo cat dog small large".split()
-LENGTH = 16  # tokens of a prompt
 
 
 def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
-    """A tiny pipeline of ``kind`` (see :data:`KINDS`), written to ``folder`` as safetensors; the same for the same seed."""
+    """A tiny pipeline of ``kind`` (see :data:`KINDS`), written to ``folder`` as safetensors; the same for the
+    same seed."""
     if kind not in KINDS:
         raise unknown("tiny pipeline", kind, KINDS)
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -31,50 +30,26 @@ def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def clip_tokenizer(words: Sequence[str] = WORDS, length: int = LENGTH) -> Any:
-    """A CLIP tokenizer that knows letters and ``words``, and gives ``length`` tokens."""
-    from transformers import CLIPTokenizer
-
-    pieces = [*string.ascii_lowercase, *string.digits, *(f"{c}</w>" for c in string.ascii_lowercase + string.digits + ".,!?")]
-    merges: list[tuple[str, str]] = []
-    for word in words:
-        parts = [*word[:-1], f"{word[-1]}</w>"]
-        while len(parts) > 1:  # a word is put together from the left
-            merges.append((parts[0], parts[1]))
-            parts = [parts[0] + parts[1], *parts[2:]]
-            pieces.append(parts[0])
-    ends = ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, *ends]))}
-    ordered: list[Any] = list(dict.fromkeys(merges))
-    return CLIPTokenizer(vocab=vocabulary, merges=ordered, model_max_length=length)
-
-
-def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:
-    """A tokenizer and a CLIP text model (with a projected pooled output or not)."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    tokenizer = clip_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=LENGTH, projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    return tokenizer, (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
-
-
 def vae(channels: int = 4, factor: int = 8, **config: Any) -> Any:
     """An autoencoder of ``factor`` pixels to a latent's side."""
     from diffusers import AutoencoderKL
 
     blocks = factor.bit_length()
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks, block_out_channels=(8,) * blocks,
-        latent_channels=channels, norm_num_groups=4, sample_size=8 * factor, mid_block_add_attention=False, **config,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(8,) * blocks,
+        latent_channels=channels,
+        norm_num_groups=4,
+        sample_size=8 * factor,
+        mid_block_add_attention=False,
+        **config,
+    )
 
 
 def bare_vae(shift: float, scale: float) -> Any:
-    """An autoencoder of the newer kind: latents are shifted, too, and there is no layer before and after them."""
+    """An autoencoder of the newer kind: latents are shifted, too, and there is no layer before and after
+    them."""
     return vae(shift_factor=shift, scaling_factor=scale, use_quant_conv=False, use_post_quant_conv=False)
 
 
@@ -83,17 +58,28 @@ def unet(**config: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     fields: dict[str, Any] = {
-        "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 2,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "cross_attention_dim": 16,
-    }  # fmt: skip
+    }
     return UNet2DConditionModel(**{**fields, **config})
 
 
 def _table(**config: Any) -> Any:
     from diffusers import DDIMScheduler
 
-    fields = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
+    fields = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+    }
     return DDIMScheduler(**{**fields, "steps_offset": 1, **config})
 
 
@@ -102,9 +88,15 @@ def _sd(scheduler: Any, **config: Any) -> Any:
 
     tokenizer, encoder = clip()
     return StableDiffusionPipeline(
-        vae=vae(), text_encoder=encoder, tokenizer=tokenizer, unet=unet(**config), scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet(**config),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def sd() -> Any:
@@ -119,7 +111,10 @@ def sd2() -> Any:
 
 def sd2_zero() -> Any:
     """Stable Diffusion 2.x trained to zero terminal SNR."""
-    return _sd(_table(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"), use_linear_projection=True)
+    return _sd(
+        _table(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        use_linear_projection=True,
+    )
 
 
 def _sdxl(scheduler: Any, autoencoder: Any = None) -> Any:
@@ -128,13 +123,23 @@ def _sdxl(scheduler: Any, autoencoder: Any = None) -> Any:
     tokenizer, encoder = clip()
     tokenizer_2, encoder_2 = clip(projection=True, width=24)
     network = unet(
-        cross_attention_dim=40, use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24 + 6 * 8, transformer_layers_per_block=1,
-    )  # fmt: skip
+        cross_attention_dim=40,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+        transformer_layers_per_block=1,
+    )
     return StableDiffusionXLPipeline(
-        vae=autoencoder or vae(scaling_factor=0.13025), text_encoder=encoder, tokenizer=tokenizer, text_encoder_2=encoder_2,
-        tokenizer_2=tokenizer_2, unet=network, scheduler=scheduler, add_watermarker=False,
-    )  # fmt: skip
+        vae=autoencoder or vae(scaling_factor=0.13025),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=encoder_2,
+        tokenizer_2=tokenizer_2,
+        unet=network,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
 
 
 def sdxl() -> Any:
@@ -143,43 +148,13 @@ def sdxl() -> Any:
 
     return _sdxl(
         EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
         )
     )
-
-
-def t5(width: int = 48) -> tuple[Any, Any]:
-    """A T5 tokenizer that knows letters and :data:`WORDS`, and its encoder."""
-    from transformers import T5Config, T5EncoderModel
-    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # made when it is asked for
-
-    letters = string.ascii_lowercase + string.digits + ".,!?-:"
-    pieces = [
-        ("<pad>", 0.0),
-        ("</s>", 0.0),
-        ("<unk>", 0.0),
-        ("▁", -2.0),
-        *((c, -4.0) for c in letters),
-        *((f"▁{w}", -1.0) for w in WORDS[1:]),
-    ]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    config = T5Config(
-        vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
-    )
-    return tokenizer, T5EncoderModel(config).eval()
-
-
-def gemma(width: int = 16) -> tuple[Any, Any]:
-    """A Gemma tokenizer of single letters, and a small Gemma 2."""
-    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
-
-    ends = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    vocabulary = {piece: i for i, piece in enumerate([*ends, "▁", *string.printable.strip()])}
-    config = Gemma2Config(
-        vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=4096, query_pre_attn_scalar=8,
-    )  # fmt: skip
-    return GemmaTokenizer(vocab=vocabulary, model_max_length=300), Gemma2Model(config).eval()
 
 
 def _flow(**config: Any) -> Any:
@@ -196,18 +171,33 @@ def sd3() -> Any:
     tokenizer_2, encoder_2 = clip(projection=True, width=24)
     tokenizer_3, encoder_3 = t5()
     network = SD3Transformer2DModel(
-        sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=48,
-        caption_projection_dim=16, pooled_projection_dim=40, pos_embed_max_size=16,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=16,
+        pooled_projection_dim=40,
+        pos_embed_max_size=16,
+    )
     return StableDiffusion3Pipeline(
-        transformer=network, scheduler=_flow(shift=3.0), vae=bare_vae(0.0609, 1.5305),
-        text_encoder=encoder, tokenizer=tokenizer, text_encoder_2=encoder_2, tokenizer_2=tokenizer_2, text_encoder_3=encoder_3,
+        transformer=network,
+        scheduler=_flow(shift=3.0),
+        vae=bare_vae(0.0609, 1.5305),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=encoder_2,
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=encoder_3,
         tokenizer_3=tokenizer_3,
-    )  # fmt: skip
+    )
 
 
 def flux() -> Any:
-    """Flux dev: guidance is an input, and the grid is shifted by the picture's size. Its default picture is large: open it at 64 x 64."""
+    """Flux dev: guidance is an input, and the grid is shifted by the picture's size. Its default picture is
+    large: open it at 64 x 64."""
     return _flux(True, use_dynamic_shifting=True, shift=3.0)
 
 
@@ -222,13 +212,25 @@ def _flux(guided: bool, **config: Any) -> Any:
     tokenizer, encoder = clip()
     tokenizer_2, encoder_2 = t5()
     network = FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=48,
-        pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(4, 6, 6),
-    )  # fmt: skip
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        pooled_projection_dim=16,
+        guidance_embeds=guided,
+        axes_dims_rope=(4, 6, 6),
+    )
     return FluxPipeline(
-        scheduler=_flow(**config), vae=bare_vae(0.1159, 0.3611),
-        text_encoder=encoder, tokenizer=tokenizer, text_encoder_2=encoder_2, tokenizer_2=tokenizer_2, transformer=network,
-    )  # fmt: skip
+        scheduler=_flow(**config),
+        vae=bare_vae(0.1159, 0.3611),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=encoder_2,
+        tokenizer_2=tokenizer_2,
+        transformer=network,
+    )
 
 
 def _pixart(pipeline: str, side: int, scheduler: Any) -> Any:
@@ -236,10 +238,18 @@ def _pixart(pipeline: str, side: int, scheduler: Any) -> Any:
 
     tokenizer, encoder = t5()
     network = diffusers.PixArtTransformer2DModel(
-        sample_size=side, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=12, num_attention_heads=2, cross_attention_dim=24,
+        sample_size=side,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        cross_attention_dim=24,
         caption_channels=48,
-    )  # fmt: skip
-    return getattr(diffusers, pipeline)(tokenizer=tokenizer, text_encoder=encoder, vae=vae(), transformer=network, scheduler=scheduler)
+    )
+    return getattr(diffusers, pipeline)(
+        tokenizer=tokenizer, text_encoder=encoder, vae=vae(), transformer=network, scheduler=scheduler
+    )
 
 
 def pixart() -> Any:
@@ -248,8 +258,11 @@ def pixart() -> Any:
 
 
 def pixart_alpha() -> Any:
-    """PixArt-alpha at 1024 pixels, which hears the picture's size. Its default picture is large: open it at 64 x 64."""
-    return _pixart("PixArtAlphaPipeline", 128, _table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"))
+    """PixArt-alpha at 1024 pixels, which hears the picture's size. Its default picture is large: open it at
+    64 x 64."""
+    return _pixart(
+        "PixArtAlphaPipeline", 128, _table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+    )
 
 
 def sana() -> Any:
@@ -258,34 +271,65 @@ def sana() -> Any:
 
     tokenizer, encoder = gemma()
     network = SanaTransformer2DModel(
-        in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=8, num_cross_attention_heads=2,
-        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=16,
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        sample_size=16,
+    )
     blocks: dict[str, Any] = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
     for half in ("encoder", "decoder"):
-        blocks |= {f"{half}_block_types": ("ResBlock", "EfficientViTBlock"), f"{half}_block_out_channels": (8, 8)}
+        blocks |= {
+            f"{half}_block_types": ("ResBlock", "EfficientViTBlock"),
+            f"{half}_block_out_channels": (8, 8),
+        }
         blocks |= {f"{half}_layers_per_block": (1, 1), f"{half}_qkv_multiscales": ((), (5,))}
-    autoencoder = AutoencoderDC(
-        latent_channels=4, attention_head_dim=2, scaling_factor=0.41407, **blocks
-    )  # fmt: skip
-    return SanaPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=autoencoder, transformer=network, scheduler=_flow(shift=3.0))
+    autoencoder = AutoencoderDC(latent_channels=4, attention_head_dim=2, scaling_factor=0.41407, **blocks)
+    return SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=autoencoder,
+        transformer=network,
+        scheduler=_flow(shift=3.0),
+    )
 
 
 def dit() -> Any:
     """DiT: 1000 classes, with a learned variance."""
     from diffusers import DiTPipeline, DiTTransformer2DModel
 
-    network = DiTTransformer2DModel(sample_size=8, in_channels=4, out_channels=8, num_layers=1, attention_head_dim=8, num_attention_heads=2)
-    return DiTPipeline(transformer=network, vae=vae(), scheduler=_table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"))
+    network = DiTTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+    )
+    return DiTPipeline(
+        transformer=network,
+        vae=vae(),
+        scheduler=_table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
+    )
 
 
 def _pixel_unet() -> Any:
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
 
 
 def ddpm() -> Any:
@@ -293,7 +337,8 @@ def ddpm() -> Any:
     from diffusers import DDIMPipeline
 
     return DDIMPipeline(
-        unet=_pixel_unet(), scheduler=_table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", set_alpha_to_one=True)
+        unet=_pixel_unet(),
+        scheduler=_table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", set_alpha_to_one=True),
     )
 
 
@@ -308,11 +353,32 @@ def sdxl_edm() -> Any:
     """An SDXL preconditioned as EDM's, with a mean and a deviation per latent channel (as Playground 2.5)."""
     from diffusers import EDMEulerScheduler
 
-    moments: dict[str, Any] = {"latents_mean": [-1.6, 1.0, 0.2, -0.8], "latents_std": [8.4, 5.9, 5.1, 5.3], "scaling_factor": 0.5}
+    moments: dict[str, Any] = {
+        "latents_mean": [-1.6, 1.0, 0.2, -0.8],
+        "latents_std": [8.4, 5.9, 5.1, 5.3],
+        "scaling_factor": 0.5,
+    }
     return _sdxl(EDMEulerScheduler(), vae(**moments))
 
 
 KINDS: dict[str, Callable[[], Any]] = {
     make.__name__: make
-    for make in (sd, sd2, sd2_zero, sdxl, sdxl_edm, sd3, flux, flux_schnell, pixart, pixart_alpha, sana, dit, ddpm, edm, wan, ltx)
+    for make in (
+        sd,
+        sd2,
+        sd2_zero,
+        sdxl,
+        sdxl_edm,
+        sd3,
+        flux,
+        flux_schnell,
+        pixart,
+        pixart_alpha,
+        sana,
+        dit,
+        ddpm,
+        edm,
+        wan,
+        ltx,
+    )
 }

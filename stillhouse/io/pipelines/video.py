@@ -1,4 +1,5 @@
-"""What pipelines of clips have beside those of pictures: a number of frames, and an autoencoder that compresses time."""
+"""What pipelines of clips have beside those of pictures: a number of frames, and an autoencoder that
+compresses time."""
 
 from __future__ import annotations
 
@@ -9,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.io.pipelines.base import Family
 
 
 class VideoFamily(Family):
-    """A pipeline of clips. Our states and latents are (B, f, C, h, w), clips (B, frames, 3, height, width) in [-1, 1].
+    """A pipeline of clips. Our states and latents are (B, f, C, h, w), clips (B, frames, 3, height, width) in
+    [-1, 1].
 
-    Diffusers has channels before frames; ``call`` turns a state round on its way into the network and back on its way out.
-    The first of ``frames`` makes a latent frame of its own, and each further latent frame stands for ``pace`` of them.
+    Diffusers has channels before frames; ``call`` turns a state round on its way into the network and back on
+    its way out. The first of ``frames`` makes a latent frame of its own, and each further latent frame stands
+    for ``pace`` of them.
     """
 
     part = "transformer"
@@ -32,7 +35,9 @@ class VideoFamily(Family):
     ):
         self.pipe = pipe
         self.frames = self._default("num_frames") if frames is None else frames
-        known = f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
+        known = (
+            f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
+        )
         require(self.frames > 0 and self.frames % self.pace == 1 % self.pace, f"{known}, not {self.frames}.")
         super().__init__(pipe, height, width, folder)
 
@@ -57,10 +62,17 @@ class VideoFamily(Family):
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """Latents (B, f, C, h, w) of clips (B, frames, 3, height, width) in [-1, 1]: the mode of the posterior, scaled."""
+        """Latents (B, f, C, h, w) of clips (B, frames, 3, height, width) in [-1, 1]: the mode of the
+        posterior, scaled."""
         frames, sides = images.shape[1], tuple(images.shape[-2:])
-        require(frames % self.pace == 1 % self.pace, f"Clips must have 1 more than a multiple of {self.pace} frames, not {frames}.")
-        require(not any(side % self.pixels for side in sides), f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.")
+        require(
+            frames % self.pace == 1 % self.pace,
+            f"Clips must have 1 more than a multiple of {self.pace} frames, not {frames}.",
+        )
+        require(
+            not any(side % self.pixels for side in sides),
+            f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.",
+        )
         said = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
         raw = said.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)

@@ -7,15 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.conditions import Condition
-from stillhouse.errors import require
+from stillhouse.core.conditions import Condition
+from stillhouse.core.errors import require
 from stillhouse.io.pipelines.video import VideoFamily
 
 
 class Wan(VideoFamily):
-    """Wan team, 2025 (arXiv 2503.20314), 2.1 and the 5B model of 2.2. Condition: ``tokens`` (B, L, C), zeros after the text.
+    """Wan team, 2025 (arXiv 2503.20314), 2.1 and the 5B model of 2.2. Condition: ``tokens`` (B, L, C), zeros
+    after the text.
 
-    The pair of networks of Wan 2.2's larger model, one above and one below a noise level, is refused: a student here is one network.
+    The pair of networks of Wan 2.2's larger model, one above and one below a noise level, is refused: a
+    student here is one network.
     """
 
     pipelines = ("WanPipeline",)
@@ -31,7 +33,11 @@ class Wan(VideoFamily):
         frames: int | None = None,
     ):
         one = pipe.transformer is not None and pipe.config.get("boundary_ratio") is None
-        require(one, "This WanPipeline walks with two networks, split by a noise level; only those with one can be distilled.")
+        require(
+            one,
+            "This WanPipeline walks with two networks, split by a noise level; only those with one can be "
+            "distilled.",
+        )
         super().__init__(pipe, height, width, folder, frames)
 
     @property
@@ -48,8 +54,26 @@ class Wan(VideoFamily):
 
     def tell(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
-        return {"tokens": self.pipe.encode_prompt(prompts, None, False, device=self.teller, max_sequence_length=length)[0]}
+        return {
+            "tokens": self.pipe.encode_prompt(
+                prompts, None, False, device=self.teller, max_sequence_length=length
+            )[0]
+        }
 
-    def call(self, net: Any, x: Tensor, t: Tensor, cond: Condition, *, guidance: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        out = net(x.transpose(1, 2), timestep=self.step_of(t), encoder_hidden_states=cond["tokens"], return_dict=False)[0]
+    def call(
+        self,
+        net: Any,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition,
+        *,
+        guidance: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
+        out = net(
+            x.transpose(1, 2),
+            timestep=self.step_of(t),
+            encoder_hidden_states=cond["tokens"],
+            return_dict=False,
+        )[0]
         return out.transpose(1, 2)

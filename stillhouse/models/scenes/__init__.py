@@ -1,4 +1,5 @@
-"""Scenes: one-step generators that know an object and render what a camera sees of it. Torch alone, differentiable."""
+"""Scenes: one-step generators that know an object and render what a camera sees of it. Torch alone,
+differentiable."""
 
 from __future__ import annotations
 

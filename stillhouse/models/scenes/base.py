@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.scenes.camera import Lens
 from stillhouse.models.taps import Network
 
@@ -17,7 +17,8 @@ FRONT = (4.0, 0.0, 0.0)  # where one looks from unless told
 
 @dataclass
 class Rendering:
-    """What cameras see. ``rgb`` (B, 3, H, W) in [-1, 1]; ``opacity`` (B, H, W) in [0, 1]; ``depth`` (B, H, W), the mean of what is hit."""
+    """What cameras see. ``rgb`` (B, 3, H, W) in [-1, 1]; ``opacity`` (B, H, W) in [0, 1]; ``depth`` (B, H,
+    W), the mean of what is hit."""
 
     rgb: Tensor
     opacity: Tensor
@@ -25,10 +26,12 @@ class Rendering:
 
 
 class Scene(Network):
-    """``net(x, t, cond)``: a view, whatever the state ``x`` and the time. A batch of ``scenes`` independent ones at once.
+    """``net(x, t, cond)``: a view, whatever the state ``x`` and the time. A batch of ``scenes`` independent
+    ones at once.
 
-    ``cond``: None, or a dict of which ``features`` (B, 3) are the places of the cameras (:mod:`stillhouse.models.scenes.camera`), the
-    front unless told, and ``scene`` (B,) the number of the scene that each row shows, the first unless told.
+    ``cond``: None, or a dict of which ``features`` (B, 3) are the places of the cameras
+    (:mod:`stillhouse.models.scenes.camera`), the front unless told, and ``scene`` (B,) the number of the
+    scene that each row shows, the first unless told.
     """
 
     scenes: int
@@ -40,12 +43,16 @@ class Scene(Network):
         which = said.get("scene", torch.zeros(len(x), dtype=torch.long, device=x.device))
         place = said.get("features", x.new_tensor(FRONT).expand(len(x), 3))
         require(
-            place.shape == (len(x), 3), f"A camera is told by its place, {(len(x), 3)} numbers for these rows, not {tuple(place.shape)}."
+            place.shape == (len(x), 3),
+            f"A camera is told by its place, {(len(x), 3)} numbers for these rows, not {tuple(place.shape)}.",
         )
         # a branch on data, which has no meaning on tensors without values
         if not which.is_meta:
             low, high = int(which.min()), int(which.max())
-            require(0 <= low and high < self.scenes, f"Scenes have the numbers 0 … {self.scenes - 1}, not {low if low < 0 else high}.")
+            require(
+                0 <= low and high < self.scenes,
+                f"Scenes have the numbers 0 … {self.scenes - 1}, not {low if low < 0 else high}.",
+            )
         return which, place.to(x)
 
 
@@ -56,19 +63,37 @@ class Rendered(Scene):
         """The views (B, …) of the scenes ``which`` (B,) from ``place`` (B, 3), ``side`` pixels wide."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, *, s: Tensor | None = None, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """``x``: (B, 3, side, side), whose size alone counts -> the views, of the same shape."""
         square = x.dim() == 4 and x.shape[1] == 3 and x.shape[2] == x.shape[3]
-        require(square, f"A {self.name} scene is seen as square colour pictures (3, side, side), not as {tuple(x.shape[1:])}.")
-        return self.render(*self.told(x.to(torch.promote_types(x.dtype, torch.float32)), cond), x.shape[-1]).rgb.to(x.dtype)
+        require(
+            square,
+            f"A {self.name} scene is seen as square colour pictures (3, side, side), not as "
+            f"{tuple(x.shape[1:])}.",
+        )
+        return self.render(
+            *self.told(x.to(torch.promote_types(x.dtype, torch.float32)), cond), x.shape[-1]
+        ).rgb.to(x.dtype)
 
 
 def over(rgb: Tensor, opacity: Tensor, background: float) -> Tensor:
-    """Colours in [0, 1], already weighted by ``opacity``, before a grey ``background`` in [-1, 1], as a picture in [-1, 1]."""
+    """Colours in [0, 1], already weighted by ``opacity``, before a grey ``background`` in [-1, 1], as a
+    picture in [-1, 1]."""
     return 2 * rgb - opacity[:, None] + (1 - opacity)[:, None] * background
 
 
 def passing(alpha: Tensor, dim: int) -> Tensor:
-    """The light that reaches each of a row of things, nearest first: ``prod_(j < i) (1 - alpha_j)`` along ``dim``."""
+    """The light that reaches each of a row of things, nearest first: ``prod_(j < i) (1 - alpha_j)`` along
+    ``dim``."""
     clear = torch.log1p(-alpha.clamp(max=1 - 1e-5)).cumsum(dim)
-    return clear.roll(1, dim).index_fill(dim, torch.zeros(1, dtype=torch.long, device=alpha.device), 0.0).exp()
+    return (
+        clear.roll(1, dim).index_fill(dim, torch.zeros(1, dtype=torch.long, device=alpha.device), 0.0).exp()
+    )

@@ -1,7 +1,8 @@
 """Cameras that look at the origin with ``z`` up: where one stands is all there is to know of it.
 
-A *place* (3,) is that point in space. Image coordinates are ``u`` to the right and ``v`` upwards, from -1 to 1 across the picture, whose
-first row is the top one. Depth is the distance from the camera along its axis, not along the ray.
+A *place* (3,) is that point in space. Image coordinates are ``u`` to the right and ``v`` upwards, from -1 to
+1 across the picture, whose first row is the top one. Depth is the distance from the camera along its axis,
+not along the ray.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 
 
-def orbit(count: int, distance: float = 1.0, elevations: tuple[float, ...] = (20.0,), turn: float = 0.0) -> Tensor:
-    """``count`` places around the origin at equal angles, (count, 3); ``elevations`` in degrees are taken in turn, ``turn`` shifts all."""
-    require(count >= 1 and distance > 0, f"An orbit has one place or more at a positive distance, not {count} at {distance}.")
+def orbit(
+    count: int, distance: float = 1.0, elevations: tuple[float, ...] = (20.0,), turn: float = 0.0
+) -> Tensor:
+    """``count`` places around the origin at equal angles, (count, 3); ``elevations`` in degrees are taken in
+    turn, ``turn`` shifts all."""
+    require(
+        count >= 1 and distance > 0,
+        f"An orbit has one place or more at a positive distance, not {count} at {distance}.",
+    )
     azimuth = (torch.arange(count) / count + turn / 360) * 2 * math.pi
     height = torch.deg2rad(torch.tensor([elevations[i % len(elevations)] for i in range(count)]))
-    return distance * torch.stack([height.cos() * azimuth.cos(), height.cos() * azimuth.sin(), height.sin()], 1)
+    return distance * torch.stack(
+        [height.cos() * azimuth.cos(), height.cos() * azimuth.sin(), height.sin()], 1
+    )
 
 
 def axes(place: Tensor) -> Tensor:
-    """Unit vectors right, up and back of the cameras at ``place`` (B, 3), as rows: (B, 3, 3). Right above the origin ``y`` is up."""
+    """Unit vectors right, up and back of the cameras at ``place`` (B, 3), as rows: (B, 3, 3). Right above the
+    origin ``y`` is up."""
     back = F.normalize(place, dim=1)
     pole = back[:, :2].norm(dim=1, keepdim=True) < 1e-4
     upright = torch.where(pole, place.new_tensor([0.0, 1.0, 0.0]), place.new_tensor([0.0, 0.0, 1.0]))
@@ -42,14 +52,17 @@ def pixel_centres(side: int, like: Tensor) -> Tensor:
 def pixel_corners(side: int, like: Tensor) -> Tensor:
     """Image coordinates of the corners of the pixels, row by row, ((side + 1)^2, 2)."""
     line = torch.arange(side + 1, device=like.device, dtype=like.dtype) * (2 / side) - 1
-    return torch.stack([line.expand(side + 1, side + 1), -line[:, None].expand(side + 1, side + 1)], -1).reshape(-1, 2)
+    return torch.stack(
+        [line.expand(side + 1, side + 1), -line[:, None].expand(side + 1, side + 1)], -1
+    ).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Lens:
     """How points in space become image coordinates.
 
-    ``extent``: half the width of what is seen in the plane through the origin. ``pinhole``: things shrink with depth; else orthographic.
+    ``extent``: half the width of what is seen in the plane through the origin. ``pinhole``: things shrink
+    with depth; else orthographic.
     """
 
     extent: float = 1.0
@@ -60,7 +73,8 @@ class Lens:
         return distance / depth.clamp_min(1e-3) if self.pinhole else torch.ones_like(depth)
 
     def see(self, place: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Image coordinates (B, N, 2) and depths (B, N) of ``points`` (B, N, 3) for cameras at ``place`` (B, 3)."""
+        """Image coordinates (B, N, 2) and depths (B, N) of ``points`` (B, N, 3) for cameras at ``place`` (B,
+        3)."""
         seen, distance = points @ axes(place).mT, place.norm(dim=1)[:, None]
         depth = distance - seen[..., 2]
         return seen[..., :2] / self.extent * self._zoom(depth, distance)[..., None], depth
@@ -77,7 +91,8 @@ class Lens:
         return flat * zoom + seen[..., None] * frame[:, None, 2:] / depth.clamp_min(1e-3)[..., None, None]
 
     def point(self, place: Tensor, at: Tensor, depth: Tensor) -> Tensor:
-        """The points in space (B, N, 3) seen at image coordinates ``at`` (N, 2) or (B, N, 2) in ``depth`` (B, N)."""
+        """The points in space (B, N, 3) seen at image coordinates ``at`` (N, 2) or (B, N, 2) in ``depth`` (B,
+        N)."""
         distance = place.norm(dim=1)[:, None]
         across = at * self.extent / self._zoom(depth, distance)[..., None]
         return torch.cat([across.expand(*depth.shape, 2), (distance - depth)[..., None]], -1) @ axes(place)

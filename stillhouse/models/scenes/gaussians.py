@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.scenes.base import Rendered, Rendering, over, passing
 from stillhouse.models.scenes.camera import Lens, pixel_centres
 
@@ -15,10 +15,11 @@ TRUST = 0.01  # opacity below which a depth means nothing
 
 
 class Gaussians(Rendered):
-    """``count`` anisotropic Gaussians a scene: centres, rotations, log sizes, colours and opacities (Kerbl et al., 2023, arXiv 2308.04079).
+    """``count`` anisotropic Gaussians a scene: centres, rotations, log sizes, colours and opacities (Kerbl et
+    al., 2023, arXiv 2308.04079).
 
-    They start spread evenly through a ball of radius ``reach``, each as wide as its neighbours are apart, grey and thin.
-    ``extent, pinhole``: the lens. ``background``: grey behind the scene, in [-1, 1].
+    They start spread evenly through a ball of radius ``reach``, each as wide as its neighbours are apart,
+    grey and thin. ``extent, pinhole``: the lens. ``background``: grey behind the scene, in [-1, 1].
     """
 
     name = "gaussians"
@@ -33,7 +34,10 @@ class Gaussians(Rendered):
         background: float = 1.0,
     ):
         super().__init__(locals())
-        require(scenes >= 1 and count >= 1, f"A scene holds at least one Gaussian, and there is at least one: not {count} in {scenes}.")
+        require(
+            scenes >= 1 and count >= 1,
+            f"A scene holds at least one Gaussian, and there is at least one: not {count} in {scenes}.",
+        )
         self.scenes, self.lens, self.background = scenes, Lens(extent, pinhole), background
         direction = F.normalize(torch.randn(scenes, count, 3), dim=-1)
         self.centre = nn.Parameter(direction * reach * torch.rand(scenes, count, 1) ** (1 / 3))
@@ -49,7 +53,9 @@ class Gaussians(Rendered):
         a, b, c = _symmetric(spread, BLUR * (2 / side) ** 2)
         away = pixel_centres(side, place) - at[:, :, None]
         x, y = away.unbind(-1)
-        square = (c[..., None] * x**2 - 2 * b[..., None] * x * y + a[..., None] * y**2) / (a * c - b**2)[..., None]
+        square = (c[..., None] * x**2 - 2 * b[..., None] * x * y + a[..., None] * y**2) / (a * c - b**2)[
+            ..., None
+        ]
         alpha = torch.sigmoid(self.opacity[which])[..., None] * torch.exp(-0.5 * square)
         alpha = alpha * (depth > 0)[..., None]
         order = depth.argsort(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.errors import require
+from stillhouse.core.errors import require
 from stillhouse.models.scenes.base import Rendered, Rendering, over, passing
 from stillhouse.models.scenes.camera import Lens, pixel_centres
 
@@ -16,8 +16,8 @@ TRUST = 0.01  # opacity below which a depth means nothing
 
 
 class Voxels(Rendered):
-    """``edge^3`` voxels in the cube from ``-reach`` to ``reach``, interpolated; light is absorbed on the way (Mildenhall et al., 2020,
-    arXiv 2003.08934, eq. 3).
+    """``edge^3`` voxels in the cube from ``-reach`` to ``reach``, interpolated; light is absorbed on the way
+    (Mildenhall et al., 2020, arXiv 2003.08934, eq. 3).
 
     The density is a soft bump around the middle at first, the colour grey. ``steps``: samples along a ray.
     ``extent, pinhole``: the lens. ``background``: grey behind the scene, in [-1, 1].
@@ -37,9 +37,16 @@ class Voxels(Rendered):
     ):
         super().__init__(locals())
         require(
-            scenes >= 1 and edge >= 2 and steps >= 2, f"A grid has two voxels an edge and two steps a ray at least, not {edge} and {steps}."
+            scenes >= 1 and edge >= 2 and steps >= 2,
+            f"A grid has two voxels an edge and two steps a ray at least, not {edge} and {steps}.",
         )
-        self.scenes, self.lens, self.reach, self.steps, self.background = scenes, Lens(extent, pinhole), reach, steps, background
+        self.scenes, self.lens, self.reach, self.steps, self.background = (
+            scenes,
+            Lens(extent, pinhole),
+            reach,
+            steps,
+            background,
+        )
         line = torch.linspace(-1, 1, edge)
         bump = 0.5 - 2 * torch.stack(torch.meshgrid(line, line, line, indexing="ij")).square().sum(0)
         self.density = nn.Parameter(bump.expand(scenes, 1, edge, edge, edge).clone())
@@ -48,12 +55,18 @@ class Voxels(Rendered):
     def render(self, which: Tensor, place: Tensor, side: int) -> Rendering:
         rows, at = len(which), pixel_centres(side, place)
         long = 2 * self.reach * math.sqrt(3) / self.steps
-        along = (torch.arange(self.steps, device=place.device, dtype=place.dtype) + 0.5) * long - self.reach * math.sqrt(3)
-        depth = (place.norm(dim=1)[:, None] + along)[:, None].expand(rows, len(at), self.steps).reshape(rows, -1)
+        along = (
+            torch.arange(self.steps, device=place.device, dtype=place.dtype) + 0.5
+        ) * long - self.reach * math.sqrt(3)
+        depth = (
+            (place.norm(dim=1)[:, None] + along)[:, None].expand(rows, len(at), self.steps).reshape(rows, -1)
+        )
         points = self.lens.point(place, at.repeat_interleave(self.steps, 0), depth) / self.reach
         grid = torch.cat([self.density, self.colour], 1)[which]
         # grid_sample counts the last axis of the grid first
-        found = F.grid_sample(grid, points.flip(-1)[:, None, None], align_corners=True).reshape(rows, 4, -1, self.steps)
+        found = F.grid_sample(grid, points.flip(-1)[:, None, None], align_corners=True).reshape(
+            rows, 4, -1, self.steps
+        )
         inside = (points.abs() <= 1).all(-1).reshape(rows, -1, self.steps)
         alpha = -torch.expm1(-4 * F.softplus(2 * found[:, 0]) * long) * inside
         weight = alpha * passing(alpha, 2)

@@ -36,7 +36,12 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
 def folder(tmp_path: Path) -> Callable[..., Path]:
     """A folder of ``n`` pictures with captions in text files."""
 
-    def made(n: int = 6, sizes: tuple[tuple[int, int], ...] = ((24, 24),), name: str = "pictures", captions: bool = True) -> Path:
+    def made(
+        n: int = 6,
+        sizes: tuple[tuple[int, int], ...] = ((24, 24),),
+        name: str = "pictures",
+        captions: bool = True,
+    ) -> Path:
         place = tmp_path / name
         place.mkdir(exist_ok=True)
         for i in range(n):
@@ -49,7 +54,8 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 class Text:
-    """Two tokens of four numbers that follow from a prompt's length and first letter; counts what it was asked."""
+    """Two tokens of four numbers that follow from a prompt's length and first letter; counts what it was
+    asked."""
 
     def __init__(self, scale: float = 1.0):
         self.scale, self.asked = scale, 0
@@ -57,14 +63,18 @@ class Text:
     def encode(self, prompts):
         self.asked += len(prompts)
         rows = torch.tensor([[float(len(p)), float(ord(p[0])) if p else 0.0] for p in prompts])
-        return {"tokens": self.scale * rows[:, :, None].expand(-1, 2, 4) / 10, "mask": torch.tensor([[bool(p), bool(p)] for p in prompts])}
+        return {
+            "tokens": self.scale * rows[:, :, None].expand(-1, 2, 4) / 10,
+            "mask": torch.tensor([[bool(p), bool(p)] for p in prompts]),
+        }
 
     def describe(self):
         return {"name": "fake"}
 
 
 class Codec:
-    """Eight pixels to a latent's side, four channels: the mean colour and the brightness; counts its images."""
+    """Eight pixels to a latent's side, four channels: the mean colour and the brightness; counts its
+    images."""
 
     def __init__(self, scale: float = 1.0):
         self.scale, self.seen = scale, 0

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.data.lerobot import Scale, read_lerobot
 from stillhouse.worlds.base import get_world
 
@@ -33,8 +33,16 @@ def write(folder, episodes, *, together=False, info=None):
     """A folder of version 2.1, a file an episode, or of version 3.0, all in one."""
     (folder / "meta").mkdir(parents=True)
     (folder / "data/chunk-000").mkdir(parents=True)
-    features = {"observation.state": {"dtype": "float32", "shape": [3]}, "action": {"dtype": "float32", "shape": [2]}}
-    about = {"codebase_version": "v3.0" if together else "v2.1", "fps": FPS, "total_episodes": len(episodes), "features": features}
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [3]},
+        "action": {"dtype": "float32", "shape": [2]},
+    }
+    about = {
+        "codebase_version": "v3.0" if together else "v2.1",
+        "fps": FPS,
+        "total_episodes": len(episodes),
+        "features": features,
+    }
     (folder / "meta/info.json").write_text(json.dumps({**about, **(info or {})}))
     tables = [pyarrow.table(episode) for episode in episodes]
     if together:
@@ -49,11 +57,19 @@ def write(folder, episodes, *, together=False, info=None):
 def test_every_frame_is_a_row_with_the_actions_that_follow(tmp_path, together):
     folder = write(tmp_path / "demos", [frames(i, n) for i, n in enumerate(LENGTHS)], together=together)
     shown = read_lerobot(folder, 4)
-    assert shown.chunks.shape == (sum(LENGTHS), 4, 2) and shown.seen.shape == (sum(LENGTHS), 3) and shown.fps == FPS
+    assert (
+        shown.chunks.shape == (sum(LENGTHS), 4, 2)
+        and shown.seen.shape == (sum(LENGTHS), 3)
+        and shown.fps == FPS
+    )
     actions = shown.scales["action"].back(shown.chunks)
     torch.testing.assert_close(actions[1, :, 0], torch.tensor([2.0, 4.0, 6.0, 8.0]))
-    torch.testing.assert_close(actions[5, :, 0], torch.tensor([10.0, 12.0, 12.0, 12.0]))  # the last action of the episode stays
-    torch.testing.assert_close(actions[7, :, 0], torch.tensor([0.0, 2.0, 4.0, 6.0]))  # and none of the next one's comes in
+    torch.testing.assert_close(
+        actions[5, :, 0], torch.tensor([10.0, 12.0, 12.0, 12.0])
+    )  # the last action of the episode stays
+    torch.testing.assert_close(
+        actions[7, :, 0], torch.tensor([0.0, 2.0, 4.0, 6.0])
+    )  # and none of the next one's comes in
     assert shown.episode.tolist() == [0] * 7 + [1] * 5 + [2] * 9
     assert float(shown.chunks.abs().max()) <= 1 and shown.seen[:, 0].aminmax() == (-1.0, 1.0)
     assert not shown.seen[:, 2].any() and not shown.chunks[..., 1].any()  # numbers that never change
@@ -65,7 +81,10 @@ def test_rows_in_any_order_and_scales_of_others(tmp_path):
     folder = write(tmp_path / "demos", [frames(1, 4), shuffled])
     plain = read_lerobot(write(tmp_path / "sorted", [frames(0, 6), frames(1, 4)]), 3)
     assert torch.equal(read_lerobot(folder, 3).chunks, plain.chunks)
-    twice = {"action": Scale(torch.tensor([0.0, 0.0]), torch.tensor([20.0, 6.0])), "observation": plain.scales["observation"]}
+    twice = {
+        "action": Scale(torch.tensor([0.0, 0.0]), torch.tensor([20.0, 6.0])),
+        "observation": plain.scales["observation"],
+    }
     scaled = read_lerobot(folder, 3, scales=twice)
     torch.testing.assert_close(scaled.chunks[0, :, 0], torch.tensor([-1.0, -0.8, -0.6]))
     again = Scale.read(json.loads(json.dumps(twice["action"].config())))
@@ -75,8 +94,14 @@ def test_rows_in_any_order_and_scales_of_others(tmp_path):
 BAD = {
     "lacks the column 'action'": ({"action": None}, {}),
     "not all of one length: there are [1, 2]": ({"action": [[1.0]] + [[1.0, 2.0]] * 6}, {}),
-    "says 10 frames a second, but its time stamps say 5 at episode 0, frame 0": ({"timestamp": [i / 5 for i in range(7)]}, {}),
-    "NaN or infinite values, first in row 2": ({"observation.state": [[0.0, 0.0, float("nan") if i == 2 else 0.0] for i in range(7)]}, {}),
+    "says 10 frames a second, but its time stamps say 5 at episode 0, frame 0": (
+        {"timestamp": [i / 5 for i in range(7)]},
+        {},
+    ),
+    "NaN or infinite values, first in row 2": (
+        {"observation.state": [[0.0, 0.0, float("nan") if i == 2 else 0.0] for i in range(7)]},
+        {},
+    ),
     "gives no frame rate: 'fps' is None": ({}, {"fps": None}),
     "something else than vectors of numbers": ({"action": [["a", "b"]] * 7}, {}),
 }
@@ -109,7 +134,7 @@ def test_what_is_no_such_folder_is_refused(tmp_path):
 
 
 def test_a_folder_is_a_world_to_train_in_and_data_to_distil_with(tmp_path):
-    from stillhouse.api import distill, open_model, train_teacher
+    from stillhouse.api.runs import distill, open_model, train_teacher
 
     folder = write(tmp_path / "demos", [frames(i, n) for i, n in enumerate(LENGTHS)])
     world = get_world("control", data=str(folder), horizon=4)
@@ -118,11 +143,20 @@ def test_a_folder_is_a_world_to_train_in_and_data_to_distil_with(tmp_path):
     assert held == set(range(12, 21))  # the last episode
     x, labels = world.data()
     assert world.measure(x, labels)["distance"] == 0 and world.measure(x + 0.5, labels)["distance"] > 0.1
-    train_teacher(world, {"channels": (8, 8)}, iterations=2, batch=4, quiet=True, steps=4, out=tmp_path / "teacher")
+    train_teacher(
+        world, {"channels": (8, 8)}, iterations=2, batch=4, quiet=True, steps=4, out=tmp_path / "teacher"
+    )
     teacher = open_model(tmp_path / "teacher")
     assert teacher.info["scales"] == world.scales and teacher.told == "observation"
     student = distill(
-        tmp_path / "teacher", "onedp", data=str(folder), iterations=2, batch=4, quiet=True, out=tmp_path / "student", save_every=2
+        tmp_path / "teacher",
+        "onedp",
+        data=str(folder),
+        iterations=2,
+        batch=4,
+        quiet=True,
+        out=tmp_path / "student",
+        save_every=2,
     )
     assert open_model(tmp_path / "student").info["scales"] == world.scales
     assert student.sample(3, world.condition(labels[:3])).shape == (3, 4, 2)

@@ -5,20 +5,26 @@ import pytest
 import torch
 from PIL import Image
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.data import buckets, nearest, to_tensor
 from stillhouse.io.data.prepare import upright
 
 
 def test_values_and_channels():
     image = Image.new("RGB", (8, 8), (255, 0, 51))
-    assert torch.allclose(to_tensor(image, (4, 6))[:, 0, 0], torch.tensor([1.0, -1.0, -0.6])) and to_tensor(image, (4, 6)).shape == (
+    assert torch.allclose(to_tensor(image, (4, 6))[:, 0, 0], torch.tensor([1.0, -1.0, -0.6])) and to_tensor(
+        image, (4, 6)
+    ).shape == (
         3,
         4,
         6,
     )
     grey = to_tensor(image, (4, 6), channels=1)
-    assert grey.shape == (1, 4, 6) and grey.dtype == torch.float32 and float(grey[0, 0, 0]) == pytest.approx(2 * 82 / 255 - 1)
+    assert (
+        grey.shape == (1, 4, 6)
+        and grey.dtype == torch.float32
+        and float(grey[0, 0, 0]) == pytest.approx(2 * 82 / 255 - 1)
+    )
     with pytest.raises(StillhouseError, match="1 or 3 channels, not 4"):
         to_tensor(image, (4, 4), channels=4)
 

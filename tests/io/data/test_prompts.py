@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.data import read_prompts, split_prompts
 
 
@@ -11,7 +11,10 @@ def test_prompts_of_every_kind_of_file(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"prompt": "one"}\n\n{"text": "two", "n": 1}\n{"text": ""}\n')
     (tmp_path / "c.csv").write_text('id,caption\n1,"one, two"\n2,"three\nfour"\n')
     assert read_prompts(tmp_path / "a.txt") == ["a red circle", "a blue  square"]
-    assert read_prompts(tmp_path / "b.jsonl") == ["one", "two"] and read_prompts(tmp_path / "c.csv") == ["one, two", "three four"]
+    assert read_prompts(tmp_path / "b.jsonl") == ["one", "two"] and read_prompts(tmp_path / "c.csv") == [
+        "one, two",
+        "three four",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,9 @@ def test_a_share_is_held_out_for_good():
     more, held_of_more = split_prompts([*prompts, *(f"more {i}" for i in range(500))], 0.1)
     assert set(held) <= set(held_of_more) and set(mine) <= set(more)
     assert set(split_prompts(prompts, 0.1, seed=1)[1]) != set(held)
-    assert [len(part) for part in split_prompts(["a", "b"], 1e-9)] == [1, 1] and split_prompts(["a", "a"], 0.5) == (["a", "a"], [])
+    assert [len(part) for part in split_prompts(["a", "b"], 1e-9)] == [1, 1] and split_prompts(
+        ["a", "a"], 0.5
+    ) == (["a", "a"], [])
     assert split_prompts(prompts, 0.0) == (prompts, [])
     with pytest.raises(StillhouseError, match="not 1.0"):
         split_prompts(prompts, 1.0)

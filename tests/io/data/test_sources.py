@@ -8,7 +8,7 @@ import socket
 import pytest
 from PIL import Image
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.data import open_source
 
 
@@ -35,7 +35,9 @@ def test_broken_and_missing_images_are_named_once_and_skipped(folder, caplog, by
     noise.save(buffer, "JPEG")
     (place / "torn.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     (place / "chunk.png").write_bytes(bytes_of(1)[:40])
-    lines = [{"file_name": n, "text": n} for n in ("000.png", "gone.png", "text.png", "torn.jpg", "chunk.png")]
+    lines = [
+        {"file_name": n, "text": n} for n in ("000.png", "gone.png", "text.png", "torn.jpg", "chunk.png")
+    ]
     (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     with caplog.at_level(logging.WARNING, "stillhouse"):
         source = open_source(place)
@@ -44,14 +46,19 @@ def test_broken_and_missing_images_are_named_once_and_skipped(folder, caplog, by
     assert source.skipped["gone.png"] == "it is missing" and source.skipped["text.png"] == "it is no image"
     assert source.skipped["torn.jpg"].startswith("it is broken (")
     told = [r.getMessage() for r in caplog.records]
-    assert len([m for m in told if m.startswith("Skipped")]) == 4 and any("1 image(s)" in m and "left out" in m for m in told)
+    assert len([m for m in told if m.startswith("Skipped")]) == 4 and any(
+        "1 image(s)" in m and "left out" in m for m in told
+    )
 
 
 def test_metadata_as_a_table_with_captions_and_labels(folder):
     place = folder(3, captions=False)
     (place / "metadata.csv").write_text('file_name,prompt,label\n002.png,"a blue, plain one",7\n000.png,,\n')
     source = open_source(place)
-    assert [(r.name, r.caption, r.label) for r in source.rows()] == [("002.png", "a blue, plain one", 7), ("000.png", None, None)]
+    assert [(r.name, r.caption, r.label) for r in source.rows()] == [
+        ("002.png", "a blue, plain one", 7),
+        ("000.png", None, None),
+    ]
     (place / "metadata.csv").write_text("name,text\n002.png,x\n")
     with pytest.raises(StillhouseError, match="has no file_name"):
         open_source(place)
@@ -72,18 +79,31 @@ def test_parquet_files_with_bytes_or_with_paths(tmp_path, bytes_of):
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "w.png").write_bytes(bytes_of(3))
-    images = [{"bytes": bytes_of(0), "path": "q.png"}, {"bytes": None, "path": "w.png"}, {"bytes": b"no", "path": None}]
+    images = [
+        {"bytes": bytes_of(0), "path": "q.png"},
+        {"bytes": None, "path": "w.png"},
+        {"bytes": b"no", "path": None},
+    ]
     parquet.write_table(
-        pa.table({"z": [1, 2, 3], "image": images, "text": ["a", "b", "c"], "label": [4, 5, 6]}), tmp_path / "data" / "b.parquet"
+        pa.table({"z": [1, 2, 3], "image": images, "text": ["a", "b", "c"], "label": [4, 5, 6]}),
+        tmp_path / "data" / "b.parquet",
     )
-    parquet.write_table(pa.table({"jpg": [bytes_of(1, kind="JPEG"), None], "caption": ["d", None]}), tmp_path / "data" / "a[1].parquet")
+    parquet.write_table(
+        pa.table({"jpg": [bytes_of(1, kind="JPEG"), None], "caption": ["d", None]}),
+        tmp_path / "data" / "a[1].parquet",
+    )
     source = open_source(tmp_path / "data" / "b.parquet")
-    assert captions(source) == {"b.parquet:q.png": "a", "b.parquet:w.png": "b"} and source.skipped == {"b.parquet:2": "it is no image"}
+    assert captions(source) == {"b.parquet:q.png": "a", "b.parquet:w.png": "b"} and source.skipped == {
+        "b.parquet:2": "it is no image"
+    }
     assert [r.label for r in source.rows()] == [4, 5, 6]
     (tmp_path / "data" / "w.png").unlink()
     both = open_source(tmp_path / "data")
     assert both.count == 5 and captions(both) == {"a[1].parquet:0": "d", "b.parquet:q.png": "a"}
-    assert both.skipped["a[1].parquet:1"] == "it has no image" and both.skipped["b.parquet:w.png"] == "it is missing"
+    assert (
+        both.skipped["a[1].parquet:1"] == "it has no image"
+        and both.skipped["b.parquet:w.png"] == "it is missing"
+    )
     (tmp_path / "data" / "b.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(StillhouseError, match="no whole parquet file"):
         open_source(tmp_path / "data")
@@ -97,14 +117,29 @@ def test_tar_shards_of_mixed_rows_and_one_that_breaks_off(tmp_path, tarred, byte
         raise AssertionError("the network was asked for")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    files = {"s/0.png": bytes_of(0), "s/0.txt": b"zero", "s/1.jpg": bytes_of(1, kind="JPEG"), "s/2.jpg": b"broken", "s/2.txt": b"two"}
-    files |= {"s/3.png": bytes_of(3), "s/3.json": json.dumps({"caption": "three", "n": [1]}).encode(), "s/3.cls": b"5", "s/4.txt": b"alone"}
+    files = {
+        "s/0.png": bytes_of(0),
+        "s/0.txt": b"zero",
+        "s/1.jpg": bytes_of(1, kind="JPEG"),
+        "s/2.jpg": b"broken",
+        "s/2.txt": b"two",
+    }
+    files |= {
+        "s/3.png": bytes_of(3),
+        "s/3.json": json.dumps({"caption": "three", "n": [1]}).encode(),
+        "s/3.cls": b"5",
+        "s/4.txt": b"alone",
+    }
     tarred(tmp_path / "a.tar", files)
     whole = tarred(tmp_path / "b.tar", {f"{i}.png": bytes_of(i) for i in range(3)}).read_bytes()
     (tmp_path / "b.tar").write_bytes(whole[: 512 + 512 + 512 + 60])
     source = open_source(tmp_path)
-    assert captions(source) == {"a.tar:s/0": "zero", "a.tar:s/1": None, "a.tar:s/3": "three"} | {"b.tar:0": None}
-    assert source.skipped["a.tar:s/2"] == "it is no image" and source.skipped["a.tar:s/4"] == "it has no image"
+    assert captions(source) == {"a.tar:s/0": "zero", "a.tar:s/1": None, "a.tar:s/3": "three"} | {
+        "b.tar:0": None
+    }
+    assert (
+        source.skipped["a.tar:s/2"] == "it is no image" and source.skipped["a.tar:s/4"] == "it has no image"
+    )
     assert source.skipped["b.tar"].startswith("the shard breaks off")
     assert {r.name: r.label for r in source.rows()}["a.tar:s/3"] == 5
 

@@ -1,4 +1,5 @@
-"""Sampling saved students as a user of Diffusers does. Run as a process of its own by the tests: no stillhouse in it.
+"""Sampling saved students as a user of Diffusers does. Run as a process of its own by the tests: no
+stillhouse in it.
 
 ``python in_diffusers.py JOBS.json NOISE.safetensors RESULTS.safetensors``
 """
@@ -20,7 +21,9 @@ logging.set_verbosity_error()
 def opened(job):
     """The pipeline of a saved student: its folder, or its base with the LoRA and the scheduler put in."""
     if not job["lora"]:
-        return DiffusionPipeline.from_pretrained(job["folder"], **({"trust_remote_code": True} if job["trust"] else {}))
+        return DiffusionPipeline.from_pretrained(
+            job["folder"], **({"trust_remote_code": True} if job["trust"] else {})
+        )
     pipe = DiffusionPipeline.from_pretrained(job["base"])
     if hasattr(pipe, "load_lora_weights") and job["lora"] == "diffusers":
         pipe.load_lora_weights(job["folder"])
@@ -29,7 +32,9 @@ def opened(job):
 
         network = getattr(pipe, job["part"])
         setattr(pipe, job["part"], PeftModel.from_pretrained(network, job["folder"]).merge_and_unload())
-    kind = getattr(diffusers, json.load(open(f"{job['folder']}/scheduler/scheduler_config.json"))["_class_name"])
+    kind = getattr(
+        diffusers, json.load(open(f"{job['folder']}/scheduler/scheduler_config.json"))["_class_name"]
+    )
     pipe.scheduler = kind.from_pretrained(job["folder"], subfolder="scheduler")
     return pipe
 

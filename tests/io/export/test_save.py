@@ -1,4 +1,5 @@
-"""Saving students of pipelines: which scheduler is chosen, what the folder holds, what the card says, and what is refused."""
+"""Saving students of pipelines: which scheduler is chosen, what the folder holds, what the card says, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from diffusers import DDIMPipeline
 from safetensors.torch import load_file
 
 from stillhouse.adapters import Adapted, adapted
-from stillhouse.api import distill, open_model
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import hears_guidance
+from stillhouse.api.runs import distill, open_model
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import hears_guidance
 from stillhouse.io.export import choose, save_pipeline, with_guidance_input
 from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 from stillhouse.io.export.schedulers import own_scheduler
 from stillhouse.io.export.walks import walk
 from stillhouse.io.pipelines import open_pipeline, tiny
 from stillhouse.model import Model, from_pipeline, load
-from stillhouse.parts.students import grown
+from stillhouse.parts.players.students import grown
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -60,8 +61,16 @@ def opened(root: Path) -> Opened:
     return model
 
 
-def student(teacher: Model, samplings: dict[int, Sampling], denoiser: Denoiser | None = None, **info: Any) -> Model:
-    return replace(teacher, denoiser=denoiser or teacher.denoiser, samplings=samplings, free_steps=False, info={"method": "dmd2", **info})
+def student(
+    teacher: Model, samplings: dict[int, Sampling], denoiser: Denoiser | None = None, **info: Any
+) -> Model:
+    return replace(
+        teacher,
+        denoiser=denoiser or teacher.denoiser,
+        samplings=samplings,
+        free_steps=False,
+        info={"method": "dmd2", **info},
+    )
 
 
 def with_lora(root: Path, kind: str = "sd", seed: int = 0) -> Model:
@@ -74,7 +83,7 @@ def with_lora(root: Path, kind: str = "sd", seed: int = 0) -> Model:
     return student(teacher, ONE, own)
 
 
-# the scheduler ------------------------------------------------------------------------------------------------------------------------
+# -- the scheduler ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -82,19 +91,56 @@ def with_lora(root: Path, kind: str = "sd", seed: int = 0) -> Model:
     [
         ("sd", ONE, "DDIMScheduler", {"timestep_spacing": "trailing"}, [1]),
         ("sd", {k: even(k) for k in (4, 1, 2)}, "LCMScheduler", {}, [4, 1, 2]),
-        ("sd", {4: Sampling([1.0, 0.76, 0.5, 0.26, 0.0], "renoise")}, "LCMScheduler", {"original_inference_steps": 50}, [4]),
+        (
+            "sd",
+            {4: Sampling([1.0, 0.76, 0.5, 0.26, 0.0], "renoise")},
+            "LCMScheduler",
+            {"original_inference_steps": 50},
+            [4],
+        ),
         ("sd", {4: even(4, "ddim")}, "DDIMScheduler", {"timestep_spacing": "trailing"}, [4]),
         ("sd", {3: even(3, "ddim")}, "FewStepScheduler", {}, [3]),  # thirds are no steps of the table
         ("sd", {3: Sampling([1.0, 0.75, 0.5, 0.0], "leap")}, "FewStepScheduler", {}, [3]),
-        ("sd", {2: Sampling([1.0, 0.5, 0.0], "leap")}, "LCMScheduler", {}, [2]),  # a leap from 1 over 1/2 ends at the clean end
+        (
+            "sd",
+            {2: Sampling([1.0, 0.5, 0.0], "leap")},
+            "LCMScheduler",
+            {},
+            [2],
+        ),  # a leap from 1 over 1/2 ends at the clean end
         ("sd3", {4: even(4, "ddim")}, "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": False}, [4]),
-        ("sd3", {k: even(k) for k in (4, 1, 2)}, "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, [4]),
+        (
+            "sd3",
+            {k: even(k) for k in (4, 1, 2)},
+            "FlowMatchEulerDiscreteScheduler",
+            {"stochastic_sampling": True},
+            [4],
+        ),
         ("sd3", {3: Sampling([1.0, 0.8, 0.1, 0.0], "ddim")}, "FewStepScheduler", {}, [3]),
-        ("flux", {k: even(k) for k in (4, 1, 2)}, "FlowMatchEulerDiscreteScheduler", {"shift": 1.0}, [4, 1, 2]),
-        ("flux", {3: Sampling([1.0, 6 / 7, 0.6, 0.0], "ddim")}, "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, [3]),
+        (
+            "flux",
+            {k: even(k) for k in (4, 1, 2)},
+            "FlowMatchEulerDiscreteScheduler",
+            {"shift": 1.0},
+            [4, 1, 2],
+        ),
+        (
+            "flux",
+            {3: Sampling([1.0, 6 / 7, 0.6, 0.0], "ddim")},
+            "FlowMatchEulerDiscreteScheduler",
+            {"shift": 3.0},
+            [3],
+        ),
     ],
 )
-def test_the_choice(kind: str, samplings: dict[int, Sampling], name: str, config: dict[str, Any], steps: list[int], opened: Opened) -> None:
+def test_the_choice(
+    kind: str,
+    samplings: dict[int, Sampling],
+    name: str,
+    config: dict[str, Any],
+    steps: list[int],
+    opened: Opened,
+) -> None:
     model = student(opened(kind), samplings)
     choice = choose(model.pipeline, model.denoiser, model.samplings)  # type: ignore[arg-type]
     assert (choice.name, choice.steps, choice.own) == (name, steps, name == "FewStepScheduler")
@@ -109,22 +155,30 @@ def test_a_start_that_a_pipeline_cannot_make_is_told(opened: Opened) -> None:
     walked = said["sd"].scheduler
     walked.set_timesteps(1)
     ratio = float(opened("sd").denoiser.process.ratio(torch.tensor([0.6])))  # Euler's counts in sigma / alpha
-    assert walked.timesteps.tolist() == [599] and float(walked.init_noise_sigma) == pytest.approx(ratio, rel=1e-5)
+    assert walked.timesteps.tolist() == [599] and float(walked.init_noise_sigma) == pytest.approx(
+        ratio, rel=1e-5
+    )
     assert not said["sd"].remarks and "starts from 0.6" in said["sd3"].remarks[0]
 
 
 def test_students_start_as_pipelines_do(opened: Opened) -> None:
     assert student(opened("sd"), ONE).sampling().start == 1.0  # not sigma(1) = 0.9977
-    assert student(opened("flux"), ONE).sampling().guidance == 3.5  # what it is told where nobody says anything
+    assert (
+        student(opened("flux"), ONE).sampling().guidance == 3.5
+    )  # what it is told where nobody says anything
     assert student(opened("sd"), ONE).sampling().guidance == 1.0
 
 
-@pytest.mark.parametrize("solver", ["ddim", "renoise", "leap", {"name": "renoise", "gamma": 0.4}, {"name": "ddim", "eta": 0.7}])
+@pytest.mark.parametrize(
+    "solver", ["ddim", "renoise", "leap", {"name": "renoise", "gamma": 0.4}, {"name": "ddim", "eta": 0.7}]
+)
 @pytest.mark.parametrize("kind", ["sd", "sd2", "sd3"])
 def test_rows_are_the_solver(kind: str, solver: Any, opened: Opened) -> None:
     """Our scheduler's weighted sums are the steps of the solver, whatever the network predicts."""
     model = student(opened(kind), {3: Sampling([1.0, 0.61, 0.2, 0.0], solver)})
-    scheduler = own_scheduler(model.denoiser, {3: walk(model.pipeline, model.denoiser, model.sampling())}, True)  # type: ignore[arg-type]
+    scheduler = own_scheduler(
+        model.denoiser, {3: walk(model.pipeline, model.denoiser, model.sampling())}, True
+    )  # type: ignore[arg-type]
     scheduler.set_timesteps(3)
 
     def net(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -148,7 +202,9 @@ def test_rows_are_the_solver(kind: str, solver: Any, opened: Opened) -> None:
     assert (y - ours).abs().max() < 1e-4
     clean = torch.ones(1, 5)
     level = model.denoiser.process.alpha(torch.tensor(0.61)).item()
-    assert scheduler.add_noise(clean, 0 * clean, scheduler.timesteps[1:2]).mean().item() == pytest.approx(level, abs=1e-5)
+    assert scheduler.add_noise(clean, 0 * clean, scheduler.timesteps[1:2]).mean().item() == pytest.approx(
+        level, abs=1e-5
+    )
 
 
 def test_solvers_with_memory_are_refused(opened: Opened) -> None:
@@ -173,7 +229,7 @@ def test_our_scheduler_speaks_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scheduler.init_noise_sigma == 0.5 and scheduler.timesteps.tolist() == [999.0]
 
 
-# the folder ---------------------------------------------------------------------------------------------------------------------------
+# -- the folder ------------------------------------------------------------------------------------
 
 
 def test_the_live_network_is_left_alone(root: Path, tmp_path: Path) -> None:
@@ -184,10 +240,16 @@ def test_the_live_network_is_left_alone(root: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "student")
     after = pipe.unet.state_dict()
     assert list(after) == list(before) and all(torch.equal(v, after[k]) for k, v in before.items())
-    assert pipe.scheduler is scheduler and dict(pipe.unet.config) == config and pipe.unet.time_embedding.cond_proj is None
+    assert (
+        pipe.scheduler is scheduler
+        and dict(pipe.unet.config) == config
+        and pipe.unet.time_embedding.cond_proj is None
+    )
     saved = load_file(tmp_path / "student" / "unet" / "diffusion_pytorch_model.safetensors")
     assert not any("lora" in name or "base_layer" in name for name in saved)
-    assert not saved["time_embedding.cond_proj.weight"].any()  # the input that keeps pipelines from evaluating twice
+    assert not saved[
+        "time_embedding.cond_proj.weight"
+    ].any()  # the input that keeps pipelines from evaluating twice
 
 
 def test_forms(root: Path, tmp_path: Path) -> None:
@@ -196,12 +258,22 @@ def test_forms(root: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "full", form="full")
     files = {f.name for f in (tmp_path / "lora").iterdir()}
     assert files == {
-        "pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json", "scheduler", "stillhouse.json", "README.md",
-    }  # fmt: skip
+        "pytorch_lora_weights.safetensors",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "scheduler",
+        "stillhouse.json",
+        "README.md",
+    }
     assert not (tmp_path / "full" / "lora").exists()
-    ours, theirs = (load_file(tmp_path / "lora" / name) for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"))
+    ours, theirs = (
+        load_file(tmp_path / "lora" / name)
+        for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+    )
     up = next(key for key in theirs if ".lora_B." in key)
-    assert torch.allclose(theirs[up], 2 * ours[f"base_model.model.{up.removeprefix('unet.')}"])  # alpha / rank = 6 / 3
+    assert torch.allclose(
+        theirs[up], 2 * ours[f"base_model.model.{up.removeprefix('unet.')}"]
+    )  # alpha / rank = 6 / 3
     with pytest.raises(StillhouseError, match="saved as a LoRA"):
         student(model, ONE, model.denoiser.merged()).save_pretrained(tmp_path / "no", form="lora")  # type: ignore[union-attr]
     with pytest.raises(StillhouseError, match="no form of a saved student 'lor'"):
@@ -234,16 +306,24 @@ def test_a_run_leaves_a_pipeline(root: Path, tmp_path: Path) -> None:
     again = open_model(tmp_path / "run")
     assert torch.equal(again.sample(2, seed=1), made.sample(2, seed=1))
     assert again.info["options"]["steps"] == 2 and not again.free_steps
-    assert DDIMPipeline.from_pretrained(tmp_path / "run" / "model").scheduler.config.timestep_spacing == "trailing"
+    assert (
+        DDIMPipeline.from_pretrained(tmp_path / "run" / "model").scheduler.config.timestep_spacing
+        == "trailing"
+    )
 
 
 def test_a_lora_wants_its_own_base(root: Path, tmp_path: Path) -> None:
     model = with_lora(root)
     model.save_pretrained(tmp_path / "lora", form="lora")
     other = tiny.build("sd", root / "other", seed=1)
-    with pytest.raises(StillhouseError, match="was trained on other weights than this UNet2DConditionModel's"):
+    with pytest.raises(
+        StillhouseError, match="was trained on other weights than this UNet2DConditionModel's"
+    ):
         load(tmp_path / "lora", base=other)
-    with pytest.raises(StillhouseError, match="belongs to a UNet2DConditionModel of .* weights, not to this SD3Transformer2DModel"):
+    with pytest.raises(
+        StillhouseError,
+        match="belongs to a UNet2DConditionModel of .* weights, not to this SD3Transformer2DModel",
+    ):
         load(tmp_path / "lora", base=tiny.build("sd3", root / "sd3-base"))
     with pytest.raises(StillhouseError, match="give the pipeline it was trained on"):
         load(tmp_path / "lora")
@@ -286,7 +366,7 @@ def test_a_foreign_network_is_refused(opened: Opened, tmp_path: Path) -> None:
         save_pipeline(tmp_path / "no", model.pipeline, foreign, model.samplings)  # type: ignore[arg-type]
 
 
-# the card -----------------------------------------------------------------------------------------------------------------------------
+# -- the card --------------------------------------------------------------------------------------
 
 
 def card_of(folder: Path) -> tuple[dict[str, Any], str]:
@@ -296,14 +376,28 @@ def card_of(folder: Path) -> tuple[dict[str, Any], str]:
 
 def test_the_card_runs_and_inherits(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny.build("sd", tmp_path / "base")
-    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\nbase_model: owner/name\n---\n# Base\n")
+    (base / "README.md").write_text(
+        "---\nlicense: creativeml-openrail-m\nbase_model: owner/name\n---\n# Base\n"
+    )
     teacher = from_pipeline(open_pipeline(base))
-    own = student(teacher, ONE, adapted(teacher.denoiser, 2).copy(), options={"guidance": 7.5}, measured={"fidelity": 0.93})
+    own = student(
+        teacher,
+        ONE,
+        adapted(teacher.denoiser, 2).copy(),
+        options={"guidance": 7.5},
+        measured={"fidelity": 0.93},
+    )
     folder = own.save_pretrained(tmp_path / "turbo")
     for place in (folder, folder / "lora"):
         meta, text = card_of(place)
-        assert meta["license"] == "creativeml-openrail-m" and meta["base_model"] == "owner/name" and meta["pipeline_tag"] == "text-to-image"
-        assert "| fidelity | 0.93 |" in text and "| guidance | 7.5 |" in text and "names no licence" not in text
+        assert (
+            meta["license"] == "creativeml-openrail-m"
+            and meta["base_model"] == "owner/name"
+            and meta["pipeline_tag"] == "text-to-image"
+        )
+        assert (
+            "| fidelity | 0.93 |" in text and "| guidance | 7.5 |" in text and "names no licence" not in text
+        )
         assert ("lora" in meta["tags"]) == (place != folder) and str(tmp_path) not in text
         code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
         assert code
@@ -314,9 +408,15 @@ def test_the_card_runs_and_inherits(root: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_card_tells_the_guidance(opened: Opened, tmp_path: Path) -> None:
-    said = {kind: card_of(student(opened(kind), ONE).save_pretrained(tmp_path / kind))[1] for kind in ("sd", "sd3", "flux")}
+    said = {
+        kind: card_of(student(opened(kind), ONE).save_pretrained(tmp_path / kind))[1]
+        for kind in ("sd", "sd3", "flux")
+    }
     assert "whatever its `guidance_scale`" in said["sd"] and "guidance_scale=" not in said["sd"]
-    assert "num_inference_steps=1, guidance_scale=1.0)" in said["sd3"] and "default is 7, and no setting" in said["sd3"]
+    assert (
+        "num_inference_steps=1, guidance_scale=1.0)" in said["sd3"]
+        and "default is 7, and no setting" in said["sd3"]
+    )
     assert "guidance_scale=3.5, height=64, width=64)" in said["flux"] and "costs nothing" in said["flux"]
     assert "names no licence" in said["sd"]
 
@@ -324,11 +424,16 @@ def test_the_card_tells_the_guidance(opened: Opened, tmp_path: Path) -> None:
 def test_our_own_scheduler_is_announced(opened: Opened, tmp_path: Path) -> None:
     folder = student(opened("sd"), {3: even(3, "ddim")}).save_pretrained(tmp_path / "thirds")
     assert "trust_remote_code=True" in card_of(folder)[1]
-    assert json.loads((folder / "model_index.json").read_text())["scheduler"] == ["few_step_scheduler", "FewStepScheduler"]
-    assert "stillhouse" not in re.sub(r'"""(.*?)"""', "", (folder / "scheduler" / "few_step_scheduler.py").read_text(), flags=re.DOTALL)
+    assert json.loads((folder / "model_index.json").read_text())["scheduler"] == [
+        "few_step_scheduler",
+        "FewStepScheduler",
+    ]
+    assert "stillhouse" not in re.sub(
+        r'"""(.*?)"""', "", (folder / "scheduler" / "few_step_scheduler.py").read_text(), flags=re.DOTALL
+    )
 
 
-# guidance as an input -----------------------------------------------------------------------------------------------------------------
+# -- guidance as an input --------------------------------------------------------------------------
 
 
 def test_a_grown_guidance_input_starts_without_effect(opened: Opened) -> None:

@@ -1,4 +1,5 @@
-"""The proof: our denoiser, our solver and the pipeline's own times give what the pipeline's own call gives."""
+"""The proof: our denoiser, our solver and the pipeline's own times give what the pipeline's own call
+gives."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillhouse.guidance import Guided
+from stillhouse.core.guidance import Guided
 from stillhouse.io.pipelines import Family
 from stillhouse.io.pipelines.flux import pack, unpack
 from stillhouse.samplers.rollout import rollout
@@ -18,7 +19,19 @@ from stillhouse.solvers import make_solver
 Opened = Callable[[str], Family]
 PROMPTS = ["a red circle above a blue square", "small cat"]
 STEPS, SCALE = 4, 3.0
-TEXT = ["sd", "sd2", "sd2_zero", "sdxl", "sdxl_edm", "sd3", "flux", "flux_schnell", "pixart", "pixart_alpha", "sana"]
+TEXT = [
+    "sd",
+    "sd2",
+    "sd2_zero",
+    "sdxl",
+    "sdxl_edm",
+    "sd3",
+    "flux",
+    "flux_schnell",
+    "pixart",
+    "pixart_alpha",
+    "sana",
+]
 
 
 def noise(family: Family, rows: int = 2) -> Tensor:
@@ -26,12 +39,16 @@ def noise(family: Family, rows: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def ours(family: Family, z: Tensor, cond: Any, scale: float = SCALE, solver: Any = "ddim", steps: int = STEPS) -> Tensor:
+def ours(
+    family: Family, z: Tensor, cond: Any, scale: float = SCALE, solver: Any = "ddim", steps: int = STEPS
+) -> Tensor:
     """Latents by our denoiser and solver along the pipeline's times."""
     denoiser = family.denoiser()
     told = torch.full((len(z),), scale) if family.hears_guidance else None
     model = denoiser if family.hears_guidance or scale == 1 else Guided(denoiser, scale)
-    return rollout(model, z * family.start(steps), family.times(steps), make_solver(solver), cond, guidance=told)
+    return rollout(
+        model, z * family.start(steps), family.times(steps), make_solver(solver), cond, guidance=told
+    )
 
 
 def theirs(family: Family, z: Tensor, scale: float = SCALE, steps: int = STEPS) -> Tensor:
@@ -40,9 +57,15 @@ def theirs(family: Family, z: Tensor, scale: float = SCALE, steps: int = STEPS) 
     height, width = family.size
     packed = name == "FluxPipeline"
     said = family.pipe(
-        PROMPTS, num_inference_steps=steps, guidance_scale=scale, latents=pack(z) if packed else z, height=height, width=width,
-        output_type="latent", **({"use_resolution_binning": False} if name.startswith(("PixArt", "Sana")) else {}),
-    ).images  # fmt: skip
+        PROMPTS,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=pack(z) if packed else z,
+        height=height,
+        width=width,
+        output_type="latent",
+        **({"use_resolution_binning": False} if name.startswith(("PixArt", "Sana")) else {}),
+    ).images
     return unpack(said, *family.shape[1:]) if packed else said
 
 
@@ -50,7 +73,10 @@ def theirs(family: Family, z: Tensor, scale: float = SCALE, steps: int = STEPS) 
 def test_latents_are_those_of_the_pipeline(kind: str, opened: Opened) -> None:
     family = opened(kind)
     z = noise(family)
-    mine, its = ours(family, z, family.encode(PROMPTS), 1.0 if kind == "flux_schnell" else SCALE), theirs(family, z)
+    mine, its = (
+        ours(family, z, family.encode(PROMPTS), 1.0 if kind == "flux_schnell" else SCALE),
+        theirs(family, z),
+    )
     assert (mine - its).abs().max() < 1e-4
     assert its.std() > 0.1  # and there is something to agree on
 
@@ -73,7 +99,11 @@ def test_the_prompt_and_the_scale_matter(kind: str, opened: Opened) -> None:
         ("HeunDiscreteScheduler", {"timestep_spacing": "linspace"}, 3),
         ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2"}, 5),
         ("DDIMScheduler", {"beta_schedule": "linear", "prediction_type": "sample"}, 5),
-        ("DDIMScheduler", {"num_train_timesteps": 200, "trained_betas": [1e-4 * (1 + i) for i in range(200)]}, 5),
+        (
+            "DDIMScheduler",
+            {"num_train_timesteps": 200, "trained_betas": [1e-4 * (1 + i) for i in range(200)]},
+            5,
+        ),
     ],
 )
 def test_other_schedulers(name: str, config: dict[str, Any], steps: int, opened: Opened) -> None:
@@ -82,7 +112,10 @@ def test_other_schedulers(name: str, config: dict[str, Any], steps: int, opened:
 
     pipe = opened("sd").pipe
     pipe = type(pipe)(
-        **{**pipe.components, "scheduler": getattr(diffusers, name).from_config({**pipe.scheduler.config, **config})},
+        **{
+            **pipe.components,
+            "scheduler": getattr(diffusers, name).from_config({**pipe.scheduler.config, **config}),
+        },
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
@@ -117,13 +150,16 @@ def test_dit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ddpm(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     family = opened("ddpm")
     generator = torch.Generator().manual_seed(5)
-    its = recorded(family, lambda: family.pipe(2, generator, num_inference_steps=STEPS, output_type="pt"), monkeypatch)
+    its = recorded(
+        family, lambda: family.pipe(2, generator, num_inference_steps=STEPS, output_type="pt"), monkeypatch
+    )
     assert (ours(family, noise(family), None, 1.0) - its).abs().max() < 1e-4
     assert family.encode is not None and family.empty is None and family.codec is None
 
 
 def test_edm_unet(opened: Opened) -> None:
-    """No stock pipeline walks an EDM U-Net of pixels: its scheduler is walked by hand, with its own scaling of input and output."""
+    """No stock pipeline walks an EDM U-Net of pixels: its scheduler is walked by hand, with its own scaling
+    of input and output."""
     family = opened("edm")
     scheduler, z = family.pipe.scheduler, noise(family)
     scheduler.set_timesteps(STEPS)

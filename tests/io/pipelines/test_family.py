@@ -13,14 +13,15 @@ import torch
 
 import stillhouse
 from stillhouse.cli import main
-from stillhouse.draws import Draws
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import Guided, hears_guidance
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.prediction import EDM
+from stillhouse.core.process import VE, Flow, ScaledLinearVP, process_from_config
 from stillhouse.io.pipelines import Family, open_pipeline, register, tiny
+from stillhouse.io.pipelines.describe import describe
 from stillhouse.io.pipelines.flux import pack, unpack
 from stillhouse.io.pipelines.registry import FAMILIES
-from stillhouse.prediction import EDM
-from stillhouse.process import VE, Flow, ScaledLinearVP, process_from_config
 
 Built = Callable[[str], Path]
 Opened = Callable[[str], Family]
@@ -34,8 +35,12 @@ def test_what_is_read(kind: str, opened: Opened) -> None:
     assert process_from_config(json.loads(json.dumps(family.process.config()))) == family.process
     assert sum(p.numel() for p in family.network.parameters()) < 250_000
     times = family.times(3)
-    assert all(t > s for t, s in zip(times, times[1:], strict=False)) and 0 <= times[-1] <= 0.001 and times[0] <= 1
-    said = json.loads(json.dumps(family.describe()))
+    assert (
+        all(t > s for t, s in zip(times, times[1:], strict=False))
+        and 0 <= times[-1] <= 0.001
+        and times[0] <= 1
+    )
+    said = json.loads(json.dumps(describe(family)))
     assert said["latent"]["shape"] == list(family.shape) and said["pipeline"] == type(family.pipe).__name__
 
 
@@ -72,12 +77,18 @@ def test_edm_sign_follows_the_prediction(opened: Opened) -> None:
     from diffusers import EDMEulerScheduler
 
     pipe = opened("edm").pipe
-    family = type(opened("edm"))(type(pipe)(unet=pipe.unet, scheduler=EDMEulerScheduler(prediction_type="v_prediction", sigma_data=1.0)))
+    family = type(opened("edm"))(
+        type(pipe)(
+            unet=pipe.unet, scheduler=EDMEulerScheduler(prediction_type="v_prediction", sigma_data=1.0)
+        )
+    )
     assert isinstance(family.kind, EDM) and family.kind.sigma_data == 1.0
     scheduler, x = family.pipe.scheduler, torch.randn(1, *family.shape)
     sigma = torch.tensor([2.0])
     with torch.no_grad():
-        raw = family.network(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample
+        raw = family.network(
+            scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)
+        ).sample
         said = family.denoiser()(x, family.process.time_of_ratio(sigma.double())).x0
     torch.testing.assert_close(said, scheduler.precondition_outputs(x, raw, sigma), atol=1e-4, rtol=1e-4)
 
@@ -114,7 +125,8 @@ def test_long_prompts_are_told_once(built: Built, caplog: pytest.LogCaptureFixtu
         family.encode(["dog " * 30, "cat", "red " * 20])
         family.encode(["dog " * 30])
     assert [r.getMessage() for r in caplog.records] == [
-        "2 of 3 prompts are longer than the 16 tokens that tokenizer takes (the longest has 32); what is over is not heard."
+        "2 of 3 prompts are longer than the 16 tokens that tokenizer takes (the longest has 32); what is "
+        "over is not heard."
     ]
 
 
@@ -131,7 +143,12 @@ def test_copies_share_the_pipeline_and_not_the_weights(opened: Opened) -> None:
 
 def test_flux_hears_the_scale(opened: Opened) -> None:
     dev, schnell = opened("flux"), opened("flux_schnell")
-    assert dev.hears_guidance and hears_guidance(dev.denoiser()) and not schnell.hears_guidance and not hears_guidance(schnell.denoiser())
+    assert (
+        dev.hears_guidance
+        and hears_guidance(dev.denoiser())
+        and not schnell.hears_guidance
+        and not hears_guidance(schnell.denoiser())
+    )
     x, t, cond = torch.randn(2, *dev.shape), torch.tensor([0.5, 0.5]), dev.encode(["dog", "dog"])
     with torch.no_grad():
         asked = lambda w: dev.denoiser()(x, t, cond, guidance=torch.full((2,), w)).raw  # noqa: E731
@@ -149,12 +166,17 @@ def test_a_guidance_input_of_a_unet_is_the_lcm_pipelines(built: Built) -> None:
         network = tiny.unet(time_cond_proj_dim=8).eval()
     parts = {k: v for k, v in family.pipe.components.items() if k not in ("image_encoder",)}
     pipe = LatentConsistencyModelPipeline(
-        **{**parts, "unet": network, "scheduler": LCMScheduler.from_config(family.pipe.scheduler.config)}, requires_safety_checker=False
+        **{**parts, "unet": network, "scheduler": LCMScheduler.from_config(family.pipe.scheduler.config)},
+        requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     student = type(family)(pipe)
     z = torch.randn(1, *student.shape)
-    assert hears_guidance(student.denoiser()) and student.schedule.solver == "renoise" and student.times(1) == [1.0, 0.0]
+    assert (
+        hears_guidance(student.denoiser())
+        and student.schedule.solver == "renoise"
+        and student.times(1) == [1.0, 0.0]
+    )
     said = student.denoiser()(z, torch.ones(1), student.encode(["dog"]), guidance=torch.tensor([8.0]))
     its = pipe("dog", num_inference_steps=1, guidance_scale=8.0, latents=z, output_type="latent").images
     # LCM's skip is (0.5 / (10 * 999))^2 of the state, far below what we compare to
@@ -172,7 +194,9 @@ def test_latents_and_images(kind: str, opened: Opened) -> None:
         raw = vae.encode(images)
         raw = raw.latent_dist.mean if hasattr(raw, "latent_dist") else raw.latent
         if kind == "sdxl_edm":
-            mean, std = (torch.tensor(config[f"latents_{name}"]).reshape(1, -1, 1, 1) for name in ("mean", "std"))
+            mean, std = (
+                torch.tensor(config[f"latents_{name}"]).reshape(1, -1, 1, 1) for name in ("mean", "std")
+            )
             wanted, back = (raw - mean) / std * config.scaling_factor, z * std / config.scaling_factor + mean
         else:
             shift = config.get("shift_factor") or 0.0
@@ -184,7 +208,9 @@ def test_latents_and_images(kind: str, opened: Opened) -> None:
 def test_sizes(built: Built) -> None:
     wide = open_pipeline(built("sdxl"), height=64, width=128)
     assert wide.shape == (4, 8, 16) and wide.empty["ids"].tolist() == [[64, 128, 0, 0, 64, 128]]
-    with pytest.raises(StillhouseError, match="height must be a multiple of 16 pixels for FluxPipeline, not 40"):
+    with pytest.raises(
+        StillhouseError, match="height must be a multiple of 16 pixels for FluxPipeline, not 40"
+    ):
         open_pipeline(built("flux"), height=40)
     with pytest.raises(StillhouseError, match=r"takes states \(B, 4, h, w\), not \(1, 3, 8, 8\)"):
         wide.denoiser()(torch.randn(1, 3, 8, 8), torch.ones(1))
@@ -194,18 +220,31 @@ def test_sizes(built: Built) -> None:
 
 def test_half_precision(built: Built) -> None:
     family = open_pipeline(built("sdxl"), dtype=torch.bfloat16)
-    said = Guided(family.denoiser(), 3.0)(torch.randn(2, *family.shape), torch.tensor([0.4, 1.0]), family.encode(["dog", "cat"]))
-    assert next(family.network.parameters()).dtype == torch.bfloat16 and said.raw.dtype == torch.float32 and said.x0.isfinite().all()
+    said = Guided(family.denoiser(), 3.0)(
+        torch.randn(2, *family.shape), torch.tensor([0.4, 1.0]), family.encode(["dog", "cat"])
+    )
+    assert (
+        next(family.network.parameters()).dtype == torch.bfloat16
+        and said.raw.dtype == torch.float32
+        and said.x0.isfinite().all()
+    )
 
 
 def test_load_gives_a_model(built: Built) -> None:
     model = stillhouse.load(built("sd"))
-    assert model.free_steps and model.conditional and model.shape == (4, 8, 8) and model.sampling().guidance == 7.5
+    assert (
+        model.free_steps
+        and model.conditional
+        and model.shape == (4, 8, 8)
+        and model.sampling().guidance == 7.5
+    )
     mine = model.sample(2, ["a red circle", "dog"], steps=4, guidance=3.0, seed=7, latents=True)
     family = model.pipeline
     assert family is not None and model.codec is not None
     z = Draws(2, 7, "sample").normal(*model.shape)
-    its = family.pipe(["a red circle", "dog"], num_inference_steps=4, guidance_scale=3.0, latents=z, output_type="latent").images
+    its = family.pipe(
+        ["a red circle", "dog"], num_inference_steps=4, guidance_scale=3.0, latents=z, output_type="latent"
+    ).images
     assert (mine - its).abs().max() < 1e-4
     assert model.sample(1, "dog", steps=2).shape == (1, 3, 64, 64)
     assert stillhouse.load(built("flux"), height=64, width=64).shape == (4, 8, 8)
@@ -221,7 +260,9 @@ class Mine(Family):
 """
 
 
-def test_an_adapter_from_outside(built: Built, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_from_outside(
+    built: Built, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text(ADAPTER)
     mine = open_pipeline(built("ddpm"), f"{tmp_path}/mine.py:Mine")
     x, t = torch.randn(1, *mine.shape), torch.tensor([0.5])
@@ -232,7 +273,11 @@ def test_an_adapter_from_outside(built: Built, opened: Opened, tmp_path: Path, m
         open_pipeline(built("ddpm"))
     register(type(mine))
     assert type(open_pipeline(built("ddpm"))).__name__ == "Mine"
-    for wrong, reason in [("mine.py", "given as"), ("gone.py:Mine", "no adapter file"), (f"{tmp_path}/mine.py:Yours", "no class Yours")]:
+    for wrong, reason in [
+        ("mine.py", "given as"),
+        ("gone.py:Mine", "no adapter file"),
+        (f"{tmp_path}/mine.py:Yours", "no class Yours"),
+    ]:
         with pytest.raises(StillhouseError, match=reason):
             open_pipeline(built("ddpm"), wrong)
 
@@ -252,6 +297,10 @@ def test_inspect(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
         assert words in shown
     assert main(["inspect", str(built("dit")), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["classes"] == 1000 and said["guidance"] == {"scale": 4.0, "how": "a second evaluation"} and "cm" in said["methods"]
+    assert (
+        said["classes"] == 1000
+        and said["guidance"] == {"scale": 4.0, "how": "a second evaluation"}
+        and "cm" in said["methods"]
+    )
     assert main(["inspect", str(built("sd").parent)]) == 2
     assert "is no Diffusers pipeline" in capsys.readouterr().err

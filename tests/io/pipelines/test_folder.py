@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.pipelines import Family, open_pipeline
 
 Built = Callable[[str], Path]
@@ -51,7 +51,9 @@ def test_missing_weights(copied: Path) -> None:
 
 
 def test_pickled_weights(copied: Path) -> None:
-    (copied / "unet" / "diffusion_pytorch_model.safetensors").rename(copied / "unet" / "diffusion_pytorch_model.bin")
+    (copied / "unet" / "diffusion_pytorch_model.safetensors").rename(
+        copied / "unet" / "diffusion_pytorch_model.bin"
+    )
     refused(copied, "diffusion_pytorch_model.bin", "is a pickle", "save_pretrained")
 
 
@@ -75,7 +77,9 @@ def test_a_scheduler_without_a_process(copied: Path) -> None:
 
     SCMScheduler().save_pretrained(copied / "scheduler")
     index = json.loads((copied / "model_index.json").read_text())
-    (copied / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "SCMScheduler"]}))
+    (copied / "model_index.json").write_text(
+        json.dumps({**index, "scheduler": ["diffusers", "SCMScheduler"]})
+    )
     with pytest.raises(StillhouseError, match="SCMScheduler has no table of betas"):
         open_pipeline(copied).denoiser()
 
@@ -89,7 +93,9 @@ def test_an_inpainting_model(copied: Path) -> None:
 
 def test_a_variant_alone_is_found(copied: Path, built: Built) -> None:
     for part in ("unet", "vae"):
-        (copied / part / "diffusion_pytorch_model.safetensors").rename(copied / part / "diffusion_pytorch_model.fp16.safetensors")
+        (copied / part / "diffusion_pytorch_model.safetensors").rename(
+            copied / part / "diffusion_pytorch_model.fp16.safetensors"
+        )
     same(open_pipeline(copied), open_pipeline(built("sd")))
 
 
@@ -109,7 +115,9 @@ def test_only_a_named_hub_model_may_download(built: Built, monkeypatch: pytest.M
     open_it = diffusers.DiffusionPipeline.from_pretrained
 
     def watched(name: str, **options: object) -> object:
-        asked.append((name, options["local_files_only"], options["use_safetensors"], options.get("trust_remote_code")))
+        asked.append(
+            (name, options["local_files_only"], options["use_safetensors"], options.get("trust_remote_code"))
+        )
         return open_it(str(built("sd")), local_files_only=True)
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", watched)
@@ -136,22 +144,35 @@ def test_a_single_file(built: Built, tmp_path: Path) -> None:
 
 
 RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
-}  # fmt: skip
+}
 OUTER = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0", "conv_out": "out.2", "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
     # two levels of one layer each
-    "down_blocks.0.resnets.0": "input_blocks.1.0", "down_blocks.0.attentions.0": "input_blocks.1.1",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op", "down_blocks.1.resnets.0": "input_blocks.3.0",
-    "up_blocks.0.resnets.0": "output_blocks.0.0", "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.attentions.0": "input_blocks.1.1",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
     "up_blocks.0.upsamplers.0": "output_blocks.1.1",
-    "up_blocks.1.resnets.0": "output_blocks.2.0", "up_blocks.1.attentions.0": "output_blocks.2.1",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.attentions.0": "output_blocks.2.1",
     "up_blocks.1.resnets.1": "output_blocks.3.0",
     "up_blocks.1.attentions.1": "output_blocks.3.1",
-}  # fmt: skip
+}
 
 
 def single_file_names(family: Family) -> dict[str, Tensor]:
@@ -167,14 +188,22 @@ def single_file_names(family: Family) -> dict[str, Tensor]:
     for key, weight in family.vae.state_dict().items():
         words = key.split(".")
         if words[1:2] == ["down_blocks"]:
-            words[1:5] = ["down", words[2], "block", words[4]] if words[3] == "resnets" else ["down", words[2], "downsample"]
+            words[1:5] = (
+                ["down", words[2], "block", words[4]]
+                if words[3] == "resnets"
+                else ["down", words[2], "downsample"]
+            )
         elif words[1:2] == ["up_blocks"]:
             level = str(levels - 1 - int(words[2]))
-            words[1:5] = ["up", level, "block", words[4]] if words[3] == "resnets" else ["up", level, "upsample"]
+            words[1:5] = (
+                ["up", level, "block", words[4]] if words[3] == "resnets" else ["up", level, "upsample"]
+            )
         elif words[1:2] == ["mid_block"]:
             words[1:4] = ["mid", f"block_{int(words[3]) + 1}"]
         name = ".".join(words).replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
         named[f"first_stage_model.{name}"] = weight
     for key, weight in family.pipe.text_encoder.state_dict().items():
-        named[f"cond_stage_model.transformer.{'' if key.startswith('text_model') else 'text_model.'}{key}"] = weight
+        named[
+            f"cond_stage_model.transformer.{'' if key.startswith('text_model') else 'text_model.'}{key}"
+        ] = weight
     return {key: weight.contiguous().clone() for key, weight in named.items()}

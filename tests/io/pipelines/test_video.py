@@ -1,4 +1,5 @@
-"""Pipelines of clips: our denoiser and solver give the pipeline's own latents, and a distillation runs on them."""
+"""Pipelines of clips: our denoiser and solver give the pipeline's own latents, and a distillation runs on
+them."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 import stillhouse
-from stillhouse.errors import StillhouseError
-from stillhouse.guidance import Guided
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided
 from stillhouse.io.pipelines import Family, open_pipeline
 from stillhouse.io.pipelines.ltx import pack, unpack
 from stillhouse.io.pipelines.wan import Wan
@@ -33,7 +34,13 @@ def noise(family: Family, rows: int = 2) -> Tensor:
 @torch.no_grad()
 def ours(family: Family, z: Tensor, scale: float, prompts: list[str] = PROMPTS) -> Tensor:
     model = family.denoiser() if scale == 1 else Guided(family.denoiser(), scale)
-    return rollout(model, z * family.start(STEPS), family.times(STEPS), make_solver(family.schedule.solver), family.encode(prompts))
+    return rollout(
+        model,
+        z * family.start(STEPS),
+        family.times(STEPS),
+        make_solver(family.schedule.solver),
+        family.encode(prompts),
+    )
 
 
 def theirs(family: Family, z: Tensor, scale: float) -> Tensor:
@@ -41,9 +48,15 @@ def theirs(family: Family, z: Tensor, scale: float) -> Tensor:
     height, width = family.size
     packed = type(family.pipe).__name__ == "LTXPipeline"
     said = family.pipe(
-        PROMPTS, num_inference_steps=STEPS, guidance_scale=scale, latents=pack(z) if packed else z.transpose(1, 2), height=height,
-        width=width, num_frames=family.frames, output_type="latent",
-    ).frames  # fmt: skip
+        PROMPTS,
+        num_inference_steps=STEPS,
+        guidance_scale=scale,
+        latents=pack(z) if packed else z.transpose(1, 2),
+        height=height,
+        width=width,
+        num_frames=family.frames,
+        output_type="latent",
+    ).frames
     return unpack(said, z.shape[1], *z.shape[-2:]) if packed else said.transpose(1, 2)
 
 
@@ -117,11 +130,20 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     prompts.write_text("a red circle\nsmall cat\na blue square\na dog\n")
     teacher = stillhouse.load(built("wan"), **SMALL)
     assert teacher.form == "video" and teacher.sample(1, "a red cat", steps=2).shape == (1, 5, 3, 16, 32)
-    options: dict[str, Any] = {"gan_weight": 0, "fake_per_student": 1, "iterations": 2, "batch": 2, "steps": 1}
+    options: dict[str, Any] = {
+        "gan_weight": 0,
+        "fake_per_student": 1,
+        "iterations": 2,
+        "batch": 2,
+        "steps": 1,
+    }
     student = stillhouse.distill(teacher, "dmd2", data=prompts, out=tmp_path / "run", quiet=True, **options)
     mine = student.sample(2, ["small cat"], latents=True)
     assert mine.shape == (2, 2, 4, 2, 4) and mine.isfinite().all()
-    moved = [(p - q).abs().max() for p, q in zip(student.denoiser.parameters(), teacher.denoiser.parameters(), strict=True)]
+    moved = [
+        (p - q).abs().max()
+        for p, q in zip(student.denoiser.parameters(), teacher.denoiser.parameters(), strict=True)
+    ]
     assert max(moved) > 0
 
     again = stillhouse.load(student.save_pretrained(tmp_path / "student"))
@@ -135,9 +157,15 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     assert isinstance(pipe, WanPipeline)
     z = torch.randn(1, 2, 4, 2, 4, generator=torch.Generator().manual_seed(2))
     said = pipe(
-        "small cat", num_inference_steps=1, guidance_scale=1.0, latents=z.transpose(1, 2), height=16, width=32, num_frames=5,
+        "small cat",
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        latents=z.transpose(1, 2),
+        height=16,
+        width=32,
+        num_frames=5,
         output_type="latent",
-    ).frames  # fmt: skip
+    ).frames
     with torch.no_grad():
         expected = student.denoiser(z, torch.ones(1), student.condition_of(1, "small cat")).x0
     assert (said.transpose(1, 2) - expected).abs().max() < 1e-4

@@ -3,15 +3,15 @@ import math
 import pytest
 import torch
 
-from stillhouse.denoiser import Denoiser
-from stillhouse.errors import StillhouseError
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.process import Flow
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.models import build_model
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 from stillhouse.models.scenes.base import passing
 from stillhouse.models.scenes.camera import Lens, axes, orbit, pixel_centres, pixel_corners
 from stillhouse.models.scenes.gaussians import BLUR, rotations
-from stillhouse.process import Flow
 
 torch.set_num_threads(1)
 PLACES = orbit(5, 3.0, (10.0, 40.0), turn=7.0).double()
@@ -32,7 +32,7 @@ def one(colour=(1.0, 0.0, 0.0), centre=(0.0, 0.0, 0.0), size=0.1, opacity=8.0, c
     return net.requires_grad_(False)
 
 
-# -- cameras -----------------------------------------------------------------------------------------------------------------
+# -- cameras ---------------------------------------------------------------------------------------
 def test_axes_are_a_right_handed_frame_with_z_up():
     frame = axes(PLACES)
     torch.testing.assert_close(frame @ frame.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
@@ -61,7 +61,10 @@ def test_a_pinhole_enlarges_what_is_near_and_the_rest_does_not():
 
 def test_the_first_pixel_is_at_the_top_left():
     like = torch.zeros(1)
-    assert pixel_centres(4, like)[0].tolist() == [-0.75, 0.75] and pixel_centres(4, like)[1].tolist() == [-0.25, 0.75]
+    assert pixel_centres(4, like)[0].tolist() == [-0.75, 0.75] and pixel_centres(4, like)[1].tolist() == [
+        -0.25,
+        0.75,
+    ]
     assert pixel_corners(4, like)[0].tolist() == [-1, 1] and pixel_corners(4, like)[-1].tolist() == [1, -1]
 
 
@@ -70,7 +73,7 @@ def test_an_orbit_needs_places():
         orbit(0)
 
 
-# -- Gaussians ---------------------------------------------------------------------------------------------------------------
+# -- Gaussians -------------------------------------------------------------------------------------
 def test_a_round_gaussian_is_its_projection_in_closed_form():
     side, size, place = 16, 0.2, torch.tensor([[3.0, 0.0, 0.0]])
     seen = one(size=size, centre=(0.0, 0.25, 0.0), pinhole=False).render(torch.tensor([0]), place, side)
@@ -86,7 +89,9 @@ def test_the_nearer_one_hides_the_other_from_either_side():
     net = one(count=2, size=0.3)
     net.centre[0, :, 0] = torch.tensor([0.5, -0.5])
     net.colour[0] = torch.tensor([[9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]])
-    front, rear = net.render(torch.zeros(2, dtype=torch.long), torch.tensor([[4.0, 0, 0], [-4.0, 0, 0]]), 9).rgb[:, :, 4, 4]
+    front, rear = net.render(
+        torch.zeros(2, dtype=torch.long), torch.tensor([[4.0, 0, 0], [-4.0, 0, 0]]), 9
+    ).rgb[:, :, 4, 4]
     assert front[0] > 0.9 and front[2] < -0.9 and rear[2] > 0.9 and rear[0] < -0.9
 
 
@@ -99,11 +104,17 @@ def test_rotations_are_rotations():
     turn = rotations(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     torch.testing.assert_close(turn @ turn.mT, torch.eye(3, dtype=torch.float64).expand(4, 3, 3))
     quarter = rotations(torch.tensor([1.0, 0.0, 0.0, 1.0]))
-    torch.testing.assert_close(quarter @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        quarter @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0
+    )
 
 
-# -- gradients ---------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("net", [Gaussians(2, 5), Gaussians(1, 4, pinhole=False), Voxels(2, 4, 6)], ids=["pinhole", "flat", "voxels"])
+# -- gradients -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "net",
+    [Gaussians(2, 5), Gaussians(1, 4, pinhole=False), Voxels(2, 4, 6)],
+    ids=["pinhole", "flat", "voxels"],
+)
 def test_gradients_are_those_of_finite_differences(net):
     net = net.double()
     names, values = zip(*[(n, p.detach().clone()) for n, p in net.named_parameters()], strict=True)
@@ -120,11 +131,16 @@ def test_gradients_are_those_of_finite_differences(net):
     generator = torch.Generator().manual_seed(2)
     for i, p in enumerate(net.parameters()):
         along = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-        moved = [loss(*(v + sign * 1e-6 * along if j == i else v for j, v in enumerate(values))).item() for sign in (1, -1)]
-        assert (p.grad * along).sum().item() == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-5, abs=1e-7), names[i]
+        moved = [
+            loss(*(v + sign * 1e-6 * along if j == i else v for j, v in enumerate(values))).item()
+            for sign in (1, -1)
+        ]
+        assert (p.grad * along).sum().item() == pytest.approx(
+            (moved[0] - moved[1]) / 2e-6, rel=1e-5, abs=1e-7
+        ), names[i]
 
 
-# -- voxels ------------------------------------------------------------------------------------------------------------------
+# -- voxels ----------------------------------------------------------------------------------------
 def test_a_full_grid_is_opaque_and_an_empty_one_is_not_there():
     for level, opacity in ((20.0, 1.0), (-20.0, 0.0)):
         net = Voxels(edge=8, background=-1.0).requires_grad_(False)
@@ -143,12 +159,12 @@ def test_voxels_are_where_they_should_be():
     opacity = net.render(torch.tensor([0]), place, 32).opacity[0]
     row, column = divmod(int(opacity.argmax()), 32)
     at = lens.see(place, torch.tensor([[[0.0, 0.75, 0.5]]]))[0][0, 0]
-    assert (column + 0.5) / 16 - 1 == pytest.approx(at[0].item(), abs=0.06) and 1 - (row + 0.5) / 16 == pytest.approx(
-        at[1].item(), abs=0.06
-    )
+    assert (column + 0.5) / 16 - 1 == pytest.approx(at[0].item(), abs=0.06) and 1 - (
+        row + 0.5
+    ) / 16 == pytest.approx(at[1].item(), abs=0.06)
 
 
-# -- as networks -------------------------------------------------------------------------------------------------------------
+# -- as networks -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "config,shape",
     [
@@ -163,11 +179,17 @@ def test_a_scene_is_a_denoiser_that_ignores_state_and_time(config, shape, tmp_pa
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
-    model, cond = Denoiser(net, Flow(), "x0"), {"features": orbit(4, 4.0), "scene": torch.tensor([0, 1, 2, 2])}
+    model, cond = (
+        Denoiser(net, Flow(), "x0"),
+        {"features": orbit(4, 4.0), "scene": torch.tensor([0, 1, 2, 2])},
+    )
     x = model(torch.randn(4, *shape), torch.rand(4), cond).x0
     assert x.shape == (4, *shape) and torch.equal(x, model(torch.zeros(4, *shape), torch.ones(4), cond).x0)
     assert not torch.equal(x[0], x[1])
-    assert model(torch.zeros(1, *shape), torch.ones(1)).x0.shape == (1, *shape)  # untold: the first scene from the front
+    assert model(torch.zeros(1, *shape), torch.ones(1)).x0.shape == (
+        1,
+        *shape,
+    )  # untold: the first scene from the front
     save_denoiser(tmp_path / "scene.safetensors", model)
     again, _ = load_denoiser(tmp_path / "scene.safetensors")
     assert torch.equal(again(torch.zeros(4, *shape), torch.ones(4), cond).x0, x)
@@ -194,7 +216,10 @@ def test_bad_input_in_one_sentence(net, x, cond, words):
         net(x, torch.ones(1), cond)
 
 
-@pytest.mark.parametrize("config", [{"name": "gaussians", "count": 0}, {"name": "voxels", "edge": 1}, {"name": "points", "scenes": 0}])
+@pytest.mark.parametrize(
+    "config",
+    [{"name": "gaussians", "count": 0}, {"name": "voxels", "edge": 1}, {"name": "points", "scenes": 0}],
+)
 def test_a_scene_without_anything_in_it_is_refused(config):
     with pytest.raises(StillhouseError):
         build_model(config)

@@ -1,0 +1,324 @@
+"""What a student is worth: its quality, its calls and its time beside its teacher's, all from the same
+noise."""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stillhouse.core.conditions import Condition, even_labels, move
+from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.errors import require
+from stillhouse.core.process import Process
+from stillhouse.metrics.distances import paired_rmse
+from stillhouse.metrics.scores import Score, mean_scores
+from stillhouse.model import Model
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.rollout import prior
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers import make_solver
+from stillhouse.solvers.rk45 import endpoint
+from stillhouse.train.data import conditions_of
+from stillhouse.worlds.base import World
+
+EVALUATION = "evaluation.json"  # in a run's folder
+STEPS = (1, 2, 4, 8, 16, 32, 64)
+BATCH = 250  # samples made at once
+PAIRS = 512  # of a closed-form teacher, whose endpoints are integrated to a tight tolerance
+
+
+@dataclass
+class Walk:
+    """One way of sampling one model, with the samples and times it has gathered."""
+
+    who: Literal["student", "teacher"]
+    model: Model
+    steps: int
+    sampling: Sampling
+    default: bool
+    samples: list[Tensor] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of one sample."""
+        return self.sampling.nfe(self.model.denoiser, conditional=self.model.conditional)
+
+    def draw(self, draws: Draws, cond: Condition) -> Tensor:
+        """``draws.rows`` samples, decoded where there is a codec.
+
+        All walks that are given equal draws start from the same noise, each scaled to its own start.
+        """
+        return self.model.pictures(
+            draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws), cond
+        )
+
+
+def walks_of(
+    model: Model,
+    who: Literal["student", "teacher"],
+    steps: Sequence[int],
+    solver: str | dict[str, Any] | None = None,
+) -> list[Walk]:
+    """The ways of sampling ``model``: its own, and ``steps`` more for a many-step model. ``solver`` takes the
+    place of its own."""
+    usual = next(iter(model.samplings))
+    walks = []
+    for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):
+        chosen = model.samplings[count] if count in model.samplings else model.sampling(count)
+        walks.append(Walk(who, model, count, replace(chosen, solver=solver or chosen.solver), count == usual))
+    return walks
+
+
+def exact_teacher(
+    world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun"
+) -> Model:
+    """The closed-form denoiser of ``world`` as a many-step model."""
+    walk = Sampling.steps(process, steps, solver=solver)
+    return Model(
+        world.exact(process),
+        world.shape,
+        world.classes,
+        {steps: walk},
+        free_steps=True,
+        world=world.name,
+        told=world.told,
+        tokenizer=world.tokenizer,
+    )
+
+
+def labels_for(model: Model, world: World, n: int) -> Tensor | None:
+    """``n`` of the world's labels spread evenly over what the model knows; None for a model without
+    conditions."""
+    return even_labels(n, model.classes) if model.classes or not model.conditional else world.even(n)
+
+
+def evaluate(
+    model: Model,
+    world: World,
+    *,
+    teacher: Model | None = None,
+    n: int = 2000,
+    seed: int = 0,
+    teacher_steps: Sequence[int] = STEPS,
+    teacher_solver: str | dict[str, Any] | None = None,
+    scores: Mapping[str, Score] | None = None,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Measure ``n`` samples of every way of sampling the student and its teacher; plain data, ready for JSON.
+
+    ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
+    ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
+    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data, ``untouched``:
+    of what was given to be restored. ``metric``: the name of the world's first metric. ``parameters``:
+    weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the teacher's
+    endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk for a
+    network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by batch,
+    so that a busy machine slows all of them alike; figures are medians.
+
+    ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows
+    from ``seed``. ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see
+    :mod:`stillhouse.metrics.scores`), in a world of captions; the mean of each joins ``metrics`` and
+    ``floor`` under its name. Raises :class:`StillhouseError` if the models don't fit the world or a sample is
+    not finite.
+    """
+    require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
+    for who, one in (("student", model), ("teacher", teacher)):
+        made = _made(one, world) if one else None
+        require(
+            made in (None, tuple(world.shape)),
+            f"World '{world.name}' holds samples of shape {tuple(world.shape)}, the {who} makes {made}.",
+        )
+        require(
+            not one or one.classes <= world.classes,
+            f"World '{world.name}' has {world.classes} classes, the {who} knows {one.classes if one else 0}.",
+        )
+    same = teacher is None or teacher.classes == model.classes
+    require(
+        same,
+        f"The student knows {model.classes} classes, the teacher {teacher.classes if teacher else 0}; they "
+        "can't be compared.",
+    )
+    walks = walks_of(model, "student", teacher_steps)
+    if teacher:
+        require(
+            all(s >= 1 for s in teacher_steps),
+            f"The teacher's steps are 1 or more, not {list(teacher_steps)}.",
+        )
+        walks += walks_of(teacher, "teacher", teacher_steps, teacher_solver)
+    batch = min(BATCH, math.ceil(n / 4))  # at least four turns to take a median of
+    labels = labels_for(model, world, n)
+    worth = {}
+    if scores:  # of real data first: a score that fails does so before any walk
+        told = bool(world.captions) and model.text is not None and labels is not None
+        require(
+            told,
+            f"A score compares pictures with prompts: '{world.name}' has no captions, or the student takes "
+            "no prompts.",
+        )
+        real, shown = world.sample_data(n, Draws(n, "floor", seed))
+        worth = mean_scores(scores, real, _prompts(world, shown))
+    _fill(walks, world, n, batch, labels, seed, show)
+
+    ends = _endpoints(walks, world, teacher, n, batch, labels, seed)
+    rows = []
+    for walk in tqdm(walks, desc="measure", disable=not show, unit="way", leave=False):
+        samples = torch.cat(walk.samples)
+        metrics = world.measure(
+            samples, labels, generator=torch.Generator().manual_seed(seed_of("evaluate", seed))
+        )
+        if ends is not None and walk.samples is not ends:
+            pairs = torch.cat(ends)
+            metrics["paired_rmse"] = paired_rmse(samples[: len(pairs)], pairs)
+        if scores and labels is not None:
+            taken = sorted(set(scores) & set(metrics))
+            require(
+                not taken, f"There is a metric '{(taken or [''])[0]}' already; give the score another name."
+            )
+            metrics |= mean_scores(scores, samples, _prompts(world, labels))
+        rows.append(
+            {
+                "who": walk.who,
+                "steps": walk.steps,
+                "nfe": walk.nfe,
+                "guidance": float(walk.sampling.guidance),
+                "solver": walk.sampling.solver,
+                "default": walk.default,
+                "metrics": {k: _plain(v) for k, v in metrics.items()},
+                "seconds_per_sample": statistics.median(walk.seconds),
+            }
+        )
+    mine = next(w for w in walks if w.who == "student" and w.default)
+    its = next((w for w in walks if w.who == "teacher" and w.default), None)
+    untouched = world.untouched(n)
+    return {
+        "world": getattr(world, "config", {"name": world.name}),
+        "n": n,
+        "seed": seed,
+        "batch": batch,
+        "metric": next(iter(rows[0]["metrics"])),
+        "rows": rows,
+        **({"untouched": {k: _plain(v) for k, v in untouched.items()}} if untouched else {}),
+        "floor": {k: _plain(v) for k, v in {**world.floor(n, seed), **worth}.items()},
+        "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
+        "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),
+        "speed_up": statistics.median(a / b for a, b in zip(its.seconds, mine.seconds, strict=True))
+        if its
+        else None,
+        "versions": versions(),
+    }
+
+
+def _made(model: Model, world: World) -> tuple[int, ...]:
+    """The shape of what ``model`` makes of one state."""
+    device = model.denoiser.device
+    cond = move(conditions_of(world, labels_for(model, world, 1), model), device)
+    return tuple(
+        model.pictures(
+            model.denoiser.process.start(Draws(1, "shape", device=device), model.shape), cond
+        ).shape[1:]
+    )
+
+
+def _fill(
+    walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool
+) -> None:
+    """Let every walk make its ``n`` samples, taking turns at each batch."""
+    starts = range(0, n, batch)
+    with tqdm(
+        total=len(starts) * sum(w.nfe for w in walks),
+        desc="evaluate",
+        disable=not show,
+        unit="call",
+        dynamic_ncols=True,
+    ) as bar:
+        for start in starts:
+            count = min(batch, n - start)
+            for walk in walks:
+                device = walk.model.denoiser.device
+                asked = None if labels is None else labels[start : start + count]
+                cond = move(conditions_of(world, asked, walk.model), device)
+                if start == 0:  # the first call of a network pays for allocations that no later one pays
+                    first = walk.model.denoiser.process.start(
+                        _draws(count, seed, start, device), walk.model.shape
+                    )
+                    walk.model.denoiser(first, torch.ones(count, device=device), cond)
+                began = time.perf_counter()
+                made = walk.draw(
+                    _draws(count, seed, start, device), cond
+                ).cpu()  # the copy waits for the device
+                walk.seconds.append((time.perf_counter() - began) / count)
+                bad = ~torch.isfinite(made.flatten(1)).all(1)
+                require(
+                    not bool(bad.any()),
+                    f"{int(bad.sum())} of {count} samples of the {walk.who} in {walk.steps} step(s) are "
+                    "not finite.",
+                )
+                walk.samples.append(made)
+                bar.update(walk.nfe)
+
+
+def _draws(count: int, seed: int, start: int, device: torch.device | str = "cpu") -> Draws:
+    return Draws(count, seed, "evaluate", start, device=device)
+
+
+def _endpoints(
+    walks: list[Walk],
+    world: World,
+    teacher: Model | None,
+    n: int,
+    batch: int,
+    labels: Tensor | None,
+    seed: int,
+) -> list[Tensor] | None:
+    """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its
+    finest walk's own samples."""
+    if teacher is None or teacher.form == "text":  # words have no distance, and no ODE leads to them
+        return None
+    own = [w for w in walks if w.who == "teacher"]
+    if not isinstance(teacher.denoiser, ExactDenoiser):
+        return max(own, key=lambda w: (w.nfe, not make_solver(w.sampling.solver).stochastic)).samples
+    guided = next(w for w in own if w.default).sampling.guided(teacher.denoiser)
+    ends = []
+    for start in range(0, min(n, PAIRS), batch):
+        count = min(batch, n - start)
+        noise = prior(teacher.denoiser.process, _draws(count, seed, start), *teacher.shape)
+        with torch.inference_mode():
+            cond = None if labels is None else world.condition(labels[start : start + count])
+            ends.append(endpoint(guided, noise, 1.0, 0.0, cond).float())
+    return ends
+
+
+def _prompts(world: World, labels: Tensor) -> list[str]:
+    return [world.captions[label] for label in labels.tolist()]
+
+
+def _plain(value: float) -> float | None:
+    """A number that JSON knows."""
+    return float(value) if math.isfinite(value) else None
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "threads": str(torch.get_num_threads()),
+    }
+    for package in ("stillhouse", "torch", "diffusers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

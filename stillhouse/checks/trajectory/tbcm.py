@@ -1,0 +1,68 @@
+"""tbcm: one call of a student that saw no data comes close to the teacher's many steps, where the teacher's
+one step sees only the mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from stillhouse.checks.base import Claim, at_most
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import Flow
+from stillhouse.metrics.distances import sliced_wasserstein
+from stillhouse.model import load
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.trajectory.tbcm import TBCM
+from stillhouse.train.data import Endless, NoData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.base import get_world
+
+WORLD = "mixture"
+ABLATIONS = {
+    "tangent": "The tangent is off: the student's velocity is only matched to the teacher's, and its one "
+    "call is the teacher's one step.",
+    "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
+}
+OPTIONS: dict[str, dict[str, Any]] = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
+SAMPLES = 4096
+
+
+class Watched(TBCM):
+    """Counts the rows of data that its losses are handed."""
+
+    handed = 0
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        self.handed += 0 if batch.x is None else len(batch.x)
+        return super().student_loss(batch)
+
+
+def check(seed: int, ablation: str = "") -> list[Claim]:
+    """On a ring of about unit variance, as the method has its states; SWD is to the teacher's 64 steps."""
+    world = get_world(WORLD, radius=1.5, std=0.12)
+    teacher = load(world.exact(Flow()), shape=world.shape)
+    method = Watched(warmup=150, **OPTIONS[ablation])
+    data = Endless(world) if "data" in method.needs else NoData(world.shape)
+    recipe = Recipe(steps=700, batch=32, seed=seed, ema=0.99)
+    student = Trainer(
+        method, teacher, data, recipe, student=world.network(Flow(), seed, width=64, depth=2), quiet=True
+    ).fit()
+
+    many = teacher.sample(SAMPLES, steps=64, seed=seed)
+
+    def distance(samples: Tensor) -> float:
+        return sliced_wasserstein(samples, many)
+
+    one_step = draw_samples(
+        teacher.denoiser, Sampling([1.0, 0.0], "ddim"), world.shape, None, Draws(SAMPLES, seed, "one step")
+    )
+    one, two = (distance(student.sample(SAMPLES, steps=k, seed=seed + 1)) for k in (1, 2))
+    return [
+        at_most("SWD of 1 call / of the teacher's 1 step", one / distance(one_step), 0.3),
+        at_most("SWD of 2 calls / of the teacher's 1 step", two / distance(one_step), 0.3),
+        at_most("rows of data handed to the loss", method.handed, 0),
+    ]

@@ -1,0 +1,82 @@
+"""livetalk: a student that learns on its own streams, from a start that has converged, makes better clips and
+does not drift."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stillhouse.checks.base import Claim, at_most
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Flow
+from stillhouse.metrics.video import drift
+from stillhouse.model import Model, load
+from stillhouse.systems.video.causvid import CausVid
+from stillhouse.systems.video.livetalk import LiveTalk
+from stillhouse.train.data import Data, Endless, NoData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.clips.ring import RingClips
+
+WORLD = "clips"
+ABLATIONS = {
+    "policy": "Not on-policy: the second stage learns on noised real clips (causvid), with as many "
+    "iterations.",
+    "start": "The second stage begins after a tenth of the first one's iterations.",
+}
+START, OWN = 1500, 450  # iterations of the two stages
+FRAMES, LONG, SAMPLES = 8, 64, 256
+
+
+def trained(
+    method: LiveTalk | CausVid,
+    world: RingClips,
+    student: Denoiser,
+    steps: int,
+    seed: int,
+    data: Data | None = None,
+) -> Model:
+    """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher, which
+    sees whole clips."""
+    teacher, first = load(world.exact(Flow()), shape=world.shape), method.ode_share == 1
+    rates, schedule = (
+        ({"student": 2e-3}, "cosine") if first else ({"student": 5e-4, "fake": 1e-3}, "constant")
+    )
+    recipe = Recipe(steps=steps, batch=32, seed=seed, lr=rates, schedule=schedule, ema=0.99)
+    return Trainer(method, teacher, data or NoData(world.shape), recipe, student=student, quiet=True).fit()
+
+
+def check(seed: int, ablation: str = "") -> list[Claim]:
+    """A bump on a ring of 16 pixels at one of four speeds; clips of 8 frames are learned from, streams of 64
+    are looked at."""
+    world = RingClips(FRAMES, speeds=(-2, -1, 1, 2))
+
+    def begun(steps: int) -> Model:
+        network = world.network(Flow(), seed, dim=48, depth=2, classes=0)
+        return trained(LiveTalk(ode_share=1.0, paths=2048, teacher_steps=16), world, network, steps, seed)
+
+    first = begun(START)
+    student = (begun(START // 10) if ablation == "start" else first).denoiser.copy()
+    if ablation == "policy":
+        second = trained(
+            CausVid(ode_share=0.0, warmup=50, fake_per_student=3), world, student, OWN, seed, Endless(world)
+        )
+    else:
+        second = trained(LiveTalk(ode_share=0.0, warmup=50, longest=16), world, student, OWN, seed)
+    before, after = (model.sample(SAMPLES, frames=LONG, seed=seed) for model in (first, second))
+
+    def off(clips: Tensor) -> float:
+        """Distance to the nearest true clip, over all windows of a clip's length."""
+        return sum(world.clip_distance(clips[:, i : i + FRAMES]) for i in range(0, LONG, FRAMES)) / (
+            LONG // FRAMES
+        )
+
+    return [
+        at_most(
+            "clip distance along a stream after the second stage / after the first",
+            off(after) / off(before),
+            0.65,
+        ),
+        at_most(
+            "frame distance at frame 64 / at frame 8", drift(world.frame_curve(after), FRAMES, LONG), 1.15
+        ),
+    ]

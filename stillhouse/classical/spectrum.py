@@ -1,0 +1,100 @@
+"""Ridge and kernel ridge in the eigenbasis of their Gram matrix, where every round of self-distillation is a
+filter.
+
+With ``K = U diag(d) U^T`` and ``a = d / (d + ridge)`` a fit to targets ``y`` says ``U diag(a) U^T y`` on its
+own points. Fitting again to a mix of ``y`` and of what was said multiplies each coordinate by a polynomial in
+``a``: all that a student of a student is, is a *gain* ``P`` per coordinate, relative to the first fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics.pairwise import pairwise_kernels
+
+Array = np.ndarray
+SMALLEST = 1e-12  # eigenvalues below this share of the largest are zeros
+
+
+@dataclass
+class Spectrum:
+    """The points of a fit. ``basis`` (n, r): eigenvectors ``U``; ``values`` (r,): eigenvalues ``d``;
+    ``powers``: ``a`` at a given ridge.
+
+    ``kernel``: ``linear`` (then ``directions`` (features, r) lead from inputs to coordinates) or any that
+    :func:`sklearn.metrics.pairwise.pairwise_kernels` knows (then ``points`` are kept); ``gamma``: its width,
+    None for the usual.
+    """
+
+    basis: Array
+    values: Array
+    kernel: str
+    gamma: float | None = None
+    directions: Array | None = None
+    points: Array | None = None
+
+    @classmethod
+    def of(cls, X: Array, kernel: str = "linear", gamma: float | None = None) -> Spectrum:
+        """The spectrum of rows ``X`` (n, features). Works for more features than rows, and for columns that
+        are constant."""
+        if kernel == "linear":
+            u, s, vt = np.linalg.svd(X, full_matrices=False)
+            kept = s**2 > SMALLEST * max(s[0] ** 2, np.finfo(float).tiny)
+            return cls(u[:, kept], s[kept] ** 2, kernel, directions=vt[kept].T * s[kept])
+        values, basis = np.linalg.eigh(_kernel(X, X, kernel, gamma))
+        kept = values > SMALLEST * max(values[-1], np.finfo(float).tiny)
+        return cls(basis[:, kept], values[kept], kernel, gamma, points=X)
+
+    def shrink(self, ridge: float) -> Array:
+        """``a = d / (d + ridge)``, (r,)."""
+        return self.values / (self.values + ridge)
+
+    def coordinates(self, y: Array) -> Array:
+        """``U^T y``, (r, outputs), of targets (n, outputs)."""
+        return self.basis.T @ y
+
+    def weights(self, c: Array, ridge: float, gain: Array | float = 1.0) -> Array:
+        """What :meth:`say` takes: ``P c / (d + ridge)``, (r, outputs), for coordinates ``c`` and gains ``P``
+        (r,)."""
+        return np.broadcast_to(gain / (self.values + ridge), self.values.shape)[:, None] * c
+
+    def say(self, X: Array, weights: Array) -> Array:
+        """Predictions (m, outputs) at rows ``X`` (m, features)."""
+        if self.directions is not None:
+            return X @ (self.directions @ weights)
+        return _kernel(X, self.points, self.kernel, self.gamma) @ (self.basis @ weights)
+
+
+def _kernel(X: Array, Y: Array | None, kernel: str, gamma: float | None) -> Array:
+    return pairwise_kernels(X, Y, metric=kernel, filter_params=True, gamma=gamma)
+
+
+def repeated_gain(a: Array, weights: Array) -> Array:
+    """``P = 1 - sum_i w_i (1 - a^i)``, (r,): the gain of as many rounds as there are weights (Pareek et al.,
+    2024, arXiv 2407.04600)."""
+    return 1 - gaps(a, len(weights)) @ weights
+
+
+def gaps(a: Array, rounds: int) -> Array:
+    """``1 - a^i`` for ``i = 1 … rounds``, (r, rounds)."""
+    return 1 - a[:, None] ** np.arange(1, rounds + 1)
+
+
+def damped_gain(a: Array, shares: Array) -> Array:
+    """The gain after as many steps beyond the first as there are ``shares``, each mixing in that share
+    ``alpha`` of the labels.
+
+    ``B_1 = a``, ``B_{i+1} = a ((1 - alpha_i) B_i + alpha_i)``; the gain is ``B / a`` (Borup & Andersen, 2021,
+    arXiv 2102.13088, theorem 3).
+    """
+    gain = np.ones_like(a)
+    for share in shares:
+        gain = (1 - share) * a * gain + share
+    return gain
+
+
+def limit_gain(a: Array, share: float) -> Array:
+    """:func:`damped_gain` of endlessly many steps: that of the same ridge with ``ridge / share`` in its
+    place; 0 at ``share = 0``."""
+    return share / (1 - (1 - share) * a)

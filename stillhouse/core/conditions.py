@@ -1,0 +1,122 @@
+"""What a network is told besides its state: nothing, labels, tokens, or a dict of tensors; and the few things
+done to all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.errors import require
+
+# None; labels (B,), int64, -1 for none; tokens (B, L, C); or a dict of tensors with a leading batch dimension
+Condition = Any
+
+
+class TextEncoder(Protocol):
+    """What turns prompts into conditions. An empty string gives the unconditional one."""
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """One condition for all ``prompts``, batch first."""
+        ...
+
+
+def apply(f: Callable[[Tensor], Tensor], cond: Condition) -> Condition:
+    """``f`` on every tensor of a condition."""
+    if cond is None:
+        return None
+    return {name: f(part) for name, part in cond.items()} if isinstance(cond, dict) else f(cond)
+
+
+def size(cond: Condition) -> int | None:
+    """The number of rows; None for no condition."""
+    return None if cond is None else len(next(iter(cond.values())) if isinstance(cond, dict) else cond)
+
+
+def pick(cond: Condition, index: Tensor | slice) -> Condition:
+    """Rows of a condition. ``index``: integers or a mask, on the CPU or where the condition lies."""
+    return apply(lambda part: part[index.to(part.device) if torch.is_tensor(index) else index], cond)
+
+
+def move(cond: Condition, device: torch.device | str) -> Condition:
+    """The condition on ``device``."""
+    return apply(lambda part: part.to(device), cond)
+
+
+def expand(cond: Condition, n: int) -> Condition:
+    """One row made ``n``, without copying."""
+    return apply(lambda part: part.expand(n, *part.shape[1:]), cond)
+
+
+def join(conds: Sequence[Condition]) -> Condition:
+    """Conditions of one form, one after the other."""
+    first = conds[0]
+    if first is None:
+        require(all(c is None for c in conds), "Rows with and without a condition can't be joined.")
+        return None
+    if isinstance(first, dict):
+        return {name: torch.cat([c[name] for c in conds]) for name in first}
+    return torch.cat(list(conds))
+
+
+def hide(cond: Condition, kept: Tensor, empty: Condition = None) -> Condition:
+    """The condition where ``kept`` (B,) is True and the empty one elsewhere.
+
+    ``empty``: the empty condition, one row; None for networks of ours, which know it as label -1 and as a
+    mask without a True.
+    """
+    if cond is None:
+        return None
+
+    def choose(part: Tensor, instead: Tensor) -> Tensor:
+        return torch.where(kept.to(part.device).reshape(-1, *[1] * (part.dim() - 1)), part, instead.to(part))
+
+    if empty is not None:
+        if not isinstance(cond, dict):
+            return choose(cond, empty)
+        return {name: choose(part, empty[name]) for name, part in cond.items()}
+    if isinstance(cond, dict):
+        tokens = cond.get("tokens")
+        masked = (
+            {"mask": torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)}
+            if tokens is not None
+            else {}
+        )
+        nothing = {"label": -1, "mask": False}
+        return {
+            k: choose(v, torch.tensor(nothing[k])) if k in nothing else v
+            for k, v in {**masked, **cond}.items()
+        }
+    if cond.is_floating_point():
+        return hide({"tokens": cond}, kept)
+    return choose(cond, torch.tensor(-1))
+
+
+def flattened(cond: Condition, name: str = "cond") -> dict[str, Tensor]:
+    """The condition as named tensors, to be kept beside others: ``cond``, or ``cond.tokens`` and the like.
+    None is left out."""
+    if cond is None:
+        return {}
+    return {f"{name}.{key}": part for key, part in cond.items()} if isinstance(cond, dict) else {name: cond}
+
+
+def restored(tensors: dict[str, Tensor], name: str = "cond") -> dict[str, Any]:
+    """The inverse of :func:`flattened`: ``tensors`` with the condition's parts put together under
+    ``name``."""
+    parts = {
+        key.removeprefix(f"{name}."): part for key, part in tensors.items() if key.startswith(f"{name}.")
+    }
+    rest: dict[str, Any] = {key: part for key, part in tensors.items() if not key.startswith(f"{name}.")}
+    return {**rest, name: parts} if parts else rest
+
+
+def cycled(cond: Condition, n: int) -> Condition:
+    """The first ``n`` rows of a condition, from the start again where there are fewer."""
+    return None if cond is None else pick(cond, torch.arange(n) % (size(cond) or 1))
+
+
+def even_labels(n: int, classes: int) -> Tensor | None:
+    """``n`` labels spread evenly over the classes; None without classes."""
+    return torch.arange(n) % classes if classes else None

@@ -1,0 +1,39 @@
+"""Errors that are meant for people: one sentence, what was wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+
+
+class StillhouseError(Exception):
+    """A mistake in what we were given. The CLI prints its sentence and exits with code 2."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
+    """The error for a name that is not among ``known``, with the nearest one that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    return StillhouseError(f"There is no {what} '{name}'; {hint}")
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise :class:`StillhouseError` with ``sentence`` unless ``condition`` holds."""
+    if not condition:
+        raise StillhouseError(sentence)
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise StillhouseError(
+            f"This needs the package '{package}'; install it with: pip install 'stillhouse[{name}]'."
+        ) from error

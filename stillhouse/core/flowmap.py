@@ -1,0 +1,46 @@
+"""A learned jump ``G(x_t, t -> s)``: three views of one network.
+
+- ``s = 0``: a consistency function or a one-step generator, the denoiser's own ``x0``;
+- a *DDIM jump* of a one-time network: ``alpha_s D + sigma_s eps`` (progressive, Lightning);
+- a *flow map* of a two-time network, ``D`` replaced by ``g(x_t, t, s)`` (CTM, shortcut, MeanFlow kinds).
+
+All three are one formula; a two-time network only hears ``s`` as well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import like
+
+
+def land(said: Prediction, s: Tensor) -> Tensor:
+    """``alpha_s x0 + sigma_s eps``: where the line of a prediction is at time ``s`` of shape (B,). This is
+    one DDIM step."""
+    process, x = said.at.process, said.at.x
+    return like(process.alpha(s), x) * said.x0 + like(process.sigma(s), x) * said.eps
+
+
+def jump(
+    model: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition = None, guidance: Tensor | None = None
+) -> Tensor:
+    """``G(x_t, t -> s)`` for ``t, s`` of shape (B,); the identity at ``s = t``."""
+    said = (
+        model(x_t, t, cond, s=s, guidance=guidance)
+        if model.two_time
+        else model(x_t, t, cond, guidance=guidance)
+    )
+    return land(said, s)
+
+
+def clean(
+    model: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None, guidance: Tensor | None = None
+) -> Tensor:
+    """``G(x_t, t -> 0)``: the clean end that the model sees from here, of the shape of ``x_t``."""
+    if model.two_time:
+        return model(x_t, t, cond, s=torch.zeros_like(t), guidance=guidance).x0
+    return model(x_t, t, cond, guidance=guidance).x0

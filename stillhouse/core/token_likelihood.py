@@ -1,0 +1,68 @@
+"""The likelihood bound of token processes, which trains a model and measures it (in nats a token)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.discrete import Masked, Tokens, at_token, of_tokens, of_words, over_tokens
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import Process
+
+
+def stratified(process: Process, draws: Draws) -> Tensor:
+    """Times (rows,), one in each of as many strata of ``[t_min, 1)`` as the whole batch has rows, float64.
+
+    ``t_i = (u + i / B) mod 1`` with one ``u`` for all: the bound's variance over times all but vanishes.
+    """
+    rows = draws.rows * draws.world
+    place = torch.arange(draws.rows, device=draws.device, dtype=torch.float64) + draws.rank * draws.rows
+    return process.t_min + (1 - process.t_min) * ((draws.one_uniform() + place / rows) % 1)
+
+
+def noised(process: Process, x: Tensor, t: Tensor, draws: Draws) -> Tensor:
+    """Clean tokens ``x`` (B, L) at ``t`` (B,)."""
+    return process.noise(x, t, draws.uniform(0.0, 1.0, *x.shape[1:], dtype=torch.float64))
+
+
+def nelbo(denoiser: Denoiser, x: Tensor, t: Tensor, draws: Draws, cond: Condition = None) -> Tensor:
+    """The bound on the negative log-likelihood of clean tokens ``x`` (B, L), in nats a token, at times ``t``
+    (B,).
+
+    Its mean over uniform times is the bound in continuous time. Masked: ``alpha' / (1 - alpha) log D(x_0)``
+    at masks (Sahoo et al., 2024, arXiv 2406.07524, eq. 10). Uniform: :func:`uniform_bound`.
+    """
+    process = of_tokens(denoiser.process)
+    x_t = noised(process, x, t, draws)
+    log_probs = of_words(denoiser(x_t, t, cond)).log_probs
+    if isinstance(process, Masked):
+        weight = over_tokens(process.dsigma, t) / over_tokens(process.sigma, t)
+        surprise = -at_token(log_probs, x)
+        return (
+            weight[..., 0] * torch.where(x_t == process.mask, surprise, torch.zeros_like(surprise))
+        ).mean()
+    return uniform_bound(process, log_probs, x, x_t, t).mean()
+
+
+def uniform_bound(process: Tokens, log_probs: Tensor, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The uniform process's bound per token (B, L), in nats, of leave-one-out predictions ``log_probs`` (B,
+    L, V).
+
+    With ``a = V alpha e_{x_0} + 1 - alpha``, ``b`` the same of the prediction and ``z = x_t``: ``alpha' / (V
+    alpha) [V / a_z - V / b_z - sum_j (a_j / a_z) log(b_z a_j / (b_j a_z))]`` (Schiff et al., 2024, arXiv
+    2412.10193, eq. 21). All of ``a`` but one entry is alike.
+    """
+    V = process.vocab
+    alpha, sigma, fall = (over_tokens(f, t) for f in (process.alpha, process.sigma, process.dalpha))
+    alpha = alpha.clamp_min(1e-12)  # where nothing is left of the text the bound is 0, as 0 times infinity
+    b = torch.logaddexp(log_probs.double() + (V * alpha).log(), sigma.log())
+    b_z, b_0 = at_token(b, x_t), at_token(b, x)
+    alpha, sigma, fall = (v[..., 0] for v in (alpha, sigma, fall))
+    low, high = sigma.log(), (V * alpha + sigma).log()
+    a_z = torch.where(x_t == x, high, low)
+    ratios = (b_z - a_z)[..., None] - b  # log(b_z / (b_j a_z)), to which log a_j is added
+    others = (low - a_z).exp() * (ratios.sum(-1) - at_token(ratios, x) + (V - 1) * low)
+    own = (high - a_z).exp() * (b_z - b_0 + high - a_z)
+    return fall / (V * alpha) * (V * (-a_z).exp() - V * (-b_z).exp() - others - own)

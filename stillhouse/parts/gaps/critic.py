@@ -1,0 +1,169 @@
+"""Discriminators that read a denoiser's own features of a noised sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stillhouse.core.conditions import Condition, expand, move
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
+from stillhouse.models.taps import until
+
+
+def middle_of(denoiser: Denoiser) -> str:
+    """The name, inside a denoiser, of the submodule that a critic reads."""
+    middle = getattr(denoiser.net, "middle", "")
+    if not middle:
+        raise StillhouseError(
+            f"A {type(denoiser.net).__name__} names no `middle` submodule for a critic to read; set that "
+            "attribute or use no critic."
+        )
+    return f"net.{middle}"
+
+
+def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
+    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
+    found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
+    return (
+        found[-1] if isinstance(found, tuple) else found
+    )  # joint blocks of text and picture give both, the picture last
+
+
+def encoder_of(denoiser: Denoiser) -> list[str]:
+    """The names of the blocks up to the middle one, in their order; the middle alone where blocks have other
+    names than ours."""
+    middle = middle_of(denoiser)
+    stem, _, last = middle.rpartition(".")
+    if last.isdigit():
+        return [f"{stem}.{i}" for i in range(int(last) + 1)]
+    return [*(f"net.down.{i}" for i, _ in enumerate(getattr(denoiser.net, "down", ()))), middle]
+
+
+def features_at(
+    denoiser: Denoiser, names: Sequence[str], x_t: Tensor, t: Tensor, cond: Condition = None
+) -> list[Tensor]:
+    """The features of several blocks at ``(x_t, t)``, in the order in which they run; what comes after the
+    last is not computed."""
+    kept: list[Tensor] = []
+    hooks = [
+        denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(out))
+        for name in names[:-1]
+    ]
+    try:
+        last = until(denoiser.get_submodule(names[-1]), lambda: denoiser(x_t, t, cond))
+        return [*kept, last]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Head(nn.Module):
+    """Features to one logit a sample: images (B, C, H, W) through strided 4x4 convolutions down to 1x1,
+    tokens (B, N, C) and vectors (B, C) through two layers (Yin et al., 2024, arXiv 2405.14867, appendix)."""
+
+    def __init__(self, channels: int, side: int = 1):
+        super().__init__()
+        layers: list[nn.Module] = []
+        while side > 1:
+            layers += [
+                nn.Conv2d(channels, channels, 4, 2, 1),
+                nn.GroupNorm(math.gcd(8, channels), channels),
+                nn.SiLU(),
+            ]
+            side //= 2
+        self.down = nn.Sequential(*layers)
+        self.out = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Logits (B,), positive for real."""
+        if h.dim() == 4:
+            h = self.down(h).mean((2, 3))
+        elif h.dim() == 3:
+            h = h.mean(1)
+        return self.out(h).squeeze(1)
+
+
+def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Head:
+    """A head that fits the features of ``denoiser`` on samples of ``shape``, those of ``states`` of them side
+    by side."""
+    with torch.no_grad():
+        device = next(
+            denoiser.net.parameters()
+        ).device  # the network's own: an adapter that is off has no weights
+        cond = None if denoiser.empty is None else expand(move(denoiser.empty, device), 1)
+        h = features(
+            denoiser, torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device), cond
+        )
+    return Head(states * h.shape[channel_of(h)], min(h.shape[-2:]) if h.dim() == 4 else 1)
+
+
+def channel_of(h: Tensor) -> int:
+    """Where the channels of features are: last in tokens (B, N, C), second elsewhere."""
+    return 2 if h.dim() == 3 else 1
+
+
+class JumpCritic(nn.Module):
+    """Judges where a jump landed, seeing where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one backbone,
+    a head for each.
+
+    Given the start it keeps the teacher's map, since at its optimum the jumps from *every* state have the
+    teacher's distribution; without it only their distribution as a whole (Lin, Wang & Yang, 2024, arXiv
+    2402.13929, section 3.2-3.3). ``backbone``: a denoiser that learns with the heads; its middle features are
+    read.
+    """
+
+    def __init__(self, backbone: Denoiser, shape: tuple[int, ...]):
+        super().__init__()
+        self.backbone, self.pair, self.alone = (
+            backbone,
+            head_for(backbone, shape, 2),
+            head_for(backbone, shape),
+        )
+
+    def forward(
+        self, landed: list[Tensor], s: Tensor, start: tuple[Tensor, Tensor] | None, cond: Condition = None
+    ) -> list[Tensor]:
+        """Logits (B,) of each of ``landed`` (B, …) at ``s`` (B,); ``start``: the state ``x_t`` and its time
+        ``t``, or None."""
+        seen = [features(self.backbone, x, s, cond) for x in landed]
+        if start is None:
+            return [self.alone(h) for h in seen]
+        began = features(self.backbone, *start, cond)
+        return [self.pair(torch.cat([h, began], channel_of(h))) for h in seen]
+
+
+def softplus_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's non-saturating loss on logits."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def softplus_fool(fake: Tensor) -> Tensor:
+    """The student's side of :func:`softplus_critic`."""
+    return F.softplus(-fake).mean()
+
+
+def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's hinge loss on logits."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_fool(fake: Tensor) -> Tensor:
+    """The student's side of :func:`hinge_critic`."""
+    return -fake.mean()
+
+
+def squares_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's least-squares loss on probabilities, ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with
+    the sigmoid ``s``."""
+    return 0.5 * (torch.sigmoid(-real).square().mean() + torch.sigmoid(fake).square().mean())
+
+
+def squares_fool(fake: Tensor) -> Tensor:
+    """The student's side of :func:`squares_critic`, ``mean (s(fake) - 1)^2``."""
+    return torch.sigmoid(-fake).square().mean()

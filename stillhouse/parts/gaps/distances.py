@@ -1,0 +1,28 @@
+"""How a gap is measured."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error of each sample, (B,)."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
+    """``sqrt(|a - b|^2 + c^2) - c`` with ``c = 0.00054 sqrt(dim)``, (B,) (Song & Dhariwal, 2023, arXiv
+    2310.14189, eq. 8)."""
+    gap = (a - b).flatten(1)
+    c = 0.00054 * math.sqrt(gap.shape[1])
+    return (gap.square().sum(1) + c**2).sqrt() - c
+
+
+def absolute(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute error of each sample, (B,)."""
+    return (a - b).abs().flatten(1).mean(1)
+
+
+DISTANCES = {"l2": squared, "huber": pseudo_huber, "l1": absolute}

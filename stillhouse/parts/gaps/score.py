@@ -1,0 +1,92 @@
+"""Score differences: moving a student's samples along what two denoisers disagree on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.prediction import At, Prediction
+
+
+def fake_for(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """A network to become the fake score: the teacher's copy, or the student's where the teacher is a closed
+    form."""
+    return student.copy() if isinstance(teacher, ExactDenoiser) else teacher.copy()
+
+
+def difference(
+    x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser | None, cond: Condition = None
+) -> tuple[Tensor, Prediction]:
+    """``D_own - D_real`` at ``x`` (B, …) noised to ``t`` with ``eps``, and what ``real`` said there under
+    ``cond``. Without gradient.
+
+    ``D_own``: what ``fake`` says under the same; None: ``x`` itself, which is the posterior mean where each
+    ``x`` is the one sample there is. Times ``alpha / sigma^2`` it is the difference of two scores, times
+    ``alpha / sigma`` that of two noises.
+    """
+    with torch.no_grad():
+        x_t = real.process.noise(x, t, eps)
+        said = real(x_t, t, cond)
+        own = x if fake is None else fake(x_t, t, cond).x0
+        return own - said.x0, said
+
+
+def direction(
+    x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None
+) -> Tensor:
+    """Where ``x`` should go *down*: ``(D_fake - D_real) / mean|x - D_real|`` at ``x`` (B, …) renoised to
+    ``t`` with ``eps``.
+
+    Up to a positive weight this is the gradient of ``KL(p_student,t || p_teacher,t)``, since ``s_fake -
+    s_real = alpha (D_fake - D_real) / sigma^2``. The normaliser is one number a sample. Without gradient; NaN
+    becomes 0. (Yin et al., 2023, arXiv 2311.18828, eq. 7-8.)
+    """
+    with torch.no_grad():
+        gap, said = difference(x, t, eps, real, fake, cond)
+        size = (x - said.x0).abs().flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1))
+        return torch.nan_to_num(gap / size)
+
+
+def noise_share(at: At) -> Tensor:
+    """``sigma^2`` of the variance-preserving process of equal signal-to-noise: ``sigma^2 / (alpha^2 +
+    sigma^2)``."""
+    return at.sigma**2 / (at.alpha**2 + at.sigma**2)
+
+
+WEIGHTS = {
+    "ratio": lambda at: at.sigma / at.alpha,
+    "sigma2": noise_share,
+    "one": lambda at: torch.ones_like(at.sigma),
+}
+
+
+def score_step(
+    x: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    real: Denoiser,
+    fake: Denoiser | None = None,
+    cond: Condition = None,
+    weight: str = "ratio",
+    fake_cond: Condition = None,
+) -> Tensor:
+    """Where views ``x`` (B, …) should go *down*: ``w(t) (eps_real - eps_B)`` at ``x`` noised to ``t`` (B,)
+    with ``eps``.
+
+    ``fake``: whose noise estimate, under ``fake_cond``, is ``eps_B``; None: ``eps`` itself. ``weight``: a
+    name in :data:`WEIGHTS`. With ``eps`` and the ratio this is ``x - D(x_t)``. Without gradient; NaN becomes
+    0.
+    """
+    with torch.no_grad():
+        x_t = real.process.noise(x, t, eps)
+        said = real(x_t, t, cond)
+        against = eps if fake is None else fake(x_t, t, fake_cond).eps
+        return torch.nan_to_num(WEIGHTS[weight](said.at) * (said.eps - against))
+
+
+def along(x: Tensor, g: Tensor) -> Tensor:
+    """A loss whose gradient at ``x`` is ``g`` divided by the number of elements: ``mean (x - sg[x - g])^2 /
+    2``."""
+    return 0.5 * (x - (x - g).detach()).square().mean()

@@ -1,0 +1,183 @@
+"""Negative prompts in attention: what a student attends to is taken away where another prompt would attend to
+it.
+
+NASA, of Nguyen et al., 2024 (arXiv 2412.02687, section 4.2). One network call, cross-attention alone is
+doubled.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.core.conditions import Condition, expand, move, size
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.prediction import Prediction
+from stillhouse.model import Model
+from stillhouse.models import Network
+
+
+class Negative(Denoiser):
+    """``denoiser`` told not to make ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its output
+    projection.
+
+    ``Z+`` and ``Z-`` are the attention of the same queries to the tokens of the prompt and of the negative
+    one, each with a softmax of its own; nothing is renormalised. Only tokens (and their mask) of the negative
+    condition are heard: labels, pooled vectors and sizes stay the prompt's. Our networks' learned empty token
+    stands before either prompt, as in a plain call. ``negative``: a condition of as many rows as a call has,
+    or of one. ``alpha``: a number or (B,); 0 is the plain denoiser, and so is a call without a condition.
+
+    Composes with guidance as ``Guided(Negative(denoiser, ...), w)``. For networks of ours with ``token_dim``
+    and for those of Diffusers whose cross-attention takes ``cross_attention_kwargs`` (U-Nets of Stable
+    Diffusion 1 to XL, PixArt); raises :class:`StillhouseError` for others.
+    """
+
+    def __init__(self, denoiser: Denoiser, negative: Condition, alpha: float | Tensor):
+        require(
+            not isinstance(denoiser.net, Denoiser),
+            "A negative prompt goes inside guidance: Guided(Negative(denoiser, ...), w).",
+        )
+        super().__init__(
+            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
+        )
+        tokens = negative.get("tokens") if isinstance(negative, dict) else negative
+        require(
+            torch.is_tensor(tokens) and tokens.dim() == 3,
+            "A negative prompt is a condition with tokens (B, L, C).",
+        )
+        self.told = {
+            "tokens": tokens,
+            **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {}),
+        }
+        self.alpha = alpha
+        if isinstance(denoiser.net, Network):
+            hears = bool(denoiser.net.config.get("token_dim"))
+            require(hears, "A negative prompt needs cross-attention: a network built with `token_dim`.")
+        else:
+            _prepare(denoiser.net)
+
+    @property
+    def plain(self) -> Denoiser:
+        """The denoiser inside."""
+        assert isinstance(self.net, Denoiser)
+        return self.net
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Prediction:
+        if cond is None or (not torch.is_tensor(self.alpha) and self.alpha == 0):
+            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+        rows, told = len(x_t), move(self.told, x_t.device)
+        told = told if size(told) == rows else expand(told, rows)
+        weight = torch.as_tensor(self.alpha, dtype=torch.float32, device=x_t.device).expand(rows)
+        if isinstance(self.plain.net, Network):
+            own = cond if isinstance(cond, dict) else {"tokens": cond}
+            both = {
+                **own,
+                **{f"negative_{name}": part for name, part in told.items()},
+                "negative_weight": weight,
+            }
+            return self.plain(x_t, t, both, s=s, guidance=guidance)
+        hook = self.plain.net.register_forward_pre_hook(_telling(told, weight), with_kwargs=True)
+        try:
+            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+        finally:
+            hook.remove()
+
+
+def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
+    """``model``, its samples steered away from ``prompts`` (one, or one a sample) by the weight ``alpha``, no
+    training needed.
+
+    Useful weights lie between 0 and 1: 0.1 to 0.5 in the paper, by model.
+    """
+    require(model.text is not None, "This model takes no prompts.")
+    assert model.text is not None
+    told = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
+    return replace(model, denoiser=Negative(model.denoiser, told, alpha))
+
+
+class Subtracting:
+    """An attention processor of Diffusers around another one, which can also be told a negative prompt.
+
+    The inner processor is asked once for each prompt. All of its output but the attention (bias of the output
+    projection, skip connection) is the same in both answers and is put back, so that what is subtracted is
+    ``alpha W Z-``.
+    """
+
+    def __init__(self, plain: Any):
+        self.plain = plain
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        negative: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+        negative_weight: Tensor | None = None,
+    ) -> Tensor:
+        out = self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if negative is None or negative_weight is None or encoder_hidden_states is None:
+            return out
+        other = self.plain(attn, hidden_states, negative.to(hidden_states.dtype), negative_mask, temb)
+        inner = attn.to_out[0]
+        still = inner(hidden_states.new_zeros(1, 1, inner.in_features))
+        if attn.residual_connection:
+            still = still + hidden_states
+        weight = negative_weight.to(out.dtype).reshape(-1, *[1] * (out.dim() - 1))
+        return out - weight * (other - still / attn.rescale_output_factor)
+
+
+def _prepare(net: nn.Module) -> None:
+    """Let every attention of a Diffusers network be told a negative prompt; until then nothing about it
+    changes."""
+    kind = type(net).__name__
+    takes = "cross_attention_kwargs" in inspect.signature(net.forward).parameters
+    attentions: list[Any] = (
+        [m for m in net.modules() if hasattr(m, "set_processor") and hasattr(m, "to_out")] if takes else []
+    )
+    crossed = any(getattr(m, "is_cross_attention", False) for m in attentions)
+    if not crossed or any(getattr(m, "added_kv_proj_dim", None) for m in attentions):
+        raise StillhouseError(
+            f"{kind} has no cross-attention of its own that a negative prompt could be taken from."
+        )
+    for attention in attentions:
+        if not isinstance(attention.processor, Subtracting):
+            attention.set_processor(Subtracting(attention.processor))
+
+
+def _telling(told: Condition, weight: Tensor) -> Any:
+    """A hook that gives a network's attention the negative prompt.
+
+    It is an input of the blocks, not a state of theirs: a block that is computed again in the backward pass
+    hears it again.
+    """
+
+    def tell(net: Any, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        dtype = next(net.parameters()).dtype
+        tokens = told["tokens"].to(dtype)
+        # what the network does to its own prompt before any block sees it
+        project = getattr(net, "caption_projection", None) or getattr(net, "encoder_hid_proj", None)
+        extra = {"negative": tokens if project is None else project(tokens), "negative_weight": weight}
+        if "mask" in told:
+            extra["negative_mask"] = ((1 - told["mask"].to(dtype)) * -10000.0)[:, None]
+        return inputs, {
+            **options,
+            "cross_attention_kwargs": {**(options.get("cross_attention_kwargs") or {}), **extra},
+        }
+
+    return tell

@@ -1,0 +1,86 @@
+"""Students made from a teacher's network: with more inputs, or smaller."""
+
+from __future__ import annotations
+
+from stillhouse.adapters import Adapted
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.guidance import hears_guidance
+from stillhouse.models import build_model
+
+SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
+
+
+def config_of(denoiser: Denoiser) -> dict:
+    """The configuration of a denoiser's network, which must be one of ours."""
+    require(
+        not isinstance(denoiser, ExactDenoiser),
+        "A closed-form teacher has no network to build a student from; give the student one.",
+    )
+    if "name" not in getattr(denoiser.net, "config", {}):
+        raise StillhouseError(
+            f"A {type(denoiser.net).__name__} can't be rebuilt with other inputs; give the student's "
+            "network yourself."
+        )
+    return dict(denoiser.net.config)  # type: ignore[arg-type]
+
+
+def grown(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = False) -> Denoiser:
+    """A trainable copy that also hears a second time or a guidance scale; the new inputs start without
+    effect.
+
+    Of networks of ours, and for a guidance scale of Diffusers' U-Nets, which know one as
+    ``time_cond_proj_dim``.
+    """
+    if guidance_input and not two_time and hears_guidance(denoiser):
+        return denoiser.copy()
+    require(
+        not isinstance(denoiser, Adapted),
+        "An adapter hears what its base hears; for a guidance scale or a second time as a new input train "
+        "a whole network (no `lora`), or "
+        "fix the scale.",
+    )
+    if (
+        guidance_input
+        and not two_time
+        and hasattr(getattr(denoiser.net, "time_embedding", None), "cond_proj")
+    ):
+        return _hearing_unet(denoiser)
+    config = config_of(denoiser)
+    config |= {
+        "two_time": two_time or config.get("two_time", False),
+        "guidance_input": guidance_input or config.get("guidance_input", False),
+    }
+    net = build_model(config)
+    missing, unexpected = net.load_state_dict(denoiser.net.state_dict(), strict=False)
+    assert not unexpected and all("embed." in key for key in missing), (missing, unexpected)
+    return Denoiser(
+        net,
+        denoiser.process,
+        denoiser.kind,
+        call=denoiser.call,
+        two_time=two_time or denoiser.two_time,
+        empty=denoiser.empty,
+    )
+
+
+def _hearing_unet(denoiser: Denoiser) -> Denoiser:
+    """A copy of a Diffusers U-Net that is told a guidance scale as those of latent consistency models are."""
+    from stillhouse.io.export import with_guidance_input
+
+    net = with_guidance_input(denoiser.net).requires_grad_(True)
+    return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, empty=denoiser.empty)
+
+
+def shrunk(denoiser: Denoiser, share: float) -> Denoiser:
+    """A fresh network of the same kind whose widths (and depth, where there are many blocks) are ``share`` of
+    the teacher's."""
+    config = config_of(denoiser)
+    for key in SMALLER[config["name"]]:
+        value = config[key]
+        step = 1 if key == "depth" else 8
+        if isinstance(value, list | tuple):
+            config[key] = [max(step, round(v * share / step) * step) for v in value]
+        else:
+            config[key] = max(step if key != "depth" else 1, round(value * share / step) * step)
+    return Denoiser(build_model(config), denoiser.process, denoiser.kind, call=denoiser.call)

@@ -1,0 +1,69 @@
+"""What all score distillation of scenes shares: views of a scene under noise, and the step that a denoiser's
+answer asks of them.
+
+A view ``x`` is noised to ``x_t = alpha x + sigma eps``, and goes down ``w(t) (eps_A - eps_B)``
+(:func:`stillhouse.parts.gaps.score.score_step`): ``eps_A`` is the teacher's, guided. The systems differ in
+the rest of it:
+
+- SDS (Poole et al., 2022, arXiv 2209.14988): fresh noise, random times, ``eps_B = eps``, ``w = sigma^2``.
+- VSD (Wang et al., 2023, arXiv 2305.16213): the same, but ``eps_B`` is what the score of the scene's own
+  views says (``fake``).
+- CFD (Yan et al., 2025, arXiv 2501.05445): noise that is fixed on the object, falling times, ``eps_B = eps``,
+  ``w = sigma / alpha``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.prediction import At
+from stillhouse.core.process import like
+
+
+def pulled(x: Tensor, g: Tensor) -> Tensor:
+    """A loss whose gradient at a view ``x`` is ``g`` over the number of views: ``|x - sg[x - g]|^2 / 2``,
+    summed over its numbers."""
+    return 0.5 * (x - (x - g).detach()).square().flatten(1).sum(1).mean()
+
+
+def falling(share: float, high: float, low: float) -> float:
+    """The annealed time: a line from ``high`` to ``low`` as ``share`` of the run goes from 0 to 1."""
+    return high + (low - high) * share
+
+
+def clean_flow(
+    model: Denoiser,
+    eps: Tensor,
+    grid: Sequence[float],
+    cond: Condition = None,
+    *,
+    gamma: float = 0.0,
+    draws: Draws | None = None,
+) -> Tensor:
+    """Euler's method on the clean-flow ODE ``dy/dL = eps_model(alpha (y + L eps), t) - eps`` with ``L = sigma
+    / alpha``, from ``y = 0``.
+
+    ``eps`` (B, …) stays fixed: ``y = x_t / alpha - L eps`` is the walk of DDIM without its noise, and looks
+    like data all along. ``grid``: falling times below which ``alpha > 0``. ``gamma > 0``: before each step
+    the time goes up to ``t (1 + gamma)`` and the noise is refreshed with that of ``draws`` (the clean-flow
+    SDE). Yan et al., 2025, equation 8 and appendix.
+    """
+    times = torch.as_tensor(grid, dtype=torch.float64, device=eps.device)
+    y = torch.zeros_like(eps)
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t, s = now.expand(len(y)), then.expand(len(y))
+        if gamma:
+            assert draws is not None, "the clean-flow SDE draws noise"
+            up = (t * (1 + gamma)).clamp_max(1 - 1e-6)
+            kept = like(model.process.ratio(t) / model.process.ratio(up), y)
+            eps, t = kept * eps + (1 - kept**2).clamp_min(0).sqrt() * draws.normal_like(y), up
+        said = model(model.process.noise(y, t, eps), t, cond)
+        end = At(model.process, s, y)
+        y = y + (end.sigma / end.alpha - said.at.sigma / said.at.alpha) * (said.eps - eps)
+    return y

@@ -1,0 +1,71 @@
+"""Who draws the time: laws over ``[t_min, 1]`` that any loss can take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import unknown
+from stillhouse.core.process import Process, ScaledLinearVP
+
+
+def uniform(process: Process, draws: Draws, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform between the shares ``low`` and ``high`` of the way from ``t_min`` to 1 (for VE: uniform along
+    the Karras grid)."""
+    span = 1 - process.t_min
+    return draws.uniform(process.t_min + low * span, process.t_min + high * span)
+
+
+def logit_normal(process: Process, draws: Draws) -> Tensor:
+    """``t = sigmoid(z)``, ``z ~ N(0, 1)``: more weight on the middle (Esser et al., 2024, arXiv 2403.03206,
+    eq. 19)."""
+    return torch.sigmoid(draws.normal())
+
+
+def edm(process: Process, draws: Draws) -> Tensor:
+    """``ln(sigma / alpha) ~ N(-1.2, 1.2^2)`` (Karras et al., 2022, arXiv 2206.00364, table 1)."""
+    return log_normal(process, draws, -1.2, 1.2)
+
+
+def log_normal(process: Process, draws: Draws, mean: float, std: float) -> Tensor:
+    """``ln(sigma / alpha) ~ N(mean, std^2)``."""
+    return process.time(-(mean + std * draws.normal())).clamp(process.t_min, 1 - 1e-6)
+
+
+TIME_LAWS = {"uniform": uniform, "logit_normal": logit_normal, "edm": edm}
+
+
+def time_law(name: str, process: Process, draws: Draws) -> Tensor:
+    """Times of shape (rows,) from the law called ``name``."""
+    if name not in TIME_LAWS:
+        raise unknown("time law", name, TIME_LAWS)
+    return TIME_LAWS[name](process, draws)
+
+
+def around(modes: Tensor, weights: Tensor, size: int, spread: float) -> Tensor:
+    """Probabilities of ``0 … size - 1``: bumps ``exp(-(j - mode)^2 / spread)`` around ``modes`` (M,), in the
+    shares ``weights`` (M,).
+
+    No factor 2 in the exponent; at a ``spread`` of 0.5 a bump holds little but its mode and that one's
+    neighbours (Chadebec et al., 2024, arXiv 2406.02347, section 3.3).
+    """
+    away = torch.arange(size, dtype=torch.float64)[:, None] - modes
+    p = (weights * torch.exp(-(away**2) / spread)).sum(1)
+    return p / p.sum()
+
+
+def one_of(probabilities: Tensor, draws: Draws) -> int:
+    """One index, the same for every sample and every process."""
+    return min(
+        int(torch.searchsorted(probabilities.cumsum(0), draws.one_uniform(), right=True)),
+        len(probabilities) - 1,
+    )
+
+
+def heard(process: Process, t: Tensor) -> Tensor:
+    """``t`` moved up to the next time that a network was trained at: a step of the table, where the process
+    has one."""
+    return (
+        (t * process.steps).ceil().clamp_min(1) / process.steps if isinstance(process, ScaledLinearVP) else t
+    )

@@ -1,0 +1,40 @@
+"""What a network is asked for, as losses: denoising, and regression onto a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.prediction import At
+
+Weight = Callable[[At], Tensor]
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    cond: Condition = None,
+    weight: Weight | None = None,
+    **extra: Tensor,
+) -> Tensor:
+    """Mean squared error of a denoiser on ``x`` (B, …) noised to ``t`` with ``eps``.
+
+    Without ``weight`` it is taken on the network's raw output: flow matching for a velocity network,
+    ``eps``-MSE for a noise network, and for EDM preconditioning the paper's weight ``(sigma^2 + sigma_data^2)
+    / (sigma sigma_data)^2`` on ``D``, which is the same thing. With ``weight`` it is ``weight(at) |D -
+    x|^2``.
+    """
+    said = denoiser(denoiser.process.noise(x, t, eps), t, cond, **extra)
+    if weight is not None:
+        return (weight(said.at) * (said.x0 - x) ** 2).mean()
+    return ((said.raw - said.kind.target(x, eps, said.at)) ** 2).mean()
+
+
+def edm_weight(at: At, sigma_data: float = 0.5) -> Tensor:
+    """``1 / s^2 + 1 / sigma_data^2`` with ``s = sigma / alpha`` (Karras et al., 2022, table 1)."""
+    return (at.alpha / at.sigma) ** 2 + 1 / sigma_data**2

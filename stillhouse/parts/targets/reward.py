@@ -1,0 +1,72 @@
+"""Rewards: what a sample is worth under its condition, ``r(x0, cond) -> (B,)``, differentiable in ``x0``;
+found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.errors import StillhouseError, require, unknown
+
+Reward = Callable[[Tensor, Condition], Tensor]
+
+
+def captions(x0: Tensor, cond: Condition) -> Tensor:
+    """``log p(caption | x0)`` by the caption reader of the world ``shapes``: ``x0`` (B, 3, 32, 32), ``cond``
+    its encoded captions."""
+    from stillhouse.metrics.reader import load_reader
+
+    require(
+        isinstance(cond, dict) and "tokens" in cond,
+        "The reward 'captions' reads the captions of the world 'shapes'; give it such data.",
+    )
+    told = cond["tokens"].flatten(1)
+    known = _caption_tokens().to(told)
+    require(
+        told.shape[1] == known.shape[1],
+        "The reward 'captions' knows the captions of the world 'shapes' alone.",
+    )
+    return load_reader().to(x0.device).log_prob(x0, torch.cdist(told, known).argmin(1))
+
+
+@cache
+def _caption_tokens() -> Tensor:
+    """What each caption's tokens are, one row each."""
+    from stillhouse.metrics.captions import CAPTIONS, LONGEST, VOCABULARY
+    from stillhouse.models.words import Words
+
+    return Words(VOCABULARY, LONGEST).encode(CAPTIONS)["tokens"].flatten(1)
+
+
+REWARDS: dict[str, Reward] = {"captions": captions}
+
+
+def find_reward(name: str) -> Reward:
+    """The reward of that name, or a function ``r(x0, cond) -> (B,)`` of one's own as ``"module:function"``.
+
+    It sees what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
+    :class:`StillhouseError` where there is none.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        if name not in REWARDS:
+            raise unknown("reward", name, REWARDS)
+        return REWARDS[name]
+    try:
+        found = getattr(import_module(module), function, None)
+    except ImportError as error:
+        raise StillhouseError(f"The module of the reward '{name}' can't be imported: {error}.") from error
+    require(callable(found), f"There is no function '{function}' in the module '{module}' to be a reward.")
+    assert found is not None
+    return found
+
+
+def shortfall(worth: Tensor, margin: float) -> Tensor:
+    """``mean relu(margin - r)``: samples that are good enough give no gradient (Ren et al., 2024, arXiv
+    2404.13686, section 3.2)."""
+    return torch.relu(margin - worth).mean()

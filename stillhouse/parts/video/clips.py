@@ -1,0 +1,181 @@
+"""What causal video students are made with: teacher paths, a level for each chunk, one score time for the
+clip, their own rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stillhouse.adapters import Adapted
+from stillhouse.core.conditions import Condition, flattened
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.process import Process, like
+from stillhouse.models.video import video_network
+from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.samplers.rollout import rollout
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.streaming import Cached, Clamped, of_frames
+from stillhouse.solvers.ddim import DDIM
+from stillhouse.solvers.grids import shifted
+from stillhouse.solvers.simple import Renoise
+
+
+# -- who sees what ---------------------------------------------------------------------------------
+def make_causal(student: Denoiser, chunk: int) -> None:
+    """From now on ``student`` sees its own chunk of ``chunk`` frames and those before it; its weights stay
+    what they are."""
+    require(
+        not isinstance(student, Adapted),
+        "A causal student can't share its network with a teacher that sees the clip; leave out --lora.",
+    )
+    video_network(student, "A causal student").see(chunk)
+
+
+def whole_clip_fake(teacher: Denoiser, student: Denoiser) -> Denoiser:
+    """The network to become the fake score (see :func:`stillhouse.parts.gaps.score.fake_for`), which sees the
+    whole clip."""
+    fake = fake_for(teacher, student)
+    video_network(fake, "The fake score of a video").see(0)
+    return fake
+
+
+def check_levels(levels: Sequence[float], what: str) -> None:
+    """Refuse times of a student's calls that don't fall from 1, in one sentence beginning with ``what``."""
+    number = all(isinstance(s, int | float) and 0 < s <= 1 for s in levels)
+    falling = number and all(s < t for t, s in zip(levels, levels[1:], strict=False))
+    require(
+        len(levels) > 0 and falling and levels[0] == 1,
+        f"{what} are times that fall from 1, all above 0, not {list(levels)}.",
+    )
+
+
+def streaming(levels: Sequence[float], chunk: int, frames: int) -> Sampling:
+    """How a student of clips of ``frames`` frames streams: re-noising from level to level, looking back no
+    further than it learned to."""
+    return Sampling([*levels, 0.0], "renoise", chunk=chunk, window=max(0, frames - chunk))
+
+
+# -- the teacher's path ----------------------------------------------------------------------------
+def trajectories(
+    teacher: Denoiser,
+    shape: tuple[int, ...],
+    draws: Draws,
+    cond: Condition,
+    levels: Sequence[float],
+    steps: int,
+    shift: float = 1.0,
+) -> dict[str, Tensor]:
+    """``path`` (rows, K + 1, *shape): the teacher's Euler path from noise at the K ``levels`` and at its end;
+    ``cond`` if there is one.
+
+    ``steps``: of the shifted grid, to which the levels are added where they lie between its times.
+    """
+    grid = sorted({*shifted(steps, shift).tolist(), *levels}, reverse=True)
+    states: list[Tensor] = []
+
+    def record(x: Tensor, t: Tensor) -> None:
+        if float(t) in levels or float(t) == 0:
+            states.append(x)
+
+    with torch.no_grad():
+        rollout(teacher, teacher.process.start(draws, shape), grid, DDIM(), cond, record=record)
+    return {"path": torch.stack(states, 1), **flattened(cond)}
+
+
+# -- a level for each chunk ------------------------------------------------------------------------
+def chunk_levels(draws: Draws, count: int, chunk: int, frames: int) -> Tensor:
+    """Which of ``count`` levels each frame is at, (rows, frames): drawn uniformly for each chunk by
+    itself."""
+    drawn = draws.uniform(0, count, -(-frames // chunk), dtype=torch.float64).long().clamp(max=count - 1)
+    return drawn.repeat_interleave(chunk, 1)[:, :frames]
+
+
+def level_times(process: Process, levels: Sequence[float], index: Tensor) -> Tensor:
+    """Times of places ``index`` (B, F) in the list of ``levels`` and the clean one, which comes last."""
+    return index.new_tensor([*levels, process.t_min], dtype=torch.float32)[index]
+
+
+def ode_loss(
+    student: Denoiser, path: Tensor, index: Tensor, levels: Sequence[float], cond: Condition
+) -> Tensor:
+    """ODE initialisation (Yin et al., 2024, arXiv 2412.07772, eq. 6): from states on the teacher's ``path``
+    (B, K + 1, F, …) to its end.
+
+    ``index`` (B, F): the level of each frame; chunks at the clean one are context and ask for nothing, at the
+    price of a smaller mean.
+    """
+    rows, frames = (
+        torch.arange(len(path), device=path.device)[:, None],
+        torch.arange(path.shape[2], device=path.device),
+    )
+    said = student(path[rows, index, frames], level_times(student.process, levels, index), cond).x0
+    gap = (said - path[:, -1]) ** 2
+    return (like(index < len(levels), gap) * gap).mean()
+
+
+# -- the score difference --------------------------------------------------------------------------
+def score_times(process: Process, draws: Draws, shift: float) -> Tensor:
+    """One time per clip, (rows,): uniform on a table of 1000, shifted towards the noise, kept in [0.02, 0.98]
+    of ``[t_min, 1]``."""
+    t = draws.integers(0, 1000) / 1000
+    t = (shift * t / (1 + (shift - 1) * t)).clamp(0.02, 0.98)
+    return process.t_min + (1 - process.t_min) * t
+
+
+def clip_matching(
+    x: Tensor,
+    real: Denoiser,
+    fake: Denoiser,
+    cond: Condition,
+    draws: Draws,
+    shift: float,
+    learns: Tensor | None = None,
+) -> Tensor:
+    """A loss along the score difference of whole clips ``x`` (B, F, …): one time and one normaliser for all
+    frames of a clip.
+
+    ``learns`` (B, F): which frames move. Those that are real must not: where a whole clip is, the teacher
+    agrees and the normaliser is 0.
+    """
+    t = score_times(real.process, draws, shift)
+    g = direction(x, t, draws.normal_like(x), real, fake, cond)
+    return along(
+        x, g if learns is None else torch.where(learns.reshape(*learns.shape, *[1] * (x.dim() - 2)), g, 0)
+    )
+
+
+# -- the student's own path ------------------------------------------------------------------------
+def self_rollout(
+    student: Denoiser,
+    levels: Sequence[float],
+    draws: Draws,
+    cond: Condition,
+    shape: Sequence[int],
+    *,
+    window: int = 0,
+    sink: int = 0,
+    known: Tensor | None = None,
+) -> Tensor:
+    """A clip (draws.rows, *shape) that a causal student makes by itself, by chunks (Huang et al., 2025, arXiv
+    2506.08009, algorithm 1).
+
+    Each chunk walks down ``levels`` (cut them to exit early) and carries the gradient of its last call alone;
+    its finished, detached self goes into the cache, so that no gradient crosses chunks. Equal draws meet the
+    states that a stream meets. ``known`` (B, k, C, H, W): first frames that are given, fewer than a chunk.
+    """
+    length, *frame = shape
+    cached = Cached(student, window, sink)
+    size = cached.network.chunk
+    made = []
+    for number, first in enumerate(range(0, length, size)):
+        told = of_frames(cond, first, size)
+        noise = student.process.start(draws, (size, *frame), levels[0])
+        walked = Clamped(cached, known) if known is not None and number == 0 else cached
+        made.append(rollout(walked, noise, [*levels, 0.0], Renoise(), told, draws=draws, grad_last=True))
+        if first + size < length:
+            cached.keep(made[-1].detach(), told)
+    return torch.cat(made, 1)[:, :length]

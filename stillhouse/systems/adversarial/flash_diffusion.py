@@ -1,0 +1,151 @@
+"""flash_diffusion: one stage of training towards the teacher's own endpoints, from low noise first to pure
+noise last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import clean
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.gaps.critic import features, head_for, squares_critic, squares_fool
+from stillhouse.parts.gaps.distances import DISTANCES
+from stillhouse.parts.gaps.score import along, direction
+from stillhouse.parts.states.backward_simulation import student_grid
+from stillhouse.parts.states.time_sampler import around, one_of
+from stillhouse.samplers.rollout import rollout
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers import make_solver
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+# shares of the four start modes (pure noise first) in each quarter of the run
+MODE_SHARES = ((0.0, 0.0, 0.5, 0.5), (0.1, 0.3, 0.3, 0.3), (0.25, 0.25, 0.25, 0.25), (0.4, 0.2, 0.2, 0.2))
+# how the two other terms come in, as shares of their last weight
+MATCHING_RAMP = (0.0, 3 / 7, 5 / 7, 1.0)
+ADVERSARIAL_RAMP = (0.0, 1 / 3, 2 / 3, 1.0)
+SPREAD = 0.5
+CRITIC_TIMES = (0.01, 0.25, 0.5, 0.75)
+
+
+@dataclass
+class FlashDiffusion(Method):
+    """Flash Diffusion: Accelerating Any Conditional Diffusion Model for Few Steps Image Generation. Chadebec
+    et al., 2024 (arXiv 2406.02347, algorithm 1).
+
+    The student's clean estimate is drawn to where the teacher's solver ends from the same state. The states
+    lie around four times, which the sampler's calls will be told; training begins at the low ones and ends at
+    pure noise. Two more terms come in as it goes on: the difference of scores, with the student as its own
+    fake score, and a critic, a small head on the frozen teacher's features. (The paper's output map ``c_skip
+    x + c_out D`` is left out: at the times of a grid it is ``D`` but for 1e-4.)
+    """
+
+    grid: int = option(32, "times of the teacher's solver, a multiple of 4", low=4)
+    solver: str = option("dpm++", "the teacher's solver", choices=("ddim", "dpm++", "unipc", "heun"))
+    steps: int = option(4, "default calls of the student per sample: 1, 2 or 4", low=1, high=4)
+    distance: str = option(
+        "l2", "how the estimate is compared with the teacher's endpoint", choices=tuple(DISTANCES)
+    )
+    matching: float = option(0.7, "last weight of the score difference (0: none)", low=0)
+    adversarial: float = option(0.3, "last weight of the critic (0: none)", low=0)
+    low_guidance: float = option(
+        1.0, "smallest teacher guidance scale (1: none; the paper takes 3 for Stable Diffusion)", low=0
+    )
+    high_guidance: float = option(1.0, "largest teacher guidance scale (the paper takes 13)", low=0)
+
+    worlds = ("mixture", "digits", "mnist", "shapes")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, name="adamw", schedule="cosine"),
+        "critic": Optim(lr=5e-4, name="adamw"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.grid % 4 == 0, f"FlashDiffusion option 'grid' is a multiple of 4, not {self.grid}.")
+        require(self.steps != 3, "FlashDiffusion option 'steps' is 1, 2 or 4, not 3.")
+        low, high = self.low_guidance, self.high_guidance
+        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
+
+    def build(self) -> None:
+        if self.adversarial:
+            exact = isinstance(
+                self.teacher, ExactDenoiser
+            )  # a closed form has no features: the student's first state gives them
+            self.eye: Denoiser = self.frozen_copy(self.student, "eye") if exact else self.teacher
+            self.head = self.player("critic", head_for(self.eye, self.shape))
+
+    def quarter(self, step: int) -> int:
+        """Which of the four equal parts of the run ``step`` is in."""
+        return min(4 * step // self.total, 3)
+
+    @property
+    def times(self) -> list[float]:
+        """The grid that the teacher walks: falling times from 1, then 0."""
+        return [*student_grid(self.process, 1.0, self.grid), 0.0]
+
+    def start_law(self, step: int) -> Tensor:
+        """Probabilities of the indices of the grid at which the student is asked, (grid,)."""
+        modes = torch.arange(4) * (self.grid // 4)
+        return around(
+            modes, torch.tensor(MODE_SHARES[self.quarter(step)], dtype=torch.float64), self.grid, SPREAD
+        )
+
+    def guided(self, batch: Batch, purpose: str) -> Denoiser:
+        """The teacher at a guidance scale drawn anew for this step and purpose, one for the whole batch."""
+        return Guided(
+            self.teacher,
+            batch.stream(f"{batch.player} {purpose}").one_uniform(self.low_guidance, self.high_guidance),
+        )
+
+    def ask(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
+        """A state that the student is asked at, the index of its time, and the student's clean estimate
+        there."""
+        j = one_of(self.start_law(batch.step), batch.stream(f"{batch.player} start"))
+        t, eps = torch.full((batch.rows,), self.times[j], device=batch.data.device), batch.noise()
+        # pure noise at the top even where the schedule leaves some signal: that is what the sampler starts
+        # from
+        x_t = eps * self.process.prior_std if j == 0 else self.process.noise(batch.data, t, eps)
+        return x_t, j, clean(self.student, x_t, t, batch.cond)
+
+    @torch.no_grad()
+    def endpoint(self, x_t: Tensor, j: int, teacher: Denoiser, cond: Condition) -> Tensor:
+        """Where the teacher's solver ends that starts at the grid's time ``j``."""
+        return rollout(teacher, x_t, self.times[j:], make_solver(self.solver), cond)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x_t, j, x = self.ask(batch)
+        target = self.endpoint(x_t, j, self.guided(batch, "endpoint"), batch.cond)
+        loss = DISTANCES[self.distance](x, target).mean()
+        batch.log("distance", loss)
+        part = self.quarter(batch.step)
+        if weight := self.matching * MATCHING_RAMP[part]:
+            t = (batch.draws.integers(0, 1000) / 1000).clamp_min(self.process.t_min)
+            g = direction(x, t, batch.noise(), self.guided(batch, "matching"), self.student, batch.cond)
+            loss = loss + 2 * weight * along(x, g)
+        if weight := self.adversarial * ADVERSARIAL_RAMP[part]:
+            fool = squares_fool(self.judge([x], batch)[0])
+            batch.log("fool", fool)
+            loss = loss + weight * fool
+        return loss
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            _, _, x = self.ask(batch)
+        return squares_critic(*self.judge([batch.data, x], batch))
+
+    def judge(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
+        """Logits of each of ``samples``, all noised to the same times with the same noise."""
+        times = torch.tensor(CRITIC_TIMES, device=samples[0].device).clamp_min(self.process.t_min)
+        t, eps = times[batch.draws.integers(0, len(times))], batch.noise()
+        return [self.head(features(self.eye, self.process.noise(x, t, eps), t, batch.cond)) for x in samples]
+
+    def samplings(self) -> dict[int, Sampling]:
+        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps)]
+        return {k: Sampling([*student_grid(self.process, 1.0, k), 0.0], "renoise") for k in ways}

@@ -1,0 +1,161 @@
+"""repeated_sd: ridge regression that learns again from its own predictions, with the best mixing numbers in
+closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from stillhouse.classical.distiller import Choice, Distiller, Fold, numbers
+from stillhouse.classical.mixing import TableError, best_weights, check, factors, tails
+from stillhouse.classical.spectrum import gaps, repeated_gain
+
+Array = np.ndarray
+
+
+class RepeatedDistiller(Distiller):
+    """Understanding the Gains from Repeated Self-Distillation. Pareek et al., 2024 (arXiv 2407.04600).
+
+    Round ``i`` refits the same ridge to ``xi_i`` times what it said plus ``1 - xi_i`` times the labels; no
+    ``xi`` is confined to [0, 1]. The whole of ``repeats`` rounds is a polynomial filter of that degree, so
+    that its numbers are one small least-squares problem.
+
+    ``repeats``: rounds, 0 for ridge alone. ``mixing``: ``validation`` (on folds, or on the pair given to
+    :meth:`fit`), ``closed`` (Stein's unbiased estimate of the risk, which holds no rows out), one ``xi``, or
+    one a round. ``noise_variance``: of the labels, for ``closed``; None: estimated from what least squares
+    leaves over. The other settings are those of :class:`stillhouse.classical.distiller.Distiller`.
+
+    After ``fit``: ``ridge_``, ``tails_`` (weights of the powers of the smoother), ``factors_`` (the ``xi``;
+    None where the weights are those of no sequence of rounds) and, for the linear kernel, ``coef_``.
+    """
+
+    worlds = ("tables",)
+    needs = ("labels",)
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        ridge: Any = 1.0,
+        repeats: int = 2,
+        mixing: Any = "validation",
+        noise_variance: float | None = None,
+        kernel: str = "linear",
+        gamma: float | None = None,
+        fit_intercept: bool = True,
+        folds: int = 5,
+        random_state: Any = 0,
+    ):
+        self.estimator, self.ridge, self.repeats, self.mixing, self.noise_variance = (
+            estimator,
+            ridge,
+            repeats,
+            mixing,
+            noise_variance,
+        )
+        self.kernel, self.gamma, self.fit_intercept, self.folds, self.random_state = (
+            kernel,
+            gamma,
+            fit_intercept,
+            folds,
+            random_state,
+        )
+
+    def _choose(self, ridge: float, whole: Fold, parts: Callable[[], list[Fold]]) -> Choice:
+        a, given = whole.spectrum.shrink(ridge), self._given()
+        if given is None and self.mixing == "closed":
+            noise = noise_of(whole, a) if self.noise_variance is None else float(self.noise_variance)
+            check(noise >= 0, f"The variance of the labels' noise is 0 or more, not {self.noise_variance}.")
+            weights = least_risk(a, whole.c, noise, self._rounds())
+            return self._found(ridge, a, weights, lambda: estimated_risk(a, whole.c, noise, weights))
+        weights = (
+            tails(given) if given is not None else best_weights(*held_out(parts(), ridge, self._rounds()))
+        )
+
+        def badness() -> float:
+            y, plain, powers = held_out(parts(), ridge, self._rounds())
+            said = plain + sum(w * (p - plain) for w, p in zip(weights, powers, strict=True))
+            return float(np.mean((y - said) ** 2))
+
+        return self._found(ridge, a, weights, badness)
+
+    @staticmethod
+    def _found(ridge: float, a: Array, weights: Array, badness: Callable[[], float]) -> Choice:
+        try:
+            xi: Array | None = factors(weights) if len(weights) else weights
+        except TableError:
+            xi = None
+        return Choice(ridge, badness, repeated_gain(a, weights), {"tails_": weights, "factors_": xi})
+
+    def _rounds(self) -> int:
+        whole = isinstance(self.repeats, int | np.integer) and self.repeats >= 0
+        check(whole, f"The number of repeats is a whole number of 0 or more, not {self.repeats!r}.")
+        return int(self.repeats)
+
+    def _given(self) -> list[float] | None:
+        if not isinstance(self.mixing, str):
+            return numbers("mixing", self.mixing, self._rounds())
+        known = ("validation",) if self.estimator is not None else ("validation", "closed")
+        check(self.mixing in known, f"mixing is {' or '.join(known)} here, or numbers, not '{self.mixing}'.")
+        return None
+
+
+def held_out(parts: list[Fold], ridge: float, rounds: int) -> tuple[Array, Array, list[Array]]:
+    """Targets of the held-out rows, what the first fit says of them, and what fits with 1 … rounds rounds of
+    pure teaching do."""
+    y = np.concatenate([f.y for f in parts])
+    plain, *powers = (
+        np.concatenate([f.says(ridge, f.spectrum.shrink(ridge) ** i) for f in parts])
+        for i in range(rounds + 1)
+    )
+    return y, plain, powers
+
+
+def least_risk(a: Array, c: Array, noise: float, rounds: int) -> Array:
+    """The weights of least estimated risk, (rounds,): the minimum of the parabola that :func:`estimated_risk`
+    is.
+
+    ``a`` (r,): the smoother's eigenvalues; ``c`` (r, outputs): coordinates of the labels; ``noise``: their
+    variance.
+    """
+    rows, size = a[:, None] * gaps(a, rounds), (c**2).sum(1)
+    square = rows.T @ (size[:, None] * rows)
+    return np.linalg.lstsq(square, rows.T @ (noise * c.shape[1] - (1 - a) * size), rcond=1e-12)[0]
+
+
+def estimated_risk(a: Array, c: Array, noise: float, weights: Array) -> float:
+    """Stein's unbiased estimate of the squared error on the training points, up to a constant: ``sum (1-h)^2
+    c^2 + 2 noise sum h``."""
+    h = a * repeated_gain(a, weights)
+    return float((((1 - h)[:, None] * c) ** 2).sum() + 2 * noise * c.shape[1] * h.sum())
+
+
+def noise_of(whole: Fold, a: Array) -> float:
+    """Variance of the labels' noise, from what least squares leaves over; where it leaves nothing over, from
+    what ridge does."""
+    left, size = len(whole.y) - len(a) - 1, whole.y.shape[1]
+    if left >= 1:
+        return max(float((whole.y**2).sum() - (whole.c**2).sum()), 0.0) / (left * size)
+    missed = 1 - a
+    return float(((missed[:, None] * whole.c) ** 2).sum() / (size * max(missed.sum(), 1e-12)))
+
+
+def best_for(s: Array, t: Array, noise: float, ridge: float, rounds: int) -> Array:
+    """The weights of least true risk for a known truth: eigenvalues ``s`` (d,) of ``X X^T``, coordinates
+    ``t`` (d,) of the true weights."""
+    a = s / (s + ridge)
+    rows, root = gaps(a, rounds), np.sqrt(noise)
+    signal = np.sqrt(s) * np.abs(t)
+    left = np.concatenate([(signal * a)[:, None] * rows, (root * a)[:, None] * rows])
+    right = np.concatenate([-signal * (1 - a), root * a])
+    return np.linalg.lstsq(left, right, rcond=1e-13)[0]
+
+
+def true_risk(s: Array, t: Array, noise: float, ridge: float, weights: Array, n: int = 1) -> float:
+    """Excess risk on ``n`` fixed points: ``(1/n) sum_j s_j [t_j^2 (1 - P_j a_j)^2 + noise P_j^2 s_j / (s_j +
+    ridge)^2]``."""
+    a = s / (s + ridge)
+    gain = repeated_gain(a, weights)
+    return float((s * t**2 * (1 - gain * a) ** 2 + noise * (gain * a) ** 2).sum() / n)

@@ -1,0 +1,250 @@
+"""icd: two few-step maps of one teacher, noise to image and image to noise: encode a picture, decode it under
+another condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import jump
+from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.process import like
+from stillhouse.model import Model
+from stillhouse.parts.gaps.score import fake_for
+from stillhouse.parts.players.students import grown
+from stillhouse.parts.targets.consistency import guided_step, huber
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class ICD(Method):
+    """Invertible Consistency Distillation. Starodubcev, Khoroshikh, Babenko & Baranchuk, 2024 (arXiv
+    2406.14539, section 4).
+
+    Time is cut into segments. The student, the reverse map, says from anywhere in a segment where its lower
+    end lies on the guided teacher's path; a second player, the forward map, says where the upper end of the
+    unguided path lies. Each is consistent along the teacher's DDIM steps, and each must undo the other across
+    a segment (the preserve losses), so that what is encoded can be read back.
+    """
+
+    segments: int = option(4, "calls of either map", low=1)
+    levels: int = option(50, "DDIM times of the grid", low=2)
+    high_guidance: float = option(8.0, "largest guidance scale of the reverse map; 1: none is learnt", low=1)
+    scales: int = option(5, "guidance scales it is trained at, evenly from 1", low=2)
+    preserve: float = option(1.5, "weight of the preserve losses", low=0)
+
+    worlds = ("shapes", "mixture")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=7e-4, clip=1.0),
+        "forward": Optim(lr=7e-4, clip=1.0),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            2 * self.segments <= self.levels,
+            f"{self.segments} segments need {2 * self.segments} levels or more, not {self.levels}.",
+        )
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, guidance_input=True) if self.high_guidance > 1 else teacher.copy()
+
+    def build(self) -> None:
+        require(
+            self.conditional or self.high_guidance == 1,
+            "Guidance moves away from the unconditional answer: it needs conditions.",
+        )
+        self.forward: Denoiser = self.player("forward", fake_for(self.teacher, self.student))
+        self.inverse = self.forward  # kept with the student
+        self.times = level_times(self.process.t_min, self.levels)
+        self.bounds = torch.tensor(boundaries(self.segments, self.levels))
+
+    def turns(self, step: int) -> list[str]:
+        return ["student", "forward"]
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        """The reverse map: consistent down to the lower boundary under every scale, and the inverse of the
+        forward map without one."""
+        times, bounds = self.times.to(batch.draws.device), self.bounds.to(batch.draws.device)
+        k, w = batch.draws.integers(1, self.levels + 1), self.draw_scale(batch)
+        t, s = times[k], times[k - 1]
+        b = bounds[torch.searchsorted(bounds, k - 1, right=True) - 1]
+        consistent = self.consistency(self.student, batch, t, s, times[b], b == k - 1, w)
+        return consistent + self.preserve * self.undoing(self.student, batch, upwards=False)
+
+    def forward_loss(self, batch: Batch) -> Tensor:
+        """The forward map: consistent up to the upper boundary, without guidance, and the inverse of the
+        reverse map."""
+        times, bounds = self.times.to(batch.draws.device), self.bounds.to(batch.draws.device)
+        k = batch.draws.integers(1, self.levels)
+        t, s = times[k], times[k + 1]
+        b = bounds[torch.searchsorted(bounds, k + 1)]
+        consistent = self.consistency(self.forward, batch, t, s, times[b], b == k + 1, None)
+        return consistent + self.preserve * self.undoing(self.forward, batch, upwards=True)
+
+    def draw_scale(self, batch: Batch) -> Tensor | None:
+        """A guidance scale a sample, from the list; None where none is learnt."""
+        if self.high_guidance == 1:
+            return None
+        return 1 + (self.high_guidance - 1) * batch.draws.integers(0, self.scales) / (self.scales - 1)
+
+    def consistency(
+        self,
+        model: Denoiser,
+        batch: Batch,
+        t: Tensor,
+        s: Tensor,
+        b: Tensor,
+        arrived: Tensor,
+        w: Tensor | None,
+    ) -> Tensor:
+        """From ``t`` the jump to the boundary ``b`` must land where it does from one teacher step on, at
+        ``s``; there, if ``arrived``."""
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        with torch.no_grad():
+            x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if w is None else w)
+            on = jump(model, x_s, s.clamp_min(float(self.times[1])), b, batch.cond, w)
+            target = torch.where(like(arrived, x_s).bool(), x_s, on)
+        return huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
+
+    def undoing(self, model: Denoiser, batch: Batch, upwards: bool) -> Tensor:
+        """Across one segment, ``model`` must come back to a noised state from where the other map has taken
+        it. No guidance.
+
+        The lowest segment starts at the first level: without any noise there is nothing to say which noise it
+        was.
+        """
+        bounds = self.bounds.to(batch.draws.device)
+        j = batch.draws.integers(0, self.segments)
+        low, high = (self.times.to(j.device)[i] for i in (bounds[j].clamp_min(1), bounds[j + 1]))
+        here, there, other = (high, low, self.student) if upwards else (low, high, self.forward)
+        x = self.process.noise(batch.data, here, batch.noise())
+        with torch.no_grad():
+            away = jump(other, x, here, there, batch.cond)
+        return huber(jump(model, away, there, here, batch.cond), x).mean()
+
+    def samplings(self) -> dict[int, Sampling]:
+        times = level_times(self.process.t_min, self.levels)[boundaries(self.segments, self.levels)]
+        return {self.segments: Sampling(times.flip(0).tolist(), "ddim", (1 + self.high_guidance) / 2)}
+
+
+def level_times(t_min: float, levels: int) -> Tensor:
+    """0 and ``levels`` rising times up to 1, evenly spaced from ``t_min``, (levels + 1,)."""
+    times = torch.linspace(t_min, 1.0, levels + 1)
+    times[0] = 0
+    return times
+
+
+def boundaries(segments: int, levels: int) -> list[int]:
+    """Level numbers where segments meet, 0 and ``levels`` included."""
+    return [math.ceil(levels * j / segments) for j in range(segments + 1)]
+
+
+def follow(
+    model: Denoiser,
+    x: Tensor,
+    times: Sequence[float],
+    cond: Condition = None,
+    scales: Sequence[float] | None = None,
+) -> Tensor:
+    """``x`` (B, …) carried by DDIM jumps along ``times``, rising or falling; ``scales``: the guidance told at
+    each but the last."""
+    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+        told = None if scales is None else torch.full((len(x),), scales[i], device=x.device)
+        here, there = (torch.full((len(x),), v, device=x.device) for v in (t, s))
+        x = jump(model, x, here, there, cond, told)
+    return x
+
+
+def dynamic(times: Sequence[float], guidance: float, until: float, ramp: float = 0.0) -> list[float]:
+    """The scale at each time: ``guidance`` up to ``until - ramp``, 1 above ``until``, a straight line between
+    the two.
+
+    Guidance at high noise decides what is where, and would paint a new picture; at low noise it decides what
+    it looks like.
+    """
+    width = max(ramp, 1e-9)
+    return [
+        1 + (guidance - 1) * min(max((until - t) / width, 0.0), 1.0)
+        if ramp
+        else guidance
+        if t <= until
+        else 1.0
+        for t in times
+    ]
+
+
+@torch.inference_mode()
+def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) -> Tensor:
+    """The noise at ``t = 1`` that the forward map finds for clean samples ``x`` (B, *shape) of condition
+    ``cond``: one call a segment.
+
+    They are first noised to the lowest level, by noise of ``seed``. Raises :class:`StillhouseError` for a
+    model without a forward map.
+    """
+    require(model.inverse is not None, "This model has no map from data to noise; distil one with icd.")
+    assert model.inverse is not None
+    times = _route(model)
+    draws = Draws(len(x), seed, "encode", device=x.device)
+    start = torch.full((len(x),), times[0], device=x.device)
+    return follow(
+        model.inverse.eval(), model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond
+    )
+
+
+@torch.inference_mode()
+def decode(
+    model: Model,
+    noise: Tensor,
+    cond: Condition = None,
+    *,
+    guidance: float = 1.0,
+    until: float = 0.7,
+    ramp: float = 0.0,
+) -> Tensor:
+    """Samples (B, *shape) of ``noise`` under ``cond``: the reverse map, one call a segment, with
+    :func:`dynamic` guidance."""
+    times = model.sampling().times
+    hears = hears_guidance(model.denoiser)
+    require(
+        hears or guidance == 1,
+        f"This model has learnt no guidance; a scale of {guidance} means nothing to it.",
+    )
+    scales = dynamic(times[:-1], guidance, until, ramp) if hears else None
+    return follow(model.denoiser.eval(), noise, times, cond, scales)
+
+
+def edit(
+    model: Model,
+    x: Tensor,
+    source: Condition,
+    target: Condition,
+    *,
+    guidance: float = 1.0,
+    until: float = 0.7,
+    ramp: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """``x`` (B, *shape), which ``source`` describes, as ``target`` describes it: encoded under the one,
+    decoded under the other."""
+    return decode(
+        model, encode(model, x, source, seed=seed), target, guidance=guidance, until=until, ramp=ramp
+    )
+
+
+def _route(model: Model) -> list[float]:
+    """The forward map's times: the lowest level, the boundaries, 1."""
+    lowest = float(level_times(model.denoiser.process.t_min, model.info["options"]["levels"])[1])
+    return [lowest, *(t for t in reversed(model.sampling().times) if t > lowest)]

@@ -1,0 +1,106 @@
+"""dmd: a score difference moves the student's distribution, stored teacher pairs keep its layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.flowmap import clean
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.gaps.distances import DISTANCES
+from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.pairs import teacher_pairs
+from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class DMD(Method):
+    """One-step Diffusion with Distribution Matching Distillation. Yin et al., 2023 (arXiv 2311.18828,
+    algorithm 1).
+
+    The student's samples move towards where the teacher's score pulls them and away from where their own does
+    (reverse KL at every noise level). Regression on a small set of noise-image pairs of the teacher keeps all
+    modes in place.
+    """
+
+    start: float = option(
+        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
+    )
+    guidance: float = option(1.0, "teacher guidance scale (1: none), in the score and in the pairs", low=0)
+    pairs: int = option(512, "stored teacher pairs", low=0)
+    pair_steps: int = option(0, "Heun steps of a pair's trajectory (0: adaptive, tolerance 1e-5)", low=0)
+    regression_weight: float = option(0.25, "weight of the regression on pairs", low=0)
+    matching_weight: float = option(1.0, "weight of the score difference", low=0)
+    distance: str = option("l2", "distance of the regression", choices=tuple(DISTANCES))
+    fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
+    low: float = option(
+        0.02,
+        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
+        low=0,
+        high=1,
+    )
+    high: float = option(0.98, "where these times end", low=0, high=1)
+
+    worlds = ("mixture", "digits", "mnist")
+    needs = ("pairs",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
+        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
+    }
+
+    def build(self) -> None:
+        self.real = Guided(self.teacher, self.guidance)
+        self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
+
+    @property
+    def bank_size(self) -> int:
+        return self.pairs if self.regression_weight else 0
+
+    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
+        return teacher_pairs(self.real, self.shape, draws, cond, self.pair_steps)
+
+    def turns(self, step: int) -> list[str]:
+        return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        return simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x = self.samples(batch)
+        loss = self.matching_weight * along(x, self.pull(x, batch))
+        return loss + self.regression_weight * self.regression(batch) if self.bank_size else loss
+
+    def pull(self, x: Tensor, batch: Batch) -> Tensor:
+        return direction(
+            x,
+            uniform(self.process, batch.draws, self.low, self.high),
+            batch.noise(),
+            self.real,
+            self.fake,
+            batch.cond,
+        )
+
+    def regression(self, batch: Batch) -> Tensor:
+        pair = batch.stored()
+        t = pair["eps"].new_full((batch.rows,), self.start)
+        x = clean(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
+        return DISTANCES[self.distance](x, pair["x"]).mean()
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        return denoising_loss(
+            self.fake, self.samples(batch), uniform(self.process, batch.draws), batch.noise(), batch.cond
+        )
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {1: Sampling([self.start, 0.0], "renoise")}

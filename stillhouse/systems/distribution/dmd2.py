@@ -1,0 +1,111 @@
+"""dmd2: two scores pull the student's samples, a critic on real data sharpens them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.gaps.critic import features, head_for, softplus_critic, softplus_fool
+from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.parts.states.backward_simulation import simulate, student_grid
+from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class DMD2(Method):
+    """Improved Distribution Matching Distillation for Fast Image Synthesis. Yin et al., 2024 (arXiv
+    2405.14867).
+
+    The student's samples move along the difference of two scores, the teacher's and that of a fake-score
+    network which keeps up with them by moving more often (two time-scale update rule). A few-step student
+    learns at the states that it will itself meet (backward simulation). A critic on the fake's features, fed
+    with real data, lets it pass its teacher.
+    """
+
+    steps: int = option(1, "calls of the student per sample", low=1)
+    start: float = option(
+        1.0, "time that the first call is told; its input is pure noise of that level", low=0.01, high=1
+    )
+    fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
+    guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
+    gan_weight: float = option(
+        5e-3, "weight of the critic in the student's loss (0: no critic, no data)", low=0
+    )
+    critic_weight: float = option(1e-2, "weight of the critic's own loss beside the fake's", low=0)
+    low: float = option(
+        0.02,
+        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
+        low=0,
+        high=1,
+    )
+    high: float = option(0.98, "where these times end", low=0, high=1)
+
+    worlds = ("mixture", "digits", "mnist", "shapes")
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
+        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.needs = ("data",) if self.gan_weight else ()  # type: ignore[misc]
+
+    def build(self) -> None:
+        self.real = Guided(self.teacher, self.guidance)
+        self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
+        if self.gan_weight:
+            self.head = self.player("fake", head_for(self.fake, self.shape))
+
+    def turns(self, step: int) -> list[str]:
+        return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
+
+    @property
+    def times(self) -> list[float]:
+        return student_grid(self.process, self.start, self.steps)
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
+        return simulate(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x = self.samples(batch)
+        g = direction(
+            x,
+            uniform(self.process, batch.draws, self.low, self.high),
+            batch.noise(),
+            self.real,
+            self.fake,
+            batch.cond,
+        )
+        loss = along(x, g)
+        if self.gan_weight:
+            fool = softplus_fool(self.judge(x, batch))
+            batch.log("fool", fool)
+            loss = loss + self.gan_weight * fool
+        return loss
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        x = self.samples(batch)
+        loss = denoising_loss(self.fake, x, uniform(self.process, batch.draws), batch.noise(), batch.cond)
+        if self.gan_weight:
+            critic = softplus_critic(self.judge(batch.data, batch), self.judge(x, batch))
+            batch.log("critic", critic)
+            loss = loss + self.critic_weight * critic
+        return loss
+
+    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+        """Logits of ``x`` renoised to a time of its own, read off the fake's middle features."""
+        t = uniform(self.process, batch.draws)
+        return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {self.steps: Sampling([*self.times, 0.0], "renoise")}

@@ -1,0 +1,86 @@
+"""sid: a Fisher-type distance whose gradient passes through both denoisers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.parts.gaps.score import fake_for
+from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.time_sampler import TIME_LAWS, time_law, uniform
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class SiD(Method):
+    """Score identity Distillation. Zhou et al., 2024 (arXiv 2404.04057, eq. 23 and algorithm 1).
+
+    With ``delta = D_teacher - D_fake`` at ``x_t = alpha x + sigma eps``, the scores differ by ``alpha delta /
+    sigma^2``. The Fisher divergence between the teacher's and the student's noised densities depends on the
+    student through its samples and through its own score; the second part is out of reach, but for every
+    ``u``: ``E[u(x_t) (s_student - grad log q(x_t | x))] = 0``, which turns it into a projection. With a
+    perfect fake ``mix = 1/2`` is the exact gradient; 1 drops the direct term, more corrects for a fake that
+    lags.
+
+    ``L = w sum delta ((D_teacher - x) - mix delta)``: no gradient is stopped but in ``w``.
+    """
+
+    start: float = option(
+        0.7, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
+    )
+    mix: float = option(1.2, "share of the direct term taken away (alpha in the paper)", low=0)
+    low: float = option(
+        0.02,
+        "where the times begin at which the denoisers are compared, as a share of [t_min, 1]",
+        low=0,
+        high=1,
+    )
+    high: float = option(0.98, "where these times end", low=0, high=1)
+    fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_LAWS))
+
+    worlds = ("mixture", "digits", "mnist")
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
+        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
+    }
+
+    def build(self) -> None:
+        self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
+
+    def turns(self, step: int) -> list[str]:
+        return ["fake", "student"]
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        x = simulate(
+            self.student, [self.start], batch.draws, batch.cond, batch.shape
+        )  # the student is not learning now: no graph
+        t = time_law(self.fake_times, self.process, batch.draws)
+        return denoising_loss(self.fake, x, t, batch.noise(), batch.cond)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x = simulate(
+            self.student, [self.start], batch.draws, batch.cond, batch.shape
+        )  # fresh noise, after the fake's update
+        t = uniform(self.process, batch.draws, self.low, self.high)
+        x_t = self.process.noise(x, t, batch.noise())
+        d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0
+        return self.weighed(x, d_real, self.fisher(x, d_real, d_fake))
+
+    def fisher(self, x: Tensor, d_real: Tensor, d_fake: Tensor) -> Tensor:
+        """``delta ((D_teacher - x) - mix delta)``, elementwise. It may be negative."""
+        delta = d_real - d_fake
+        return delta * ((d_real - x) - self.mix * delta)
+
+    def weighed(self, x: Tensor, d_real: Tensor, loss: Tensor) -> Tensor:
+        """Each sample's loss divided by ``mean|x - D_teacher|``."""
+        size = (x - d_real).abs().flatten(1).mean(1).clamp_min(1e-5).detach()
+        return (loss.flatten(1).mean(1) / size).mean()
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {1: Sampling([self.start, 0.0], "renoise")}

@@ -1,0 +1,109 @@
+"""snoopi: variational score distillation under a guidance scale drawn anew in every iteration, and negative
+prompts in attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition, move, pick, size
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.gaps.score import along
+from stillhouse.parts.gaps.vsd import dropped, fake_denoising, fake_times, lora_fake, pull
+from stillhouse.parts.players.negative import Negative
+from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class Snoopi(Method):
+    """SNOOPI: Supercharged One-step Diffusion Distillation with Proper Guidance. Nguyen et al., 2024 (arXiv
+    2412.02687).
+
+    Teacher and fake are guided by the same scale, drawn for each iteration from a range that reaches below 1,
+    where both densities are broadened. With ``nasa`` the student also learns negative prompts: it takes their
+    attention away from its own (:class:`~stillhouse.parts.players.negative.Negative`), while the teacher is
+    guided away from them and the fake never hears of them.
+    """
+
+    start: float = option(
+        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
+    )
+    low_guidance: float = option(0.5, "least guidance scale of both scores (1: none)", low=0)
+    high_guidance: float = option(4.0, "greatest guidance scale of both scores", low=0)
+    nasa: float = option(
+        0.0,
+        "greatest weight of a negative prompt in training, drawn from 0 up (0: no negative prompts)",
+        low=0,
+        high=1,
+    )
+    rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
+    lora_alpha: float = option(128.0, "the adapter's strength is this over its rank", low=0.01)
+    dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
+    low: float = option(
+        0.02,
+        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
+        low=0,
+        high=1,
+    )
+    high: float = option(0.98, "where these times end", low=0, high=1)
+
+    worlds = ("mixture", "shapes")
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, name="adamw", clip=1.0),
+        "fake": Optim(lr=1e-3, name="adamw", clip=1.0),
+    }
+    negatives: ClassVar[Condition] = (
+        None  # set it to draw negative prompts from these rows, and not from the run's own prompts
+    )
+
+    def build(self) -> None:
+        self.fake: Denoiser = self.player(
+            "fake", lora_fake(self.teacher, self.student, self.rank, self.lora_alpha)
+        )
+
+    def turns(self, step: int) -> list[str]:
+        # a fake that has not moved yet is the teacher, and pulls nowhere
+        return ["student", "fake"] if step else ["fake"]
+
+    def scale(self, batch: Batch) -> float:
+        """The iteration's guidance scale."""
+        return batch.stream("guidance").one_uniform(self.low_guidance, self.high_guidance)
+
+    def negative(self, batch: Batch) -> tuple[Condition, float]:
+        """The iteration's negative prompts, one a row, and their weight: the same whoever asks."""
+        draws = batch.stream("negative")
+        weight = draws.one_uniform(0.0, self.nasa)
+        if self.negatives is not None:
+            return move(
+                pick(self.negatives, draws.integers(0, size(self.negatives) or 1)), draws.device
+            ), weight
+        shift = draws.one_integer(1, max(2, batch.rows))
+        return pick(batch.cond, (torch.arange(batch.rows) + shift) % batch.rows), weight
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        student = Negative(self.student, *self.negative(batch)) if self.nasa else self.student
+        return simulate(student, [self.start], batch.draws, batch.cond, batch.shape)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x, scale = self.samples(batch), self.scale(batch)
+        real = Guided(self.teacher, scale, self.negative(batch)[0] if self.nasa else None)
+        t = uniform(self.process, batch.draws, self.low, self.high)
+        return along(x, pull(x, t, batch.noise(), real, Guided(self.fake, scale), batch.cond))
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        told = dropped(batch.cond, batch.draws, self.dropout)
+        return fake_denoising(
+            self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), told
+        )
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {1: Sampling([self.start, 0.0], "renoise")}

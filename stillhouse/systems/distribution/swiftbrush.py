@@ -1,0 +1,85 @@
+"""swiftbrush: variational score distillation from prompts alone; an adapter on the teacher is the student's
+score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.gaps.score import along
+from stillhouse.parts.gaps.vsd import dropped, fake_denoising, fake_times, lora_fake, pull
+from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class SwiftBrush(Method):
+    """SwiftBrush: One-Step Text-to-Image Diffusion Model with Variational Score Distillation. Nguyen & Tran,
+    2023 (arXiv 2312.05239).
+
+    The student's samples follow the teacher's score minus their own, which a low-rank adapter on the frozen
+    teacher keeps learning from them. Both scores are guided, by the same scale. Prompts are all that it
+    needs.
+    """
+
+    start: float = option(
+        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
+    )
+    guidance: float = option(4.5, "guidance scale of both scores, teacher and fake (1: none)", low=0)
+    rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
+    lora_alpha: float = option(108.0, "the adapter's strength is this over its rank", low=0.01)
+    dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
+    low: float = option(
+        0.02,
+        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
+        low=0,
+        high=1,
+    )
+    high: float = option(0.981, "where these times end", low=0, high=1)
+
+    worlds = ("mixture", "shapes")
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, clip=1.0),
+        "fake": Optim(lr=1e-3, clip=1.0),
+    }
+
+    def build(self) -> None:
+        self.fake: Denoiser = self.player(
+            "fake", lora_fake(self.teacher, self.student, self.rank, self.lora_alpha)
+        )
+        self.real: Denoiser = Guided(self.teacher, self.guidance)
+        self.own: Denoiser = Guided(self.fake, self.guidance)
+
+    def turns(self, step: int) -> list[str]:
+        # a fake that has not moved yet is the teacher, and pulls nowhere
+        return ["student", "fake"] if step else ["fake"]
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        return simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        x = self.samples(batch)
+        return along(
+            x,
+            self.direction(x, uniform(self.process, batch.draws, self.low, self.high), batch.noise(), batch),
+        )
+
+    def direction(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
+        return pull(x, t, eps, self.real, self.own, batch.cond)
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        told = dropped(batch.cond, batch.draws, self.dropout)
+        return fake_denoising(
+            self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), told
+        )
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {1: Sampling([self.start, 0.0], "renoise")}

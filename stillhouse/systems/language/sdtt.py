@@ -1,0 +1,111 @@
+"""sdtt: from one look the student says what its teacher would only say after several small steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.discrete import choose, of_masks, of_words
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.token_likelihood import noised, stratified
+from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replaced
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class SDTT(Method):
+    """Beyond Autoregression: Fast LLMs via Self-Distillation Through Time. Deschenaux & Gulcehre, 2024 (arXiv
+    2410.21035, algorithm 1).
+
+    The teacher unmasks a text in ``substeps`` steps of length ``dt``. Every masked position keeps what the
+    teacher last said of it before it was unmasked, a whole distribution, and the student must say all of
+    these at once. Then it becomes the teacher and ``dt`` is multiplied by ``substeps``. On average the
+    targets are no news (their mean is the teacher's own first answer), so the divergence matters: reverse KL
+    leads to their normalised *geometric* mean, which is sharper.
+    """
+
+    teacher_steps: int = option(
+        1024, "steps of the first teacher: dt of the first round is 1 over this", low=2
+    )
+    substeps: int = option(
+        2, "teacher steps that one of the student's replaces, and the factor of dt from round to round", low=2
+    )
+    rounds: int = option(7, "how often the student becomes the teacher, the first round included", low=1)
+    divergence: str = option("reverse_kl", "how far the student is from its target", choices=DIVERGENCES)
+    teacher_ema: float = option(
+        0.0, "decay of the average that becomes the next teacher (0: the student itself)", low=0, high=0.99999
+    )
+
+    worlds = ("text",)
+    needs = ("data", "same-size")
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=3e-4, clip=1.0)}
+    free_steps = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lengthened = (self.rounds - 1) * math.log(self.substeps)
+        sentence = (
+            f"{self.rounds} rounds from {self.teacher_steps} steps end in a step longer than all of "
+            "time; take fewer rounds."
+        )
+        require(lengthened <= math.log(self.teacher_steps) + 1e-9, sentence)
+
+    def stages(self, total: int) -> list[int]:
+        require(total >= self.rounds, f"{total} iterations are too few for {self.rounds} rounds.")
+        return [total * (i + 1) // self.rounds - total * i // self.rounds for i in range(self.rounds)]
+
+    def build(self) -> None:
+        self.masked = of_masks(self.process)
+        self.previous: Denoiser = self.frozen_copy(self.student, "previous")
+        self.heir = (
+            self.slow_copy(self.student, self.teacher_ema, "heir") if self.teacher_ema else self.student
+        )
+
+    def enter(self, stage: int) -> None:
+        copy_weights(self.previous, self.heir)
+
+    @property
+    def dt(self) -> float:
+        """Length of the teacher's steps in this round."""
+        return self.substeps**self.stage / self.teacher_steps
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        t = stratified(self.process, batch.draws)
+        x_t = noised(self.process, batch.data, t, batch.draws)
+        with torch.no_grad():
+            target = self.target(x_t, t, batch.cond, batch.draws)
+        hidden = x_t == self.masked.mask
+        gap = divergence(
+            self.divergence, of_words(self.student(x_t, t, batch.cond)).log_probs[hidden], target[hidden]
+        )
+        return over_replaced(self.process, gap, *x_t.shape)
+
+    def target(self, x_t: Tensor, t: Tensor, cond: Condition, draws: Draws) -> Tensor:
+        """The log-probabilities (B, L, V) that the student is asked for at the masks of ``x_t`` (B, L), at
+        ``t`` (B,).
+
+        What the last step unmasks was said in that step, as was what stays masked: it need not be taken.
+        """
+        teacher = self.teacher if self.stage == 0 else self.previous
+        said = of_words(teacher(x_t, t, cond))
+        target, z = said.log_probs, x_t
+        for i in range(1, self.substeps):
+            before, now = ((t - k * self.dt).clamp_min(self.process.t_min) for k in (i - 1, i))
+            step = self.masked.posterior(said.log_probs, z, before, now)
+            z = choose(step, draws.uniform(0.0, 1.0, *z.shape[1:], dtype=torch.float64))
+            said = of_words(teacher(z, now, cond))
+            target = torch.where((z == self.masked.mask)[..., None], said.log_probs, target)
+        return target
+
+    def samplings(self) -> dict[int, Sampling]:
+        steps = max(1, round(self.teacher_steps / self.substeps**self.rounds))
+        return {steps: Sampling.steps(self.process, steps, solver="ancestral")}

@@ -1,0 +1,144 @@
+"""ctm: jumps from any time to any earlier time on the teacher's path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import jump
+from stillhouse.parts.gaps.adaptive_weight import balance, last_weight
+from stillhouse.parts.gaps.critic import features, head_for, hinge_critic
+from stillhouse.parts.players.students import grown
+from stillhouse.parts.states.time_sampler import edm
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.parts.targets.teacher import teacher_steps
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers.grids import thinned
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class CTM(Method):
+    """Consistency Trajectory Models. Kim et al., 2023 (arXiv 2310.02279, eq. 5-9).
+
+    ``G(x_t, t -> s)`` must land where a teacher segment ``t -> u`` followed by the student's own jump ``u ->
+    s`` lands; both are carried on to the clean end by the slow copy before they are compared (soft
+    consistency). Its zero-length jump is kept a denoiser by denoising training, and a discriminator may join
+    late.
+    """
+
+    levels: int = option(18, "noise levels of the grid", low=3)
+    segment: int = option(17, "longest teacher segment, in levels", low=1)
+    steps: int = option(1, "default number of calls per sample", low=1)
+    gamma: float = option(0.0, "share of fresh noise between two calls (0: deterministic)", low=0, high=1)
+    decay: float = option(0.999, "decay of the slow copy per step", low=0, high=1)
+    denoising: bool = option(True, "train the zero-length jump as a denoiser")
+    critic_from: float = option(
+        1.0, "share of the run after which a discriminator joins (1: never)", low=0, high=1
+    )
+
+    worlds = ("mixture", "digits", "mnist")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=4e-4, name="radam"),
+        "critic": Optim(lr=2e-3, betas=(0.5, 0.9)),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.steps < self.levels,
+            f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.",
+        )
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, two_time=True)
+
+    def build(self) -> None:
+        require(
+            self.student.two_time,
+            "CTM's student jumps between any two times; give it a network built with two_time.",
+        )
+        self.target: Denoiser = self.slow_copy(self.student, self.decay)
+        self.grid = torch.linspace(1.0, self.process.t_min, self.levels)
+        if self.critic_from < 1:
+            self.head = self.player("critic", head_for(self.teacher, self.shape))
+
+    def turns(self, step: int) -> list[str]:
+        return ["critic"] if self.with_critic(step) and step % 2 else ["student"]
+
+    def with_critic(self, step: int) -> bool:
+        return self.critic_from < 1 and step >= self.critic_from * self.total
+
+    def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        """Indices ``i`` (start) and ``j`` (end) per sample, and the segment's length ``n``, drawn for the
+        batch with P(n) ~ n."""
+        last = self.levels - 1
+        most = min(self.segment, last)
+        cumulative = torch.arange(1, most + 1).cumsum(0)
+        n = 1 + int(
+            torch.searchsorted(cumulative, batch.draws.one_uniform(0, float(cumulative[-1])), right=True)
+        )
+        i = batch.draws.integers(0, last - n + 1)
+        j = (i + n + batch.draws.uniform() * (last - i - n + 1)).long().clamp(max=last)
+        return i, j, n
+
+    def to_clean(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
+        """The slow copy's jump to the lowest level; gradient passes through it, its weights don't learn."""
+        return jump(self.target, x, s, torch.full_like(s, self.process.t_min), batch.cond)
+
+    @shared
+    def landing(self, batch: Batch) -> Tensor:
+        """The student's jump ``t -> s``, carried to the clean end; where it began is left in
+        ``batch.memo``."""
+        i, j, n = self.draw_times(batch)
+        times = [self.grid.to(i.device)[i + k] for k in range(n + 1)]
+        s = self.grid.to(i.device)[j]
+        x_t = self.process.noise(batch.data, times[0], batch.noise())
+        batch.memo["start"] = x_t, times, s
+        return self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
+
+    @torch.no_grad()
+    def answer(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
+        """Teacher along ``times`` from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the
+        slow copy to the end."""
+        x_u = teacher_steps(self.teacher, x_t, times, batch.cond)
+        return self.to_clean(jump(self.student, x_u, times[-1], s, batch.cond), s, batch)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        landed = self.landing(batch)
+        x_t, times, s = batch.memo["start"]
+        loss = main = (landed - self.answer(x_t, times, s, batch)).square().mean()
+        weight = last_weight(self.student)
+        if self.denoising:
+            other = denoising_loss(
+                self.student, batch.data, self.denoising_times(batch), batch.noise(), batch.cond
+            )
+            loss = loss + balance(main, other, weight) * other
+        if self.with_critic(batch.step):
+            fool = -self.judge(landed, batch).mean()
+            loss = loss + balance(main, fool, weight, 0.01, 10.0) * fool
+        return loss
+
+    def denoising_times(self, batch: Batch) -> Tensor:
+        """Half uniform over the noisier 70 % of the grid, half log-normal in ``sigma / alpha``."""
+        noisy = 1 - 0.7 * (1 - self.process.t_min) * batch.draws.uniform()
+        return torch.where(batch.draws.uniform() < 0.5, noisy, edm(self.process, batch.draws))
+
+    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+        t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
+        return self.head(features(self.teacher, x, t, batch.cond))
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        return hinge_critic(self.judge(batch.data, batch), self.judge(self.landing(batch), batch))
+
+    def samplings(self) -> dict[int, Sampling]:
+        ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
+        solver = {"name": "renoise", "gamma": self.gamma} if self.gamma else "ddim"
+        return {k: Sampling(thinned(self.grid, k), solver) for k in ways}

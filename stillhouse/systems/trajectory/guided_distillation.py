@@ -1,0 +1,137 @@
+"""guided_distillation: first guidance becomes an input of one network, then that network's steps are
+halved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import clean
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import Eps, Score
+from stillhouse.core.process import like
+from stillhouse.parts.players.students import grown
+from stillhouse.parts.states.time_sampler import heard
+from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class GuidedDistillation(Method):
+    """On Distillation of Guided Diffusion Models. Meng, Rombach, Gao, Kingma, Ermon, Ho & Salimans, 2022
+    (arXiv 2210.03142).
+
+    Stage one: the student, which hears ``w``, is asked for what the guided teacher says in two evaluations,
+    for every ``w`` of a range at once. Then its steps are halved as in progressive distillation, ``w`` told
+    to teacher and student alike. For the stochastic sampler one more stage teaches the last student to jump
+    two intervals of its grid from each of its times.
+    """
+
+    low_guidance: float = option(1.0, "smallest guidance scale (1: none)", low=0)
+    high_guidance: float = option(4.0, "largest guidance scale; the student hears it when it varies", low=0)
+    teacher_steps: int = option(64, "DDIM steps that the halving starts from", low=2)
+    steps: int = option(
+        2, "intervals of the last student's grid; as many calls, one less with the stochastic sampler", low=1
+    )
+    guidance_share: float = option(0.4, "share of the run spent on the first stage", low=0.01, high=0.99)
+    stochastic: bool = option(
+        False, "train for, and sample by, jumps of two intervals with one of noise back up"
+    )
+    weight: str = option(
+        "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
+    )
+
+    worlds = ("mixture", "shapes")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="linear", clip=1.0)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.low_guidance, self.high_guidance
+        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
+        require(
+            not self.stochastic or self.steps >= 2,
+            "The stochastic sampler jumps two intervals: its grid needs 2 steps or more.",
+        )
+        self.ladder = ladder(self.teacher_steps, self.steps)
+
+    @property
+    def hears_guidance(self) -> bool:
+        return self.low_guidance < self.high_guidance
+
+    @property
+    def rungs(self) -> list[int]:
+        """How many steps the student of each halving takes over all of time; the extra one of the stochastic
+        sampler takes half."""
+        return [*self.ladder, *([self.steps // 2] if self.stochastic else [])]
+
+    def stages(self, total: int) -> list[int]:
+        first = max(1, round(total * self.guidance_share))
+        return [first, *stage_lengths(total - first, self.rungs)]
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
+
+    def build(self) -> None:
+        require(
+            self.conditional or self.high_guidance == 1,
+            "Guidance moves away from the unconditional answer: it needs conditions.",
+        )
+        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
+        require(
+            not blind,
+            "Pure noise holds no clean image, so a student that says the noise can't start there; use v, "
+            "x0 or velocity.",
+        )
+        self.previous: Denoiser = self.frozen_copy(self.student, "previous")
+
+    def enter(self, stage: int) -> None:
+        copy_weights(self.previous, self.student)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance)  # one a sample
+        t, middle, s = self.draw_times(batch)
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        told = w if self.hears_guidance else None
+        with torch.no_grad():
+            if self.stage == 0:
+                target = self.guided_teacher(w)(x_t, t, batch.cond).x0
+            else:
+                target = halving_target(self.previous, x_t, t, middle, s, batch.cond, told)
+        gap = (clean(self.student, x_t, t, batch.cond, told) - target) ** 2
+        return (like(clean_weight(self.process, t, self.weight), gap) * gap).mean()
+
+    def guided_teacher(self, w: Tensor) -> Denoiser:
+        """What the first stage is asked for: the teacher under guidance ``w`` (B,)."""
+        return Guided(self.teacher, w)
+
+    def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Start, middle and end of the student's step, (B,) each; in the first stage any time, with no step
+        to make.
+
+        With the stochastic sampler's extra stage the starts are all that the sampler visits, ``2/N … 1``; it
+        returns the clean estimate at ``2/N``, so that ``1/N`` is none of them.
+        """
+        if self.stage == 0:
+            t = heard(self.process, batch.times(self.process.t_min, 1.0))
+            return t, t, t
+        if self.stage > len(self.ladder):
+            i, n, jump = batch.draws.integers(2, self.steps + 1), self.steps, 2
+        else:
+            n, jump = self.ladder[self.stage - 1], 1
+            i = batch.draws.integers(1, n + 1)
+        return i / n, (i - jump / 2) / n, (i - jump) / n
+
+    def samplings(self) -> dict[int, Sampling]:
+        w = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        if not self.stochastic:
+            return {self.steps: Sampling.steps(self.process, self.steps, solver="ddim", guidance=w)}
+        times = [i / self.steps for i in range(self.steps, 1, -1)]
+        return {self.steps - 1: Sampling([*times, 0.0], "leap", w)}

@@ -1,0 +1,280 @@
+"""hyper_sd: consistency within segments of time that grow from stage to stage; then a reward; then scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import Eps, Score
+from stillhouse.core.process import like
+from stillhouse.parts.gaps.critic import features, head_for, hinge_critic, hinge_fool
+from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.parts.states.backward_simulation import student_grid
+from stillhouse.parts.states.pairs import teacher_pairs
+from stillhouse.parts.states.segments import halvings, parted, segment_pair
+from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.parts.targets.reward import Reward, find_reward, shortfall
+from stillhouse.parts.targets.teacher import teacher_steps
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers.ddim import DDIM
+from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.recipe import Optim
+
+# the squared error's share beside the critic's, from this number of segments up (our reading of the paper)
+SQUARED_SHARE = {8: 0.9, 4: 0.8, 2: 0.5, 1: 0.3}
+
+
+@dataclass
+class HyperSD(Method):
+    """Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis. Ren et al., 2024 (arXiv
+    2404.13686).
+
+    The student's DDIM jump from a state must land where its slow copy's jump from the next state of the
+    teacher's path lands, any landing time within a segment being asked for. A one-time network can do that
+    only where the path is nearly straight: so time is cut into many segments first, and their number is
+    halved from stage to stage. Two more stages may follow. Reward feedback lifts the one-jump images up to a
+    margin; score distillation sharpens the one-step student.
+    """
+
+    segments: int = option(8, "segments of time in the first stage", low=1)
+    last_segments: int = option(
+        1, "segments in the last one, a half, a quarter … of the first; the student's calls per sample", low=1
+    )
+    levels: int = option(40, "DDIM steps of the teacher's whole path, a multiple of `segments`", low=1)
+    guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
+    decay: float = option(0.95, "decay of the slow copy per step", low=0, high=1)
+    critic: float = option(
+        0.0,
+        "how far the squared error gives way to a critic (1: the paper's balance, 0: not at all)",
+        low=0,
+        high=1,
+    )
+    unified: bool = option(
+        False, "the last stage mixes all numbers of segments, for one student of 1 to `segments` calls"
+    )
+    reward: str = option(
+        "",
+        "reward of the second stage: `captions` (of the world shapes), or `module:function` of r(x0, cond) "
+        "-> (B,)",
+    )
+    reward_share: float = option(
+        0.0, "share of the run that the reward stage takes (0: no such stage)", low=0, high=0.9
+    )
+    margin: float = option(0.0, "reward at which a sample is good enough to be left alone", low=-1e9)
+    score_share: float = option(
+        0.0, "share of the run that the one-step score stage takes (0: no such stage)", low=0, high=0.9
+    )
+    start: float = option(
+        1.0,
+        "time that the one call of the score stage is told; its input is pure noise of that level",
+        low=0.01,
+        high=1,
+    )
+    fake_per_student: int = option(2, "updates of the fake score per update of the student", low=1)
+    pairs: int = option(2000, "teacher pairs that hold the one-step student (0: none)", low=0)
+    pair_weight: float = option(0.25, "weight of their squared error", low=0)
+    reward_weight: float = option(0.1, "weight of the reward in the score stage, if there is a reward", low=0)
+
+    worlds = ("mixture", "digits", "mnist", "shapes")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, schedule="cosine"),
+        "critic": Optim(lr=1e-3, betas=(0.5, 0.9)),
+        "fake": Optim(lr=5e-4),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ratio = self.segments / self.last_segments
+        halved = ratio >= 1 and ratio.is_integer() and int(ratio) & (int(ratio) - 1) == 0
+        require(
+            halved,
+            f"Halving leads from {self.segments} segments to {self.last_segments} only if one is the other "
+            "times 1, 2, 4, 8 …",
+        )
+        require(
+            self.levels % self.segments == 0,
+            f"HyperSD option 'levels' is a multiple of the {self.segments} segments, not {self.levels}.",
+        )
+        require(not self.reward_share or bool(self.reward), "A reward stage needs a reward; name one.")
+        spent = self.reward_share + self.score_share
+        require(
+            spent < 1,
+            f"The reward and score stages take {spent:g} of the run; leave something for the segments.",
+        )
+        once = not self.score_share or self.last_segments == 1
+        require(once, f"The score stage is for a one-step student, not one of {self.last_segments} segments.")
+
+    # -- stages ------------------------------------------------------------------------------------
+    @property
+    def phases(self) -> list[tuple[str, float]]:
+        """Each stage's kind (a number of segments, ``reward`` or ``score``) and its share of the run."""
+        ladder = halvings(self.segments, self.last_segments)
+        each = (1 - self.reward_share - self.score_share) / len(ladder)
+        late = [("reward", self.reward_share), ("score", self.score_share)]
+        return [(str(k), each) for k in ladder] + [(kind, share) for kind, share in late if share]
+
+    def stages(self, total: int) -> list[int]:
+        lengths = parted(total, [share for _, share in self.phases])
+        require(min(lengths) > 0, f"{total} iterations are too few for {len(lengths)} stages.")
+        return lengths
+
+    def phase(self, step: int) -> str:
+        """The kind of the stage that ``step`` is in."""
+        for (kind, _), length in zip(self.phases, self.stages(self.total), strict=True):
+            if step < length:
+                return kind
+            step -= length
+        return self.phases[-1][0]
+
+    def turns(self, step: int) -> list[str]:
+        kind = self.phase(step)
+        if kind == "score":
+            return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
+        return ["critic", "student"] if self.critic and kind != "reward" else ["student"]
+
+    # -- players -----------------------------------------------------------------------------------
+    def build(self) -> None:
+        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
+        require(
+            not blind,
+            "Pure noise holds no clean image, so a student that says the noise can't jump from there; use "
+            "a velocity, v or x0 network.",
+        )
+        self.guided = Guided(self.teacher, self.guidance)
+        self.target: Denoiser = self.slow_copy(self.student, self.decay)
+        self.worth: Reward | None = find_reward(self.reward) if self.reward else None
+        if self.critic:
+            exact = isinstance(
+                self.teacher, ExactDenoiser
+            )  # a closed form has no features: the student's first state gives them
+            self.eye: Denoiser = self.frozen_copy(self.student, "eye") if exact else self.teacher
+            self.head = self.player("critic", head_for(self.eye, self.shape))
+        if self.score_share:
+            self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
+
+    @property
+    def bank_size(self) -> int:
+        return self.pairs if self.score_share and self.pair_weight else 0
+
+    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
+        return teacher_pairs(self.guided, self.shape, draws, cond, steps=self.levels)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        kind = self.phase(batch.step)
+        return (
+            self.reward_loss(batch)
+            if kind == "reward"
+            else self.score_loss(batch)
+            if kind == "score"
+            else self.segment_loss(batch)
+        )
+
+    # -- consistency within segments ---------------------------------------------------------------
+    def segments_at(self, batch: Batch) -> int:
+        """The stage's number of segments; in the last stage of a unified student any of them, one for the
+        whole batch."""
+        k = int(self.phase(batch.step))
+        if self.unified and k == self.last_segments:
+            ladder = halvings(self.segments, self.last_segments)
+            return ladder[batch.stream("segments").one_integer(0, len(ladder))]
+        return k
+
+    @shared
+    def landing(self, batch: Batch) -> Tensor:
+        """The student's jump within a segment; where it should have landed, and when, are left in
+        ``batch.memo``."""
+        shares = segment_pair(self.levels, self.segments_at(batch), batch.draws)
+        t, u, b = (self.process.t_min + (1 - self.process.t_min) * share for share in shares)
+        s = b + (u - b) * batch.draws.uniform()
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        with torch.no_grad():
+            x_u = teacher_steps(self.guided, x_t, [t, u], batch.cond, DDIM())
+            # at the segment's end the state itself is asked for: that ties the chain of equalities to the
+            # teacher
+            target = torch.where(like(u - b, x_u) > 0, jump(self.target, x_u, u, s, batch.cond), x_u)
+        batch.memo["landing"] = target, s
+        return jump(self.student, x_t, t, s, batch.cond)
+
+    def segment_loss(self, batch: Batch) -> Tensor:
+        x = self.landing(batch)
+        target, s = batch.memo["landing"]
+        squared = (x - target).square().mean()
+        if not self.critic:
+            return squared
+        full = next(share for least, share in SQUARED_SHARE.items() if int(self.phase(batch.step)) >= least)
+        share = 1 - self.critic * (1 - full)
+        fool = hinge_fool(self.judge(x, s, batch))
+        batch.log("fool", fool)
+        return share * squared + (1 - share) * fool
+
+    def critic_loss(self, batch: Batch) -> Tensor:
+        x = self.landing(batch)
+        s = batch.memo["landing"][1]
+        real = self.process.noise(batch.data, s, batch.noise())
+        return hinge_critic(self.judge(real, s, batch), self.judge(x, s, batch))
+
+    def judge(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
+        """Logits of states at ``s``, read off frozen features."""
+        return self.head(features(self.eye, x, s.clamp_min(max(self.process.t_min, 1e-3)), batch.cond))
+
+    # -- reward feedback ---------------------------------------------------------------------------
+    def reward_loss(self, batch: Batch) -> Tensor:
+        assert self.worth is not None
+        t = uniform(self.process, batch.draws)
+        x = clean(self.student, self.process.noise(batch.data, t, batch.noise()), t, batch.cond)
+        worth = self.worth(x, batch.cond)
+        batch.log("reward", worth.mean())
+        return shortfall(worth, self.margin)
+
+    # -- one step, by scores -----------------------------------------------------------------------
+    def once(self, eps: Tensor, cond: Condition) -> Tensor:
+        """The one-step student's samples of noise ``eps`` (B, *shape)."""
+        t = torch.full((len(eps),), self.start, device=eps.device)
+        return clean(self.student, like(self.process.sigma(t), eps) * eps, t, cond)
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        return self.once(batch.noise(), batch.cond)
+
+    def score_loss(self, batch: Batch) -> Tensor:
+        x = self.samples(batch)
+        t = uniform(self.process, batch.draws, 0.02, 0.98)
+        loss = along(x, direction(x, t, batch.noise(), self.guided, self.fake, batch.cond))
+        if self.bank_size:
+            pair = batch.stored()
+            gap = (self.once(pair["eps"], pair.get("cond")) - pair["x"]).square().mean()
+            batch.log("pairs", gap)
+            loss = loss + self.pair_weight * gap
+        if self.worth is not None:
+            loss = loss + self.reward_weight * shortfall(self.worth(x, batch.cond), self.margin)
+        return loss
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        return denoising_loss(
+            self.fake, self.samples(batch), uniform(self.process, batch.draws), batch.noise(), batch.cond
+        )
+
+    def samplings(self) -> dict[int, Sampling]:
+        start = self.start if self.score_share else 1.0
+        if not self.unified:
+            return {self.last_segments: self.way(self.last_segments, start, 0.0)}
+        ways = halvings(self.segments, self.last_segments)[::-1]
+        return {k: self.way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
+
+    def way(self, steps: int, start: float, gamma: float) -> Sampling:
+        """DDIM on the trailing grid, or gamma-sampling, whose fresh noise grows fewer calls fewer."""
+        return Sampling(
+            [*student_grid(self.process, start, steps), 0.0],
+            {"name": "renoise", "gamma": gamma} if gamma else "ddim",
+        )

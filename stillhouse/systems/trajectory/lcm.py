@@ -1,0 +1,117 @@
+"""lcm: the consistency model of latent, guided teachers with a table of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import clean
+from stillhouse.core.process import ScaledLinearVP
+from stillhouse.parts.gaps.distances import squared
+from stillhouse.parts.players.students import grown
+from stillhouse.parts.targets.consistency import end_from, guided_step, huber, tie
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers.grids import thinned
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+DISTANCES = {"huber": huber, "l2": squared}
+
+
+@dataclass
+class LCM(Method):
+    """Latent Consistency Models. Luo, Tan, Huang, Li & Zhao, 2023 (arXiv 2310.04378, algorithm 1).
+
+    A consistency model on a grid of 50 DDIM times, so that a pair of neighbours is 20 steps of the teacher's
+    table apart (the paper's skipping steps), whose teacher takes one guided DDIM step between the two. With a
+    range of scales the student hears ``w``; with one scale it is baked in, and with the run's option ``lora``
+    and ``decay = 0`` that is LCM-LoRA (Luo et al., 2023, arXiv 2311.05556). The tie to the data, ``c_skip x +
+    c_out D``, is the student's own kind of prediction, wherever it is sampled or saved.
+    """
+
+    low_guidance: float = option(7.5, "smallest teacher guidance scale (1: none)", low=0)
+    high_guidance: float = option(
+        7.5, "largest teacher guidance scale; the student hears it when it varies", low=0
+    )
+    levels: int = option(50, "DDIM times of the grid", low=2)
+    steps: int = option(4, "default number of calls per sample", low=1)
+    distance: str = option("huber", "how two answers are compared", choices=tuple(DISTANCES))
+    decay: float = option(
+        0.95, "decay of the slow copy per step (0: the student itself, none is kept)", low=0, high=1
+    )
+
+    worlds = ("mixture", "shapes")
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.low_guidance, self.high_guidance
+        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
+        require(
+            self.steps <= self.levels,
+            f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.",
+        )
+
+    @property
+    def hears_guidance(self) -> bool:
+        return self.low_guidance < self.high_guidance
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
+
+    def build(self) -> None:
+        require(
+            self.conditional or self.high_guidance == 1,
+            "Guidance moves away from the unconditional answer: it needs conditions.",
+        )
+        tie(self.student)
+        self.target: Denoiser = self.slow_copy(self.student, self.decay) if self.decay else self.student
+        self.grid = self.make_grid()
+
+    def make_grid(self) -> Tensor:
+        """Falling times, ``levels`` of them and the one where the chain ends: step 0 of a table, ``t_min``
+        elsewhere."""
+        low, process = self.process.t_min, self.process
+        if isinstance(process, ScaledLinearVP):
+            require(
+                self.levels < process.steps,
+                f"A table of {process.steps} steps has no {self.levels} levels and an end.",
+            )
+            index = torch.arange(self.levels, 0, -1) * (process.steps // self.levels) - 1
+            return torch.cat(
+                [
+                    process.time_of_index(index.double()),
+                    torch.tensor([1 / process.steps], dtype=torch.float64),
+                ]
+            )
+        return torch.linspace(1.0, low, self.levels + 1, dtype=torch.float64)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        grid = self.grid.to(batch.draws.device, torch.float32)
+        i = batch.draws.integers(0, self.levels)
+        t, u = grid[i], grid[i + 1]
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.hears_guidance else None
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        with torch.no_grad():
+            target = self.answer(x_t, t, u, batch, w)
+        return DISTANCES[self.distance](clean(self.student, x_t, t, batch.cond, w), target).mean()
+
+    def answer(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+        """What the slow copy says from where one guided DDIM step of the teacher leads; ``w`` (B,) is None
+        where the scale is fixed."""
+        x_u = guided_step(self.teacher, x_t, t, u, batch.cond, self.high_guidance if w is None else w)
+        return end_from(self.target, x_u, u, float(self.grid[-1]), batch.cond, w)
+
+    def samplings(self) -> dict[int, Sampling]:
+        w = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        ways = [self.steps, *(k for k in (1, 2, 4, 8) if k != self.steps and k <= self.levels)]
+        start = (
+            1.0 if isinstance(self.process, ScaledLinearVP) else None
+        )  # where Diffusers starts the walks of its tables
+        return {k: Sampling(thinned(self.make_grid(), k), "renoise", w, start) for k in ways}

@@ -1,0 +1,80 @@
+"""progressive: the student learns to do in one step what its teacher does in two; then it is the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.flowmap import clean
+from stillhouse.core.prediction import Eps, Score
+from stillhouse.core.process import like
+from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class Progressive(Method):
+    """Progressive Distillation for Fast Sampling of Diffusion Models. Salimans & Ho, 2022 (arXiv 2202.00512,
+    algorithm 2).
+
+    A student with ``N`` DDIM steps is asked for the clean image from which *one* of its steps lands exactly
+    where *two* steps of the teacher's ``2N`` land. Then the student becomes the teacher and ``N`` is halved.
+    """
+
+    teacher_steps: int = option(64, "DDIM steps of the first teacher", low=2)
+    steps: int = option(1, "DDIM steps of the last student", low=1)
+    weight: str = option(
+        "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
+    )
+
+    worlds = ("mixture", "digits", "mnist")
+    needs = ("data", "same-size")
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=5e-4, schedule="linear", clip=1.0)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ladder = ladder(self.teacher_steps, self.steps)  # the students' numbers of steps: N/2, N/4, …
+
+    def stages(self, total: int) -> list[int]:
+        return stage_lengths(total, self.ladder)
+
+    def build(self) -> None:
+        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
+        require(
+            not blind,
+            "Pure noise holds no clean image, so a student that says the noise can't start there; use a "
+            "velocity, v or x0 network.",
+        )
+        self.previous: Denoiser = self.frozen_copy(self.student, "previous")
+
+    def enter(self, stage: int) -> None:
+        copy_weights(self.previous, self.student)
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        n = self.ladder[self.stage]
+        i = batch.draws.integers(1, n + 1)
+        t, middle, s = i / n, (i - 0.5) / n, (i - 1) / n
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        with torch.no_grad():
+            target = self.target(x_t, t, middle, s, batch.cond)
+        gap = (clean(self.student, x_t, t, batch.cond) - target) ** 2
+        return (like(self.weigh(t), gap) * gap).mean()
+
+    def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """What the clean estimate must be for one step to do the work of the teacher's two."""
+        return halving_target(self.teacher if self.stage == 0 else self.previous, x_t, t, middle, s, cond)
+
+    def weigh(self, t: Tensor) -> Tensor:
+        """Weight of the clean estimate's error."""
+        return clean_weight(self.process, t, self.weight)
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {self.steps: Sampling.steps(self.process, self.steps, solver="ddim")}

@@ -1,0 +1,192 @@
+"""tbcm: continuous-time consistency on the teacher's own path, without any data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.core.conditions import Condition, join
+from stillhouse.core.denoiser import Converted, Denoiser
+from stillhouse.core.errors import require
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import Prediction
+from stillhouse.core.process import Trig, like
+from stillhouse.models.embed import NumberEmbedding, zero
+from stillhouse.parts.players.students import grown
+from stillhouse.parts.targets.tangent import tangent
+from stillhouse.samplers.rollout import rollout
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.solvers.ddim import DDIM
+from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.recipe import Optim
+
+HALF_PI = math.pi / 2
+
+
+@dataclass
+class TBCM(Method):
+    """Image-Free Timestep Distillation via Continuous-Time Consistency with Trajectory-Sampled Pairs. Tang et
+    al., 2025 (arXiv 2511.20410); the tangent objective is sCM's: Lu & Song, 2024 (arXiv 2410.11081, eq. 6 and
+    algorithm 1).
+
+    Angles ``tau`` in (0, pi/2): ``x = cos(tau) x0 + sin(tau) eps``, ``F = dx/dtau``, clean end ``f = cos(tau)
+    x - sin(tau) F``. Along the teacher's direction ``v`` the clean end must not move: ``df/dtau = -cos(tau)(F
+    - v) - sin(tau)(x + dF/dtau) = 0``. The states are read off the guided teacher's own walk from pure noise.
+    """
+
+    states: str = option(
+        "path",
+        "where the states come from: the teacher's path (no data), or noised data",
+        choices=("path", "data"),
+    )
+    levels: int = option(16, "points of one walk, pure noise included", low=2, high=256)
+    low_guidance: float = option(1.0, "smallest teacher guidance scale (1: none)", low=0)
+    high_guidance: float = option(
+        1.0, "largest teacher guidance scale; the student hears it when it varies", low=0
+    )
+    warmup: int = option(
+        1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0
+    )
+    tangent_share: float = option(1.0, "final share of the tangent (0: velocity matching)", low=0, high=1)
+    norm_offset: float = option(0.2, "constant added to the tangent's norm", low=1e-6)
+    adaptive: bool = option(
+        False,
+        "divide each angle's error by its learned variance, as the paper does; small networks then drift",
+    )
+    exact: bool = option(True, "forward-mode derivative; otherwise a finite difference")
+
+    worlds = ("mixture", "digits", "mnist")
+    optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.low_guidance <= self.high_guidance,
+            f"Guidance runs from low to high, not {self.low_guidance} to {self.high_guidance}.",
+        )
+        if self.states == "data":
+            self.needs = ("data",)  # type: ignore[misc]
+
+    @property
+    def hears(self) -> bool:
+        """Whether the student is told the guidance scale."""
+        return self.low_guidance < self.high_guidance
+
+    def make_student(self, teacher: Denoiser) -> Denoiser:
+        return grown(teacher, guidance_input=True) if self.hears else teacher.copy()
+
+    def build(self) -> None:
+        self.path_student = Converted(self.student, Trig())
+        if self.adaptive:
+            self.log_variance: LogVariance = self.player("student", LogVariance())
+        plain = self.high_guidance == 1 and not self.hears
+        require(
+            plain or self.conditional,
+            "Guidance moves away from the unconditional answer: it needs data with conditions.",
+        )
+
+    def path_teacher(self, w: Tensor) -> Denoiser:
+        """The teacher on the path of angles, under guidance ``w`` (B,)."""
+        teacher = Converted(self.teacher, Trig())
+        return Guided(teacher, w) if self.hears or self.high_guidance != 1 else teacher
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance)
+        x, tau, v, cond, w = self.walk(batch, w) if self.states == "path" else self.noised(batch, w)
+        sin, cos = (like(f(tau), x) for f in (torch.sin, torch.cos))
+        heard = w if self.hears else None
+
+        def slope(x: Tensor, tau: Tensor) -> Tensor:
+            return self.path_student(x, tau / HALF_PI, cond, guidance=heard).velocity / HALF_PI
+
+        with torch.no_grad():
+            f, j = tangent(
+                slope, (x, tau), (cos * sin * v, torch.cos(tau) * torch.sin(tau)), exact=self.exact
+            )
+            share = self.tangent_share * min(1.0, (batch.step + 1) / max(1, self.warmup))
+            g = -(cos**2) * (f - v) - share * (cos * sin * x + j)
+            g = g / (like(g.flatten(1).norm(dim=1), g) + self.norm_offset)
+        gap = cos / sin * (slope(x, tau) - f - g) ** 2
+        if not self.adaptive:
+            return gap.mean()
+        ell = like(self.log_variance(tau, w), x)
+        return (torch.exp(-ell) * gap + ell).mean()
+
+    def walk(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
+        """One walk of the teacher from pure noise: states, angles, directions, stacked over its points
+        without the first."""
+        points: list[Prediction] = []
+
+        def keep(said: Prediction, s: Tensor) -> Prediction:
+            points.append(said)
+            return said
+
+        with torch.no_grad():
+            rollout(
+                self.path_teacher(w),
+                batch.noise(),
+                [*self.route(batch), 0.0],
+                DDIM(),
+                batch.cond,
+                hooks=[keep],
+            )
+        many = len(points) - 1
+        x, tau, v = (
+            torch.cat(parts)
+            for parts in zip(
+                *((p.at.x, p.at.t.float() * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True
+            )
+        )
+        return x, tau, v, join([batch.cond] * many), w.repeat(many)
+
+    def route(self, batch: Batch) -> list[float]:
+        """Falling times of trig, from 1; point ``i`` is uniform between neighbouring angles of a fixed
+        reference route."""
+        last = shifted(0.001)
+        sigmas = [shifted(1 + (last - 1) * i / (self.levels - 1)) for i in range(self.levels)]
+        fixed = [math.atan2(sigma, 1 - sigma) for sigma in sigmas]
+        drawn = [batch.draws.one_uniform(low, high) for high, low in zip(fixed, fixed[1:], strict=False)]
+        return [1.0, *(min(max(tau, 0.003), HALF_PI - 0.001) / HALF_PI for tau in drawn)]
+
+    def noised(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
+        """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z)`` and the teacher's direction there."""
+        tau = torch.atan(torch.exp(0.2 + 1.6 * batch.draws.normal())).clamp(0.003, HALF_PI - 0.001)
+        x = Trig().noise(batch.data, tau / HALF_PI, batch.noise())
+        with torch.no_grad():
+            return (
+                x,
+                tau,
+                self.path_teacher(w)(x, tau / HALF_PI, batch.cond).velocity / HALF_PI,
+                batch.cond,
+                w,
+            )
+
+    def samplings(self) -> dict[int, Sampling]:
+        middle = float(self.process.time(Trig().log_snr(torch.tensor(1.1 / HALF_PI, dtype=torch.float64))))
+        w = (self.low_guidance + self.high_guidance) / 2 if self.hears else 1.0
+        return {1: Sampling([1.0, 0.0], "renoise", w), 2: Sampling([1.0, middle, 0.0], "renoise", w)}
+
+
+class LogVariance(nn.Module):
+    """The scalar head ``l(tau, w)``: how uncertain the target is at this angle and guidance. Starts at 0."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.angle, self.scale, self.out = (
+            NumberEmbedding(width),
+            NumberEmbedding(width, silent=True),
+            zero(nn.Linear(width, 1)),
+        )
+
+    def forward(self, tau: Tensor, w: Tensor) -> Tensor:
+        """Angles and scales (B,) -> (B,)."""
+        return self.out(self.angle(tau / HALF_PI) + self.scale(torch.asinh(w) / 4)).squeeze(1)
+
+
+def shifted(t: float) -> float:
+    """``2.5 t / (1 + 1.5 t)``: flow times moved towards noise."""
+    return 2.5 * t / (1 + 1.5 * t)

@@ -1,0 +1,126 @@
+"""causvid: a teacher that sees whole clips makes a student that streams them, chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.guidance import Guided
+from stillhouse.parts.targets.denoising import denoising_loss
+from stillhouse.parts.video.clips import (
+    check_levels,
+    chunk_levels,
+    clip_matching,
+    level_times,
+    make_causal,
+    ode_loss,
+    score_times,
+    streaming,
+    trajectories,
+    whole_clip_fake,
+)
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.method import Batch, Method, copy_weights, option, shared
+from stillhouse.train.recipe import Optim
+
+
+@dataclass
+class CausVid(Method):
+    """From Slow Bidirectional to Fast Autoregressive Video Diffusion Models. Yin et al., 2024 (arXiv
+    2412.07772, algorithm 1).
+
+    The student has the teacher's weights and a mask: a frame sees its own chunk and those before it, each
+    chunk at a noise level of its own. First it learns to go from states on the teacher's paths to where they
+    end (ODE initialisation); then its clips move along the difference of two scores, both of which see the
+    whole clip at one time (asymmetric distribution matching).
+    """
+
+    levels: tuple[float, ...] = option((1.0, 0.6), "times of the student's calls for a chunk, falling from 1")
+    chunk: int = option(2, "frames that are made together", low=1)
+    ode_share: float = option(0.6, "share of the iterations that are ODE initialisation", low=0, high=1)
+    paths: int = option(1024, "stored teacher trajectories", low=1)
+    teacher_steps: int = option(32, "Euler steps of a stored trajectory", low=1)
+    path_guidance: float = option(1.0, "teacher guidance scale of the trajectories (1: none)", low=0)
+    guidance: float = option(1.0, "teacher guidance scale in the score difference (1: none)", low=0)
+    shift: float = option(
+        1.0, "shift of the teacher's time grid and of the score times towards the noise (1: none)", low=0.01
+    )
+    fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
+    warmup: int = option(
+        0, "first iterations of the second stage in which the fake score learns alone", low=0
+    )
+
+    worlds = ("clips",)
+    needs = ("data",)
+    optim: ClassVar[dict[str, Optim]] = {
+        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
+        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.levels = tuple(self.levels)  # a list, where it was read from a file
+        check_levels(self.levels, "CausVid option 'levels'")
+
+    def build(self) -> None:
+        self.real = Guided(self.teacher, self.guidance)
+        self.fake: Denoiser = self.player("fake", whole_clip_fake(self.teacher, self.student))
+        make_causal(self.student, self.chunk)
+
+    def stages(self, total: int) -> list[int]:
+        first = round(self.ode_share * total)
+        return [first, total - first]
+
+    def enter(self, stage: int) -> None:
+        if isinstance(
+            self.teacher, ExactDenoiser
+        ):  # no teacher's copy to begin with: what the student has learned is nearest to one
+            copy_weights(self.fake, self.student)
+
+    def turns(self, step: int) -> list[str]:
+        since = step - self.stages(self.total)[0]
+        if since < 0:
+            return ["student"]
+        moves = since >= self.warmup and since % self.fake_per_student == 0
+        return ["student", "fake"] if moves else ["fake"]
+
+    @property
+    def bank_size(self) -> int:
+        return self.paths if self.ode_share else 0
+
+    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
+        teacher = Guided(self.teacher, self.path_guidance)
+        return trajectories(teacher, self.shape, draws, cond, self.levels, self.teacher_steps, self.shift)
+
+    def drawn(self, batch: Batch) -> Tensor:
+        """Which level each frame is at, (rows, F); the last one is clean."""
+        return chunk_levels(batch.stream("levels"), len(self.levels) + 1, self.chunk, self.shape[0])
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        """Clips by one causal call on real ones, each of whose chunks is at a level of its own; chunks at the
+        clean level stay real."""
+        t = level_times(self.process, self.levels, self.drawn(batch))
+        return self.student(self.process.noise(batch.data, t, batch.noise()), t, batch.cond).x0
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        levels = self.drawn(batch)
+        if batch.step < self.stages(self.total)[0]:
+            stored = batch.stored()
+            return ode_loss(self.student, stored["path"], levels, self.levels, stored.get("cond"))
+        learns = levels < len(self.levels)
+        return clip_matching(
+            self.samples(batch), self.real, self.fake, batch.cond, batch.draws, self.shift, learns
+        )
+
+    def fake_loss(self, batch: Batch) -> Tensor:
+        t = score_times(self.process, batch.draws, self.shift)
+        return denoising_loss(self.fake, self.samples(batch), t, batch.noise(), batch.cond)
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {len(self.levels): streaming(self.levels, self.chunk, self.shape[0])}

@@ -1,0 +1,243 @@
+"""The talking kind of ``clips``: a mouth that moves along a ring of 16 pixels as a text says and opens as
+loudly as it is told to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.core.process import Process, like
+from stillhouse.metrics.video import clip_distance, frame_distances, nearest
+from stillhouse.models.words import Words
+from stillhouse.worlds.base import World, require_samples
+from stillhouse.worlds.tones.world import LOUD, QUIET, loudness, utter
+
+PIXELS, FRAMES, SYLLABLE = 16, 10, 2  # a syllable is spoken for so many frames
+# pixels a frame
+SPEEDS = {
+    "quickly left": -3,
+    "steadily left": -2,
+    "slowly left": -1,
+    "slowly right": 1,
+    "steadily right": 2,
+    "quickly right": 3,
+}
+NARROW, WIDE = 0.8, 2.2  # the mouth's width in pixels, closed and open
+PITCH = 6.0  # of the voice
+TOLERANCE = 0.25  # sounds whose loudness differs by more in any frame are different sounds
+
+
+def spoken(number: Tensor, frames: int = FRAMES) -> Tensor:
+    """Which frames are open (B, frames), 0 or 1: syllable ``k`` of utterance ``number`` (B,) is its ``k``-th
+    binary digit, in turn."""
+    syllable = torch.arange(frames) // SYLLABLE % (FRAMES // SYLLABLE)
+    return (number[:, None] >> syllable & 1).float()
+
+
+def hearing(open: Tensor) -> Tensor:
+    """What a network is told of sound, (B, F, 2): a 1 that stands for "there is sound", and how loud it is,
+    about 0 … 1.
+
+    Zeros stand for not being told anything. ``open`` (B, F): how far the mouth is open.
+    """
+    loud = loudness(utter(open, torch.full((len(open),), PITCH)), open.shape[1])
+    return torch.stack([torch.ones_like(loud), (loud - QUIET) / (LOUD - QUIET)], 2)
+
+
+def render(place: Tensor, open: Tensor) -> Tensor:
+    """Frames (…, 16, 1, 1) in [-1, 1] of a mouth at ``place`` (…) on the ring, ``open`` (…) in [0, 1]."""
+    away = (torch.arange(PIXELS) - place[..., None] + PIXELS / 2) % PIXELS - PIXELS / 2
+    width = NARROW + (WIDE - NARROW) * open[..., None]
+    return (2 * torch.exp(-0.5 * (away / width) ** 2) - 1)[..., None, None]
+
+
+class TalkingDenoiser(ExactDenoiser):
+    """The posterior mean over all clips of the world that agree with what is told: a softmax over them.
+
+    ``cond``: None, or a dict of ``tokens`` and ``mask`` of a text, an empty one for any, and ``features`` (B,
+    F, 2), zeros for any sound. ``texts`` (6, L, C): the tokens of all texts.
+    """
+
+    bank: Tensor
+    speed: Tensor
+    loud: Tensor
+    texts: Tensor
+
+    def __init__(self, process: Process, bank: Tensor, speed: Tensor, loud: Tensor, texts: Tensor):
+        super().__init__(process)
+        self.register_buffer("texts", texts)
+        self.register_buffer("bank", bank)
+        self.register_buffer("speed", speed)
+        self.register_buffer("loud", loud)
+
+    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
+        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, 16, 1, 1)."""
+        points, x = self.bank.flatten(1).to(x_t), x_t.flatten(1)
+        alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
+        near = alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)
+        logits = near / (sigma**2).clamp_min(1e-12)
+        return (logits.masked_fill(~self._allowed(cond, len(x)), -torch.inf).softmax(1) @ points).reshape(
+            x_t.shape
+        )
+
+    def _allowed(self, cond: Condition, rows: int) -> Tensor:
+        allowed = torch.ones(rows, len(self.bank), dtype=torch.bool, device=self.bank.device)
+        cond = cond or {}
+        if "tokens" in cond:
+            said = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
+            allowed &= ~cond["mask"].any(1)[:, None] | (said[:, None] == self.speed)
+        if "features" in cond:
+            features = cond["features"]
+            require(
+                tuple(features.shape[1:]) == (self.bank.shape[1], 2),
+                f"A clip of {self.bank.shape[1]} frames is told sound of as many, 2 numbers each, not "
+                f"{tuple(features.shape[1:])}.",
+            )
+            heard, loud = features[..., 0] > 0.5, features[..., 1]
+            off = (loud[:, None] - self.loud).abs() > TOLERANCE
+            allowed &= ~(off & heard[:, None]).any(2)
+        require(
+            bool(allowed.any(1).all()),
+            "No clip of this world sounds like that; take sounds that the world has made.",
+        )
+        return allowed
+
+
+class TalkingClips(World):
+    """Clips (10, 16, 1, 1) in [-1, 1]. A label is the number of a condition: text ``label % 6`` and utterance
+    ``label // 6``, of 32.
+
+    Networks are told ``tokens`` and ``mask`` of the text ("slowly left") and ``features`` (B, 10, 2), the
+    loudness of the sound. The start on the ring is left to chance, so that there are 3,072 clips in all and
+    every posterior mean is exact, whatever is told.
+    """
+
+    name = "clips"
+    shape = (FRAMES, PIXELS, 1, 1)
+    told = "audio"
+    sigma_data = 0.6
+    utterances = 2 ** (FRAMES // SYLLABLE)
+    network_defaults = {
+        "name": "video_dit",
+        "channels": PIXELS,
+        "patch": 1,
+        "dim": 64,
+        "depth": 3,
+        "heads": 4,
+        "frames": FRAMES,
+        "token_dim": 16,
+        "features": 2,
+    }
+
+    def __init__(self) -> None:
+        number = torch.arange(self.utterances * len(SPEEDS) * PIXELS)
+        self._labels, start = number // PIXELS, number % PIXELS
+        self._clips = self.clip(self._labels, start)
+        self._heard = hearing(spoken(torch.arange(self.utterances)))
+        words = sorted({word for text in SPEEDS for word in text.split()})
+        self._texts = Words(words, 2, dim=16).encode(
+            [*SPEEDS, ""]
+        )  # the empty text comes last, where label -1 finds it
+
+    def clip(self, labels: Tensor, start: Tensor, frames: int = FRAMES) -> Tensor:
+        """Clips (B, frames, 16, 1, 1) of conditions ``labels`` (B,) that begin at pixel ``start`` (B,)."""
+        speed = torch.tensor(list(SPEEDS.values()))[labels % len(SPEEDS)]
+        place = start[:, None] + speed[:, None] * torch.arange(frames)
+        return render(place, spoken(labels // len(SPEEDS), frames))
+
+    def condition(self, labels: Tensor | None, frames: int = FRAMES) -> Condition:
+        """``tokens, mask`` and ``features`` (B, frames, 2) of conditions ``labels`` (B,), -1 for none; longer
+        clips say it again."""
+        if labels is None:
+            return None
+        last = self.utterances * len(SPEEDS) - 1
+        require(
+            int(labels.min()) >= -1 and int(labels.max()) <= last,
+            f"Conditions have the numbers 0 … {last}, and -1 for none.",
+        )
+        some, known = labels.cpu().clamp_min(0), labels.cpu() >= 0
+        heard = self._heard if frames == FRAMES else hearing(spoken(torch.arange(self.utterances), frames))
+        features = heard[some // len(SPEEDS)] * known[:, None, None]
+        text = torch.where(known, some % len(SPEEDS), -1)
+        said = {name: part[text] for name, part in self._texts.items()}
+        return {name: part.to(labels.device) for name, part in {**said, "features": features}.items()}
+
+    def listen(self, sound: Tensor) -> Tensor:
+        """``features`` (1, F, 2) of any sound that was cut into frames (F, T): its loudness, the loudest
+        frame being fully open."""
+        loud = sound.square().mean(1).sqrt()
+        return torch.stack([torch.ones_like(loud), loud / loud.amax().clamp_min(1e-6)], 1)[None]
+
+    def even(self, n: int, split: str = "train") -> Tensor:
+        """``n`` conditions, speeds in turn and utterances far apart."""
+        place = torch.arange(n)
+        return place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+
+    def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """All clips and their conditions, the same for every split."""
+        return self._clips, self._labels
+
+    def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``n`` of the clips and their conditions, or clips of ``labels`` (n,)."""
+        require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
+        drawn = draws.integers(0, self.utterances * len(SPEEDS)).cpu()
+        asked = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
+        return self.clip(asked, draws.integers(0, PIXELS).cpu()).to(draws.device), asked.to(draws.device)
+
+    def exact(self, process: Process) -> TalkingDenoiser:
+        """The denoiser of all clips, under any part of a condition."""
+        loud = self._heard[self._labels // len(SPEEDS), :, 1]
+        return TalkingDenoiser(
+            process, self._clips, self._labels % len(SPEEDS), loud, self._texts["tokens"][:-1]
+        )
+
+    @property
+    def frames(self) -> Tensor:
+        """All true frames (32, 16, 1, 1), the closed ones first."""
+        place = torch.arange(PIXELS).repeat(2)
+        return render(place, (torch.arange(2 * PIXELS) >= PIXELS).float())
+
+    def frame_curve(self, clips: Tensor) -> Tensor:
+        """Squared distance to the nearest true frame by frame number, (F,), for clips of any length."""
+        return frame_distances(clips, self.frames)
+
+    def sync(self, clips: Tensor, labels: Tensor) -> float:
+        """Share of frames of ``clips`` (B, F, 16, 1, 1), of any length, nearest to a true frame that is as
+        open as ``labels`` say."""
+        _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
+        told = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
+        return float(((which >= PIXELS) == (told > 0.5)).double().mean())
+
+    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Every frame as a grey picture of the ring cut open, 8 rows high."""
+        return samples.clamp(-1, 1).permute(0, 1, 3, 4, 2).expand(-1, -1, -1, 8, -1)
+
+    def measure(
+        self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> dict[str, float]:
+        """``frame_distance, clip_distance``: squared, to the nearest true one.
+
+        Where ``labels`` are given: ``sync``, the share of frames as open as told, and ``motion_fidelity``, of
+        steps at the told speed.
+        """
+        require_samples(self, samples, labels)
+        samples = samples.detach().float().cpu()
+        found = {
+            "frame_distance": float(self.frame_curve(samples).mean()),
+            "clip_distance": clip_distance(samples, self._clips),
+        }
+        if labels is None:
+            return found
+        return {**found, "sync": self.sync(samples, labels), "motion_fidelity": self.moves(samples, labels)}
+
+    def moves(self, clips: Tensor, labels: Tensor) -> float:
+        """Share of steps from frame to frame, in clips of any length, that go as far as conditions ``labels``
+        say."""
+        _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
+        step = (which % PIXELS).reshape(clips.shape[:2]).diff(dim=1) % PIXELS
+        told = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS
+        return float((step == told[:, None]).double().mean())

@@ -1,0 +1,25 @@
+"""``clips``: short videos of something that moves."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from stillhouse.core.errors import unknown
+from stillhouse.worlds.base import World
+
+# kind -> file below stillhouse.worlds.clips, and the class in it
+KINDS = {
+    "drawn": ("drawn", "DrawnClips"),
+    "ring": ("ring", "RingClips"),
+    "talking": ("talking", "TalkingClips"),
+}
+
+
+def make_clips(kind: str = "drawn", **options: Any) -> World:
+    """``drawn``: coloured shapes with captions, (12, 3, 16, 16); ``ring``: a bump on a ring of 16 pixels,
+    whose teacher is exact; ``talking``: the same with a mouth that opens as loudly as it is told to."""
+    if kind not in KINDS:
+        raise unknown("kind of clips", kind, KINDS)
+    file, name = KINDS[kind]
+    return getattr(import_module(f"stillhouse.worlds.clips.{file}"), name)(**options)

@@ -1,0 +1,112 @@
+"""Guidance as a denoiser: identities, intervals, costs, composition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillhouse.core.denoiser import Converted, Denoiser, count_calls
+from stillhouse.core.discrete import Masked
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import KINDS
+from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+
+ALL = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), VE()]
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+T = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+LABEL, OTHER = torch.full((4,), 2), torch.full((4,), 1)
+
+
+def network(net, x, t, cond):
+    shift = 0.0 if cond is None else 0.7 * cond.to(x)[:, None]
+    return torch.tanh(x.roll(1, 1) + t[:, None] + shift) + 0.2 * shift
+
+
+def made(process, kind="velocity"):
+    return Denoiser(torch.nn.Identity(), process, kind, call=network)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(ALL), st.sampled_from(sorted(set(KINDS) - {"logits"})), st.floats(-1, 8))
+def test_is_affine_in_every_view(process, kind, w):
+    plain, t = made(process, kind), 0.3 + 0.6 * T
+    said, empty, guided = plain(X, t, LABEL), plain(X, t), Guided(plain, w)(X, t, LABEL)
+    for view in ("x0", "eps", "velocity", "score"):
+        a, b = getattr(said, view), getattr(empty, view)
+        torch.testing.assert_close(getattr(guided, view), b + w * (a - b), atol=1e-7, rtol=1e-7)
+
+
+def test_scale_1_is_none_and_0_is_the_empty_condition():
+    plain = made(Flow())
+    torch.testing.assert_close(Guided(plain, 1.0)(X, T, LABEL).x0, plain(X, T, LABEL).x0, atol=0, rtol=0)
+    torch.testing.assert_close(Guided(plain, 0.0)(X, T, LABEL).x0, plain(X, T).x0, atol=1e-14, rtol=0)
+    torch.testing.assert_close(
+        Guided(plain, 0.0, negative=OTHER)(X, T, LABEL).x0, plain(X, T, OTHER).x0, atol=1e-14, rtol=0
+    )
+
+
+def test_interval_and_scale_per_sample():
+    plain, w = made(Flow()), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    guided = Guided(plain, w, interval=(0.3, 0.7))(X, T, LABEL).x0
+    said, empty = plain(X, T, LABEL).x0, plain(X, T).x0
+    for i, scale in enumerate([1.0, 2.0, 3.0, 1.0]):
+        torch.testing.assert_close(guided[i], empty[i] + scale * (said[i] - empty[i]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, cond, calls",
+    [
+        ({"scale": 3.0}, LABEL, 2),
+        ({"scale": 1.0}, LABEL, 1),
+        ({"scale": 3.0}, None, 1),
+        ({"scale": 3.0, "interval": (0.9, 1.0)}, LABEL, 1),
+        ({"scale": 3.0, "interval": (0.8, 1.0)}, LABEL, 2),
+    ],
+)
+def test_costs(arguments, cond, calls):
+    model = Guided(made(Flow()), **arguments)
+    with count_calls(model) as nfe:
+        model(X, T, cond)
+    assert nfe() == calls
+
+
+def test_composes_with_itself_and_with_conversion():
+    plain = made(Flow())
+    twice = Guided(Guided(plain, 2.0), 1.5)(X, T, LABEL).x0
+    said, empty = plain(X, T, LABEL).x0, plain(X, T).x0
+    torch.testing.assert_close(twice, empty + 3.0 * (said - empty), atol=1e-12, rtol=0)
+    process, t = VE(), 0.4 + 0.5 * T
+    inside, outside = Converted(Guided(plain, 3.0), process), Guided(Converted(plain, process), 3.0)
+    for view in ("x0", "eps", "velocity"):
+        torch.testing.assert_close(
+            getattr(inside(X, t, LABEL), view), getattr(outside(X, t, LABEL), view), atol=1e-8, rtol=1e-8
+        )
+
+
+def test_rescale_brings_back_the_spread():
+    plain = made(Flow(), "x0")
+    said, wild = plain(X, T, LABEL).x0, Guided(plain, 6.0)(X, T, LABEL).x0
+    pulled, half = (Guided(plain, 6.0, rescale=r)(X, T, LABEL).x0 for r in (1.0, 0.5))
+    torch.testing.assert_close(pulled.std(1), said.std(1), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(half, (pulled + wild) / 2, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("arguments", [{"rescale": 1.5}, {"interval": (0.7, 0.2)}])
+def test_refuses(arguments):
+    with pytest.raises(StillhouseError):
+        Guided(made(Flow()), 2.0, **arguments)
+
+
+def test_tokens_are_guided_by_the_geometric_mean_of_their_distributions():
+    told, untold = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    model = Denoiser(
+        torch.nn.Identity(),
+        Masked(5),
+        "logits",
+        call=lambda net, x, t, cond: untold if cond is None else told,
+    )
+    x, labels = torch.full((3, 4), 5), torch.zeros(3, dtype=torch.long)
+    said = Guided(model, 2.5)(x, torch.full((3,), 0.5), labels).log_probs
+    mixed = 2.5 * told.log_softmax(-1) - 1.5 * untold.log_softmax(-1)
+    torch.testing.assert_close(said, mixed.log_softmax(-1))

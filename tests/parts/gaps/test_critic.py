@@ -1,0 +1,71 @@
+"""Critics: heads that fit, pair conditioning, losses."""
+
+import math
+
+import pytest
+import torch
+
+from stillhouse.adapters import adapted
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Flow
+from stillhouse.models import build_model
+from stillhouse.parts.gaps.critic import (
+    JumpCritic,
+    channel_of,
+    features,
+    head_for,
+    hinge_critic,
+    hinge_fool,
+    squares_critic,
+    squares_fool,
+)
+
+NETS = {
+    "mlp": ({"name": "mlp", "width": 16, "depth": 2}, (2,)),
+    "unet": ({"name": "unet", "image_channels": 3, "channels": (8, 16)}, (3, 8, 8)),
+    "dit": ({"name": "dit", "image_channels": 3, "dim": 16, "depth": 2, "patch": 2, "heads": 2}, (3, 8, 8)),
+}
+
+
+def network(name):
+    config, shape = NETS[name]
+    return Denoiser(build_model(config), Flow()), shape
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_jump_critic_fits_every_network_and_hears_the_start_only_in_pairs(name):
+    denoiser, shape = network(name)
+    critic = JumpCritic(denoiser, shape)
+    x, start = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)), torch.zeros(4, *shape)
+    s, t = torch.full((4,), 0.25), torch.full((4,), 0.5)
+    pair, other = critic([x, x + 1], s, (start, t))
+    (alone,) = critic([x], s, None)
+    assert pair.shape == other.shape == alone.shape == (4,) and not torch.allclose(pair, other)
+    assert not torch.allclose(pair, critic([x], s, (start + 1, t))[0])
+    pair.sum().backward()
+    assert critic.pair.out[0].weight.grad is not None and critic.alone.out[0].weight.grad is None
+    first = next(p for n, p in denoiser.net.named_parameters() if not n.startswith(("embed", "output")))
+    assert first.grad is not None and first.grad.any(), "the backbone learns, too"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_heads_take_several_states_side_by_side(name):
+    denoiser, shape = network(name)
+    h = features(denoiser, torch.zeros(2, *shape), torch.full((2,), 0.5))
+    assert head_for(denoiser, shape, 3)(torch.cat([h, h, h], channel_of(h))).shape == (2,)
+
+
+def test_a_head_fits_a_teacher_whose_adapters_are_off():
+    denoiser, shape = network("mlp")
+    assert head_for(adapted(denoiser, 2), shape)(torch.zeros(3, 16)).shape == (3,)
+
+
+def test_losses_are_the_papers():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    p = lambda v: 1 / (1 + math.exp(-v))  # noqa: E731
+    half = 0.5 * (((p(2) - 1) ** 2 + (p(-1) - 1) ** 2) / 2 + (p(0.5) ** 2 + p(-3) ** 2) / 2)
+    assert float(squares_critic(real, fake)) == pytest.approx(half, rel=1e-6)
+    assert float(squares_fool(fake)) == pytest.approx(((p(0.5) - 1) ** 2 + (p(-3) - 1) ** 2) / 2, rel=1e-6)
+    assert float(hinge_critic(real, fake)) == pytest.approx((0 + 2) / 2 + (1.5 + 0) / 2) and float(
+        hinge_fool(fake)
+    ) == pytest.approx(1.25)

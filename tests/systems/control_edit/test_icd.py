@@ -1,0 +1,231 @@
+"""Invertible consistency distillation: segments, the two maps and how they bind each other, guidance that
+changes on the way, editing."""
+
+import pytest
+import torch
+from torch import nn
+
+from stillhouse.core.denoiser import Denoiser, count_calls
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.flowmap import jump
+from stillhouse.core.guidance import Guided
+from stillhouse.core.process import ScaledLinearVP
+from stillhouse.model import Model, load
+from stillhouse.systems.control_edit.icd import (
+    ICD,
+    boundaries,
+    decode,
+    dynamic,
+    edit,
+    encode,
+    follow,
+    level_times,
+)
+from stillhouse.train.method import Batch
+from stillhouse.worlds.base import get_world
+
+WORLD, TABLE, STD = get_world("mixture", classes=4), ScaledLinearVP(), 0.7
+GAUSSIAN = get_world("mixture", layout="grid", side=1, std=STD)
+
+
+def stirred(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * 0.2)
+    return module
+
+
+def ready(world=WORLD, conditional=True, student=None, **options):
+    method = ICD(**{"segments": 3, "levels": 30, "high_guidance": 4.0, **options})
+    size = {"width": 16, "depth": 1, "classes": 4, "guidance_input": method.high_guidance > 1}
+    student = student or stirred(world.network(TABLE, 0, kind="v", **size))
+    method.setup(world.exact(TABLE), student, world.shape, conditional, total=100)
+    if method.inverse is not None and not isinstance(method.inverse.net, GaussianMap):
+        stirred(method.inverse, 1)
+    return method
+
+
+def batch_of(rows=64, world=WORLD, player="student"):
+    x, labels = world.sample_data(rows, Draws(rows, "data"))
+    return Batch(
+        0,
+        rows,
+        world.shape,
+        x,
+        labels,
+        ("student", "forward"),
+        lambda name: Draws(rows, 0, name),
+        player=player,
+    )
+
+
+def model_of(method):
+    return Model(
+        method.student, WORLD.shape, 4, method.samplings(), info=method.describe(), inverse=method.inverse
+    )
+
+
+class GaussianMap(nn.Module):
+    """What the clean estimate must be for a jump to a segment's end to follow the path of one Gaussian: the
+    perfect student."""
+
+    def __init__(self, bounds, up):
+        super().__init__()
+        self.scale, self.bounds, self.up = nn.Parameter(torch.ones(())), torch.tensor(bounds), up
+
+    def forward(self, x, t, cond, **extra):
+        place = torch.searchsorted(
+            self.bounds, t.contiguous() - 1e-6 if not self.up else t.contiguous() + 1e-6
+        )
+        b = self.bounds[place.clamp(1, len(self.bounds) - 1) - (0 if self.up else 1)]
+        spread = [(TABLE.alpha(v) ** 2 * STD**2 + TABLE.sigma(v) ** 2).sqrt() for v in (t, b)]
+        ratio = TABLE.sigma(b) / TABLE.sigma(t)
+        share = (spread[1] / spread[0] - ratio) / (TABLE.alpha(b) - ratio * TABLE.alpha(t))
+        return self.scale * share[:, None] * x
+
+
+def test_boundaries_and_levels_are_the_papers():
+    assert boundaries(4, 50) == [0, 13, 25, 38, 50] and boundaries(1, 7) == [0, 7]
+    index = level_times(0.0, 50)[1:] * 1000 - 1
+    torch.testing.assert_close(index, torch.arange(19.0, 1000, 20))
+    assert ICD().segments == 4
+
+
+def test_the_true_maps_have_next_to_no_loss():
+    bounds = level_times(0.0, 240)[boundaries(3, 240)].tolist()
+
+    def losses(scale, levels=240):
+        nets = [GaussianMap(bounds, up) for up in (False, True)]
+        for net in nets:
+            nn.init.constant_(net.scale, scale)
+        method = ready(GAUSSIAN, False, Denoiser(nets[0], TABLE, "x0"), levels=levels, high_guidance=1.0)
+        method.inverse.net = nets[1]
+        return [
+            float(getattr(method, f"{p}_loss")(batch_of(4096, GAUSSIAN, p)).detach())
+            for p in ("student", "forward")
+        ]
+
+    true, wrong = losses(1.0), losses(0.8)
+    # what is left is the DDIM steps' own error, and the lowest level that the last segment leaves out
+    assert all(t < 0.015 for t in true) and all(w > 8 * t for w, t in zip(wrong, true, strict=True))
+
+
+def test_pairs_stay_in_their_segment_and_a_boundary_is_its_own_answer():
+    method, batch = ready(), batch_of()
+    x = Draws(64, "noise").normal(2)
+    batch.noise = lambda: x
+    t, s, w = torch.full((64,), 11 / 30), torch.full((64,), 10 / 30), torch.linspace(1, 4, 64)
+    x_t = TABLE.noise(batch.data, t, x)
+    step = jump(Guided(method.teacher, w), x_t, t, s, batch.cond)
+    said = jump(method.student, x_t, t, s, batch.cond, w)
+    arrived = torch.ones(64, dtype=torch.bool)
+    expected = ((said - step).square() + 1e-6).sqrt().sub(1e-3).mean()
+    torch.testing.assert_close(method.consistency(method.student, batch, t, s, s, arrived, w), expected)
+    below = torch.full((64,), 5 / 30)
+    on = jump(method.student, step, s, below, batch.cond, w)
+    far = ((jump(method.student, x_t, t, below, batch.cond, w) - on).square() + 1e-6).sqrt().sub(1e-3).mean()
+    torch.testing.assert_close(method.consistency(method.student, batch, t, s, below, ~arrived, w), far)
+
+
+def asked(method, name):
+    """Times and boundaries of a map's jumps, and what it is told as guidance."""
+    seen, denoiser = [], getattr(method, name)
+    denoiser.register_forward_pre_hook(
+        lambda m, args, extra: seen.append((args[1].clone(), extra.get("guidance"))), with_kwargs=True
+    )
+    return seen
+
+
+def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
+    method = ready(scales=4)
+    down, up = asked(method, "student"), asked(method, "inverse")
+    method.loss("student", batch_of(256))
+    scales = next(w for _, w in down if w is not None).unique()
+    torch.testing.assert_close(scales, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert [w is None for _, w in down] == [False, False, True] and all(w is None for _, w in up)
+    down.clear()
+    method.loss("forward", batch_of(256))
+    assert all(w is None for _, w in [*up, *down])
+    assert all(
+        float(t.min()) >= 1 / 30 - 1e-6 for t, _ in up
+    )  # the noise of a clean picture is nobody's to know
+
+
+def test_each_loss_teaches_its_own_map_alone():
+    for player, mine, other in (("student", "student", "inverse"), ("forward", "inverse", "student")):
+        method = ready()
+        method.loss(player, batch_of()).backward()
+        assert all(p.grad is None for p in getattr(method, other).parameters())
+        learnt = [p.grad for n, p in getattr(method, mine).named_parameters() if "guidance" not in n]
+        assert all(g is not None and torch.isfinite(g).all() for g in learnt)
+
+
+def test_guidance_is_off_at_high_noise_and_on_at_low():
+    assert dynamic([1.0, 0.75, 0.7, 0.2], 8.0, 0.7) == [1.0, 1.0, 8.0, 8.0]
+    assert dynamic([1.0, 0.7, 0.5, 0.3], 8.0, 0.7, ramp=0.4) == pytest.approx([1.0, 1.0, 4.5, 8.0])
+
+
+def test_editing_is_three_calls_up_and_three_down():
+    method = ready()
+    model, x = model_of(method), Draws(16, "x").normal(2)
+    labels = torch.arange(16) % 4
+    with count_calls(method.inverse) as up, count_calls(method.student) as down:
+        made = edit(model, x, labels, (labels + 1) % 4, guidance=4.0)
+    assert up() == down() == 3 and torch.isfinite(made).all()
+    assert torch.equal(encode(model, x, labels), encode(model, x, labels))
+    assert not torch.equal(encode(model, x, labels), encode(model, x, labels, seed=1))
+    noise = encode(model, x, labels)
+    start = TABLE.noise(x, torch.full((16,), 1 / 30), Draws(16, 0, "encode").normal(2))
+    with torch.no_grad():
+        by_hand = follow(method.inverse, start, [1 / 30, 1 / 3, 2 / 3, 1.0], labels)
+        down_by_hand = follow(method.student, noise, [1.0, 2 / 3, 1 / 3, 0.0], labels, [1.0, 4.0, 4.0])
+    torch.testing.assert_close(noise, by_hand)
+    torch.testing.assert_close(decode(model, noise, labels, guidance=4.0), down_by_hand)
+
+
+def test_both_maps_are_saved_and_read_back(tmp_path):
+    model, x = model_of(ready()), Draws(8, "x").normal(2)
+    model.save_pretrained(tmp_path / "model")
+    again, labels = load(tmp_path / "model"), torch.arange(8) % 4
+    assert torch.equal(encode(again, x, labels), encode(model, x, labels))
+    assert torch.equal(
+        edit(again, x, labels, labels, guidance=2.0), edit(model, x, labels, labels, guidance=2.0)
+    )
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(StillhouseError, match="10 levels or more, not 8"):
+        ICD(segments=5, levels=8)
+    with pytest.raises(StillhouseError, match="needs conditions"):
+        ready(conditional=False)
+    plain = Model(ready().student, WORLD.shape, 4, ready().samplings())
+    with pytest.raises(StillhouseError, match="no map from data to noise"):
+        encode(plain, torch.zeros(2, 2))
+    deaf = model_of(ready(high_guidance=1.0))
+    with pytest.raises(StillhouseError, match="has learnt no guidance; a scale of 3"):
+        decode(deaf, torch.zeros(2, 2), guidance=3.0)
+
+
+def test_it_runs_on_a_pipeline(tmp_path):
+    from stillhouse.io.pipelines import open_pipeline
+    from stillhouse.io.pipelines.tiny import build
+
+    family = open_pipeline(build("sd", tmp_path / "sd"))
+    method, teacher = ICD(segments=2, levels=10, high_guidance=8.0), family.denoiser()
+    method.setup(teacher, method.make_student(teacher), family.shape, True)
+    x, cond = Draws(2, "x").normal(*family.shape), family.encode(["a cat", "a dog"])
+    batch = Batch(0, 2, family.shape, x, cond, ("student", "forward"), lambda name: Draws(2, 0, name))
+    for player in method.turns(0):
+        method.loss(player, batch).backward()
+    assert float(method.student.net.time_embedding.cond_proj.weight.grad.abs().sum()) > 0
+    assert any(float(p.grad.abs().sum()) > 0 for p in method.inverse.parameters() if p.grad is not None)
+    model = Model(
+        method.student,
+        family.shape,
+        samplings=method.samplings(),
+        info=method.describe(),
+        inverse=method.inverse,
+    )
+    assert torch.isfinite(edit(model, x, cond, family.encode(["a dog", "a cat"]), guidance=8.0)).all()

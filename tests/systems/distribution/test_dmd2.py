@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import VE, Flow
+from stillhouse.model import load
+from stillhouse.parts.gaps.critic import Head, softplus_critic, softplus_fool
+from stillhouse.parts.states.backward_simulation import student_grid
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.systems.distribution.dmd2 import DMD2
+from stillhouse.train.data import Endless
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.mixture.layouts import make_mixture
+
+ROWS = 8
+
+
+def built(**options) -> DMD2:
+    world, method = make_mixture(), DMD2(**options)
+    student = world.network(Flow(), 0, width=16, depth=2, classes=0)
+    teacher = load(world.exact(Flow()), shape=world.shape)
+    Trainer(method, teacher, Endless(world), Recipe(batch=ROWS), student=student, quiet=True)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # layers that start at zero hide gradients
+        for module in method.players.values():
+            for p in module.parameters():
+                p += 0.1 * torch.randn(p.shape, generator=g)
+    return method
+
+
+def batch_of(seed: int = 0, turns=("student", "fake")) -> Batch:
+    x = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(3))
+    return Batch(seed, ROWS, (2,), x, None, turns, lambda name: Draws(ROWS, seed, name))
+
+
+def test_training_meets_the_states_that_the_sampler_meets():
+    method, met = built(steps=4, start=0.9, gan_weight=0.0), []
+    method.student.register_forward_pre_hook(
+        lambda _m, args: met.append((args[0].detach().clone(), args[1].clone()))
+    )
+    draw_samples(method.student, method.samplings()[4], (2,), None, Draws(ROWS, 0, "samples"))
+    sampled, depths = list(met), set()
+    for seed in range(12):
+        met.clear()
+        batch = Batch(
+            0,
+            ROWS,
+            (2,),
+            None,
+            None,
+            ("student",),
+            lambda name, seed=seed: Draws(ROWS, seed if name == "depth" else 0, name),
+        )
+        batch.player = "student"
+        x = method.samples(batch)
+        depths.add(len(met))
+        assert x.requires_grad
+        for (mine, t), (its, s) in zip(met, sampled, strict=False):
+            assert torch.equal(mine, its) and torch.equal(t, s)
+    assert depths == {1, 2, 3, 4}
+
+
+def test_only_the_last_call_carries_gradient():
+    method, traced = built(steps=4, gan_weight=0.0), []
+    method.student.register_forward_hook(lambda _m, _i, said: traced.append(said.raw.requires_grad))
+    for seed in range(6):
+        traced.clear()
+        batch = batch_of(seed)
+        batch.player = "student"
+        method.samples(batch)
+        assert traced == [False] * (len(traced) - 1) + [True]
+
+
+def test_grid_is_even_between_the_start_and_t_min():
+    assert student_grid(Flow(), 0.8, 4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    ve = VE()
+    grid = [*student_grid(ve, 1.0, 4), ve.t_min]
+    gaps = [a - b for a, b in zip(grid, grid[1:], strict=False)]
+    assert gaps == pytest.approx([(1 - ve.t_min) / 4] * 4)
+
+
+def gradient_of(method: DMD2, player: str, **batch) -> dict[str, float]:
+    """Size of the gradient that one player's loss leaves in every part, with all weights free."""
+    for module in method.players.values():
+        module.requires_grad_(True)
+        module.zero_grad()
+    method.loss(player, batch_of(**batch)).backward()
+    parts = {"student": method.student, "fake": method.fake, "head": method.head}
+    return {
+        k: sum(float(p.grad.abs().sum()) for p in m.parameters() if p.grad is not None)
+        for k, m in parts.items()
+    }
+
+
+def test_who_gets_gradient():
+    method = built(start=0.7, gan_weight=0.5, critic_weight=0.5)
+    # the critic's share of the student's loss passes through fake and head, which the loop holds still
+    student, fake = gradient_of(method, "student"), gradient_of(method, "fake")
+    assert student["student"] > 0 and student["fake"] > 0 and student["head"] > 0
+    assert fake["student"] == 0 and fake["fake"] > 0 and fake["head"] > 0
+
+
+def test_the_critic_trains_the_fakes_encoder():
+    method = built(start=0.7, gan_weight=0.5, critic_weight=0.5)
+    first = list(method.fake.net.blocks[0].parameters())
+    logits = method.judge(batch_of().data, batch_of())
+    grads = torch.autograd.grad(softplus_critic(logits, logits.new_zeros(ROWS)), first)
+    assert sum(float(g.abs().sum()) for g in grads) > 0
+
+
+def test_no_critic_needs_no_data():
+    method = built(gan_weight=0.0)
+    assert method.needs == () and DMD2().needs == ("data",) and "head" not in vars(method)
+
+
+def test_student_moves_once_in_so_many_fake_steps():
+    assert [len(DMD2(fake_per_student=3).turns(i)) for i in range(4)] == [2, 1, 1, 2]
+
+
+def test_logistic_losses_by_hand():
+    real, fake = torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0])
+    soft = lambda v: torch.log1p(torch.exp(torch.tensor(v)))  # noqa: E731
+    expected = (soft(0.0) + soft(-2.0)) / 2 + (soft(1.0) + soft(-1.0)) / 2
+    torch.testing.assert_close(softplus_critic(real, fake), expected)
+    torch.testing.assert_close(softplus_fool(fake), (soft(-1.0) + soft(1.0)) / 2)
+
+
+@pytest.mark.parametrize("channels,side", [(16, 1), (24, 3), (56, 7), (8, 8)])
+def test_head_brings_features_of_any_size_down_to_one_logit(channels, side):
+    head, h = Head(channels, side), torch.ones(3, channels, side, side)
+    assert head(h).shape == (3,) and head.down(h).shape == (3, channels, 1, 1)

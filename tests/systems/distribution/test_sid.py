@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import VE, Flow
+from stillhouse.model import load
+from stillhouse.systems.distribution.sid import SiD
+from stillhouse.train.data import NoData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.mixture.layouts import make_mixture
+
+T = 0.4
+ALPHA, SIGMA = 1 - T, T
+TEACHER = [torch.tensor(v, dtype=torch.float64) for v in ([-1.0, 1.3], [0.4, 0.3], [0.35, 0.65])]
+WEIGHTS = torch.tensor([0.5, 0.5], dtype=torch.float64)
+
+
+def posterior(x_t: Tensor, means: Tensor, stds: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Denoiser, score and log density of a noised 1-D mixture."""
+    v = (ALPHA * stds) ** 2 + SIGMA**2
+    away = x_t[..., None] - ALPHA * means
+    joint = weights.log() - 0.5 * v.log() - 0.5 * away**2 / v
+    d = (joint.softmax(-1) * (means + ALPHA * stds**2 / v * away)).sum(-1)
+    return d, (ALPHA * d - x_t) / SIGMA**2, joint.logsumexp(-1) - 0.5 * math.log(2 * math.pi)
+
+
+def fisher_gradient(theta: Tensor) -> Tensor:
+    """Gradient of ``E_p |s_teacher - s_student|^2`` in means and stds of the student's density, by
+    quadrature."""
+    x = torch.linspace(-8, 8, 8001, dtype=torch.float64)
+    student, teacher = posterior(x, theta[:2], theta[2:], WEIGHTS), posterior(x, *TEACHER)
+    return torch.autograd.grad(torch.trapezoid(student[2].exp() * (teacher[1] - student[1]) ** 2, x), theta)[
+        0
+    ]
+
+
+def sid_gradient(theta: Tensor, mix: float) -> Tensor:
+    """The same through SiD's loss, its fake perfect and its weights held, over Gauss-Hermite nodes of both
+    noises."""
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(80))
+    z, eps = torch.meshgrid(nodes, nodes, indexing="ij")
+    w = weights[:, None] * weights / (2 * math.pi)
+    loss = torch.zeros((), dtype=torch.float64)
+    for k in range(2):
+        x = theta[k] + theta[2 + k] * z
+        x_t = ALPHA * x + SIGMA * eps
+        d_real, d_fake = (
+            posterior(x_t, *TEACHER)[0],
+            posterior(x_t, theta[:2].detach(), theta[2:].detach(), WEIGHTS)[0],
+        )
+        loss = loss + WEIGHTS[k] * (w * SiD(mix=mix).fisher(x, d_real, d_fake)).sum()
+    return 2 * (ALPHA / SIGMA**2) ** 2 * torch.autograd.grad(loss, theta)[0]
+
+
+def test_a_mix_of_one_half_is_the_gradient_of_the_fisher_divergence():
+    theta = torch.tensor([-0.6, 0.7, 0.5, 0.6], dtype=torch.float64, requires_grad=True)
+    exact = fisher_gradient(theta)
+    gap = {mix: float((sid_gradient(theta, mix) - exact).norm() / exact.norm()) for mix in (0.5, 1.0, 1.2)}
+    assert gap[0.5] < 1e-5
+    assert gap[1.0] > 0.1 and gap[1.2] > gap[1.0]
+
+
+def test_split_form_of_the_loss():
+    x, d_real, d_fake = (
+        torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)
+    )
+    delta = d_real - d_fake
+    split = delta * (d_fake - x) + (1 - 1.2) * delta**2
+    torch.testing.assert_close(SiD(mix=1.2).fisher(x, d_real, d_fake), split)
+
+
+def built(process=None) -> SiD:
+    world, process = make_mixture(), process or Flow()
+    method = SiD()
+    kind = "edm" if isinstance(process, VE) else "velocity"
+    student = world.network(process, 0, kind=kind, width=16, depth=1, classes=0)
+    Trainer(
+        method,
+        load(world.exact(process), shape=world.shape),
+        NoData(world.shape),
+        Recipe(batch=8),
+        student=student,
+        quiet=True,
+    )
+    return method
+
+
+def batch_of(rows: int = 8) -> Batch:
+    return Batch(0, rows, (2,), None, None, ("fake", "student"), lambda name: Draws(rows, 0, name))
+
+
+def wiggle(method: SiD) -> None:
+    """The zero-initialised last layers hide gradients; move every weight a little."""
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in [*method.student.parameters(), *method.fake.parameters()]:
+            p += 0.1 * torch.randn(p.shape, generator=g)
+
+
+@pytest.mark.parametrize("cut", ["teacher", "fake"])
+def test_gradient_passes_through_both_denoisers(cut, monkeypatch):
+    method = built()
+    wiggle(method)
+    method.fake.requires_grad_(False)
+
+    def gradient() -> Tensor:
+        loss = method.loss("student", batch_of())
+        grads = torch.autograd.grad(loss, list(method.student.parameters()), allow_unused=True)
+        return torch.cat([g.flatten() for g in grads if g is not None])
+
+    whole = gradient()
+    inner = getattr(method, cut)
+    plain = inner.forward
+    monkeypatch.setattr(inner, "forward", lambda x, *rest, **more: plain(x.detach(), *rest, **more))
+    assert float((gradient() - whole).norm() / whole.norm()) > 0.01
+    assert all(p.grad is None for p in method.fake.parameters())
+
+
+def test_fake_turn_leaves_the_student_alone():
+    method = built()
+    wiggle(method)
+    method.student.requires_grad_(False)
+    method.loss("fake", batch_of()).backward()
+    assert all(p.grad is None for p in method.student.parameters())
+    assert any(float(p.grad.abs().sum()) > 0 for p in method.fake.parameters() if p.grad is not None)
+
+
+def test_times_stay_where_a_variance_exploding_network_may_be_asked():
+    method, seen = built(VE()), []
+    method.teacher.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
+    loss = method.loss("student", batch_of())
+    assert torch.isfinite(loss)
+    assert float(seen[0].min()) >= VE().t_min

@@ -1,0 +1,231 @@
+import pytest
+import torch
+
+from stillhouse.core.denoiser import count_calls
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.prediction import At
+from stillhouse.core.process import Flow
+from stillhouse.model import load
+from stillhouse.models.video import video_network
+from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.streaming import stream
+from stillhouse.systems.video.livetalk import LiveTalk, velocity_weight
+from stillhouse.train.data import Endless, NoData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.clips.ring import RingClips
+from stillhouse.worlds.clips.talking import TalkingClips
+
+ROWS, FRAMES = 3, 6
+
+
+def built(world=None, **options) -> LiveTalk:
+    world = world or RingClips(frames=FRAMES)
+    method = LiveTalk(**{"levels": (1.0, 0.7, 0.4), "paths": 8, "teacher_steps": 4, **options})
+    student = world.network(Flow(), 0, dim=16, depth=1, heads=2, **({} if world.told else {"classes": 0}))
+    teacher = load(world.exact(Flow()), shape=world.shape)
+    data = Endless(world) if method.reference else NoData(world.shape)
+    Trainer(method, teacher, data, Recipe(batch=ROWS), student=student, quiet=True)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # layers that start at zero hide gradients
+        for module in method.players.values():
+            for p in module.parameters():
+                p += 0.1 * torch.randn(p.shape, generator=g)
+    return method
+
+
+def batch_of(method, step=10_000, turns=("student", "fake"), cond=None, exit=0) -> Batch:
+    x = RingClips(frames=FRAMES).sample_data(ROWS, Draws(ROWS, 3))[0] if method.reference else None
+    streams = lambda name: Draws(ROWS, exit if name == "exit" else 0, name)  # noqa: E731
+    batch = Batch(step, ROWS, method.shape, x, cond, turns, streams)
+    batch.player = "student"
+    return batch
+
+
+def test_one_exit_for_all_chunks_and_one_clean_pass_between_them():
+    method, asked, exits = built(), [], set()
+    method.student.register_forward_pre_hook(
+        lambda _m, args: asked.append(round(float(args[1].flatten()[0]), 3))
+    )
+    for exit in range(12):
+        asked.clear()
+        method.samples(batch_of(method, exit=exit))
+        calls = next(
+            k for k in (1, 2, 3) if len(asked) == 3 * k + 2
+        )  # three chunks of k calls, clean passes after all but the last
+        assert asked == ([1.0, 0.7, 0.4][:calls] + [0.0]) * 2 + [1.0, 0.7, 0.4][:calls]
+        exits.add(calls)
+    assert exits == {1, 2, 3}
+
+
+def test_gradient_flows_through_the_last_call_of_each_chunk_alone():
+    method, traced = built(), []
+    method.student.register_forward_hook(lambda _m, _i, said: traced.append(said.raw.requires_grad))
+    for exit in range(6):
+        traced.clear()
+        x = method.samples(batch_of(method, exit=exit))
+        calls = (len(traced) - 2) // 3
+        chunk = [False] * (calls - 1) + [True]
+        assert traced == (chunk + [False]) * 2 + chunk and x.requires_grad
+
+
+def test_no_gradient_crosses_chunks():
+    method, inputs = built(levels=(1.0,)), []
+
+    def free(_module, args):
+        inputs.append(args[0].requires_grad_() if args[0].is_leaf else args[0])
+
+    method.student.register_forward_pre_hook(free)
+    whole = method.samples(batch_of(method))
+    chunks = inputs[::2]  # between them lie the clean passes
+    for i, chunk in enumerate(chunks):
+        reached = torch.autograd.grad(whole.sum(), chunk, retain_graph=True)[0]
+        alone = torch.autograd.grad(whole[:, 2 * i : 2 * i + 2].sum(), chunk, retain_graph=True)[0]
+        assert reached.any() and torch.equal(reached, alone)
+
+
+def test_training_meets_the_states_that_the_stream_meets():
+    method, met = built(), []
+    method.student.register_forward_pre_hook(
+        lambda _m, args: met.append((args[0].detach().clone(), args[1].clone()))
+    )
+    sampling = method.samplings()[3]
+    draw_samples(method.student, sampling, method.shape, None, Draws(ROWS, 0, "samples"))
+    streamed = list(met)
+    met.clear()
+    deepest = next(e for e in range(20) if Draws(ROWS, e, "exit").one_integer(1, 4) == 3)
+    method.samples(batch_of(method, exit=deepest))
+    assert len(met) == 11
+    for (mine, t), (its, s) in zip(met, streamed, strict=False):
+        torch.testing.assert_close(mine, its)
+        assert torch.equal(t, s)
+
+
+def test_the_student_is_causal_and_the_fake_sees_the_clip():
+    method = built()
+    assert (video_network(method.student, "").chunk, video_network(method.fake, "").chunk) == (2, 0)
+    x, t = torch.randn(1, *method.shape, generator=torch.Generator().manual_seed(0)), torch.full((1,), 0.5)
+    later = x.clone()
+    later[:, 4:] += 1
+    first = lambda denoiser, x: denoiser(x, t).x0[:, :4].detach()  # noqa: E731
+    assert torch.equal(first(method.student, x), first(method.student, later))
+    assert float((first(method.fake, x) - first(method.fake, later)).abs().max()) > 1e-3
+
+
+def gradient_of(method, player, **batch):
+    for module in method.players.values():
+        module.requires_grad_(True)
+        module.zero_grad()
+    method.loss(player, batch_of(method, **batch)).backward()
+    return {
+        k: sum(float(p.grad.abs().sum()) for p in m.parameters() if p.grad is not None)
+        for k, m in method.players.items()
+    }
+
+
+def test_who_gets_gradient():
+    method = built()
+    student, fake = gradient_of(method, "student"), gradient_of(method, "fake")
+    assert student["student"] > 0 == student["fake"] and fake["fake"] > 0 == fake["student"]
+
+
+def test_a_run_is_a_start_and_then_its_own_streams():
+    method = LiveTalk(ode_share=0.75, warmup=4, fake_per_student=3)
+    method.total = 40
+    assert method.stages(40) == [30, 10] and method.turns(29) == ["student"]
+    assert [len(method.turns(step)) for step in range(30, 40)] == [1, 1, 1, 1, 1, 1, 2, 1, 1, 2]
+    assert LiveTalk(ode_share=0.0).bank_size == 0 < LiveTalk().bank_size
+
+
+# -- the given first frame -------------------------------------------------------------------------
+def test_a_given_frame_stays_as_it_is_and_is_excluded_from_what_the_fake_learns():
+    method = built(reference=True)
+    assert method.needs == ("data",) and LiveTalk().needs == ()
+    batch, seen = batch_of(method), []
+    x = method.samples(batch)
+    assert torch.equal(x[:, :1], batch.data[:, :1]) and not torch.equal(x[:, 1:2], batch.data[:, 1:2])
+    method.fake.register_forward_pre_hook(lambda _m, args: seen.append((args[0], args[1])))
+
+    def watch(_module, _inputs, said):
+        said.raw.register_hook(lambda grad: seen.append(grad))
+
+    method.fake.register_forward_hook(watch)
+    method.fake.requires_grad_(True)
+    method.loss("fake", batch).backward()
+    (state, times), gradient = seen
+    assert torch.equal(state[:, :1], batch.data[:, :1]) and not times[:, 0].any() and (times[:, 1:] > 0).all()
+    assert not gradient[:, 0].any() and gradient[:, 1:].flatten(2).any(2).all()
+
+
+def test_a_given_frame_is_not_pulled_by_the_scores():
+    method = built(reference=True)
+    batch, clamped = batch_of(method), []
+    for player in (method.teacher, method.fake):
+        player.register_forward_pre_hook(
+            lambda _m, args: clamped.append((args[0][:, :1].clone(), args[1][:, 0].clone()))
+        )
+    loss = method.loss("student", batch)
+    assert torch.isfinite(loss) and len(clamped) == 2
+    for frame, time in clamped:
+        assert torch.equal(frame, batch.data[:, :1]) and not time.any()
+
+
+def test_a_stream_goes_on_from_a_given_frame():
+    method = built(reference=True)
+    first = RingClips(frames=FRAMES).sample_data(ROWS, Draws(ROWS, 3))[0][:, :1]
+    chunks = list(
+        stream(method.student, method.samplings()[3], (16, 1, 1), None, Draws(ROWS, 0), frames=5, given=first)
+    )
+    assert [c.shape[1] for c in chunks] == [1, 2, 2]
+
+
+def test_the_velocity_weight_by_hand():
+    t = torch.tensor([[0.0, 0.5, 0.25]])
+    weight = velocity_weight(At(Flow(), t, torch.zeros(1, 3, 1)))
+    assert weight.flatten().tolist() == pytest.approx([0.0, 4.0, 16.0])
+
+
+# -- what is heard ---------------------------------------------------------------------------------
+def test_the_teacher_is_guided_by_text_and_sound_apart():
+    world = TalkingClips()
+    method = built(world, guidance=4.0, sound_guidance=2.0)
+    batch = batch_of(method, cond=world.condition(world.even(ROWS)))
+    with count_calls(method.teacher) as calls:
+        assert torch.isfinite(method.loss("student", batch))
+    assert calls() == 3
+    method = built(world, guidance=4.0, sound_guidance=4.0)
+    with count_calls(method.teacher) as calls:
+        method.loss("student", batch_of(method, cond=world.condition(world.even(ROWS))))
+    assert calls() == 2
+
+
+def test_each_chunk_hears_its_own_frames():
+    world = TalkingClips()
+    method, heard = built(world), []
+    method.student.register_forward_pre_hook(lambda _m, args: heard.append(args[2]["features"]))
+    cond = world.condition(world.even(ROWS))
+    method.samples(batch_of(method, cond=cond))
+    assert all(features.shape == (ROWS, 2, 2) for features in heard)
+    assert torch.equal(heard[0], cond["features"][:, :2]) and torch.equal(heard[-1], cond["features"][:, 8:])
+
+
+@pytest.mark.parametrize(
+    "options,says",
+    [
+        ({"levels": (0.9, 0.5)}, "fall from 1"),
+        ({"levels": (1.0, 1.0)}, "fall from 1"),
+        ({"chunk": 0}, "chunk"),
+        ({"reference": True, "chunk": 1}, "chunk of 2 frames"),
+    ],
+)
+def test_it_refuses_what_can_not_be(options, says):
+    with pytest.raises(StillhouseError, match=says):
+        LiveTalk(**options)
+
+
+def test_a_sink_must_leave_room():
+    assert built(sink=2).samplings()[3].sink == 2
+    with pytest.raises(StillhouseError, match="sink"):
+        built(sink=3)
