@@ -126,7 +126,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             base + 2 * 3 * own + bare(player, shape, given.batch, cond, device)
         )  # weights and two moments of both; gradients are in `bare`
         denoiser = teacher
-    method = find("dmd2")(gan_weight=0.0, fake_per_student=1, guidance=7.5, start=0.999)
+    method = find("dmd2")(gan_weight=0.0, fake_per_student=1, guidance=7.5, first_time=0.999)
     recipe = Recipe(
         steps=given.iterations,
         batch=given.batch,

@@ -34,7 +34,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "ctm": {"segment": 4, "decay": 0.95},
     "dmd": {"guidance": 1.5, "pairs": 512, "pair_steps": 12, "fake_per_student": 4},
     "dmd2": {"guidance": 1.5, "fake_per_student": 4},
-    "sid": {"start": 1.0},
+    "sid": {"first_time": 1.0},
     "slimflow": {"pairs": 1024, "pair_steps": 12, "size": 0.5},
 }
 SCENES: dict[str, dict[str, Any]] = {
@@ -43,11 +43,11 @@ SCENES: dict[str, dict[str, Any]] = {
     "lcm": {"low_guidance": 2.0, "high_guidance": 2.0, "levels": 16, "steps": 2},
     "icd": {"segments": 4, "levels": 16, "high_guidance": 3.0},
     "hyper_sd": {"segments": 4, "last_segments": 2, "levels": 16, "guidance": 2.0},
-    "swiftbrush": {"start": 0.75, "guidance": 2.0, "rank": 16},
-    "snoopi": {"start": 0.75, "high_guidance": 3.0, "rank": 16},
+    "swiftbrush": {"first_time": 0.75, "guidance": 2.0, "rank": 16},
+    "snoopi": {"first_time": 0.75, "high_guidance": 3.0, "rank": 16},
     "flash_diffusion": {"grid": 16, "low_guidance": 1.5, "high_guidance": 3.0, "steps": 2},
     "sdxl_lightning": {"ladder": (16, 4, 2), "guidance": 2.0},
-    "dmd2": {"guidance": 2.0, "start": 0.75, "fake_per_student": 1, "gan_weight": 0.0},
+    "dmd2": {"guidance": 2.0, "first_time": 0.75, "fake_per_student": 1, "gan_weight": 0.0},
 }
 OPTIONS = {"mnist": DIGITS, "shapes": SCENES}
 METRICS = {
@@ -101,7 +101,7 @@ def affordable(slug: str, teacher: Model, world: World, seconds: float, seed: in
 
 def measured(model: Model, world: World, samples: int, steps: int | None = None) -> dict[str, str]:
     """The figures of one model."""
-    labels = world.even(samples)
+    labels = world.balanced_labels(samples)
     x = model.sample(samples, world.condition(labels), steps=steps, seed=1)
     found = world.measure(x, labels)
     return {

@@ -34,9 +34,9 @@ student = stillhouse.distill(
 
 colours = ("red", "green", "blue", "yellow", "purple", "white")
 names = [(c, shape) for c in colours for shape in ("circle", "square", "triangle", "cross")]
-said = [f"a {c} {shape}" for c, shape in names]
+pred = [f"a {c} {shape}" for c, shape in names]
 wanted = [f"a {colours[(colours.index(c) + 1) % 6]} {shape}" for c, shape in names]
-ids, new = (torch.tensor([world.captions.index(text) for text in texts]) for texts in (said, wanted))
+ids, new = (torch.tensor([world.captions.index(text) for text in texts]) for texts in (pred, wanted))
 pictures, _ = world.sample_data(len(ids), Draws(len(ids), "edit"), ids)
 changed = edit(student, pictures, world.condition(ids), world.condition(new), guidance=2.0)
 

@@ -15,7 +15,7 @@ from stillhouse.worlds.objects.world import Objects
 
 QUICK = "--quick" in sys.argv
 out, world = Path("runs/object-from-scores"), Objects()
-labels = world.even(12)
+labels = world.balanced_labels(12)
 
 for noise in ("consistent", "per-camera"):
     student = stillhouse.distill(

@@ -38,7 +38,7 @@ student = stillhouse.distill(
     resume=out.exists(),
 )
 
-labels = world.even(6)  # six texts, each with another sound
+labels = world.balanced_labels(6)  # six texts, each with another sound
 frames = 20 if QUICK else 100
 save_clips(
     out / "students.gif",

@@ -124,16 +124,16 @@ class Adapted(Denoiser):
     effect yet.
     """
 
-    def __init__(self, base: Base, like: Denoiser, name: str | None = None):
+    def __init__(self, base: Base, model: Denoiser, name: str | None = None):
         nn.Module.__init__(self)
         # kept out of the module's tree: the base's weights are no player's
         object.__setattr__(self, "base", base)
         self.process, self.kind, self.call, self.two_time, self.empty = (
-            like.process,
-            like.kind,
-            like.call,
-            like.two_time,
-            like.empty,
+            model.process,
+            model.kind,
+            model.call,
+            model.two_time,
+            model.empty,
         )
         self.name, self.calls = name, 0
         own = base.weights(name) if name else {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import Adapted
-from stillhouse.core.conditions import Condition, TextEncoder, cycled, even_labels, move, size
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
@@ -64,9 +64,9 @@ class Model:
     numbers it was trained for. ``text``: makes conditions of prompts; ``prompts``: some to show it with.
     ``codec``: between images and the latents that ``shape`` speaks of; None where samples are what they are.
     ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by. ``inverse``: a student of its
-    own that goes from data to noise, where the method makes one. ``told``: what else its network hears: the
-    ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the
-    tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the file's
+    own that goes from data to noise, where the method makes one. ``cond_kind``: what else its network takes:
+    the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and
+    the tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the file's
     header.
     """
 
@@ -82,7 +82,7 @@ class Model:
     codec: Codec | None = None
     pipeline: Family | None = None
     inverse: Denoiser | None = None
-    told: str = ""
+    cond_kind: str = ""
     tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Model:
     @property
     def conditional(self) -> bool:
         """Whether it takes conditions."""
-        return self.classes > 0 or self.text is not None or bool(self.told)
+        return self.classes > 0 or self.text is not None or bool(self.cond_kind)
 
     @property
     def form(self) -> str:
@@ -223,7 +223,7 @@ class Model:
     def condition_of(self, n: int, cond: Condition) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
         if cond is None:
-            cond = even_labels(n, self.classes) if self.classes else list(self.prompts) or None
+            cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
@@ -240,11 +240,11 @@ class Model:
                 f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.",
             )
         missing = (
-            f"This model is told an {self.told}"
-            if self.told[:1] in "aeiou"
-            else f"This model is told a {self.told}"
+            f"This model is told an {self.cond_kind}"
+            if self.cond_kind[:1] in "aeiou"
+            else f"This model is told a {self.cond_kind}"
         )
-        require(cond is not None or not self.told, f"{missing} for each sample; give them as cond.")
+        require(cond is not None or not self.cond_kind, f"{missing} for each sample; give them as cond.")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 
@@ -306,7 +306,7 @@ class Model:
                 else {}
             ),
             **({"inverse": INVERSE} if self.inverse else {}),
-            **({"told": self.told} if self.told else {}),
+            **({"cond_kind": self.cond_kind} if self.cond_kind else {}),
             **({"tokenizer": self.tokenizer.describe()} if self.tokenizer else {}),
             **self.info,
         }
@@ -468,11 +468,19 @@ def load(
             info.pop("free_steps"),
             info.pop("world"),
         )
-        text, prompts, told = info.pop("text", None), tuple(info.pop("prompts", ())), info.pop("told", "")
+        text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
+        cond_kind = info.pop("cond_kind", info.pop("told", ""))  # `told`: files of before
         inverse = load_denoiser(path.with_name(info.pop("inverse")))[0] if "inverse" in info else None
         tokenizer = tokenizer_from(info.pop("tokenizer", None))
         return Model(
-            denoiser, *known, info, _text(text), prompts, inverse=inverse, told=told, tokenizer=tokenizer
+            denoiser,
+            *known,
+            info,
+            _text(text),
+            prompts,
+            inverse=inverse,
+            cond_kind=cond_kind,
+            tokenizer=tokenizer,
         )
     except KeyError as error:
         raise StillhouseError(

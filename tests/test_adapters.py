@@ -11,7 +11,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.models import build_model
-from stillhouse.train.method import Slow
+from stillhouse.train.method import EMA
 from stillhouse.worlds.base import get_world
 
 X, T = Draws(4, "x").normal(1, 16, 16), torch.full((4,), 0.7)
@@ -71,10 +71,10 @@ def test_a_copy_of_a_player_has_its_weights_and_goes_its_own_way():
     twin = copy.deepcopy(a)
     assert isinstance(twin, Adapted) and twin.base is a.base
     assert torch.equal(twin(X, T, LABELS).raw, a(X, T, LABELS).raw)
-    said = a(X, T, LABELS).raw
-    slow = Slow(twin, stirred(a, 3), 0.5)
+    pred = a(X, T, LABELS).raw
+    slow = EMA(twin, stirred(a, 3), 0.5)
     slow.follow(0)
-    assert not torch.equal(twin(X, T, LABELS).raw, said)
+    assert not torch.equal(twin(X, T, LABELS).raw, pred)
     half = {
         k: 0.5 * (v + slow_before)
         for (k, v), slow_before in zip(a.state_dict().items(), stirred_back(a, 3), strict=True)
@@ -136,20 +136,20 @@ def test_compiled_players_stay_apart():
     plain = [p(X, T, LABELS).raw for p in (base, a, b)]
     base.net.compile(backend="eager")
     for _ in range(2):
-        for player, said in zip((base, a, b), plain, strict=True):
-            torch.testing.assert_close(player(X, T, LABELS).raw, said, atol=1e-5, rtol=1e-4)
+        for player, pred in zip((base, a, b), plain, strict=True):
+            torch.testing.assert_close(player(X, T, LABELS).raw, pred, atol=1e-5, rtol=1e-4)
 
 
 def test_a_network_can_become_a_base_again():
     plain = teacher()
     before = plain(X, T, LABELS).raw.detach()
     first = stirred(adapted(plain, 2).copy(), 2)
-    said = first(X, T, LABELS).raw.detach()
+    pred = first(X, T, LABELS).raw.detach()
     second = adapted(plain, 3, targets="all")
     other = stirred(second.copy(), 3)
     assert torch.equal(second(X, T, LABELS).raw, before)
-    torch.testing.assert_close(first(X, T, LABELS).raw, said, atol=1e-5, rtol=1e-4)
-    assert float((other(X, T, LABELS).raw - said).abs().max().detach()) > 1e-3
+    torch.testing.assert_close(first(X, T, LABELS).raw, pred, atol=1e-5, rtol=1e-4)
+    assert float((other(X, T, LABELS).raw - pred).abs().max().detach()) > 1e-3
     for player in (first, other):
         folded = player.merged()
         assert set(folded.net.state_dict()) == set(teacher().net.state_dict())

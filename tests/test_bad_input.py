@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spoilt(run: Path, tmp_path: Path) -> Path:
+def degraded(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "spoilt"))
 
 
@@ -103,7 +103,7 @@ def spoilt(run: Path, tmp_path: Path) -> Path:
         (["distill", "cm", *SMALL, "--iterations", "0"], "is a whole number of 1 or more, not 0"),
         (["distill", "cm", *SMALL, "--batch", "-4"], "'batch' is a whole number of 1 or more, not -4"),
         (
-            ["distill", "cm", *SMALL, "--batch", "5", "--accumulate", "2"],
+            ["distill", "cm", *SMALL, "--batch", "5", "--grad-accum", "2"],
             "A batch of 5 can't be split into 2",
         ),
         (["distill", "cm", *SMALL, "--precision", "fp8"], "Precision is fp32, bf16 or fp16, not 'fp8'"),
@@ -204,15 +204,15 @@ def test_a_wrong_run_file(told: Told, text: str, sentence: str) -> None:
     assert sentence in told("distill", "--config", "run.yml", leaves=("run.yml",))
 
 
-def test_a_model_that_is_torn(told: Told, spoilt: Path) -> None:
-    weights = spoilt / "model" / "model.safetensors"
+def test_a_model_that_is_torn(told: Told, degraded: Path) -> None:
+    weights = degraded / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "is no whole safetensors file" in told("sample", str(spoilt))
+    assert "is no whole safetensors file" in told("sample", str(degraded))
     assert "is no whole safetensors file" in told(
-        "distill", "cm", "--teacher", str(spoilt), "--world", "mixture"
+        "distill", "cm", "--teacher", str(degraded), "--world", "mixture"
     )
     weights.unlink()
-    assert "holds no model.safetensors" in told("sample", str(spoilt))
+    assert "holds no model.safetensors" in told("sample", str(degraded))
 
 
 def test_a_model_of_somebody_else(told: Told, tmp_path: Path) -> None:
@@ -229,22 +229,22 @@ def test_a_pickle(told: Told, tmp_path: Path) -> None:
         assert "is a pickle, which can run code when opened" in told("sample", str(tmp_path / name))
 
 
-def test_a_torn_checkpoint_is_passed_over(spoilt: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = (spoilt / "model" / "model.safetensors").read_bytes()
-    newest = max((spoilt / "checkpoints").iterdir())
+def test_a_torn_checkpoint_is_passed_over(degraded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = (degraded / "model" / "model.safetensors").read_bytes()
+    newest = max((degraded / "checkpoints").iterdir())
     weights = newest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    assert main(["distill", "--resume", str(spoilt), "--quiet"]) == 0
+    assert main(["distill", "--resume", str(degraded), "--quiet"]) == 0
     assert "is torn" in caplog.text and newest.name in caplog.text
-    assert (spoilt / "model" / "model.safetensors").read_bytes() == before
+    assert (degraded / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_a_resumed_run_keeps_its_settings(told: Told, spoilt: Path) -> None:
+def test_a_resumed_run_keeps_its_settings(told: Told, degraded: Path) -> None:
     assert "started with other settings (batch)" in told(
-        "distill", "--resume", str(spoilt), "--batch", "8", "--quiet"
+        "distill", "--resume", str(degraded), "--batch", "8", "--quiet"
     )
-    assert "leave --out away" in told("distill", "--resume", str(spoilt), "--out", "x")
-    assert "not both" in told("distill", "--resume", str(spoilt), "--config", "x")
+    assert "leave --out away" in told("distill", "--resume", str(degraded), "--out", "x")
+    assert "not both" in told("distill", "--resume", str(degraded), "--config", "x")
 
 
 def test_a_run_with_objects_in_memory_is_resumed_from_python(told: Told, tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ def drawn(pipe, prompts: list[str], steps: int, guidance: float) -> torch.Tensor
     made = []
     for start in range(0, len(prompts), BATCH):
         noise = torch.Generator().manual_seed(start)
-        said = pipe(
+        pred = pipe(
             prompts[start : start + BATCH],
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=noise,
             output_type="np",
         )
-        made.append(torch.from_numpy(said.images).permute(0, 3, 1, 2))
+        made.append(torch.from_numpy(pred.images).permute(0, 3, 1, 2))
     return torch.cat(made).contiguous()
 
 

@@ -42,7 +42,14 @@ LENGTH, WIDTH = 12, 64  # tokens of a prompt, and the size of one
 CODEC_STEPS, DECODER_STEPS, CODEC_BATCH, CODEC_RATE = 900, 600, 32, 2e-3
 PICTURES = 24_000  # encoded once
 ROUNDS = (5000,)  # steps; a round begins with the averaged weights of the one before and its rate falls anew
-RUN: dict[str, Any] = {"batch": 32, "warmup": 100, "ema": 0.999, "save_every": 250, "keep": 1, "seed": 0}
+RUN: dict[str, Any] = {
+    "batch": 32,
+    "warmup": 100,
+    "ema": 0.999,
+    "save_every": 250,
+    "keep_checkpoints": 1,
+    "seed": 0,
+}
 STEPS, SCALES, MEASURED = 25, (1.0, 2.0, 3.0, 5.0), 300  # samples per split and scale
 QUICK = {"n": 60, "steps": 10}  # what a test can afford to measure again
 
@@ -157,9 +164,9 @@ def _fit(vae: Any, world: World, steps: int, what: str, learning: list[torch.nn.
     for step in range(steps):
         draws = Draws(CODEC_BATCH, f"shapes {what}", step)
         images, _ = world.sample_data(CODEC_BATCH, draws)
-        said = vae.encode(images).latent_dist
-        z = said.mean + said.std * draws.normal(*said.mean.shape[1:])
-        kl = 0.5 * (said.mean**2 + said.var - 1 - said.logvar).mean()
+        pred = vae.encode(images).latent_dist
+        z = pred.mean + pred.std * draws.normal(*pred.mean.shape[1:])
+        kl = 0.5 * (pred.mean**2 + pred.var - 1 - pred.logvar).mean()
         loss = F.l1_loss(vae.decode(z).sample, images) + 1e-3 * kl
         optimiser.zero_grad()
         loss.backward()
@@ -221,7 +228,7 @@ def ship(model: Model, world: World, place: Path = PLACE) -> Path:
     Diffusers draws with it measured."""
     assert model.pipeline is not None
     parts = model.denoiser.net, model.pipeline.pipe.vae
-    shown = world.even(16)
+    shown = world.balanced_labels(16)
     assert shown is not None
     model = replace(model, world=world.name, prompts=tuple(world.captions[int(i)] for i in shown))
     codec = {k: round(v, 4) for k, v in codec_quality(model, world).items()}
@@ -259,7 +266,7 @@ def fidelity(
 ) -> dict[str, Any]:
     """Share of captions whose picture shows all they name, by split and guidance scale, drawn by a process
     that imports Diffusers alone."""
-    ids = {split: world.even(n, split) for split in ("train", "test")}
+    ids = {split: world.balanced_labels(n, split) for split in ("train", "test")}
     jobs = {
         f"{split} {w:g}": {"prompts": [world.captions[int(i)] for i in asked], "steps": steps, "guidance": w}
         for split, asked in ids.items()

@@ -39,7 +39,7 @@ def quality(
 
     ``split``: whose captions are asked for, in a world that has some.
     """
-    labels = world.even(n, split) if world.captions else labels_for(model, world, n)
+    labels = world.balanced_labels(n, split) if world.captions else labels_for(model, world, n)
     samples = model.sample(
         n, conditions_of(world, labels, model), steps=steps, seed=seed_of("quality") % 2**31
     )
@@ -108,7 +108,7 @@ def ship(model: Model, name: str, recipe: dict[str, Any], world: World, place: P
             else {}
         ),
         **({"tokenizer": model.tokenizer.describe()} if model.tokenizer else {}),
-        **({"told": model.told} if model.told else {}),
+        **({"cond_kind": model.cond_kind} if model.cond_kind else {}),
         "recipe": recipe,
         "quality": quality(model, world, n),
         **({"held_out": held_out(model, world, n)} if world.captions else {}),

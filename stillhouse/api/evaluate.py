@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stillhouse.core.conditions import Condition, even_labels, move
+from stillhouse.core.conditions import Condition, balanced_labels, move
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
@@ -93,7 +93,7 @@ def exact_teacher(
         {steps: walk},
         free_steps=True,
         world=world.name,
-        told=world.told,
+        cond_kind=world.cond_kind,
         tokenizer=world.tokenizer,
     )
 
@@ -101,7 +101,11 @@ def exact_teacher(
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
     """``n`` of the world's labels spread evenly over what the model knows; None for a model without
     conditions."""
-    return even_labels(n, model.classes) if model.classes or not model.conditional else world.even(n)
+    return (
+        balanced_labels(n, model.classes)
+        if model.classes or not model.conditional
+        else world.balanced_labels(n)
+    )
 
 
 def evaluate(
@@ -120,12 +124,12 @@ def evaluate(
 
     ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
     ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
-    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data, ``untouched``:
-    of what was given to be restored. ``metric``: the name of the world's first metric. ``parameters``:
-    weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the teacher's
-    endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk for a
-    network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by batch,
-    so that a busy machine slows all of them alike; figures are medians.
+    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data,
+    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric.
+    ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the
+    teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk
+    for a network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by
+    batch, so that a busy machine slows all of them alike; figures are medians.
 
     ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows
     from ``seed``. ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see
@@ -161,9 +165,9 @@ def evaluate(
     labels = labels_for(model, world, n)
     worth = {}
     if scores:  # of real data first: a score that fails does so before any walk
-        told = bool(world.captions) and model.text is not None and labels is not None
+        scorable = bool(world.captions) and model.text is not None and labels is not None
         require(
-            told,
+            scorable,
             f"A score compares pictures with prompts: '{world.name}' has no captions, or the student takes "
             "no prompts.",
         )
@@ -201,7 +205,7 @@ def evaluate(
         )
     mine = next(w for w in walks if w.who == "student" and w.default)
     its = next((w for w in walks if w.who == "teacher" and w.default), None)
-    untouched = world.untouched(n)
+    identity_metrics = world.identity_metrics(n)
     return {
         "world": getattr(world, "config", {"name": world.name}),
         "n": n,
@@ -209,7 +213,7 @@ def evaluate(
         "batch": batch,
         "metric": next(iter(rows[0]["metrics"])),
         "rows": rows,
-        **({"untouched": {k: _plain(v) for k, v in untouched.items()}} if untouched else {}),
+        **({"untouched": {k: _plain(v) for k, v in identity_metrics.items()}} if identity_metrics else {}),
         "floor": {k: _plain(v) for k, v in {**world.floor(n, seed), **worth}.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),

@@ -76,20 +76,20 @@ def export_policy(
     def inputs(rows: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         draws = Draws(rows, seed, "exchange", rows)
         noises = [draws.normal(*model.shape) for _ in range(sampler.plan.noises)]
-        told = _parts(cycled(example, rows))
-        if model.told:
-            told = {name: draws.normal(*part.shape[1:]) for name, part in told.items()}
+        conds = _parts(cycled(example, rows))
+        if model.cond_kind:
+            conds = {name: draws.normal(*part.shape[1:]) for name, part in conds.items()}
         stacked = torch.stack(noises, 1) if len(noises) > 1 else noises[0] if noises else None
         return {
-            **({"noise": stacked} if sampler.plan.hears_noise and stacked is not None else {}),
-            **told,
+            **({"noise": stacked} if sampler.plan.takes_noise and stacked is not None else {}),
+            **conds,
         }, noises
 
     given, _ = inputs(TRIED[-1])
     program = graph_of(sampler, given)
     about = {
         "shape": list(model.shape),
-        "told": model.told,
+        "cond_kind": model.cond_kind,
         "world": model.world,
         "sampling": sampling.config(),
         **_told(model),
@@ -135,7 +135,7 @@ def _example(model: Model) -> Condition:
         return torch.arange(TRIED[-1]) % model.classes
     if model.text is not None and model.prompts:
         return model.text.encode(list(model.prompts[: TRIED[-1]]))
-    if not model.told:
+    if not model.cond_kind:
         return None
     config = getattr(model.denoiser.net, "config", None) or {}
     made = {}
@@ -145,6 +145,6 @@ def _example(model: Model) -> Condition:
         made["image"] = torch.zeros(1, config["image_cond"], *model.shape[1:])
     if not made:
         raise StillhouseError(
-            f"The network does not say what {model.told} it takes; give an example as cond."
+            f"The network does not say what {model.cond_kind} it takes; give an example as cond."
         )
     return made

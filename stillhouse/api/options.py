@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.spellings import current_options
 from stillhouse.train.recipe import Recipe
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ def build(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
     """``kind(**values)`` with every value coerced; raises :class:`StillhouseError` for names it lacks, with
     the nearest one."""
     fields = fields_of(kind)
+    values = current_options(values, fields)
     for name in values:
         if name not in fields:
             raise unknown(f"option of {owner} named", name, fields)
@@ -138,6 +140,7 @@ def build(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
 def build_recipe(values: Mapping[str, Any]) -> Recipe:
     """The :class:`Recipe` of a run's entries, named as people name them."""
     names = run_fields()
+    values = current_options(values, names)
     for name in values:
         if name not in names:
             raise unknown("run option", name, names)

@@ -21,6 +21,7 @@ from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.process import process_from_config
+from stillhouse.core.spellings import current_options
 from stillhouse.io.images import save_samples
 from stillhouse.io.texts import read_text, save_texts, token_rows
 from stillhouse.io.weights import atomic_write
@@ -28,7 +29,7 @@ from stillhouse.model import Model, load, shipped
 from stillhouse.models.letters import texts_of
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.registry import find
-from stillhouse.train.data import Data, Endless, NoData, Prompts, TensorData, conditions_of
+from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
@@ -126,7 +127,7 @@ def train_teacher(
     method, recipe = _split(Denoising, options)
     place = _world(world, None)
     assert place is not None
-    process, kind = place.usual_process if process is None else process, kind or place.usual_kind
+    process, kind = place.default_process if process is None else process, kind or place.default_kind
     process = process if isinstance(process, str) else dict(process)
     denoiser = place.network(process_from_config(process), recipe.seed, kind=kind, **(network or {}))
     fresh = _of_world(place, denoiser, {1: Sampling.steps(denoiser.process, 1)})
@@ -171,14 +172,19 @@ def teacher_of(
         return open_model(teacher, adapter)
     require(world is not None, "The closed-form teacher is a world's; name the world.")
     assert world is not None
-    return exact_teacher(world, process_from_config(process or world.usual_process))
+    return exact_teacher(world, process_from_config(process or world.default_process))
 
 
 def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) -> Model:
     """A many-step model of a world's samples."""
-    shown = world.even(16) if world.captions else None
+    shown = world.balanced_labels(16) if world.captions else None
     prompts = () if shown is None else tuple(world.captions[int(i)] for i in shown)
-    spoken = {"text": world.text, "prompts": prompts, "told": world.told, "tokenizer": world.tokenizer}
+    spoken = {
+        "text": world.text,
+        "prompts": prompts,
+        "cond_kind": world.cond_kind,
+        "tokenizer": world.tokenizer,
+    }
     info = {"scales": world.scales} if hasattr(world, "scales") else {}
     return Model(
         denoiser,
@@ -243,8 +249,8 @@ def data_of(
         world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."
     )
     assert world is not None
-    if world.endless:
-        return Endless(world, labelled=teacher.conditional, model=teacher)
+    if world.infinite:
+        return InfiniteData(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
     if not teacher.conditional:
         return TensorData(x, seed=seed)
@@ -266,13 +272,15 @@ def _free(out: str | Path | None, resume: bool) -> None:
 
 def _conditions(world: World | None, teacher: Model) -> Data:
     """A run without samples: labels, or the captions of a world."""
-    if teacher.told:
+    if teacher.cond_kind:
         require(
-            world is not None and world.told == teacher.told,
-            f"The teacher is told one {teacher.told} a sample; name a world of such.",
+            world is not None and world.cond_kind == teacher.cond_kind,
+            f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
         )
         assert world is not None
-        learnt, held_out = (world.condition(world.even(CONDITIONS, split)) for split in ("train", "test"))
+        learnt, held_out = (
+            world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
+        )
         return Prompts(tuple(teacher.shape), learnt, held_out)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
@@ -343,6 +351,7 @@ def _split(method: str | type[Method] | Method, options: Mapping[str, Any]) -> t
     require(issubclass(kind, Method), f"{kind.__name__} is not a Method.")
     mine = fields_of(kind)
     runs = run_fields(mine)
+    options = current_options(options, {**runs, **mine})
     for name in options:
         if name not in mine and name not in runs:
             raise unknown(f"option of {kind.__name__} named", name, [*mine, *runs])
@@ -373,7 +382,7 @@ def _student(
         return None
     require(world is not None, "The student's network is of a world's size; name the world.")
     assert world is not None
-    options = {"kind": world.usual_kind if closed else teacher.denoiser.kind, **(student or {})}
+    options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)
     return method.make_student(world.network(teacher.denoiser.process, seed, **options))

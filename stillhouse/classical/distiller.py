@@ -31,9 +31,9 @@ class Fold:
     X: Array
     y: Array
 
-    def says(self, ridge: float, gain: Array | float = 1.0) -> Array:
+    def predict(self, ridge: float, gain: Array | float = 1.0) -> Array:
         """Predictions of the held-out rows by a fit with these gains."""
-        return self.spectrum.say(self.X, self.spectrum.weights(self.c, ridge, gain))
+        return self.spectrum.predict(self.X, self.spectrum.weights(self.c, ridge, gain))
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Choice:
     found out, by attribute."""
 
     ridge: float
-    badness: Callable[[], float]
+    risk: Callable[[], float]
     gain: Array
     found: dict[str, Any]
 
@@ -92,7 +92,7 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
         parts = cache(lambda: self._parts(X, y, held))
         choices = [self._choose(float(ridge), whole, parts) for ridge in grid]
-        best = choices[0] if len(choices) == 1 else min(choices, key=lambda choice: choice.badness())
+        best = choices[0] if len(choices) == 1 else min(choices, key=lambda choice: choice.risk())
         self.ridge_ = best.ridge
         for name, value in best.found.items():
             setattr(self, name, value)
@@ -105,11 +105,11 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Predictions (m,) or (m, outputs) at ``X`` (m, features)."""
         check_is_fitted(self, ["n_features_in_"])
         X = validate_data(self, X, reset=False, dtype=np.float64)
-        said = self._say(self.student_, X) if self.estimator is not None else self._at(X)
-        return said[:, 0] if self._flat_ else said
+        pred = self._predict(self.student_, X) if self.estimator is not None else self._at(X)
+        return pred[:, 0] if self._flat_ else pred
 
     def _at(self, X: Array) -> Array:
-        return self.spectrum_.say(X - self.X_mean_, self.weights_) + self.y_mean_
+        return self.spectrum_.predict(X - self.X_mean_, self.weights_) + self.y_mean_
 
     # -- closed form -------------------------------------------------------------------------------
     def _choose(self, ridge: float, whole: Fold, parts: Callable[[], list[Fold]]) -> Choice:
@@ -177,7 +177,7 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.factors_ = np.array(given if given is not None else found)
         self.student_ = self._fresh(X, y)
         for xi in self.factors_:
-            self.student_ = self._fresh(X, mix(y, self._say(self.student_, X), xi))
+            self.student_ = self._fresh(X, mix(y, self._predict(self.student_, X), xi))
 
     def _search(self, X: Array, y: Array, X_v: Array, y_v: Array) -> list[float]:
         """Factors by the closed form of each round, from the student of labels alone and that of the teacher
@@ -185,9 +185,11 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         first = student = self._fresh(X, y)
         found = []
         for _ in range(self._rounds()):
-            said = self._say(student, X)
-            found.append(best_mixing(y_v, self._say(first, X_v), self._say(self._fresh(X, said), X_v)))
-            student = self._fresh(X, mix(y, said, found[-1]))
+            pred = self._predict(student, X)
+            found.append(
+                best_mixing(y_v, self._predict(first, X_v), self._predict(self._fresh(X, pred), X_v))
+            )
+            student = self._fresh(X, mix(y, pred, found[-1]))
         return found
 
     def _fresh(self, X: Array, y: Array) -> Any:
@@ -195,7 +197,7 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return clone(self.estimator).fit(X, y[:, 0] if self._flat_ else y)
 
     @staticmethod
-    def _say(student: Any, X: Array) -> Array:
+    def _predict(student: Any, X: Array) -> Array:
         return np.asarray(student.predict(X), dtype=float).reshape(len(X), -1)
 
 

@@ -28,9 +28,9 @@ def check(condition: bool, sentence: str) -> None:
         raise TableError(sentence)
 
 
-def mix(y: Array, said: Array, xi: float) -> Array:
+def mix(y: Array, pred: Array, xi: float) -> Array:
     """The student's targets ``(1 - xi) y + xi said``, each (n,) or (n, outputs)."""
-    return (1 - xi) * y + xi * said
+    return (1 - xi) * y + xi * pred
 
 
 def best_mixing(y: Array, given: Array, taught: Array) -> float:
@@ -62,11 +62,11 @@ def factors(weights: Array) -> Array:
     Raises :class:`TableError` where a tail sum vanishes: such weights are those of no sequence of rounds.
     """
     sums = np.cumsum(np.asarray(weights, dtype=float)[::-1])[::-1]
-    told = (
+    sentence = (
         f"The weights {np.round(weights, 4).tolist()} belong to no sequence of rounds: a tail of them "
         "sums to 0."
     )
-    check(bool(np.all(sums[:-1] != 0)), told)
+    check(bool(np.all(sums[:-1] != 0)), sentence)
     return np.array([*(sums[1:] / sums[:-1])[::-1], sums[0]])
 
 

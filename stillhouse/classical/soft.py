@@ -153,10 +153,10 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.teacher_ = self.student_ = fit_soft(first, X, given, self.classes_)
         found: list[float] = []
         for i in range(self._rounds()):
-            said = self._probabilities(self.student_, X)
-            xi, student = self._student(i, X, given, said, held)
+            pred = self._probabilities(self.student_, X)
+            xi, student = self._student(i, X, given, pred, held)
             found.append(xi)
-            self.student_ = student if student is not None else self._taught(X, given, said, xi)
+            self.student_ = student if student is not None else self._taught(X, given, pred, xi)
         self.factors_ = np.array(found)
         return self
 
@@ -164,13 +164,13 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _student(
-        self, i: int, X: Array, given: Array, said: Array, held: tuple[Array, Array] | None
+        self, i: int, X: Array, given: Array, pred: Array, held: tuple[Array, Array] | None
     ) -> tuple[float, Any]:
         """The factor of round ``i``, and its student where one was trained to find it."""
         raise NotImplementedError
 
-    def _taught(self, X: Array, given: Array, said: Array, xi: float) -> Any:
-        return fit_soft(self.base_, X, mix(given, said, xi), self.classes_)
+    def _taught(self, X: Array, given: Array, pred: Array, xi: float) -> Any:
+        return fit_soft(self.base_, X, mix(given, pred, xi), self.classes_)
 
     def _held(self, X: Any, y: Any) -> tuple[Array, Array]:
         X, y = validate_data(self, X, y, reset=False, dtype=np.float64)

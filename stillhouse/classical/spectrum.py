@@ -55,11 +55,11 @@ class Spectrum:
         return self.basis.T @ y
 
     def weights(self, c: Array, ridge: float, gain: Array | float = 1.0) -> Array:
-        """What :meth:`say` takes: ``P c / (d + ridge)``, (r, outputs), for coordinates ``c`` and gains ``P``
-        (r,)."""
+        """What :meth:`predict` takes: ``P c / (d + ridge)``, (r, outputs), for coordinates ``c`` and gains
+        ``P`` (r,)."""
         return np.broadcast_to(gain / (self.values + ridge), self.values.shape)[:, None] * c
 
-    def say(self, X: Array, weights: Array) -> Array:
+    def predict(self, X: Array, weights: Array) -> Array:
         """Predictions (m, outputs) at rows ``X`` (m, features)."""
         if self.directions is not None:
             return X @ (self.directions @ weights)

@@ -35,9 +35,9 @@ def inspect(words: list[str]) -> int:
 
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
-    said = describe(family)
-    said["methods"] = {s.slug: list(s.needs) for s in list_systems()}
-    print(json.dumps(said, indent=2, ensure_ascii=False) if given.json else table(said))
+    pred = describe(family)
+    pred["methods"] = {s.slug: list(s.needs) for s in list_systems()}
+    print(json.dumps(pred, indent=2, ensure_ascii=False) if given.json else table(pred))
     return 0
 
 
@@ -46,28 +46,28 @@ def product(sizes: list[int]) -> str:
     return " × ".join(map(str, sizes))
 
 
-def table(said: dict[str, Any]) -> str:
+def table(pred: dict[str, Any]) -> str:
     """A description as lines of name and value."""
-    network, latent, guidance, times = said["network"], said["latent"], said["guidance"], said["times"]
-    process = dict(said["process"])
+    network, latent, guidance, times = pred["network"], pred["latent"], pred["guidance"], pred["times"]
+    process = dict(pred["process"])
     name = process.pop("name")
     rows = [
-        ("pipeline", f"{said['pipeline']}, read by the family {said['family']}"),
+        ("pipeline", f"{pred['pipeline']}, read by the family {pred['family']}"),
         (
             "network",
             f"{network['class']} ({network['part']}), {network['parameters']:,} parameters, "
             f"{network['dtype'].removeprefix('torch.')}",
         ),
         ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
-        ("predicts", said["prediction"]),
-        ("scheduler", said["scheduler"]),
+        ("predicts", pred["prediction"]),
+        ("scheduler", pred["scheduler"]),
         (
             "state",
             f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: "
             + (
-                f"clips of {said['frames']} frames of {product(said['size'])}"
-                if said["frames"]
-                else f"pictures of {product(said['size'])}"
+                f"clips of {pred['frames']} frames of {product(pred['size'])}"
+                if pred["frames"]
+                else f"pictures of {product(pred['size'])}"
             ),
         ),
     ]
@@ -75,7 +75,7 @@ def table(said: dict[str, Any]) -> str:
         rows.append(
             ("latents", f"(output of {latent['autoencoder']} - {latent['shift']}) × {latent['scale']}")
         )
-    for text in said["text"]:
+    for text in pred["text"]:
         rows.append(
             (
                 "text",
@@ -83,21 +83,21 @@ def table(said: dict[str, Any]) -> str:
                 f"({text['tokenizer']})",
             )
         )
-    if isinstance(said["condition"], dict):
-        rows.append(("told", ", ".join(f"{k} {product(v)}" for k, v in said["condition"].items())))
-    if said["classes"]:
-        rows.append(("classes", str(said["classes"])))
+    if isinstance(pred["condition"], dict):
+        rows.append(("told", ", ".join(f"{k} {product(v)}" for k, v in pred["condition"].items())))
+    if pred["classes"]:
+        rows.append(("classes", str(pred["classes"])))
     rows += [
         (
             "guidance",
             f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none",
         ),
-        ("steps", f"{said['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
+        ("steps", f"{pred['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
         (
             "methods",
-            ", ".join(s for s, needs in said["methods"].items() if "data" not in needs) + " without data",
+            ", ".join(s for s, needs in pred["methods"].items() if "data" not in needs) + " without data",
         ),
-        ("", ", ".join(s for s, needs in said["methods"].items() if "data" in needs) + " with data"),
+        ("", ", ".join(s for s, needs in pred["methods"].items() if "data" in needs) + " with data"),
     ]
-    rows += [("remark" if i == 0 else "", line) for i, line in enumerate(said["remarks"])]
+    rows += [("remark" if i == 0 else "", line) for i, line in enumerate(pred["remarks"])]
     return "\n".join(f"{name:<10} {value}" for name, value in rows)

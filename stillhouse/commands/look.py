@@ -68,7 +68,7 @@ def sample(words: list[str]) -> int:
     model = open_model(given.model)
     if given.image:
         return sample_image(model, given)
-    require(model.told != "image", "This model restores photographs; give it one: --image photo.jpg.")
+    require(model.cond_kind != "image", "This model restores photographs; give it one: --image photo.jpg.")
     prompts = given.prompt + (read_prompts(given.prompts) if given.prompts else [])
     require(not (prompts and given.labels), "A sample is asked for by labels or by prompts, not by both.")
     if model.form == "text":
@@ -79,9 +79,9 @@ def sample(words: list[str]) -> int:
         given.frames is None and given.sound is None,
         "Only a model of clips makes so many frames or listens to a sound.",
     )
-    if model.told == "camera":
+    if model.cond_kind == "camera":
         return sample_scene(model, given)
-    if model.told == "observation":
+    if model.cond_kind == "observation":
         from stillhouse.worlds.base import open_world
 
         world = open_world(_entries(given.model).get("world") or model.world)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import Field
 from typing import Any, NoReturn
 
 from stillhouse.api.options import default_of, pairs
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.spellings import current_option
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """The values of ``words``, all of which must be known."""
-        known, extra = self.parse_known_args(words)
+        known, extra = self.parse_known_args([self._current(word) for word in words])
         if extra:
             flag = next((w for w in extra if w.startswith("-")), extra[0]).partition("=")[0]
             near = (
@@ -36,6 +38,18 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean '{near[0]}'?" if near else f"see {self.prog} --help."
             raise StillhouseError(f"There is no option '{flag}' of {self.prog}; {hint}")
         return known
+
+    def _current(self, word: str) -> str:
+        """A flag as it is spelled now, with one line where it was once spelled otherwise."""
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            return word
+        known = {option.removeprefix("--").replace("-", "_") for option in self._option_string_actions}
+        new = "--" + current_option(flag[2:].replace("-", "_"), known).replace("_", "-")
+        if new == flag:
+            return word
+        print(f"stillhouse: the option {flag} is called {new} now.", file=sys.stderr)
+        return new + equals + value
 
 
 class Pairs(argparse.Action):

@@ -223,9 +223,12 @@ def _options(kind: type[Method], config: dict[str, Any]) -> dict[str, Any]:
     """The sections ``options`` and ``run`` as keywords, the run's under the names they have beside this
     method."""
     from stillhouse.api.options import RENAMED, fields_of, run_fields
+    from stillhouse.core.spellings import current_options
 
     mine = fields_of(kind)
     flags = {RENAMED.get(n, n): flag for flag, n in run_fields(mine).items()}
+    config["options"] = current_options(config["options"], mine)
+    config["run"] = current_options(config["run"], flags)
     for name in config["options"]:
         if name not in mine:
             raise unknown(f"option of {kind.__name__} named", str(name), mine)

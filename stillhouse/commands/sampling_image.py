@@ -43,7 +43,7 @@ def sample_image(model: Model, given: argparse.Namespace) -> int:
     from stillhouse.samplers.tiled import Tiled, restore
 
     require(
-        model.told == "image" and model.form == "image",
+        model.cond_kind == "image" and model.form == "image",
         "This model restores no photographs: it is told no image.",
     )
     require(

@@ -31,13 +31,15 @@ def sample_policy(model: Model, world: World, given: argparse.Namespace, rows: l
 
     n = given.n if given.n is not None else len(rows) or FEW
     require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
-    fits = world.told == model.told and tuple(world.shape) == tuple(model.shape)
+    fits = world.cond_kind == model.cond_kind and tuple(world.shape) == tuple(model.shape)
     require(
         fits,
         f"The world '{world.name}' has no observations for a policy of chunks {tuple(model.shape)}; sample "
         "it from Python.",
     )
-    labels = torch.tensor([rows[i % len(rows)] for i in range(n)]) if rows else world.even(n, "test")
+    labels = (
+        torch.tensor([rows[i % len(rows)] for i in range(n)]) if rows else world.balanced_labels(n, "test")
+    )
     chunks: Tensor = model.sample(
         n, world.condition(labels), steps=given.steps, guidance=given.guidance, seed=given.seed
     ).cpu()

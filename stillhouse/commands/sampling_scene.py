@@ -78,4 +78,4 @@ def _cameras(model: Model, scene: object, n: int, number: int) -> Condition:
     from stillhouse.worlds.base import open_world
 
     world = open_world(model.world)
-    return world.condition(world.even(n))
+    return world.condition(world.balanced_labels(n))

@@ -34,7 +34,7 @@ def add_frames(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sound",
         metavar="FILE",
-        help="a .wav file that a model that is told audio listens to; it sets the length",
+        help="a .wav file that a model that is cond audio listens to; it sets the length",
     )
 
 
@@ -61,7 +61,7 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
     require(frames >= 1, f"A clip has at least one frame, not {frames}.")
     n = given.n if given.n is not None else len(asked) if isinstance(asked, list) else FEW
     world = _world(model, given.model)
-    if model.told:
+    if model.cond_kind:
         asked, frames = _told(model, world, given, n, frames)
     shape = model.of_length(frames, sampling)
     cond = move(model.condition_of(n, asked), model.denoiser.device)
@@ -125,21 +125,21 @@ def _seen(world: World | None, clips: Tensor) -> Tensor:
 def _told(
     model: Model, world: World | None, given: argparse.Namespace, n: int, frames: int
 ) -> tuple[Condition, int]:
-    """What a model that hears something is told: the sound of a file, or conditions of its world; and the
+    """What a model that hears something is cond: the sound of a file, or conditions of its world; and the
     clip's length."""
     condition: Callable[..., Condition] | None = getattr(world, "condition", None)
     listen: Callable[..., Tensor] | None = getattr(world, "listen", None)
     if world is None or condition is None or listen is None:
         raise StillhouseError(
-            f"This model is told {model.told} for each clip; sample it in Python: model.sample(cond=…)."
+            f"This model is cond {model.cond_kind} for each clip; sample it in Python: model.sample(cond=…)."
         )
     if not given.sound:
-        return condition(world.even(n), frames), frames
+        return condition(world.balanced_labels(n), frames), frames
     from stillhouse.io.media import read_sound
 
     require(
         given.frames is None, "The length of a clip follows from its sound; leave out --frames or --sound."
     )
     features = listen(read_sound(given.sound, given.fps))
-    told = condition(world.even(n), features.shape[1])
-    return {**told, "features": features.expand(n, -1, -1)}, features.shape[1]
+    cond = condition(world.balanced_labels(n), features.shape[1])
+    return {**cond, "features": features.expand(n, -1, -1)}, features.shape[1]

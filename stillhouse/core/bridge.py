@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from stillhouse.core.conditions import Condition
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.prediction import KINDS, X0, At
-from stillhouse.core.process import Process, at_least_float32, like
+from stillhouse.core.process import Process, at_least_float32, expand_to
 
 STEEP = 1e-4  # below this sigma the slope of a square root is held finite
 
@@ -107,7 +107,9 @@ class Bridge(Process):
         """
         here, there = self.eta(t), self.eta(s)
         share = there / here
-        return r_0 + like(share, r_t) * (r_t - r_0), self.kappa * (share * (here - there)).clamp_min(0).sqrt()
+        return r_0 + expand_to(share, r_t) * (r_t - r_0), self.kappa * (share * (here - there)).clamp_min(
+            0
+        ).sqrt()
 
     def to_state(self, x: Tensor, cond: Condition) -> Tensor:
         return x - degraded(cond)

@@ -61,36 +61,39 @@ def join(conds: Sequence[Condition]) -> Condition:
     return torch.cat(list(conds))
 
 
-def hide(cond: Condition, kept: Tensor, empty: Condition = None) -> Condition:
-    """The condition where ``kept`` (B,) is True and the empty one elsewhere.
+def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = None) -> Condition:
+    """The condition, the empty one in the place of rows that are dropped.
 
-    ``empty``: the empty condition, one row; None for networks of ours, which know it as label -1 and as a
-    mask without a True.
+    Arguments: cond: a condition of B rows, or None. dropped: which rows lose it, (B,) of bool; or one truth
+    for all of them. empty: the empty condition, one row; None for networks of ours, which know it as label -1
+    and as a mask without a True.
+
+    Returns:
+        A condition of B rows; None where all rows are dropped by one truth.
     """
-    if cond is None:
+    if cond is None or dropped is True:
         return None
+    if dropped is False:
+        return cond
 
     def choose(part: Tensor, instead: Tensor) -> Tensor:
-        return torch.where(kept.to(part.device).reshape(-1, *[1] * (part.dim() - 1)), part, instead.to(part))
+        gone = dropped.to(part.device).reshape(-1, *[1] * (part.dim() - 1))
+        return torch.where(gone, instead.to(part), part)
 
     if empty is not None:
         if not isinstance(cond, dict):
             return choose(cond, empty)
         return {name: choose(part, empty[name]) for name, part in cond.items()}
     if isinstance(cond, dict):
-        tokens = cond.get("tokens")
-        masked = (
-            {"mask": torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)}
-            if tokens is not None
-            else {}
+        tokens, none = cond.get("tokens"), {"label": torch.tensor(-1), "mask": torch.tensor(False)}
+        mask = (
+            {}
+            if tokens is None
+            else {"mask": torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)}
         )
-        nothing = {"label": -1, "mask": False}
-        return {
-            k: choose(v, torch.tensor(nothing[k])) if k in nothing else v
-            for k, v in {**masked, **cond}.items()
-        }
+        return {k: choose(v, none[k]) if k in none else v for k, v in {**mask, **cond}.items()}
     if cond.is_floating_point():
-        return hide({"tokens": cond}, kept)
+        return drop_condition({"tokens": cond}, dropped)
     return choose(cond, torch.tensor(-1))
 
 
@@ -117,6 +120,6 @@ def cycled(cond: Condition, n: int) -> Condition:
     return None if cond is None else pick(cond, torch.arange(n) % (size(cond) or 1))
 
 
-def even_labels(n: int, classes: int) -> Tensor | None:
+def balanced_labels(n: int, classes: int) -> Tensor | None:
     """``n`` labels spread evenly over the classes; None without classes."""
     return torch.arange(n) % classes if classes else None

@@ -86,7 +86,7 @@ class Denoiser(nn.Module):
             extra["s"] = self.kind.time(self.process, end).to(dtype)
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
-        return self.kind.says(self.call(self.net, x_in, t_in.to(dtype), cond, **extra), at)
+        return self.kind.predict(self.call(self.net, x_in, t_in.to(dtype), cond, **extra), at)
 
     @property
     def device(self) -> torch.device:
@@ -162,8 +162,8 @@ class Converted(Denoiser):
         assert isinstance(inner, Denoiser)
         x, there = convert(x_t, t, self.process, inner.process)
         to = None if s is None else inner.process.time(self.process.log_snr(s))
-        said = inner(x, there, cond, s=to, guidance=guidance)
-        return _Pair(said.x0, self.kind, At(self.process, t, x_t), said.eps)
+        pred = inner(x, there, cond, s=to, guidance=guidance)
+        return _Pair(pred.x0, self.kind, At(self.process, t, x_t), pred.eps)
 
 
 @dataclass

@@ -198,8 +198,8 @@ class Masked(Tokens):
     def read(self, raw: Tensor, x: Tensor) -> Tensor:
         """The three rules SUBS (Sahoo et al., 2024, section 3.2.3): no logit for the mask, normalised, and a
         visible token is itself."""
-        said, hidden = super().read(raw, x), x == self.mask
-        return torch.where(hidden[..., None], said, one_hot(x.masked_fill(hidden, 0), self.vocab, said.dtype))
+        pred, hidden = super().read(raw, x), x == self.mask
+        return torch.where(hidden[..., None], pred, one_hot(x.masked_fill(hidden, 0), self.vocab, pred.dtype))
 
     def posterior(self, log_probs: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """A mask becomes token ``v`` with probability ``p_v (alpha_s - alpha_t) / (1 - alpha_t)``; what is
@@ -304,17 +304,17 @@ class TokenPrediction(Prediction):
         return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
 
 
-def of_words(said: Prediction) -> TokenPrediction:
-    """``said``, if it is about tokens; otherwise one sentence."""
-    require(isinstance(said, TokenPrediction), "This works on tokens; the model says something else.")
-    assert isinstance(said, TokenPrediction)
-    return said
+def of_words(pred: Prediction) -> TokenPrediction:
+    """``pred``, if it is about tokens; otherwise one sentence."""
+    require(isinstance(pred, TokenPrediction), "This works on tokens; the model says something else.")
+    assert isinstance(pred, TokenPrediction)
+    return pred
 
 
 class Logits(Kind):
     """One logit a real token, (B, L, vocab); a column for the mask, if there is one, is not read."""
 
-    def says(self, raw: Tensor, at: At) -> TokenPrediction:
+    def predict(self, raw: Tensor, at: At) -> TokenPrediction:
         return TokenPrediction(raw, self, at)
 
     def x0(self, raw: Tensor, at: At) -> Tensor:

@@ -15,29 +15,29 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 
 
-def land(said: Prediction, s: Tensor) -> Tensor:
+def ddim_step(pred: Prediction, s: Tensor) -> Tensor:
     """``alpha_s x0 + sigma_s eps``: where the line of a prediction is at time ``s`` of shape (B,). This is
     one DDIM step."""
-    process, x = said.at.process, said.at.x
-    return like(process.alpha(s), x) * said.x0 + like(process.sigma(s), x) * said.eps
+    process, x = pred.at.process, pred.at.x
+    return expand_to(process.alpha(s), x) * pred.x0 + expand_to(process.sigma(s), x) * pred.eps
 
 
 def jump(
     model: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
     """``G(x_t, t -> s)`` for ``t, s`` of shape (B,); the identity at ``s = t``."""
-    said = (
+    pred = (
         model(x_t, t, cond, s=s, guidance=guidance)
         if model.two_time
         else model(x_t, t, cond, guidance=guidance)
     )
-    return land(said, s)
+    return ddim_step(pred, s)
 
 
-def clean(
+def predict_x0(
     model: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
     """``G(x_t, t -> 0)``: the clean end that the model sees from here, of the shape of ``x_t``."""

@@ -58,32 +58,32 @@ class Guided(Denoiser):
         s: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Prediction:
-        said = self.plain(x_t, t, cond, s=s, guidance=guidance)
+        pred = self.plain(x_t, t, cond, s=s, guidance=guidance)
         low, high = self.interval
         inside = (t >= low) & (t <= high)
         if cond is None or (not torch.is_tensor(self.scale) and self.scale == 1) or not bool(inside.any()):
-            return said
+            return pred
         empty = self.plain(x_t, t, self.negative, s=s, guidance=guidance)
-        w = torch.as_tensor(self.scale, dtype=said.raw.dtype, device=x_t.device).expand(len(x_t))
-        w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (said.raw.dim() - 1))
+        w = torch.as_tensor(self.scale, dtype=pred.raw.dtype, device=x_t.device).expand(len(x_t))
+        w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (pred.raw.dim() - 1))
         # every kind is affine in x0 at a given x_t, and the weights w and 1 - w sum to one: mixing raw
         # outputs mixes all views. Mixed logits of tokens are the geometric mean of their distributions
-        mixes = type(said) in (Prediction, TokenPrediction)
-        guided = said.replace(empty.raw + w * (said.raw - empty.raw)) if mixes else _mix(said, empty, w)
+        mixes = type(pred) in (Prediction, TokenPrediction)
+        guided = pred.replace(empty.raw + w * (pred.raw - empty.raw)) if mixes else _mix(pred, empty, w)
         if self.rescale == 0:
             return guided
         dims = tuple(range(1, x_t.dim()))
-        pulled = guided.x0 * (
-            said.x0.std(dims, keepdim=True) / guided.x0.std(dims, keepdim=True).clamp_min(1e-8)
+        rescaled = guided.x0 * (
+            pred.x0.std(dims, keepdim=True) / guided.x0.std(dims, keepdim=True).clamp_min(1e-8)
         )
-        return guided.with_x0(self.rescale * pulled + (1 - self.rescale) * guided.x0)
+        return guided.with_x0(self.rescale * rescaled + (1 - self.rescale) * guided.x0)
 
 
-def _mix(said: Prediction, empty: Prediction, w: Tensor) -> Prediction:
-    return said.with_x0(empty.x0 + w * (said.x0 - empty.x0))
+def _mix(pred: Prediction, empty: Prediction, w: Tensor) -> Prediction:
+    return pred.with_x0(empty.x0 + w * (pred.x0 - empty.x0))
 
 
-def hears_guidance(denoiser: Denoiser) -> bool:
+def takes_guidance(denoiser: Denoiser) -> bool:
     """Whether the network takes the guidance scale as an input, and so needs no second evaluation."""
     config = getattr(denoiser.net, "config", None)
     # ours, and the two ways in which Diffusers' networks say it

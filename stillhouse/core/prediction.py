@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import unknown
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 
 
 def divide(numerator: Tensor, denominator: Tensor, instead: Tensor | None = None) -> Tensor:
@@ -38,26 +38,26 @@ class At:
 
     @cached_property
     def alpha(self) -> Tensor:
-        return like(self.process.alpha(self.t), self.x)
+        return expand_to(self.process.alpha(self.t), self.x)
 
     @cached_property
     def sigma(self) -> Tensor:
-        return like(self.process.sigma(self.t), self.x)
+        return expand_to(self.process.sigma(self.t), self.x)
 
     @cached_property
     def dalpha(self) -> Tensor:
-        return like(self.process.dalpha(self.t), self.x)
+        return expand_to(self.process.dalpha(self.t), self.x)
 
     @cached_property
     def dsigma(self) -> Tensor:
-        return like(self.process.dsigma(self.t), self.x)
+        return expand_to(self.process.dsigma(self.t), self.x)
 
 
 class Kind:
     """What a network's raw output means. ``x0`` and ``eps`` read it; ``target`` is what it should have
     said."""
 
-    def says(self, raw: Tensor, at: At) -> Prediction:
+    def predict(self, raw: Tensor, at: At) -> Prediction:
         """The prediction that a network's output ``raw`` stands for."""
         return Prediction(raw.to(at.x.dtype), self, at)
 
@@ -218,7 +218,7 @@ class Bounded(Kind):
         return self._inner.time(process, t)
 
     def _scales(self, at: At) -> tuple[Tensor, Tensor]:
-        tau = like(self.scale * (at.t * self.steps - 1).clamp_min(0), at.x)
+        tau = expand_to(self.scale * (at.t * self.steps - 1).clamp_min(0), at.x)
         square = tau**2 + self.sigma_data**2
         return self.sigma_data**2 / square, tau / square.sqrt()
 

@@ -21,7 +21,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
 
 
-def like(coefficient: Tensor, x: Tensor) -> Tensor:
+def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
     """A per-sample coefficient ``(B,)`` shaped and typed to multiply ``x`` of shape ``(B, ...)``."""
     return coefficient.to(device=x.device, dtype=x.dtype).reshape(
         coefficient.shape + (1,) * (x.dim() - coefficient.dim())
@@ -90,15 +90,15 @@ class Process:
 
     def noise(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """``alpha(t) x + sigma(t) eps`` for ``x, eps`` of shape ``(B, ...)``, ``t`` of shape ``(B,)``."""
-        return like(self.alpha(t), x) * x + like(self.sigma(t), x) * eps
+        return expand_to(self.alpha(t), x) * x + expand_to(self.sigma(t), x) * eps
 
     def velocity(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """``d x_t / dt = alpha' x + sigma' eps`` along the line of one pair (x, eps)."""
-        return like(self.dalpha(t), x) * x + like(self.dsigma(t), x) * eps
+        return expand_to(self.dalpha(t), x) * x + expand_to(self.dsigma(t), x) * eps
 
     def score(self, t: Tensor, eps: Tensor) -> Tensor:
         """``grad log q(x_t | x_0) = -eps / sigma(t)``."""
-        return -eps / like(self.sigma(t), eps)
+        return -eps / expand_to(self.sigma(t), eps)
 
     @cached_property
     def prior_std(self) -> float:
@@ -395,4 +395,4 @@ def convert(x: Tensor, t: Tensor, source: Process, target: Process) -> tuple[Ten
     scale = torch.hypot(target.alpha(there), target.sigma(there)) / torch.hypot(
         source.alpha(t), source.sigma(t)
     )
-    return like(scale, x) * x, there
+    return expand_to(scale, x) * x, there

@@ -21,6 +21,7 @@ from stillhouse.core.denoiser import Call, Denoiser, call_plain
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.prediction import KINDS, Kind
 from stillhouse.core.process import process_from_config
+from stillhouse.core.spellings import current_weights
 from stillhouse.models import build_model
 
 HEADER = "stillhouse"
@@ -145,6 +146,7 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            weights = current_weights(weights)
     except (SafetensorError, OSError) as error:
         raise StillhouseError(
             f"'{path}' is no whole safetensors file (cut short while copied?): {error}."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.spellings import current_weights
 
 
 class FeatureExtractor(Protocol):
@@ -74,7 +75,7 @@ def load_features(world: str) -> FeatureNet:
     if not asset(world).is_file():
         raise StillhouseError(f"No features are shipped for the world '{world}'; pass your own extractor.")
     net = FeatureNet(int(recipe(world)["size"]))
-    net.load_state_dict(load_file(str(asset(world))))
+    net.load_state_dict(current_weights(load_file(str(asset(world)))))
     return net.eval().requires_grad_(False)
 
 

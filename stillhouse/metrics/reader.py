@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.spellings import current_weights
 from stillhouse.metrics.captions import COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
 
 HEADS = {
@@ -145,7 +146,7 @@ def load_reader() -> Reader:
     reader.load_state_dict(
         {
             name: value.float() if value.is_floating_point() else value
-            for name, value in load_file(str(reader_asset())).items()
+            for name, value in current_weights(load_file(str(reader_asset()))).items()
         }
     )
     return reader.eval().requires_grad_(False)

@@ -149,8 +149,8 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
         for name, score in scores.items():
             parts = []
             for start in range(0, len(images), BATCH):
-                some, told = images[start : start + BATCH], list(prompts[start : start + BATCH])
-                made = score(some, told)
+                some, texts = images[start : start + BATCH], list(prompts[start : start + BATCH])
+                made = score(some, texts)
                 shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
                 require(
                     shape == (len(some),),
@@ -197,11 +197,11 @@ def _check(folder: Path) -> None:
         raise StillhouseError(
             f"The CLIP's folder '{folder}' has no weights (*.safetensors); copy the whole folder."
         )
-    told = (folder / "tokenizer.json").is_file() or all(
+    complete = (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )
     require(
-        told,
+        complete,
         f"The CLIP's folder '{folder}' has no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
         "copy the whole folder.",
     )

@@ -13,14 +13,14 @@ from stillhouse.models.embed import Attention, Embedding, beside, zero
 from stillhouse.models.taps import Network
 
 
-def positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """Sines and cosines of row and column, (height * width, dim), in the dtype of ``like``; ``dim`` divisible
-    by 4."""
-    speed = 100.0 ** -torch.linspace(0, 1, dim // 4, device=like.device)
-    row = torch.arange(height, device=like.device)[:, None, None] * speed
-    column = torch.arange(width, device=like.device)[None, :, None] * speed
+def positions(height: int, width: int, dim: int, reference: Tensor) -> Tensor:
+    """Sines and cosines of row and column, (height * width, dim), in the dtype of ``reference``; ``dim``
+    divisible by 4."""
+    speed = 100.0 ** -torch.linspace(0, 1, dim // 4, device=reference.device)
+    row = torch.arange(height, device=reference.device)[:, None, None] * speed
+    column = torch.arange(width, device=reference.device)[None, :, None] * speed
     row, column = row.expand(height, width, -1), column.expand(height, width, -1)
-    return torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], -1).flatten(0, 1).to(like)
+    return torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], -1).flatten(0, 1).to(reference)
 
 
 class DiTBlock(nn.Module):
@@ -29,7 +29,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float, token_dim: int):
         super().__init__()
-        self.told = zero(nn.Linear(dim, 6 * dim))
+        self.modulation = zero(nn.Linear(dim, 6 * dim))
         self.attention = Attention(dim, heads)
         if token_dim:
             self.cross = Attention(dim, heads, token_dim)
@@ -41,7 +41,7 @@ class DiTBlock(nn.Module):
     def forward(
         self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.told(vector)[:, None].chunk(6, -1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(vector)[:, None].chunk(6, -1)
         size = h.shape[-1:]
         h = h + gate1 * self.attention(F.layer_norm(h, size) * (1 + scale1) + shift1)
         if tokens is not None:
@@ -82,7 +82,7 @@ class DiT(Network):
         self.image_cond = image_cond
         self.input = nn.Linear((image_channels + image_cond) * patch**2, dim)
         self.blocks = nn.ModuleList(DiTBlock(dim, heads, dropout, token_dim) for _ in range(depth))
-        self.told = zero(nn.Linear(dim, 2 * dim))
+        self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.output = zero(nn.Linear(dim, image_channels * patch**2))
 
     def forward(
@@ -108,6 +108,6 @@ class DiT(Network):
         h = h + positions(high, wide, h.shape[-1], h)
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)
-        scale, shift = self.told(vector)[:, None].chunk(2, -1)
+        scale, shift = self.modulation(vector)[:, None].chunk(2, -1)
         h = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return F.pixel_shuffle(h.transpose(1, 2).unflatten(-1, (high, wide)), self.patch)

@@ -100,7 +100,7 @@ class Embedding(nn.Module):
             self.pool = nn.Linear(token_dim, width)
         self.features = features
         if features:
-            self.hear = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+            self.feature_embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(
         self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None
@@ -169,7 +169,7 @@ class Embedding(nn.Module):
             features.dim() in ranks and found[-1] == wanted,
             f"Condition vectors must have the shape (B, {wanted}), not {found}.",
         )
-        return self.hear(features.to(self.time.first.weight.dtype))
+        return self.feature_embed(features.to(self.time.first.weight.dtype))
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         """The empty token and the given ones, with their mask."""

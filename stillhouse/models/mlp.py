@@ -20,7 +20,7 @@ class MLPBlock(nn.Module):
 
     def __init__(self, width: int, dropout: float, token_dim: int = 0, heads: int = 4):
         super().__init__()
-        self.first, self.told = nn.Linear(width, width), nn.Linear(width, width)
+        self.first, self.modulation = nn.Linear(width, width), nn.Linear(width, width)
         self.last = zero(nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
         if token_dim:
@@ -32,7 +32,7 @@ class MLPBlock(nn.Module):
     ) -> Tensor:
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, h.shape[-1:])[:, None], tokens, mask)[:, 0]
-        inner = self.first(F.silu(h)) + self.told(vector)
+        inner = self.first(F.silu(h)) + self.modulation(vector)
         return h + self.last(self.dropout(F.silu(inner)))
 
 

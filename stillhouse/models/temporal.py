@@ -22,13 +22,13 @@ class TemporalBlock(nn.Module):
     def __init__(self, channels: int, out: int, width: int, dropout: float):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv1d(channels, out, 3, padding=1)
-        self.told = nn.Linear(width, 2 * out)
+        self.modulation = nn.Linear(width, 2 * out)
         self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))  # type: ignore[arg-type]
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
-        scale, shift = self.told(vector)[:, :, None].chunk(2, 1)
+        scale, shift = self.modulation(vector)[:, :, None].chunk(2, 1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h)))) * (1 + scale) + shift
         return self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
 

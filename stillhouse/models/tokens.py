@@ -13,12 +13,12 @@ from stillhouse.models.embed import NumberEmbedding, zero
 from stillhouse.models.taps import Network
 
 
-def turns(length: int, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def turns(length: int, dim: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, dim / 2) of rotary positions, rates from 1 down to 1e-3 per place (Su et
     al., 2021, arXiv 2104.09864)."""
-    rate = 1e3 ** -torch.linspace(0, 1, dim // 2, device=like.device)
-    angle = torch.arange(length, device=like.device)[:, None] * rate
-    return angle.cos().to(like), angle.sin().to(like)
+    rate = 1e3 ** -torch.linspace(0, 1, dim // 2, device=reference.device)
+    angle = torch.arange(length, device=reference.device)[:, None] * rate
+    return angle.cos().to(reference), angle.sin().to(reference)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

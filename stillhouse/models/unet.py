@@ -28,7 +28,7 @@ class Block(nn.Module):
         super().__init__()
         self.resample = resample
         self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv2d(channels, out, 3, padding=1)
-        self.told = nn.Linear(width, 2 * out)
+        self.modulation = nn.Linear(width, 2 * out)
         self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
         inner = self.conv1(self._sized(F.silu(self.norm1(h))))
-        scale, shift = self.told(vector)[:, :, None, None].chunk(2, 1)
+        scale, shift = self.modulation(vector)[:, :, None, None].chunk(2, 1)
         inner = self.norm2(inner) * (1 + scale) + shift
         inner = self.conv2(self.dropout(F.silu(inner)))
         # a 1x1 convolution commutes with pooling and with repeating: do each where the image is smaller

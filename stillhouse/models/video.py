@@ -130,7 +130,7 @@ class VideoBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float, token_dim: int):
         super().__init__()
-        self.told = zero(nn.Linear(dim, 6 * dim))
+        self.modulation = zero(nn.Linear(dim, 6 * dim))
         self.attention = FrameAttention(dim, heads)
         if token_dim:
             self.cross = Attention(dim, heads, token_dim)
@@ -156,7 +156,7 @@ class VideoBlock(nn.Module):
         self, h: Tensor, vector: Tensor, tokens: Any, mask: Any, seen: Any, keys: Any, values: Any
     ) -> tuple[Tensor, Past]:
         """The same, with the keys and values of these frames."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.told(vector)[:, :, None].chunk(6, -1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(vector)[:, :, None].chunk(6, -1)
         size = h.shape[-1:]
         past = None if keys is None else (keys, values)
         mixed, fresh = self.attention(F.layer_norm(h, size) * (1 + scale1) + shift1, seen, past)
@@ -207,7 +207,7 @@ class VideoDiT(Network):
         self.embed = Embedding(dim, classes, token_dim, two_time, guidance_input, features, frames=True)
         self.input = nn.Linear(channels * patch**2, dim)
         self.blocks = nn.ModuleList(VideoBlock(dim, heads, dropout, token_dim) for _ in range(depth))
-        self.told = zero(nn.Linear(dim, 2 * dim))
+        self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.output = zero(nn.Linear(dim, channels * patch**2))
         self.cache: KVCache | None = None
         self.writes = False
@@ -275,7 +275,7 @@ class VideoDiT(Network):
                 h = self.run(block, *inputs)
         if self.writes and cache is not None:
             cache.add(fresh)
-        scale, shift = self.told(vector)[:, :, None].chunk(2, -1)
+        scale, shift = self.modulation(vector)[:, :, None].chunk(2, -1)
         h = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return F.pixel_shuffle(h.transpose(-1, -2).unflatten(-1, (high, wide)), self.patch)
 

@@ -33,7 +33,7 @@ ONE_CALL: dict[str, Any] = {
     "ema": 0.95,
     "fake_per_student": 1,
     "gan_weight": 0.0,
-    "start": 0.75,
+    "first_time": 0.75,
 }
 CONSISTENT: dict[str, Any] = {
     "batch": 64,

@@ -64,7 +64,7 @@ METRICS = {
     "lpips": Metric("LPIPS", "low", "perceptual distance to the true photograph"),
     "frame_distance": Metric("Frame distance", "low", "of a frame to the nearest true one"),
     "clip_distance": Metric("Clip distance", "low", "of a clip to the nearest true one"),
-    "motion_fidelity": Metric("Motion fidelity", "high", "share of clips that move as they were told"),
+    "motion_fidelity": Metric("Motion fidelity", "high", "share of clips that move as they were panel"),
     "sync": Metric("Sync", "high", "how well the picture follows the sound"),
     "flicker": Metric("Flicker", "one", "jerks from frame to frame over those of true clips"),
     "change": Metric("Change", "one", "motion from frame to frame over that of true clips"),
@@ -233,9 +233,9 @@ def pictures(views: Sequence[RunView]) -> dict[str, Any] | None:
             }
         ]
         for view, strip, index in ways:
-            told = entry(view, strip, index)
-            svg = scatter(strip.samples, view.labels, frame, f"{told['name']}, {told['calls']}")
-            panels.append({**told, "svg": Markup(svg)})
+            panel = entry(view, strip, index)
+            svg = scatter(strip.samples, view.labels, frame, f"{panel['name']}, {panel['calls']}")
+            panels.append({**panel, "svg": Markup(svg)})
         return {"kind": "point", "panels": panels, "strips": [], "sorted": False, "captions": []}
     return None
 
@@ -247,10 +247,10 @@ def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
     for row in (r for v in views for r in v.evaluation["rows"]):
         for key, value in row["metrics"].items():
             seen.setdefault(key, set()).add(value)
-    telling = [
+    _x = [
         k for k in METRICS if len(seen.get(k, ())) > 1 and k != first["metric"]
     ]  # what is the same for all tells nothing
-    names = [first["metric"], *telling][:4]
+    names = [first["metric"], *_x][:4]
     charts = []
     for name in names:
         lines = [_against_calls("teacher", rows_of(views[0], "teacher"), name, TEACHER)]

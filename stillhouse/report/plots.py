@@ -118,10 +118,10 @@ def line_chart(
         out.append(f'<path class="{"faint" if s.faint else "line"}" style="stroke:{s.colour}" d="{path}"/>')
         radius = 4.5 if len(points) > 3 else 6
         for x, y in points if s.dots else []:
-            told = f"<title>{escape(s.name)}: {number(y)} at {number(x)}</title>"
+            title = f"<title>{escape(s.name)}: {number(y)} at {number(x)}</title>"
             out.append(
                 f'<circle class="dot" style="fill:{s.colour}" cx="{across(x)}" cy="{up(y)}" '
-                f'r="{radius}">{told}</circle>'
+                f'r="{radius}">{title}</circle>'
             )
     return "".join([*out, "</svg>"])
 

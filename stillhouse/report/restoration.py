@@ -37,10 +37,10 @@ def perception_distortion(rows: Sequence[Mapping[str, Any]], width: int = WIDTH,
         out.append(f'<path class="faint" style="stroke:{COLOURS["teacher"]}" d="{path}"/>')
     for p in points:
         x, y, colour = across(p.psnr), up(p.frechet), COLOURS.get(p.who, "var(--ink-3)")
-        told = f"<title>{escape(p.name)}: {number(p.psnr)} dB, Fréchet distance {number(p.frechet)}</title>"
+        title = f"<title>{escape(p.name)}: {number(p.psnr)} dB, Fréchet distance {number(p.frechet)}</title>"
         out.append(
             f'<circle class="dot" style="fill:{colour}" cx="{x}" cy="{y}" '
-            f'r="{6 if p.who == "student" else 4.5}">{told}</circle>'
+            f'r="{6 if p.who == "student" else 4.5}">{title}</circle>'
         )
         left = x > width * 0.7
         anchor = f'x="{x - 9 if left else x + 9}" y="{y - 7}" text-anchor="{"end" if left else "start"}"'

@@ -63,7 +63,7 @@ def draw_strips(
     model: Model, teacher: Model | None, world: World, evaluation: dict[str, Any], seed: int = 0
 ) -> tuple[list[Strip], Tensor | None]:
     """Samples of the ways that ``evaluation`` measured, all from the same noise, and their labels."""
-    labels = labels_for(model, world, COUNT["actions"] if model.told else COUNT[model.form])
+    labels = labels_for(model, world, COUNT["actions"] if model.cond_kind else COUNT[model.form])
     count = COUNT[model.form] if labels is None else len(labels)
     strips = []
     for row in evaluation["rows"]:
@@ -91,13 +91,13 @@ def _whole(walk: Walk, world: World, seed: int) -> Tensor | None:
     shown = world.photograph()
     if shown is None:
         return None
-    spoilt, true = shown
+    degraded, true = shown
     device = walk.model.denoiser.device
     draws = Draws(1, seed, "photograph", device=device)
     made = restore(
-        walk.model.denoiser.eval(), walk.sampling, spoilt.to(device), draws, least=walk.model.shape[-1]
+        walk.model.denoiser.eval(), walk.sampling, degraded.to(device), draws, least=walk.model.shape[-1]
     ).cpu()
-    return torch.cat([spoilt, made, true], 3)
+    return torch.cat([degraded, made, true], 3)
 
 
 def _walks(owner: Model, row: dict[str, Any]) -> list[Walk]:

@@ -11,7 +11,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.samplers.rollout import Hook, rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import stream
@@ -47,9 +47,9 @@ def draw_samples(
     with torch.inference_mode():
         if start is None:
             start = model.process.start(draws, shape, sampling.times[0], sampling.start, dtype)
-        told = (
+        scale = (
             torch.full((draws.rows,), sampling.guidance, device=start.device)
-            if hears_guidance(model)
+            if takes_guidance(model)
             else None
         )
         solver = make_solver(sampling.solver)
@@ -60,6 +60,6 @@ def draw_samples(
             solver,
             cond,
             draws=draws,
-            guidance=told,
+            guidance=scale,
             hooks=hooks,
         )

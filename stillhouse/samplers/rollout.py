@@ -52,10 +52,10 @@ def rollout(
     )
 
     def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
-        said = model(x, t, cond, s=s if model.two_time else None, guidance=guidance)
+        pred = model(x, t, cond, s=s if model.two_time else None, guidance=guidance)
         for hook in hooks:
-            said = hook(said, s)
-        return said
+            pred = hook(pred, s)
+        return pred
 
     history = History()
     if record:

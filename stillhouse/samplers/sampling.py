@@ -10,7 +10,7 @@ import torch
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.process import Process
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import make_grid
@@ -68,7 +68,7 @@ class Sampling:
 
     def guided(self, model: Denoiser) -> Denoiser:
         """``model`` under this guidance; itself at ``w = 1``, and if it hears the scale as an input."""
-        return model if self.guidance == 1 or hears_guidance(model) else Guided(model, self.guidance)
+        return model if self.guidance == 1 or takes_guidance(model) else Guided(model, self.guidance)
 
     def nfe(self, model: Denoiser, conditional: bool = True) -> int:
         """Network evaluations of one sample, or of one chunk of a stream, whose clean pass is one of them.

@@ -13,7 +13,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.prediction import Prediction
 from stillhouse.models.video import KVCache, VideoDiT, video_network
 from stillhouse.samplers.rollout import Hook, rollout
@@ -21,7 +21,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 
 # one condition for the whole stream, or what makes that of chunk 0, 1, 2 …
-Told = Condition | Callable[[int], Condition]
+ChunkCondition = Condition | Callable[[int], Condition]
 
 
 class Cached(Wrapped):
@@ -81,8 +81,8 @@ class Clamped(Wrapped):
         count = self.known.shape[1]
         frames = torch.arange(x_t.shape[1], device=x_t.device)
         each = torch.where(frames < count, self.process.t_min, t if t.dim() == 2 else t[:, None])
-        said = self.net(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
-        return said.with_x0(torch.cat([self.known, said.x0[:, count:]], 1))
+        pred = self.net(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
+        return pred.with_x0(torch.cat([self.known, pred.x0[:, count:]], 1))
 
 
 def of_frames(cond: Condition, first: int, count: int) -> Condition:
@@ -91,10 +91,10 @@ def of_frames(cond: Condition, first: int, count: int) -> Condition:
     if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
         return cond
     features = cond["features"]
-    told = features.shape[1]
+    held = features.shape[1]
     require(
-        first + count <= told,
-        f"The condition speaks of {told} frames, but frame {first + count} was asked for.",
+        first + count <= held,
+        f"The condition speaks of {held} frames, but frame {first + count} was asked for.",
     )
     return {**cond, "features": features[:, first : first + count]}
 
@@ -103,7 +103,7 @@ def stream(
     model: Denoiser,
     sampling: Sampling,
     shape: Sequence[int],
-    cond: Told,
+    cond: ChunkCondition,
     draws: Draws,
     *,
     frames: int = 0,
@@ -127,7 +127,7 @@ def stream(
     size, times, solver = sampling.chunk, sampling.times, make_solver(sampling.solver)
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")
     require(
-        sampling.guidance == 1 or hears_guidance(model),
+        sampling.guidance == 1 or takes_guidance(model),
         "A stream is walked without guidance; distil it into the student.",
     )
     cached = Cached(model, sampling.window, sampling.sink)
@@ -135,16 +135,16 @@ def stream(
         cached.network.chunk == size,
         f"This student makes {cached.network.chunk} frames at a time, not {size}.",
     )
-    told = (
-        torch.full((draws.rows,), sampling.guidance, device=draws.device) if hears_guidance(model) else None
+    scale = (
+        torch.full((draws.rows,), sampling.guidance, device=draws.device) if takes_guidance(model) else None
     )
 
-    def told_of(number: int) -> Condition:
+    def cond_of(number: int) -> Condition:
         return cond(number) if callable(cond) else of_frames(cond, number * size, size)
 
     def keep(chunk: Tensor, number: int) -> None:
         with torch.inference_mode():
-            cached.keep(chunk, told_of(number), told)
+            cached.keep(chunk, cond_of(number), scale)
 
     def make(number: int, known: Tensor | None) -> Tensor:
         with torch.inference_mode():  # not around the loop: a generator would leave it on while it waits
@@ -154,7 +154,7 @@ def stream(
                 noise = start[:, number * size : (number + 1) * size]
             walked = cached if known is None else Clamped(cached, known)
             return rollout(
-                walked, noise, times, solver, told_of(number), draws=draws, guidance=told, hooks=hooks
+                walked, noise, times, solver, cond_of(number), draws=draws, guidance=scale, hooks=hooks
             )
 
     number, known = 0, None

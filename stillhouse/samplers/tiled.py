@@ -113,13 +113,15 @@ class Tiled(Denoiser):
             def repeat(rows: Tensor | None, n: int = len(some)) -> Tensor | None:
                 return None if rows is None else rows.repeat(n, *[1] * (rows.dim() - 1))
 
-            told = cond
+            part_cond = cond
             if isinstance(cond, dict):
-                told = {name: cut(part) if name == "image" else repeat(part) for name, part in cond.items()}
+                part_cond = {
+                    name: cut(part) if name == "image" else repeat(part) for name, part in cond.items()
+                }
             elif cond is not None:
-                told = repeat(cond)
-            said = self.net(cut(x_t), repeat(t), told, s=repeat(s), guidance=repeat(guidance))
-            for place, raw in zip(cuts, said.raw.chunk(len(some)), strict=True):
+                part_cond = repeat(cond)
+            pred = self.net(cut(x_t), repeat(t), part_cond, s=repeat(s), guidance=repeat(guidance))
+            for place, raw in zip(cuts, pred.raw.chunk(len(some)), strict=True):
                 total[place] += window * raw.to(total)
             if self.tick:
                 self.tick(len(some))

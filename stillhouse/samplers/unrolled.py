@@ -19,7 +19,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -30,7 +30,7 @@ class Sum:
     """``sum_i noise[i] z_i + sum_k said[k] raw_k``."""
 
     noise: dict[int, float]
-    said: dict[int, float]
+    pred: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Call:
 
     state: Sum
     numbers: dict[str, float]
-    told: bool
+    conditional: bool
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Plan:
     noises: int = 0
 
     @property
-    def hears_noise(self) -> bool:
+    def takes_noise(self) -> bool:
         """Whether any noise has a part in the sample."""
         return any(state.noise for state in (self.sample, *(call.state for call in self.calls)))
 
@@ -125,22 +125,22 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     tape, draws = Tape(size, getattr(denoiser.net, "config", None), condition), Units(size)
     noted = Denoiser(tape, denoiser.process, denoiser.kind, two_time=denoiser.two_time)
     start = denoiser.process.start(draws, (size,), sampling.times[0], sampling.start, torch.float64)
-    heard = torch.full((1,), sampling.guidance, dtype=torch.float64) if hears_guidance(noted) else None
+    guidance = torch.full((1,), sampling.guidance, dtype=torch.float64) if takes_guidance(noted) else None
     cond = condition if conditional else None
     with torch.no_grad():
         sample = rollout(
-            sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=heard
+            sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=guidance
         )
     return Plan(tape.calls, tape.read(sample), draws.drawn)
 
 
 class Unrolled(nn.Module):
-    """``sampler(noise, *told) -> sample``: a walk of ``denoiser`` as one module, differentiable and
+    """``sampler(noise, *cond_parts) -> sample``: a walk of ``denoiser`` as one module, differentiable and
     exportable.
 
     ``noise``: (B, *shape), or (B, N, *shape) where the walk draws N > 1 times; missing where no noise goes in
-    at all. ``told``: the parts of the condition, one tensor (B, …) each, in the order of ``names``; a plain
-    condition has the single name ``label`` or ``tokens``.
+    at all. ``cond_parts``: the parts of the condition, one tensor (B, …) each, in the order of ``names``; a
+    plain condition has the single name ``label`` or ``tokens``.
     """
 
     def __init__(
@@ -150,33 +150,35 @@ class Unrolled(nn.Module):
         self.denoiser, self.shape, self.names = denoiser, tuple(shape), tuple(names)
         self.plan = plan_of(denoiser, sampling, bool(names))
         require(
-            self.plan.hears_noise or bool(names),
+            self.plan.takes_noise or bool(names),
             "This sampler takes neither noise nor a condition: it has one sample only.",
         )
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of what it takes, in order."""
-        return (*(("noise",) if self.plan.hears_noise else ()), *self.names)
+        return (*(("noise",) if self.plan.takes_noise else ()), *self.names)
 
     def forward(self, *given: Tensor) -> Tensor:
-        noise = given[0] if self.plan.hears_noise else None
-        told: Condition = dict(zip(self.names, given[len(given) - len(self.names) :], strict=True)) or None
+        noise = given[0] if self.plan.takes_noise else None
+        cond_parts: Condition = (
+            dict(zip(self.names, given[len(given) - len(self.names) :], strict=True)) or None
+        )
         noises = [] if noise is None else noise.unbind(1) if self.plan.noises > 1 else [noise]
         rows = given[0].shape[0]  # not len(), which would fix the number in a graph
         blank = given[0].new_zeros(rows, *self.shape, dtype=torch.float32)
-        said: list[Tensor] = []
+        pred: list[Tensor] = []
 
         def add(what: Sum) -> Tensor:
             terms = [w * noises[i] for i, w in what.noise.items()] + [
-                w * said[k] for k, w in what.said.items()
+                w * pred[k] for k, w in what.pred.items()
             ]
             return sum(terms[1:], terms[0]) if terms else blank
 
         for call in self.plan.calls:
             numbers = {name: blank.new_full((rows,), value) for name, value in call.numbers.items()}
-            cond = told if call.told else self.denoiser.empty
-            said.append(
+            cond = cond_parts if call.conditional else self.denoiser.empty
+            pred.append(
                 self.denoiser.call(self.denoiser.net, add(call.state), numbers.pop("t"), cond, **numbers)
             )
-        return self.denoiser.process.to_data(add(self.plan.sample), told)
+        return self.denoiser.process.to_data(add(self.plan.sample), cond_parts)

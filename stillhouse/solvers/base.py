@@ -32,12 +32,12 @@ class History:
     """What a multistep solver remembers of one walk: past predictions (newest last), and what is left of the
     grid."""
 
-    said: list[Prediction] = field(default_factory=list)
+    pred: list[Prediction] = field(default_factory=list)
     left: int = 0  # steps after this one
 
-    def keep(self, said: Prediction, most: int) -> None:
-        """Remember ``said``, forgetting all but the newest ``most``."""
-        self.said = [*self.said, said][-most:]
+    def keep(self, pred: Prediction, most: int) -> None:
+        """Remember ``pred``, forgetting all but the newest ``most``."""
+        self.pred = [*self.pred, pred][-most:]
 
 
 class Solver:

@@ -9,7 +9,7 @@ from torch import Tensor
 from stillhouse.core.bridge import Bridge
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 
 
@@ -45,4 +45,4 @@ class Posterior(Solver):
         )
         assert isinstance(bridge, Bridge)
         mean, std = bridge.posterior(clean.x0, x, t, s)
-        return mean + like(std, x) * fresh(draws, x)
+        return mean + expand_to(std, x) * fresh(draws, x)

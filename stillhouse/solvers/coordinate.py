@@ -3,7 +3,7 @@ sigma is 0.
 
 With ``y = x / alpha`` and ``r = sigma / alpha`` a step of data-prediction form is ``y_s = e^-h y + (1 - e^-h)
 D`` for every process. Here it is written in (alpha, sigma), where it is finite at both ends of time:
-:func:`stillhouse.core.flowmap.land` plus ``alpha_s (1 - e^-h)`` times what a higher order adds to ``D``.
+:func:`stillhouse.core.flowmap.ddim_step` plus ``alpha_s (1 - e^-h)`` times what a higher order adds to ``D``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 
 
 def gap(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -20,13 +20,13 @@ def gap(process: Process, t: Tensor, s: Tensor) -> Tensor:
     return process.log_snr(s) - process.log_snr(t)
 
 
-def noisy_land(said: Prediction, s: Tensor, std: Tensor) -> Tensor:
+def noisy_ddim_step(pred: Prediction, s: Tensor, std: Tensor) -> Tensor:
     """``alpha_s x0 + sqrt(sigma_s^2 - std^2) eps``: where a step that then adds noise of ``std`` (B,) has its
     mean.
 
     ``std = 0`` is DDIM; the state at ``s`` keeps its marginal whatever ``std <= sigma_s`` is (Song et al.,
     2020, arXiv 2010.02502, eq. 12).
     """
-    process, x = said.at.process, said.at.x
+    process, x = pred.at.process, pred.at.x
     kept = (process.sigma(s) ** 2 - std**2).clamp_min(0).sqrt()
-    return like(process.alpha(s), x) * said.x0 + like(kept, x) * said.eps
+    return expand_to(process.alpha(s), x) * pred.x0 + expand_to(kept, x) * pred.eps

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import land
+from stillhouse.core.flowmap import ddim_step
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 from stillhouse.solvers.base import History, Predict, Solver, fresh
-from stillhouse.solvers.coordinate import gap, noisy_land
+from stillhouse.solvers.coordinate import gap, noisy_ddim_step
 
 
 @dataclass
@@ -34,18 +34,18 @@ class DDIM(Solver):
         require(0 <= self.eta <= 1, f"DDIM's eta must lie in [0, 1], not {self.eta}.")
         self.stochastic = self.eta > 0
 
-    def transition(self, said: Prediction, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``said`` was asked to time
+    def transition(self, pred: Prediction, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``pred`` was asked to time
         ``s`` of shape (B,)."""
-        process, t = said.at.process, said.at.t
+        process, t = pred.at.process, pred.at.t
         if not self.eta:
-            return land(said, s), torch.zeros_like(process.sigma(s))
+            return ddim_step(pred, s), torch.zeros_like(process.sigma(s))
         fresh = (-torch.expm1(-2 * gap(process, t, s))).sqrt()
         std = self.eta * process.sigma(s) * fresh
-        return noisy_land(said, s, std), self.eta * process.sigma(t) * fresh if self.large else std
+        return noisy_ddim_step(pred, s, std), self.eta * process.sigma(t) * fresh if self.large else std
 
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
         mean, std = self.transition(predict(x, t, s), s)
-        return mean + like(std, x) * fresh(draws, x) if self.eta else mean
+        return mean + expand_to(std, x) * fresh(draws, x) if self.eta else mean

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 from stillhouse.solvers.base import History, Predict, Solver, fresh
-from stillhouse.solvers.coordinate import gap, noisy_land
+from stillhouse.solvers.coordinate import gap, noisy_ddim_step
 
 
 @dataclass
@@ -39,15 +39,15 @@ class DPMpp(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        said = predict(x, t, s)
-        process, h = said.at.process, gap(said.at.process, t, s)
+        pred = predict(x, t, s)
+        process, h = pred.at.process, gap(pred.at.process, t, s)
         # eta = 0 apart: 0 times an infinite h is not 0 in floating point
         std = process.sigma(s) * (-torch.expm1(-2 * self.eta * h)).sqrt() if self.eta else torch.zeros_like(h)
-        x_s = noisy_land(said, s, std)
-        if self.order == 2 and history.said and not (self.lower_order_final and history.left == 0):
-            before = history.said[-1]
+        x_s = noisy_ddim_step(pred, s, std)
+        if self.order == 2 and history.pred and not (self.lower_order_final and history.left == 0):
+            before = history.pred[-1]
             share = -torch.expm1(-(1 + self.eta) * h) * h / (2 * gap(process, before.at.t, t))
             share = torch.where(h.isinf(), torch.zeros_like(share), share)
-            x_s = x_s + like(process.alpha(s) * share, x) * (said.x0 - before.x0)
-        history.keep(said, 1)
-        return x_s + like(std, x) * fresh(draws, x) if self.eta else x_s
+            x_s = x_s + expand_to(process.alpha(s) * share, x) * (pred.x0 - before.x0)
+        history.keep(pred, 1)
+        return x_s + expand_to(std, x) * fresh(draws, x) if self.eta else x_s

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import unknown
-from stillhouse.core.flowmap import land
-from stillhouse.core.process import Process, like
+from stillhouse.core.flowmap import ddim_step
+from stillhouse.core.process import Process, expand_to
 from stillhouse.solvers.base import History, Predict, Solver
 
 COORDINATES = ("auto", "ratio", "flow")
@@ -45,17 +45,17 @@ class Heun(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        here = predict(x, t, s)
-        process, euler = here.at.process, land(here, s)
+        p_t = predict(x, t, s)
+        process, euler = p_t.at.process, ddim_step(p_t, s)
         if bool((process.sigma(s) == 0).all()):
             return euler
-        there, k = predict(euler, s, s), self._k(process)
+        p_s, k = predict(euler, s, s), self._k(process)
         weight = process.sigma(s) - process.sigma(t) * (process.alpha(s) + k * process.sigma(s)) / (
             process.alpha(t) + k * process.sigma(t)
         )
         weight = torch.where(weight.isfinite() & (process.sigma(s) > 0), weight, torch.zeros_like(weight))
-        bend = there.eps - here.eps - k * (there.x0 - here.x0)
-        return euler + like(weight / 2, x) * bend
+        correction = p_s.eps - p_t.eps - k * (p_s.x0 - p_t.x0)
+        return euler + expand_to(weight / 2, x) * correction
 
     def asked(self, process: Process, times: Sequence[float]) -> list[float]:
         clean = process.sigma(torch.tensor(times[-1], dtype=torch.float64)).item() == 0

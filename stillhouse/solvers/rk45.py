@@ -9,7 +9,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 
 # Dormand & Prince, 1980: nodes, the lower triangle, and (fifth - fourth order) weights; the last row is the
 # fifth-order step itself
@@ -63,13 +63,17 @@ def endpoint(
     def slope(part: float, u: Tensor) -> Tensor:
         angle = start + part * (stop - start)
         t = process.time(angle.cos().clamp_min(0).log() - angle.sin().log())
-        said = model(u * like(torch.hypot(process.alpha(t), process.sigma(t)), u), t, cond, guidance=guidance)
-        return like(stop - start, u) * (like(angle.cos(), u) * said.eps - like(angle.sin(), u) * said.x0)
+        pred = model(
+            u * expand_to(torch.hypot(process.alpha(t), process.sigma(t)), u), t, cond, guidance=guidance
+        )
+        return expand_to(stop - start, u) * (
+            expand_to(angle.cos(), u) * pred.eps - expand_to(angle.sin(), u) * pred.x0
+        )
 
     def size(v: Tensor) -> Tensor:
         return v.reshape(rows, -1).double().square().mean(1).sqrt()
 
-    u = x / like(torch.hypot(process.alpha(at[0]), process.sigma(at[0])), x)
+    u = x / expand_to(torch.hypot(process.alpha(at[0]), process.sigma(at[0])), x)
     here, step, first = 0.0, 0.01, slope(0.0, u)
     for _ in range(MOST_STEPS):
         step = min(step, 1 - here)
@@ -93,6 +97,6 @@ def endpoint(
         )
     # the last hair: a DDIM step is a rotation in this coordinate (none where stop = end); `first` is the
     # slope over the whole way
-    per_angle = first / like(torch.where(stop == start, torch.ones_like(stop), stop - start), u)
-    u = like((end - stop).cos(), u) * u + like((end - stop).sin(), u) * per_angle
-    return u * like(torch.hypot(process.alpha(at[1]), process.sigma(at[1])), u)
+    per_angle = first / expand_to(torch.where(stop == start, torch.ones_like(stop), stop - start), u)
+    u = expand_to((end - stop).cos(), u) * u + expand_to((end - stop).sin(), u) * per_angle
+    return u * expand_to(torch.hypot(process.alpha(at[1]), process.sigma(at[1])), u)

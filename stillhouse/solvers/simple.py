@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import land
-from stillhouse.core.process import Process, like
+from stillhouse.core.flowmap import ddim_step
+from stillhouse.core.process import Process, expand_to
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 
 
@@ -35,13 +35,13 @@ class Renoise(Solver):
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
         middle = (1 - self.gamma) * s
-        said = predict(x, t, middle)
+        pred = predict(x, t, middle)
         if history.left == 0 and bool((s == 0).all()):
-            return said.x0
+            return pred.x0
         if self.gamma == 1:
-            return said.at.process.noise(said.x0, s, fresh(draws, x))
-        down = land(said, middle)
-        return renoise_up(said.at.process, down, middle, s, fresh(draws, x)) if self.gamma else down
+            return pred.at.process.noise(pred.x0, s, fresh(draws, x))
+        down = ddim_step(pred, middle)
+        return renoise_up(pred.at.process, down, middle, s, fresh(draws, x)) if self.gamma else down
 
 
 def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -
     ``eps``."""
     scale = process.alpha(s) / process.alpha(t)
     added = (process.sigma(s) ** 2 - (scale * process.sigma(t)) ** 2).clamp_min(0).sqrt()
-    return like(scale, x) * x + like(added, x) * eps
+    return expand_to(scale, x) * x + expand_to(added, x) * eps
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Leap(Solver):
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
         below = (2 * s - t).clamp_min(0)
-        said = predict(x, t, below)
+        pred = predict(x, t, below)
         if bool((s == 0).all()):
-            return said.x0
-        return renoise_up(said.at.process, land(said, below), below, s, fresh(draws, x))
+            return pred.x0
+        return renoise_up(pred.at.process, ddim_step(pred, below), below, s, fresh(draws, x))

@@ -42,16 +42,16 @@ class Ancestral(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        said = of_words(predict(x, t, s))
-        x_s = choose(self.law(said, t, s), numbers(draws, x))
-        process = of_tokens(said.at.process)
+        pred = of_words(predict(x, t, s))
+        x_s = choose(self.law(pred, t, s), numbers(draws, x))
+        process = of_tokens(pred.at.process)
         if history.left == 0 and isinstance(process, Masked):
-            return torch.where(x_s == process.mask, said.x0, x_s)
+            return torch.where(x_s == process.mask, pred.x0, x_s)
         return x_s
 
-    def law(self, said: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
+    def law(self, pred: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
         """``log q(x_s | x_t)``, (B, L, states)."""
-        return of_tokens(said.at.process).posterior(said.log_probs, said.at.x, t, s)
+        return of_tokens(pred.at.process).posterior(pred.log_probs, pred.at.x, t, s)
 
 
 @dataclass
@@ -73,11 +73,11 @@ class Psi(Ancestral):
             0 <= self.kappa <= 1, f"The share kappa of the reverse step must lie in [0, 1], not {self.kappa}."
         )
 
-    def law(self, said: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
-        process, back = of_tokens(said.at.process), super().law(said, t, s)
+    def law(self, pred: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
+        process, back = of_tokens(pred.at.process), super().law(pred, t, s)
         if self.kappa == 1:
             return back
-        anew = process.renoised(process.including(said.log_probs, said.at.x, t), s) + math.log(1 - self.kappa)
+        anew = process.renoised(process.including(pred.log_probs, pred.at.x, t), s) + math.log(1 - self.kappa)
         return torch.logaddexp(back + math.log(self.kappa), anew) if self.kappa else anew
 
 
@@ -105,11 +105,11 @@ class Confidence(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        said, u = of_words(predict(x, t, s)), numbers(draws, x, 2)
-        process = of_masks(said.at.process)
-        guess, hidden = choose(said.log_probs, u[..., 0]), x == process.mask
+        pred, u = of_words(predict(x, t, s)), numbers(draws, x, 2)
+        process = of_masks(pred.at.process)
+        guess, hidden = choose(pred.log_probs, u[..., 0]), x == process.mask
         gumbel = -(-u[..., 1].clamp_min(torch.finfo(u.dtype).tiny).log()).log()
-        sure = at_token(said.log_probs, guess).double() + self.temperature * t.double()[:, None] * gumbel
+        sure = at_token(pred.log_probs, guess).double() + self.temperature * t.double()[:, None] * gumbel
         share = process.sigma(s.double()) / process.sigma(t.double())
         left = torch.ceil(hidden.sum(1) * share - 1e-9) * (history.left > 0)
         rank = sure.masked_fill(~hidden, math.inf).argsort(1).argsort(1)  # 0 for the least sure

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
-from stillhouse.core.flowmap import land
+from stillhouse.core.flowmap import ddim_step
 from stillhouse.core.prediction import X0, At, Prediction
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 from stillhouse.solvers.base import History, Predict, Solver
 from stillhouse.solvers.coordinate import gap
 
@@ -42,43 +42,43 @@ class UniPC(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        said = predict(x, t, s)
-        if self.corrector and history.said:
+        pred = predict(x, t, s)
+        if self.corrector and history.pred:
             # the estimate stays what was said at the predicted state; only the state that it is joined to is
             # corrected
-            said = Prediction(said.x0, X0(), At(said.at.process, t, self._correct(history, said)))
-        history.keep(said, 2)
+            pred = Prediction(pred.x0, X0(), At(pred.at.process, t, self._correct(history, pred)))
+        history.keep(pred, 2)
         return self._predict(history, s)
 
     def _scale(self, h: Tensor) -> Tensor:
         return h if self.variant == "bh1" else -torch.expm1(-h)
 
     def _predict(self, history: History, s: Tensor) -> Tensor:
-        said, x_s = history.said[-1], land(history.said[-1], s)
-        if self.order == 1 or len(history.said) < 2 or (self.lower_order_final and history.left == 0):
+        pred, x_s = history.pred[-1], ddim_step(history.pred[-1], s)
+        if self.order == 1 or len(history.pred) < 2 or (self.lower_order_final and history.left == 0):
             return x_s
-        process, before = said.at.process, history.said[-2]
-        h = gap(process, said.at.t, s)
-        share = self._scale(h) * h / (2 * gap(process, before.at.t, said.at.t))
+        process, before = pred.at.process, history.pred[-2]
+        h = gap(process, pred.at.t, s)
+        share = self._scale(h) * h / (2 * gap(process, before.at.t, pred.at.t))
         share = torch.where(h.isinf(), torch.zeros_like(share), share)
-        return x_s + like(process.alpha(s) * share, x_s) * (said.x0 - before.x0)
+        return x_s + expand_to(process.alpha(s) * share, x_s) * (pred.x0 - before.x0)
 
-    def _correct(self, history: History, said: Prediction) -> Tensor:
-        """The state where ``said`` was asked, from the last step taken again with what is now known at its
+    def _correct(self, history: History, pred: Prediction) -> Tensor:
+        """The state where ``pred`` was asked, from the last step taken again with what is now known at its
         end."""
-        process, last, t = said.at.process, history.said[-1], said.at.t
-        x_t = land(last, t)
+        process, last, t = pred.at.process, history.pred[-1], pred.at.t
+        x_t = ddim_step(last, t)
         h = gap(process, last.at.t, t)
         scale = self._scale(h)
         new, old = torch.full_like(h, 0.5), torch.zeros_like(h)
-        if self.order == 2 and len(history.said) == 2:
+        if self.order == 2 and len(history.pred) == 2:
             # the paper's R rho = b for two nodes, one at r < 0 and one at 1, solved by hand
-            r = -gap(process, history.said[0].at.t, last.at.t) / h
+            r = -gap(process, history.pred[0].at.t, last.at.t) / h
             rest = 1 + torch.expm1(-h) / h
             b1, b2 = rest / scale, (1 - 2 * rest / h) / scale
             first = (b1 - b2) / (1 - r)
             new, old = b1 - first, first / r
-        for weight, node in ((new, said), (old, history.said[0])):
+        for weight, node in ((new, pred), (old, history.pred[0])):
             weight = torch.where(h.isinf(), torch.zeros_like(h), process.alpha(t) * scale * weight)
-            x_t = x_t + like(weight, x_t) * (node.x0 - last.x0)
+            x_t = x_t + expand_to(weight, x_t) * (node.x0 - last.x0)
         return x_t

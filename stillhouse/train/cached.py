@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, cycled, even_labels, join, move
+from stillhouse.core.conditions import Condition, balanced_labels, cycled, join, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.io.data import (
@@ -138,7 +138,7 @@ class CachedData:
 
     def examples(self, n: int) -> Condition:
         if self.classes:
-            return even_labels(n, self.classes)
+            return balanced_labels(n, self.classes)
         shown = self._shown[:n]
         parts = [
             self._read(tag, torch.tensor([row for t, row, _ in shown if t == tag]))[1]
@@ -233,11 +233,11 @@ def _demonstrations(model: Model, path: Path, seed: int) -> TensorData:
     )
     shown = read_lerobot(path, model.shape[0], scales=scales)
     actions, seen = shown.chunks.shape[2], shown.seen.shape[1]
-    heard = (getattr(model.denoiser.net, "config", None) or {}).get("features", seen)
-    same = (actions, seen) == (model.shape[1], heard)
+    features = (getattr(model.denoiser.net, "config", None) or {}).get("features", seen)
+    same = (actions, seen) == (model.shape[1], features)
     require(
         same,
-        f"The policy takes {heard} observed numbers and {model.shape[1]} actions; '{path}' has {seen} and "
+        f"The policy takes {features} observed numbers and {model.shape[1]} actions; '{path}' has {seen} and "
         f"{actions}.",
     )
     return TensorData(shown.chunks, {"features": shown.seen}, seed=seed)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, cycled, even_labels, move, pick, size
+from stillhouse.core.conditions import Condition, balanced_labels, cycled, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.model import Model
@@ -70,7 +70,7 @@ class TensorData:
         return self.x[index].to(draws.device), move(pick(self.cond, index), draws.device)
 
     def examples(self, n: int) -> Condition:
-        return even_labels(n, self.classes) if self.classes else cycled(self.cond, n)
+        return balanced_labels(n, self.classes) if self.classes else cycled(self.cond, n)
 
 
 class NoData:
@@ -83,7 +83,7 @@ class NoData:
         return None, draws.integers(0, self.classes) if self.classes else None
 
     def examples(self, n: int) -> Condition:
-        return even_labels(n, self.classes)
+        return balanced_labels(n, self.classes)
 
 
 class Prompts:
@@ -111,7 +111,7 @@ def conditions_of(world, labels: Tensor | None, model: Model | None = None) -> C
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
 
-class Endless:
+class InfiniteData:
     """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it
     is a pipeline."""
 
@@ -134,4 +134,4 @@ class Endless:
         return x if self.model is None else self.model.denoiser.process.to_state(x, cond), cond
 
     def examples(self, n: int) -> Condition:
-        return conditions_of(self.world, self.world.even(n), self.model) if self.labelled else None
+        return conditions_of(self.world, self.world.balanced_labels(n), self.model) if self.labelled else None

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, hide
+from stillhouse.core.conditions import Condition, drop_condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.token_likelihood import nelbo, stratified
-from stillhouse.parts.states.time_sampler import TIME_LAWS, time_law
+from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
@@ -26,7 +26,7 @@ class Denoising(Method):
     """
 
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
-    times: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
+    times: str = option("uniform", "law of the training times", choices=tuple(TIME_SAMPLERS))
     steps: int = option(64, "default number of sampling steps", low=1)
     solver: str = option(
         "dpm++", "default solver of samples (tokens: ancestral)", choices=("ddim", "heun", "dpm++", "unipc")
@@ -48,12 +48,16 @@ class Denoising(Method):
     def student_loss(self, batch: Batch) -> Tensor:
         if self.process.discrete:
             return nelbo(
-                self.student, batch.data, stratified(self.process, batch.draws), batch.draws, self.hide(batch)
+                self.student,
+                batch.data,
+                stratified(self.process, batch.draws),
+                batch.draws,
+                self.condition(batch),
             )
-        t = time_law(self.times, self.process, batch.draws)
-        return denoising_loss(self.student, batch.data, t, batch.noise(), self.hide(batch))
+        t = time_sampler(self.times, self.process, batch.draws)
+        return denoising_loss(self.student, batch.data, t, batch.noise(), self.condition(batch))
 
-    def hide(self, batch: Batch) -> Condition:
+    def condition(self, batch: Batch) -> Condition:
         if batch.cond is None:
             return None
-        return hide(batch.cond, batch.draws.uniform() >= self.label_dropout, self.student.empty)
+        return drop_condition(batch.cond, batch.draws.uniform() < self.label_dropout, self.student.empty)

@@ -27,7 +27,7 @@ class Probe:
         large = math.prod(self.shape) > LARGE  # pictures of real size: few, and one at a time
         self.count, self.chunk = (FEW, 1) if large else (COUNT, COUNT)
         self.cond = data.examples(self.count)
-        self.best, self.told = 0.0, False
+        self.best, self.warned = 0.0, False
 
     def samples(self, model: Model) -> Tensor:
         """Samples of the student's cheapest sampling, always from the same noise."""
@@ -54,9 +54,9 @@ class Probe:
             "health/mean": float(samples.float().mean()),
             "health/largest": float(samples.abs().max()),
         }
-        lost, told = diversity < 0.2 * self.best, self.told
-        self.best, self.told = max(self.best, diversity), lost
-        if lost and not told:
+        lost, warned = diversity < 0.2 * self.best, self.warned
+        self.best, self.warned = max(self.best, diversity), lost
+        if lost and not warned:
             return (
                 health,
                 f"the samples have become alike (diversity {diversity:.3g}, once {self.best:.3g}): the "

@@ -68,7 +68,7 @@ class Journal:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
-    def say(self, sentence: str) -> None:
+    def message(self, sentence: str) -> None:
         """A sentence above the bar; a quiet run leaves it to the log."""
         if self.show:
             self.bar.write(sentence)

@@ -18,6 +18,7 @@ from stillhouse.adapters import adapted, checkpointed
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.spellings import current_modules, current_run
 from stillhouse.model import Model
 from stillhouse.train import bank, checkpoint
 from stillhouse.train.data import Data
@@ -26,7 +27,7 @@ from stillhouse.train.engine import Engine
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
-from stillhouse.train.method import Batch, Method, Slow, copy_weights
+from stillhouse.train.method import EMA, Batch, Method, copy_weights
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
 
@@ -76,11 +77,11 @@ class Trainer:
         self.info = dict(info or {})
         self.engine = Engine(recipe.precision, device)
         require(
-            recipe.batch % (recipe.accumulate * self.engine.world) == 0,
+            recipe.batch % (recipe.grad_accum * self.engine.world) == 0,
             f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and "
-            f"{recipe.accumulate} micro-batch(es).",
+            f"{recipe.grad_accum} micro-batch(es).",
         )
-        self.rows = recipe.batch // recipe.accumulate // self.engine.world
+        self.rows = recipe.batch // recipe.grad_accum // self.engine.world
         self.lengths = method.stages(recipe.steps)
         with torch.random.fork_rng(
             devices=[]
@@ -102,7 +103,7 @@ class Trainer:
         # a stage begins with a young average, as the run does
         kept = {"average": student, "average.inverse": method.inverse} if recipe.ema else {}
         self.averages = {
-            name: Slow(method.copy_of(source), source, lambda step: decay_at(recipe, self._stage(step)[1]))
+            name: EMA(method.copy_of(source), source, lambda step: decay_at(recipe, self._stage(step)[1]))
             for name, source in kept.items()
             if source is not None
         }
@@ -127,7 +128,7 @@ class Trainer:
     def fit(self, resume: bool = False) -> Model:
         """Train to the end (or from the newest checkpoint to the end) and return the student."""
         start = self._open(resume)
-        previous = self._listen()
+        previous = self._catch_signals()
         try:
             self.prepare(start)
             for step in range(start, self.recipe.steps):
@@ -185,7 +186,7 @@ class Trainer:
             for slow in self.averages.values():
                 copy_weights(slow.module, slow.source)  # the average is of this stage's student
         turns = tuple(self.method.turns(step))
-        batches = [self._batch(step, part, turns) for part in range(self.recipe.accumulate)]
+        batches = [self._batch(step, part, turns) for part in range(self.recipe.grad_accum)]
         shown: dict[str, float] = {}
         logged: dict[str, float] = {}
         for name in turns:
@@ -202,7 +203,7 @@ class Trainer:
             if self._finite(name, step, value, norm):
                 player.clip(norm)
                 player.optimiser.step()
-                for slow in [*self.method.slow.values(), *self.averages.values()]:
+                for slow in [*self.method.emas.values(), *self.averages.values()]:
                     if any(slow.source is m for m in self.method.players[name]):
                         slow.follow(step)
             player.optimiser.zero_grad(set_to_none=True)
@@ -256,7 +257,7 @@ class Trainer:
     def stream(self, step: int, part: int, name: str) -> Draws:
         """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however
         that is split."""
-        e, parts = self.engine, self.recipe.accumulate
+        e, parts = self.engine, self.recipe.grad_accum
         return Draws(
             self.rows,
             self.recipe.seed,
@@ -290,7 +291,7 @@ class Trainer:
             return True
         what = "loss" if not math.isfinite(value) else "gradient"
         if self.recipe.nonfinite == "skip" or (self.engine.scaler is not None and what == "gradient"):
-            self.journal.say(f"Step {step}: the {what} of '{name}' is not finite; its step is skipped.")
+            self.journal.message(f"Step {step}: the {what} of '{name}' is not finite; its step is skipped.")
             return False
         last = (
             None
@@ -313,7 +314,7 @@ class Trainer:
         health, warning = self.probe.judge(samples)
         self.journal.note(step, **health)
         if warning:
-            self.journal.say(f"Step {step + 1}: {warning}")
+            self.journal.message(f"Step {step + 1}: {warning}")
         if grid and self.on_grid:
             self.on_grid(step + 1, samples)
 
@@ -352,7 +353,7 @@ class Trainer:
             if self.engine.scaler is not None:
                 state["scale"] = self.engine.scaler.get_scale()
             files = {"weights": checkpoint.weights_of(self.modules), "optimisers": tensors}
-            checkpoint.write(self.out / "checkpoints", step, files, state, self.recipe.keep)
+            checkpoint.write(self.out / "checkpoints", step, files, state, self.recipe.keep_checkpoints)
         self.engine.wait()
 
     def _open(self, resume: bool) -> int:
@@ -372,13 +373,14 @@ class Trainer:
             return 0
         state, files = found
         mine = self._fingerprint()
-        changed = [k for k in mine if state["run"].get(k) != mine[k]]
+        noted = current_run(state["run"], mine)
+        changed = [k for k in mine if noted.get(k) != mine[k]]
         require(
             not changed,
             f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the "
             "same ones to resume it.",
         )
-        checkpoint.restore_weights(self.modules, files["weights"])
+        checkpoint.restore_weights(self.modules, current_modules(files["weights"]))
         self.method.stage = state["stage"]
         checkpoint.restore_optimisers(self.players, files["optimisers"], state["optimisers"])
         if self.engine.scaler is not None and "scale" in state:
@@ -393,7 +395,7 @@ class Trainer:
             for k in (
                 "steps",
                 "batch",
-                "accumulate",
+                "grad_accum",
                 "seed",
                 "lr",
                 "schedule",
@@ -406,7 +408,7 @@ class Trainer:
         }
         return json.loads(json.dumps({**plain, "method": self.method.describe()}))
 
-    def _listen(self) -> dict[int, Any]:
+    def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""
         previous: dict[int, Any] = {}
 

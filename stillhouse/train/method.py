@@ -140,7 +140,7 @@ class learning:
 
 
 @dataclass
-class Slow:
+class EMA:
     """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its
     steps."""
 
@@ -247,7 +247,7 @@ class Method:
             total,
         )
         self.players: dict[str, nn.ModuleList] = {}
-        self.slow: dict[str, Slow] = {}
+        self.emas: dict[str, EMA] = {}
         self.frozen: dict[str, nn.Module] = {}
         self.inverse: Denoiser | None = (
             None  # a player that is kept with the student: the map from data to noise
@@ -265,11 +265,11 @@ class Method:
         self.players.setdefault(name, nn.ModuleList()).extend(modules)
         return modules[0]
 
-    def slow_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
+    def ema_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
         """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on
         the step."""
         twin = self.copy_of(source)
-        self.slow[name] = Slow(twin, source, decay)
+        self.emas[name] = EMA(twin, source, decay)
         return twin
 
     def frozen_copy(self, source: nn.Module, name: str) -> Any:
@@ -289,7 +289,7 @@ class Method:
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Everything that a checkpoint must hold."""
         yield from self.players.items()
-        yield from ((f"slow.{name}", s.module) for name, s in self.slow.items())
+        yield from ((f"ema.{name}", s.module) for name, s in self.emas.items())
         yield from ((f"frozen.{name}", m) for name, m in self.frozen.items())
 
     def loss(self, player: str, batch: Batch) -> Tensor:

@@ -44,7 +44,7 @@ class Recipe:
 
     steps: int = 1000  # iterations
     batch: int = 256  # samples per iteration, over all processes and accumulated micro-batches
-    accumulate: int = 1  # micro-batches per iteration
+    grad_accum: int = 1  # micro-batches per iteration
     seed: int = 0
     lr: dict[str, float] = field(default_factory=dict)  # player -> learning rate, over the method's default
     schedule: str = ""  # constant, linear or cosine; empty: the method's own
@@ -62,13 +62,13 @@ class Recipe:
     checkpoint_activations: bool = False
     nonfinite: str = "stop"  # stop, or skip the player's step
     save_every: int = 0  # iterations; 0: only at the end and when interrupted
-    keep: int = 2  # checkpoints
+    keep_checkpoints: int = 2  # checkpoints
     log_every: int = 10
     grid_every: int = 0  # iterations between sample grids; 0: none
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "keep", "log_every"):
+        for name in ("steps", "batch", "grad_accum", "keep_checkpoints", "log_every"):
             value = getattr(self, name)
             require(
                 isinstance(value, int) and value >= 1,
@@ -91,6 +91,6 @@ class Recipe:
         )
         require(0 <= self.ema < 1, f"Run option 'ema' lies in [0, 1), not {self.ema}.")
         require(
-            self.batch % self.accumulate == 0,
-            f"A batch of {self.batch} can't be split into {self.accumulate} equal micro-batches.",
+            self.batch % self.grad_accum == 0,
+            f"A batch of {self.batch} can't be split into {self.grad_accum} equal micro-batches.",
         )

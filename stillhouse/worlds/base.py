@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, TextEncoder, even_labels
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
@@ -26,9 +26,9 @@ class World:
     word each.
 
     Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of
-    a caption, ``classes`` is 0, and ``text`` makes conditions of prompts. Where ``told`` names something else
-    that a network hears (an ``image`` to restore, an ``observation``, a ``camera``), a label is the number of
-    one of those. ``config`` makes the same world again through :func:`get_world`.
+    a caption, ``classes`` is 0, and ``text`` makes conditions of prompts. Where ``cond_kind`` names something
+    else that a network hears (an ``image`` to restore, an ``observation``, a ``camera``), a label is the
+    number of one of those. ``config`` makes the same world again through :func:`get_world`.
     """
 
     name: str
@@ -37,13 +37,13 @@ class World:
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     text: TextEncoder | None = None
-    told: str = ""
+    cond_kind: str = ""
     tokenizer: Tokenizer | None = None  # of a world of texts
     # of teachers trained here, and of the closed form, where nobody says otherwise
-    usual_process: str | dict[str, Any] = "flow"
-    usual_kind: str = "velocity"
+    default_process: str | dict[str, Any] = "flow"
+    default_kind: str = "velocity"
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
-    endless: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
+    infinite: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
     network_defaults: dict[str, Any]
     config: dict[str, Any]
 
@@ -66,10 +66,10 @@ class World:
         them."""
         return labels
 
-    def even(self, n: int, split: str = "train") -> Tensor | None:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor | None:
         """``n`` labels spread evenly, in a world of captions over those of a ``split``; None for a world
         without."""
-        return even_labels(n, self.classes)
+        return balanced_labels(n, self.classes)
 
     def exact(self, process: Process) -> ExactDenoiser:
         """The closed-form denoiser of this world's data under ``process``."""
@@ -88,7 +88,7 @@ class World:
         samples, labels = self.sample_data(n, Draws(n, "floor", seed))
         return self.measure(samples, labels if self.classes else None)
 
-    def untouched(self, n: int) -> dict[str, float] | None:
+    def identity_metrics(self, n: int) -> dict[str, float] | None:
         """What :meth:`measure` says of doing nothing, in a world where something is given to be made
         better."""
         return None

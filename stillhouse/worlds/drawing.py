@@ -49,8 +49,8 @@ def compose(ids: Tensor, draws: Draws) -> Scene:
     at least both half sizes and a pixel, and to the side by at most half as much, so that no relation is in
     doubt.
     """
-    said = parts(ids)
-    two = said.layout > 0
+    pred = parts(ids)
+    two = pred.layout > 0
     size = torch.where(two[:, None], draws.uniform(4.5, 7.0, 2), draws.uniform(4.5, 10.0, 1))
     room = SIDE - 2 * MARGIN - 2 * size.sum(1) - MARGIN
     before, between = (
@@ -66,11 +66,11 @@ def compose(ids: Tensor, draws: Draws) -> Scene:
         [torch.where(two, first, side[:, 1]), second], 1
     )  # the second number of `side` is free where there is one object
     across = torch.stack([side[:, 0], torch.minimum(torch.maximum(beside, low[:, 1]), high[:, 1])], 1)
-    upright = (said.layout == 1)[:, None]
+    upright = (pred.layout == 1)[:, None]
     centre = torch.stack([torch.where(upright, across, along), torch.where(upright, along, across)], 2)
     grey = draws.uniform(0.04, 0.34, 1)
     background = (grey + draws.uniform(-0.06, 0.06, 3)).clamp(0, 1)
-    shape, colour = torch.stack([said.shape1, said.shape2], 1), torch.stack([said.colour1, said.colour2], 1)
+    shape, colour = torch.stack([pred.shape1, pred.shape2], 1), torch.stack([pred.colour1, pred.colour2], 1)
     return Scene(shape, colour, centre, size, draws.uniform(-0.2, 0.2, 2), background)
 
 

@@ -18,7 +18,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.worlds.base import World, require_samples
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class FiniteDenoiser(ExactDenoiser):
             cond = cond.expand(len(x_t))
         x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
         alpha, sigma = (
-            like(f(t), x).reshape(-1, 1).expand(len(x), 1) for f in (self.process.alpha, self.process.sigma)
+            expand_to(f(t), x).reshape(-1, 1).expand(len(x), 1)
+            for f in (self.process.alpha, self.process.sigma)
         )
         parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
         answers = [self._answer(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stillhouse.api.evaluate import evaluate, exact_teacher, walks_of
-from stillhouse.core.conditions import even_labels
+from stillhouse.core.conditions import balanced_labels
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, process_from_config
 from stillhouse.model import Model
@@ -104,8 +104,8 @@ def test_guidance_counts_double():
 
 
 def test_labels_are_spread_evenly():
-    assert even_labels(5, 0) is None
-    assert torch.bincount(even_labels(20, 4)).tolist() == [5] * 4
+    assert balanced_labels(5, 0) is None
+    assert torch.bincount(balanced_labels(20, 4)).tolist() == [5] * 4
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,13 @@ def policy(steps=1, start=None, task="arena", **options):
     samplings = {steps: Sampling([1 - i / steps for i in range(steps)] + [0.0], "renoise", start=start)}
     scales = {"scales": {"action": {"low": [0.0], "high": [1.0]}}}
     return Model(
-        shaken(world, **options), world.shape, 0, samplings, world="control", told="observation", info=scales
+        shaken(world, **options),
+        world.shape,
+        0,
+        samplings,
+        world="control",
+        cond_kind="observation",
+        info=scales,
     )
 
 
@@ -96,8 +102,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     policy(task="bandit", width=16, depth=1).save_pretrained("student")
     assert main(["export", "student", "--to", "torch"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("policy.pt2: noise (rows, 1, 2), features (rows, 1) -> sample, 1 network call(s)")
+    pred = capsys.readouterr().out
+    assert pred.startswith("policy.pt2: noise (rows, 1, 2), features (rows, 1) -> sample, 1 network call(s)")
     run = torch.export.load("policy.pt2").module()
     assert run(torch.zeros(3, 1, 2), torch.zeros(3, 1)).shape == (3, 1, 2)
     assert main(["export", "student", "--to", "onnx", "--out", "policy.bin"]) == 2
@@ -122,7 +128,9 @@ def test_what_can_not_be_written_is_told(tmp_path):
     with pytest.raises(StillhouseError, match="no form of an exported graph named '.bin'"):
         export_policy(policy(), tmp_path / "policy.bin")
     world = get_world("control", task="bandit")
-    exact = Model(world.exact(Flow()), world.shape, 0, {1: Sampling([1.0, 0.0], "ddim")}, told="observation")
+    exact = Model(
+        world.exact(Flow()), world.shape, 0, {1: Sampling([1.0, 0.0], "ddim")}, cond_kind="observation"
+    )
     with pytest.raises(StillhouseError, match="give an example as cond"):
         export_policy(exact, tmp_path / "policy.onnx")
     with pytest.raises(

@@ -31,7 +31,19 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def turbo(place):
-    options = ("--gan-weight", 0, "--start", 0.4, "--lora", 2, "--iterations", 2, "--batch", 2, "--quiet")
+    options = (
+        "--gan-weight",
+        0,
+        "--first-time",
+        0.4,
+        "--lora",
+        2,
+        "--iterations",
+        2,
+        "--batch",
+        2,
+        "--quiet",
+    )
     assert (
         run(
             "distill",
@@ -103,7 +115,7 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
         (("sample", "{turbo}", "--labels", "1,2"), "takes no class labels"),
     ],
 )
-def test_mistakes_are_one_sentence(place, turbo, capsys, words, said):
+def test_mistakes_are_one_sentence(place, turbo, capsys, words, pred):
     (place / "empty.txt").write_text("\n# nothing\n")
     if not (place / "torn").exists():
         shutil.copytree(place / "sd", place / "torn")
@@ -116,5 +128,5 @@ def test_mistakes_are_one_sentence(place, turbo, capsys, words, said):
     capsys.readouterr()
     assert main([*filled, *out]) == 2
     told = capsys.readouterr().err.strip().splitlines()
-    assert said in told[-1] and "Traceback" not in "".join(told)
+    assert pred in told[-1] and "Traceback" not in "".join(told)
     assert not (place / "refused").exists()

@@ -17,9 +17,11 @@ from stillhouse.worlds.photos.world import Photos
 def run(tmp_path_factory):
     """A run's folder with a network whose answer is the spoilt picture as it is: the residual 0."""
     world, folder = Photos(), tmp_path_factory.mktemp("run")
-    process = process_from_config(world.usual_process)
+    process = process_from_config(world.default_process)
     net = world.network(process, kind="x0", channels=(8, 8), blocks=1)
-    model = Model(net, world.shape, 0, {2: Sampling.steps(process, 2, "ddim")}, True, "photos", told="image")
+    model = Model(
+        net, world.shape, 0, {2: Sampling.steps(process, 2, "ddim")}, True, "photos", cond_kind="image"
+    )
     model.save_pretrained(folder / "model")
     (folder / "run.yaml").write_text(
         yaml.safe_dump({"command": "train", "world": {"name": "photos", "task": "x2"}})
@@ -74,7 +76,7 @@ def test_steps_seed_scale_and_name_are_obeyed(run, tmp_path, monkeypatch, capsys
 
 def test_the_scale_is_that_of_the_run(run):
     model = load(run / "model")
-    assert model.told == "image"
+    assert model.cond_kind == "image"
     assert scale_of(model, str(run)) == scale_of(model, str(run / "model")) == 2
     assert scale_of(model, "elsewhere") == 4
     model.info["recipe"] = {"world": {"name": "photos", "task": "jpeg"}}

@@ -47,5 +47,5 @@ def test_a_student_is_measured_beside_teacher_and_demonstrations(capsys):
     ]
     assert main(["distill", "onedp", *words]) == 0
     assert main(["evaluate", "run", "-n", "16", "--teacher-steps", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "valid" in said and "real data" in said
+    pred = capsys.readouterr().out
+    assert "valid" in pred and "real data" in pred

@@ -49,9 +49,9 @@ def say(capsys, *words):
 
 
 def test_a_turn_table_goes_once_around(runs, tmp_path, capsys):
-    code, said = say(capsys, runs / "two", "-n", 8, "--out", tmp_path / "turn.gif")
+    code, pred = say(capsys, runs / "two", "-n", 8, "--out", tmp_path / "turn.gif")
     film, _ = read_clip(tmp_path / "turn.gif")
-    assert code == 0 and "8 views" in said and len(film) == 8 and not torch.equal(film[0], film[4])
+    assert code == 0 and "8 views" in pred and len(film) == 8 and not torch.equal(film[0], film[4])
 
 
 def test_the_scene_itself_is_written(runs, tmp_path, capsys):
@@ -86,11 +86,11 @@ def test_views_side_by_side_of_objects_and_of_a_teacher(runs, tmp_path, capsys):
 )
 def test_what_cannot_be_is_said(run, words, sentence, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, said = say(capsys, runs / run, *words)
-    assert code == 2 and sentence in said and not list(tmp_path.iterdir())
+    code, pred = say(capsys, runs / run, *words)
+    assert code == 2 and sentence in pred and not list(tmp_path.iterdir())
 
 
 def test_other_models_hold_no_objects(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, said = say(capsys, "mixture", "--scene", "0")
-    assert code == 2 and "score-3d" in said
+    code, pred = say(capsys, "mixture", "--scene", "0")
+    assert code == 2 and "score-3d" in pred

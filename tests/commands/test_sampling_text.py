@@ -16,7 +16,7 @@ from stillhouse.worlds.base import get_world
 
 def saved(folder, process="masked"):
     world = get_world("text", kind="chain", process=process)
-    net = world.network(process_from_config(world.usual_process))
+    net = world.network(process_from_config(world.default_process))
     model = Model(
         net,
         world.shape,
@@ -80,8 +80,8 @@ def test_without_a_prompt_texts_are_written_freely(model, tmp_path, capsys, monk
 )
 def test_bad_wishes_get_one_sentence(model, capsys, words, what):
     assert main(["sample", model, *words]) == 2
-    said = capsys.readouterr().err
-    assert what in said and "Traceback" not in said and len(said.strip().splitlines()) == 1
+    pred = capsys.readouterr().err
+    assert what in pred and "Traceback" not in pred and len(pred.strip().splitlines()) == 1
 
 
 def test_a_process_that_revises_every_token_keeps_no_prompt(tmp_path, capsys):

@@ -44,12 +44,12 @@ def say(capsys, *words):
 
 
 def test_a_student_streams_as_many_frames_as_one_asks_for(runs, tmp_path, capsys):
-    code, said = say(capsys, runs / "ring", "--frames", 23, "-n", 2, "--out", tmp_path / "a.gif", "--fps", 10)
+    code, pred = say(capsys, runs / "ring", "--frames", 23, "-n", 2, "--out", tmp_path / "a.gif", "--fps", 10)
     clip, rate = read_clip(tmp_path / "a.gif")
     assert code == 0 and len(clip) == 23 and rate == pytest.approx(10, rel=0.02)
     assert (
-        "2 clip(s) of 23 frames in 2 step(s), 3 network call(s) per chunk of 2 frames" in said
-        and "frames a second" in said
+        "2 clip(s) of 23 frames in 2 step(s), 3 network call(s) per chunk of 2 frames" in pred
+        and "frames a second" in pred
     )
 
 
@@ -64,12 +64,12 @@ def test_a_model_of_whole_clips_takes_prompts_and_keeps_its_length(runs, tmp_pat
     prompt = "a red circle moving right"
     assert say(capsys, runs / "whole", "--prompt", prompt, "--out", tmp_path / "a.gif")[0] == 0
     assert len(read_clip(tmp_path / "a.gif")[0]) in (1, 12)  # frames that are all alike are kept once
-    code, said = say(capsys, runs / "whole", "--prompt", prompt, "--frames", 24, "--out", tmp_path / "b.gif")
-    assert code == 2 and "distil a causal student" in said and not (tmp_path / "b.gif").exists()
-    code, said = say(
+    code, pred = say(capsys, runs / "whole", "--prompt", prompt, "--frames", 24, "--out", tmp_path / "b.gif")
+    assert code == 2 and "distil a causal student" in pred and not (tmp_path / "b.gif").exists()
+    code, pred = say(
         capsys, runs / "whole", "--prompt", "a red circle moving sideways", "--out", tmp_path / "b.gif"
     )
-    assert code == 2 and "sideways" in said
+    assert code == 2 and "sideways" in pred
 
 
 def voice(path, seconds=1.5, rate=8000):
@@ -82,7 +82,7 @@ def voice(path, seconds=1.5, rate=8000):
 
 
 def test_a_model_that_hears_takes_a_sound_which_sets_its_length(runs, tmp_path, capsys):
-    code, said = say(
+    code, pred = say(
         capsys,
         runs / "talking",
         "--sound",
@@ -94,7 +94,7 @@ def test_a_model_that_hears_takes_a_sound_which_sets_its_length(runs, tmp_path, 
         "--out",
         tmp_path / "a.gif",
     )
-    assert code == 0 and "2 clip(s) of 12 frames" in said
+    assert code == 0 and "2 clip(s) of 12 frames" in pred
     assert say(capsys, runs / "talking", "--frames", 16, "-n", 2, "--out", tmp_path / "b.gif")[0] == 0
     assert len(read_clip(tmp_path / "b.gif")[0]) in (1, 16)
 
@@ -121,17 +121,17 @@ def test_a_sound_is_cut_into_frames_and_heard_by_its_loudness(tmp_path):
         (["talking", "--sound", "torn.wav"], "no whole .wav"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, words, says):
+def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, words, predict):
     monkeypatch.chdir(tmp_path)
     voice(tmp_path / "v.wav")
     (tmp_path / "torn.wav").write_bytes(b"RIFF")
     model, *rest = words
-    code, said = say(
+    code, pred = say(
         capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"])
     )
-    assert code == 2 and says in said and "Traceback" not in said and not list(tmp_path.glob("a.*"))
+    assert code == 2 and predict in pred and "Traceback" not in pred and not list(tmp_path.glob("a.*"))
 
 
 def test_only_clips_have_frames(capsys):
-    code, said = say(capsys, "mixture", "--frames", "8")
-    assert code == 2 and "Only a model of clips" in said
+    code, pred = say(capsys, "mixture", "--frames", "8")
+    assert code == 2 and "Only a model of clips" in pred

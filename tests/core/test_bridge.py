@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stillhouse.core.bridge import I2SB, Bridge, Brownian, ResShift, Scaled
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At, Prediction
-from stillhouse.core.process import like, process_from_config
+from stillhouse.core.process import expand_to, process_from_config
 
 ALL = [Brownian(0.6), Brownian(), I2SB(), I2SB(0.05, 1.0), ResShift(), ResShift(1.0, 0.1, 0.95, 0.5, 6)]
 FAST = settings(max_examples=25, deadline=None)
@@ -65,8 +65,8 @@ def test_ends_are_finite_and_noise_wins_steadily(bridge, dtype):
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_every_view_is_finite_at_both_ends(bridge, kind, t):
     x = torch.ones(2, 3, dtype=torch.float64) * bridge.sigma(at(t))
-    said = Prediction(torch.full_like(x, 0.5), KINDS[kind](), At(bridge, at(t, t), x))
-    assert all(view.isfinite().all() for view in (said.x0, said.eps, said.velocity, said.score))
+    pred = Prediction(torch.full_like(x, 0.5), KINDS[kind](), At(bridge, at(t, t), x))
+    assert all(view.isfinite().all() for view in (pred.x0, pred.eps, pred.velocity, pred.score))
 
 
 def test_brownian_and_i2sb_in_numbers():
@@ -136,8 +136,8 @@ def test_posterior_is_bayes_rule_by_quadrature(bridge, t, s):
 def test_posterior_keeps_the_marginals(bridge, t, share):
     t, s, r_0 = at(t), at(t * share), at(0.7)[:, None]
     zero = torch.zeros_like(r_0)
-    mean, std = bridge.posterior(r_0, like(bridge.alpha(t), r_0) * r_0, t, s)
-    torch.testing.assert_close(mean, like(bridge.alpha(s), r_0) * r_0, atol=1e-12, rtol=0)
+    mean, std = bridge.posterior(r_0, expand_to(bridge.alpha(t), r_0) * r_0, t, s)
+    torch.testing.assert_close(mean, expand_to(bridge.alpha(s), r_0) * r_0, atol=1e-12, rtol=0)
     slope = bridge.posterior(zero, zero + 1, t, s)[0]  # what is kept of the noise of the state
     torch.testing.assert_close(
         (slope * bridge.sigma(t)) ** 2 + std**2, (bridge.sigma(s) ** 2)[:, None], atol=1e-12, rtol=0
@@ -157,7 +157,7 @@ def test_residual_shift_table_is_the_published_one():
 def test_the_deterministic_step_is_ddim_with_a_shifted_mean():
     """One DDIM step of the residual is the published ``x_s = k D + m x_t + j y``, and it keeps the path of
     the true ``x_0``."""
-    from stillhouse.core.flowmap import land
+    from stillhouse.core.flowmap import ddim_step
 
     bridge, generator = ResShift(), torch.Generator().manual_seed(3)
     clean, y, x = (torch.randn(1, 4, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -166,11 +166,11 @@ def test_the_deterministic_step_is_ddim_with_a_shifted_mean():
         here, there = bridge.eta(t[None]), bridge.eta(s[None])
         m, j = (there / here).sqrt(), there - (there * here).sqrt()
         k = 1 - there + (there * here).sqrt() - m
-        said = Prediction(
+        pred = Prediction(
             bridge.to_state(clean, cond), KINDS["x0"](), At(bridge, t[None], bridge.to_state(x, cond))
         )
         torch.testing.assert_close(
-            bridge.to_data(land(said, s[None]), cond), k * clean + m * x + j * y, atol=1e-12, rtol=0
+            bridge.to_data(ddim_step(pred, s[None]), cond), k * clean + m * x + j * y, atol=1e-12, rtol=0
         )
         torch.testing.assert_close(k + m * (1 - here), 1 - there, atol=1e-12, rtol=0)
         torch.testing.assert_close(j + m * here, there, atol=1e-12, rtol=0)

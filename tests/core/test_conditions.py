@@ -5,11 +5,11 @@ import torch
 
 from stillhouse.core.conditions import (
     apply,
+    balanced_labels,
     cycled,
-    even_labels,
+    drop_condition,
     expand,
     flattened,
-    hide,
     join,
     pick,
     restored,
@@ -36,12 +36,12 @@ def test_rows_can_be_picked_repeated_joined_and_stored(cond):
 
 
 def test_nothing_stays_nothing():
-    assert size(None) is None and pick(None, LABELS) is None and hide(None, LABELS > 0) is None
+    assert size(None) is None and pick(None, LABELS) is None and drop_condition(None, LABELS > 0) is None
     assert (
         join([None, None]) is None
         and flattened(None) == {}
         and cycled(None, 3) is None
-        and even_labels(3, 0) is None
+        and balanced_labels(3, 0) is None
     )
     with pytest.raises(StillhouseError, match="can't be joined"):
         join([None, LABELS])
@@ -49,19 +49,19 @@ def test_nothing_stays_nothing():
 
 def test_hidden_rows_are_unconditional_to_a_network_of_ours():
     kept = torch.tensor([True, False, True, False])
-    assert hide(LABELS, kept).tolist() == [0, -1, 2, -1]
+    assert drop_condition(LABELS, ~kept).tolist() == [0, -1, 2, -1]
     net = build_model({"name": "unet", "image_channels": 1, "channels": (8, 8), "token_dim": 8}, 0)
     torch.nn.init.normal_(net.output.weight)
     torch.nn.init.normal_(net.mid.cross.out.weight)
     x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((4,), 0.5)
-    said, told, nothing = net(x, t, hide(TOKENS, kept)), net(x, t, TOKENS), net(x, t, None)
-    torch.testing.assert_close(said[kept], told[kept])
-    torch.testing.assert_close(said[~kept], nothing[~kept])
+    pred, told, nothing = net(x, t, drop_condition(TOKENS, ~kept)), net(x, t, TOKENS), net(x, t, None)
+    torch.testing.assert_close(pred[kept], told[kept])
+    torch.testing.assert_close(pred[~kept], nothing[~kept])
     assert not torch.allclose(told[~kept], nothing[~kept], atol=1e-4)
 
 
 def test_a_foreign_networks_own_empty_condition_takes_the_place():
     empty = {"tokens": torch.zeros(1, 3, 8), "pooled": torch.full((1, 8), 9.0)}
-    hidden = hide(PAIR, torch.tensor([True, True, False, True]), empty)
+    hidden = drop_condition(PAIR, torch.tensor([False, False, True, False]), empty)
     assert float(hidden["pooled"][2].min()) == 9.0 and float(hidden["tokens"][2].abs().max()) == 0.0
     assert torch.equal(hidden["tokens"][[0, 1, 3]], TOKENS[[0, 1, 3]])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stillhouse.core.denoiser import Converted, Denoiser, ExactDenoiser, count_calls
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump, land
+from stillhouse.core.flowmap import ddim_step, jump, predict_x0
 from stillhouse.core.prediction import EDM, KINDS, At, Prediction
 from stillhouse.core.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig
 
@@ -44,22 +44,22 @@ def test_views_round_trip(process, kind, shape, first, second):
     (x0, eps), t = pair(shape), torch.tensor([first, second], dtype=torch.float64)
     if process.name == "ve":
         t = 0.3 + 0.7 * t  # below, sigma^7 leaves too few digits of the noise beside the data
-    said = told(process, kind, x0, eps, t)
-    torch.testing.assert_close(said.x0, x0, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(said.eps, eps, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(said.velocity, process.velocity(x0, t, eps), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(said.score, process.score(t, eps), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(land(said, t), said.at.x, atol=1e-6, rtol=1e-6)
+    pred = told(process, kind, x0, eps, t)
+    torch.testing.assert_close(pred.x0, x0, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pred.eps, eps, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pred.velocity, process.velocity(x0, t, eps), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pred.score, process.score(t, eps), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ddim_step(pred, t), pred.at.x, atol=1e-6, rtol=1e-6)
 
 
 @FAST
 @given(processes, kinds, shapes)
 def test_views_round_trip_in_float32(process, kind, shape):
     (x0, eps), t = pair(shape, dtype=torch.float32), torch.tensor([0.4, 0.6])
-    said = told(process, kind, x0, eps, t)
-    assert said.x0.dtype == said.velocity.dtype == torch.float32
-    torch.testing.assert_close(said.x0, x0, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(said.eps, eps, atol=2e-3, rtol=2e-3)
+    pred = told(process, kind, x0, eps, t)
+    assert pred.x0.dtype == pred.velocity.dtype == torch.float32
+    torch.testing.assert_close(pred.x0, x0, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(pred.eps, eps, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("process", ALL, ids=lambda p: p.name)
@@ -67,14 +67,14 @@ def test_views_round_trip_in_float32(process, kind, shape):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_view_is_finite_at_both_ends(process, kind, dtype):
     (x, raw), t = pair((3,), dtype=dtype), torch.tensor([0.0, 1.0], dtype=dtype)
-    said = Prediction(raw, kind_of(kind), At(process, t, process.noise(x, t, raw)))
+    pred = Prediction(raw, kind_of(kind), At(process, t, process.noise(x, t, raw)))
     for view in (
-        said.x0,
-        said.eps,
-        said.velocity,
-        said.score,
-        said.kind.target(x, raw, said.at),
-        land(said, t),
+        pred.x0,
+        pred.eps,
+        pred.velocity,
+        pred.score,
+        pred.kind.target(x, raw, pred.at),
+        ddim_step(pred, t),
     ):
         assert view.isfinite().all()
 
@@ -87,17 +87,17 @@ def test_every_view_is_finite_at_both_ends(process, kind, dtype):
 )
 def test_clean_state_is_its_own_estimate(process, kind):
     (x, raw), t = pair((3,)), torch.zeros(2, dtype=torch.float64)
-    said = Prediction(raw, kind_of(kind), At(process, t, x))
-    torch.testing.assert_close(said.x0, x, atol=1e-12, rtol=0)
+    pred = Prediction(raw, kind_of(kind), At(process, t, x))
+    torch.testing.assert_close(pred.x0, x, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["x0", "v", "velocity", "edm"])
 @pytest.mark.parametrize("process", [Flow(), Trig()], ids=lambda p: p.name)
 def test_the_truth_at_pure_noise(process, kind):
     (x0, eps), t = pair((3,)), torch.ones(2, dtype=torch.float64)
-    said = told(process, kind, x0, eps, t)
-    torch.testing.assert_close(said.x0, x0, atol=1e-12, rtol=0)
-    torch.testing.assert_close(said.eps, eps, atol=1e-12, rtol=0)
+    pred = told(process, kind, x0, eps, t)
+    torch.testing.assert_close(pred.x0, x0, atol=1e-12, rtol=0)
+    torch.testing.assert_close(pred.eps, eps, atol=1e-12, rtol=0)
 
 
 def test_flow_velocity_is_noise_minus_data():
@@ -115,18 +115,18 @@ def test_edm_is_table_1():
         seen.update(x=x_in, t=t_in)
         return raw
 
-    said = Denoiser(torch.nn.Identity(), process, "edm", call=call)(x, t)
+    pred = Denoiser(torch.nn.Identity(), process, "edm", call=call)(x, t)
     torch.testing.assert_close(seen["x"], x / (s**2 + d**2).sqrt())
     torch.testing.assert_close(seen["t"], process.sigma(t).log() / 4)
-    torch.testing.assert_close(said.x0, d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2).sqrt() * raw)
+    torch.testing.assert_close(pred.x0, d**2 / (s**2 + d**2) * x + s * d / (s**2 + d**2).sqrt() * raw)
 
 
 @pytest.mark.parametrize("process", [VE(), Flow(), Trig()], ids=lambda p: p.name)
 def test_edm_boundary_is_the_identity_there(process):
     kind, t = EDM(0.5, boundary=0.01), process.time_of_ratio(torch.tensor([0.01, 0.01], dtype=torch.float64))
     x, raw = pair((3,))
-    said = Prediction(raw, kind, At(process, t, x))
-    torch.testing.assert_close(said.x0, x / process.alpha(t)[:, None], atol=1e-9, rtol=0)
+    pred = Prediction(raw, kind, At(process, t, x))
+    torch.testing.assert_close(pred.x0, x / process.alpha(t)[:, None], atol=1e-9, rtol=0)
 
 
 class Line(ExactDenoiser):
@@ -144,22 +144,22 @@ def test_converted_sees_the_same_data(inner, outer, t):
     if not inner.log_snr(torch.ones(1)) < outer.log_snr(t)[0] < inner.log_snr(torch.full((1,), inner.t_min)):
         return
     x = outer.noise(*pair((3,))[:1], t, pair((3,))[1])
-    said, direct = Converted(Line(inner), outer)(x, t), Line(outer)(x, t)
-    torch.testing.assert_close(said.x0, direct.x0, atol=1e-7, rtol=1e-7)
-    torch.testing.assert_close(said.eps, direct.eps, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(land(said, t), x, atol=1e-7, rtol=1e-7)
+    pred, direct = Converted(Line(inner), outer)(x, t), Line(outer)(x, t)
+    torch.testing.assert_close(pred.x0, direct.x0, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(pred.eps, direct.eps, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ddim_step(pred, t), x, atol=1e-7, rtol=1e-7)
 
 
 @pytest.mark.parametrize("inner", ALL, ids=lambda p: p.name)
 @pytest.mark.parametrize("outer", ALL, ids=lambda p: p.name)
 def test_converted_is_finite_at_both_ends(inner, outer):
-    said = Converted(Line(inner), outer)(pair((3,))[0], torch.tensor([0.0, 1.0], dtype=torch.float64))
-    assert all(v.isfinite().all() for v in (said.x0, said.eps, said.velocity, said.score))
+    pred = Converted(Line(inner), outer)(pair((3,))[0], torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert all(v.isfinite().all() for v in (pred.x0, pred.eps, pred.velocity, pred.score))
 
 
 def test_views_are_computed_once():
-    said = Line(Flow())(torch.zeros(2, 3), torch.full((2,), 0.5))
-    assert said.eps is said.eps and said.velocity is said.velocity
+    pred = Line(Flow())(torch.zeros(2, 3), torch.full((2,), 0.5))
+    assert pred.eps is pred.eps and pred.velocity is pred.velocity
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_network_hears_times_in_one_precision(x_dtype, heard):
 
     model = Denoiser(torch.nn.Identity(), Flow(), call=call, two_time=True)
     t = torch.full((2,), 0.7, dtype=torch.float64)
-    said = model(torch.zeros(2, 3, dtype=x_dtype), t, s=t / 2, guidance=t)
-    assert types == [heard] * 3 and said.x0.dtype == x_dtype
+    pred = model(torch.zeros(2, 3, dtype=x_dtype), t, s=t / 2, guidance=t)
+    assert types == [heard] * 3 and pred.x0.dtype == x_dtype
 
 
 def test_jump_lands_and_stays():
@@ -185,7 +185,9 @@ def test_jump_lands_and_stays():
     t = torch.tensor([0.5, 0.9], dtype=torch.float64)
     model = Line(process)
     torch.testing.assert_close(jump(model, x, t, t), x, atol=1e-12, rtol=0)
-    torch.testing.assert_close(jump(model, x, t, torch.zeros_like(t)), clean(model, x, t), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        jump(model, x, t, torch.zeros_like(t)), predict_x0(model, x, t), atol=1e-12, rtol=0
+    )
     asked = []
 
     def call(net, x, t, cond, s):
@@ -194,7 +196,7 @@ def test_jump_lands_and_stays():
 
     two = Denoiser(torch.nn.Identity(), process, call=call, two_time=True)
     jump(two, x, t, t / 2)
-    clean(two, x, t)
+    predict_x0(two, x, t)
     two(x, t)
     assert [a.tolist() for a in asked] == [(t / 2).tolist(), [0.0, 0.0], t.tolist()]
 

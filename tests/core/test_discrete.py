@@ -217,13 +217,13 @@ def test_subs_rules():
     for width in (V, V + 1):  # with a column for the mask, however loud, and without
         raw = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0))
         raw[..., V:] = 1e4
-        said = TokenPrediction(raw, Logits(), At(process, full(0.5), x))
-        assert said.log_probs.shape == (1, 3, V) and said.log_probs.dtype == torch.float32
-        assert said.log_probs[0, 0].exp().tolist() == [0, 0, 1, 0] and said.log_probs[
+        pred = TokenPrediction(raw, Logits(), At(process, full(0.5), x))
+        assert pred.log_probs.shape == (1, 3, V) and pred.log_probs.dtype == torch.float32
+        assert pred.log_probs[0, 0].exp().tolist() == [0, 0, 1, 0] and pred.log_probs[
             0, 2
         ].exp().tolist() == [1, 0, 0, 0]
-        torch.testing.assert_close(said.log_probs[0, 1], raw[0, 1, :V].log_softmax(-1))
-        assert said.x0.tolist() == [[2, int(raw[0, 1, :V].argmax()), 0]]
+        torch.testing.assert_close(pred.log_probs[0, 1], raw[0, 1, :V].log_softmax(-1))
+        assert pred.x0.tolist() == [[2, int(raw[0, 1, :V].argmax()), 0]]
     half = TokenPrediction(raw.half(), Logits(), At(process, full(0.5), x))
     assert half.log_probs.dtype == torch.float32
 
@@ -232,13 +232,13 @@ def test_a_network_of_logits_is_a_denoiser():
     net = Denoiser(
         torch.nn.Identity(), Masked(V), "logits", call=lambda _net, x, _t, _c: torch.zeros(*x.shape, V + 1)
     )
-    said = net(torch.tensor([[V, 1]]), full(0.5))
-    torch.testing.assert_close(of_words(said).log_probs[0, 0].exp(), torch.full((V,), 1 / V))
+    pred = net(torch.tensor([[V, 1]]), full(0.5))
+    torch.testing.assert_close(of_words(pred).log_probs[0, 0].exp(), torch.full((V,), 1 / V))
     assert KINDS["logits"] is Logits and torch.equal(
-        said.with_x0(torch.tensor([[3, 1]])).x0, torch.tensor([[3, 1]])
+        pred.with_x0(torch.tensor([[3, 1]])).x0, torch.tensor([[3, 1]])
     )
     with pytest.raises(StillhouseError, match="log_probs"):
-        _ = said.eps
+        _ = pred.eps
 
 
 def test_drawing_follows_the_probabilities_and_never_takes_the_impossible():

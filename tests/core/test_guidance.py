@@ -31,9 +31,9 @@ def made(process, kind="velocity"):
 @given(st.sampled_from(ALL), st.sampled_from(sorted(set(KINDS) - {"logits"})), st.floats(-1, 8))
 def test_is_affine_in_every_view(process, kind, w):
     plain, t = made(process, kind), 0.3 + 0.6 * T
-    said, empty, guided = plain(X, t, LABEL), plain(X, t), Guided(plain, w)(X, t, LABEL)
+    pred, empty, guided = plain(X, t, LABEL), plain(X, t), Guided(plain, w)(X, t, LABEL)
     for view in ("x0", "eps", "velocity", "score"):
-        a, b = getattr(said, view), getattr(empty, view)
+        a, b = getattr(pred, view), getattr(empty, view)
         torch.testing.assert_close(getattr(guided, view), b + w * (a - b), atol=1e-7, rtol=1e-7)
 
 
@@ -49,9 +49,9 @@ def test_scale_1_is_none_and_0_is_the_empty_condition():
 def test_interval_and_scale_per_sample():
     plain, w = made(Flow()), torch.tensor([1.0, 2.0, 3.0, 4.0])
     guided = Guided(plain, w, interval=(0.3, 0.7))(X, T, LABEL).x0
-    said, empty = plain(X, T, LABEL).x0, plain(X, T).x0
+    pred, empty = plain(X, T, LABEL).x0, plain(X, T).x0
     for i, scale in enumerate([1.0, 2.0, 3.0, 1.0]):
-        torch.testing.assert_close(guided[i], empty[i] + scale * (said[i] - empty[i]), atol=1e-12, rtol=0)
+        torch.testing.assert_close(guided[i], empty[i] + scale * (pred[i] - empty[i]), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_costs(arguments, cond, calls):
 def test_composes_with_itself_and_with_conversion():
     plain = made(Flow())
     twice = Guided(Guided(plain, 2.0), 1.5)(X, T, LABEL).x0
-    said, empty = plain(X, T, LABEL).x0, plain(X, T).x0
-    torch.testing.assert_close(twice, empty + 3.0 * (said - empty), atol=1e-12, rtol=0)
+    pred, empty = plain(X, T, LABEL).x0, plain(X, T).x0
+    torch.testing.assert_close(twice, empty + 3.0 * (pred - empty), atol=1e-12, rtol=0)
     process, t = VE(), 0.4 + 0.5 * T
     inside, outside = Converted(Guided(plain, 3.0), process), Guided(Converted(plain, process), 3.0)
     for view in ("x0", "eps", "velocity"):
@@ -86,9 +86,9 @@ def test_composes_with_itself_and_with_conversion():
 
 def test_rescale_brings_back_the_spread():
     plain = made(Flow(), "x0")
-    said, wild = plain(X, T, LABEL).x0, Guided(plain, 6.0)(X, T, LABEL).x0
+    pred, wild = plain(X, T, LABEL).x0, Guided(plain, 6.0)(X, T, LABEL).x0
     pulled, half = (Guided(plain, 6.0, rescale=r)(X, T, LABEL).x0 for r in (1.0, 0.5))
-    torch.testing.assert_close(pulled.std(1), said.std(1), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(pulled.std(1), pred.std(1), atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(half, (pulled + wild) / 2, atol=1e-9, rtol=1e-9)
 
 
@@ -107,6 +107,6 @@ def test_tokens_are_guided_by_the_geometric_mean_of_their_distributions():
         call=lambda net, x, t, cond: untold if cond is None else told,
     )
     x, labels = torch.full((3, 4), 5), torch.zeros(3, dtype=torch.long)
-    said = Guided(model, 2.5)(x, torch.full((3,), 0.5), labels).log_probs
+    pred = Guided(model, 2.5)(x, torch.full((3,), 0.5), labels).log_probs
     mixed = 2.5 * told.log_softmax(-1) - 1.5 * untold.log_softmax(-1)
-    torch.testing.assert_close(said, mixed.log_softmax(-1))
+    torch.testing.assert_close(pred, mixed.log_softmax(-1))

@@ -19,7 +19,7 @@ from stillhouse.core.process import (
     ScaledLinearVP,
     Trig,
     convert,
-    like,
+    expand_to,
     process_from_config,
 )
 
@@ -188,7 +188,7 @@ def test_noise_and_velocity_are_one_line(process, t):
 
 def test_like_shapes_and_types():
     x = torch.zeros(2, 3, 4, dtype=torch.bfloat16)
-    out = like(torch.tensor([1.0, 2.0], dtype=torch.float64), x)
+    out = expand_to(torch.tensor([1.0, 2.0], dtype=torch.float64), x)
     assert out.shape == (2, 1, 1) and out.dtype == torch.bfloat16
 
 

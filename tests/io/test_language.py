@@ -67,13 +67,13 @@ def test_it_says_what_the_network_says_at_gaps(folder, model):
     assert model.form == "text" and model.shape == (22,) and model.denoiser.process.vocab == 18
     state = model.gaps(1, ["the cat _ on the _ ."])
     assert state[0, :8].tolist() == [5, 7, 18, 13, 5, 18, 15, 18]
-    said = model.denoiser(state, torch.ones(1)).log_probs[0]
+    pred = model.denoiser(state, torch.ones(1)).log_probs[0]
     net = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     ids = torch.cat([torch.tensor([2]), state[0].masked_fill(state[0] == 18, 4), torch.tensor([3])])[None]
     logits = net(input_ids=ids).logits[0, 1:-1]
     logits[:, [0, 1, 2, 3, 4, 16, 17]] = NEVER  # special tokens, and those that the tokenizer lacks
-    assert said[2].allclose(logits[2].log_softmax(-1), atol=1e-5)
-    assert said[0].argmax() == 5 and said[0].max() == 0  # what is visible is itself
+    assert pred[2].allclose(logits[2].log_softmax(-1), atol=1e-5)
+    assert pred[0].argmax() == 5 and pred[0].max() == 0  # what is visible is itself
 
 
 def test_prompts_are_kept_and_gaps_filled_with_real_words(model):
@@ -137,7 +137,7 @@ def test_a_student_opens_in_transformers_with_the_same_logits(tmp_path, frame):
 def test_shared_weights_stay_shared_in_the_slow_copy(tmp_path):
     with torch.random.fork_rng():
         save_bert(tmp_path)
-    from stillhouse.train.method import Slow
+    from stillhouse.train.method import EMA
 
     source = stillhouse.load(tmp_path).denoiser
     slow = source.copy()
@@ -145,7 +145,7 @@ def test_shared_weights_stay_shared_in_the_slow_copy(tmp_path):
     before = slow.net.state_dict()[name].clone()
     with torch.no_grad():
         source.net.state_dict()[name].add_(1)
-    Slow(slow, source, 0.75).follow(0)
+    EMA(slow, source, 0.75).follow(0)
     assert (
         slow.net.state_dict()[name].allclose(before + 0.25)
         and source.net.cls.predictions.decoder.weight is source.net.get_input_embeddings().weight

@@ -77,8 +77,8 @@ def test_every_third_frame_of_a_film(tmp_path):
         ("a.gif", bar(), 60.0, "at most 50"),
     ],
 )
-def test_bad_films_are_refused_in_one_sentence_and_leave_nothing(tmp_path, name, clips, fps, says):
-    with pytest.raises(StillhouseError, match=says) as caught:
+def test_bad_films_are_refused_in_one_sentence_and_leave_nothing(tmp_path, name, clips, fps, predict):
+    with pytest.raises(StillhouseError, match=predict) as caught:
         save_clips(tmp_path / name, clips, fps=fps)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 

@@ -30,7 +30,7 @@ class Known(ExactDenoiser):
 
 
 def policy(act):
-    return Model(Known(act), (8, 2), 0, {1: Sampling([1.0, 0.0], "renoise")}, told="observation")
+    return Model(Known(act), (8, 2), 0, {1: Sampling([1.0, 0.0], "renoise")}, cond_kind="observation")
 
 
 def towards(left):

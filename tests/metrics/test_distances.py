@@ -89,6 +89,6 @@ def test_paired_rmse():
         (lambda: paired_rmse(torch.zeros(3, 2), torch.zeros(4, 2)), "equal size"),
     ],
 )
-def test_bad_sets_are_refused(call, says):
-    with pytest.raises(StillhouseError, match=says):
+def test_bad_sets_are_refused(call, predict):
+    with pytest.raises(StillhouseError, match=predict):
         call()

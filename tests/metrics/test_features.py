@@ -14,10 +14,10 @@ from tools.features import jitter, train
 
 @pytest.mark.parametrize(("world", "least"), [("digits", 0.96), ("mnist", 0.97)])
 def test_shipped_classifier_reads_as_well_as_it_says(world, least):
-    net, said = load_features(world), recipe(world)
+    net, pred = load_features(world), recipe(world)
     measured = class_accuracy(net, *get_world(world).data("test"))
-    assert measured >= least and measured == pytest.approx(float(said["accuracy"]), abs=0.0025)
-    assert said["world"] == world and int(said["seed"]) >= 0 and asset(world).stat().st_size < 1_000_000
+    assert measured >= least and measured == pytest.approx(float(pred["accuracy"]), abs=0.0025)
+    assert pred["world"] == world and int(pred["seed"]) >= 0 and asset(world).stat().st_size < 1_000_000
     assert features_of(net, get_world(world).data("test")[0][:7], chunk=3).shape == (7, 64)
 
 

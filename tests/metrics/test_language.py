@@ -33,8 +33,8 @@ def test_bigrams_by_hand():
     model = NGram(torch.tensor([0, 1, 0, 1, 1]), 2, 2)
     first = (2 - 0.75) / 5 + 0.75 * 2 / 5 * 0.5  # of token 0: seen twice in five
     after = (2 - 0.75) / 2 + 0.75 * 1 / 2 * (1 - first)  # of 1 after 0: both times
-    said = model.log_probs(torch.tensor([[0, 1]])).exp()
-    assert said.tolist()[0] == pytest.approx([first, after])
+    pred = model.log_probs(torch.tensor([[0, 1]])).exp()
+    assert pred.tolist()[0] == pytest.approx([first, after])
     assert model.perplexity(torch.tensor([[0, 1]])) == pytest.approx((first * after) ** -0.5)
 
 

@@ -37,9 +37,9 @@ def test_shipped_reader_reads_as_well_as_it_says(world, split, name):
 def test_probabilities_are_those_of_scenes(world, sure, monkeypatch):
     reader, x = load_reader() if sure else Reader().eval(), world.sample_data(3, Draws(3, 0))[0]
     every = torch.arange(len(CAPTIONS))
-    said, read, rows = reader.log_parts(x), reader.read(x), torch.arange(3).repeat_interleave(len(every))
+    pred, read, rows = reader.log_parts(x), reader.read(x), torch.arange(3).repeat_interleave(len(every))
     monkeypatch.setattr(
-        reader, "log_parts", lambda images: {name: log.double()[rows] for name, log in said.items()}
+        reader, "log_parts", lambda images: {name: log.double()[rows] for name, log in pred.items()}
     )  # seen once
     log = reader.log_prob(x, every.repeat(3)).view(3, -1)
     one = canonical(every) == every

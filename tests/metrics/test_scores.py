@@ -227,7 +227,7 @@ def test_an_evaluation_scores_every_row_under_its_captions(student: Path) -> Non
         return torch.tensor([float(len(p)) for p in prompts])
 
     found = evaluate(model, world, n=8, scores={"letters": letters})
-    told = [world.captions[i] for i in world.even(8).tolist()]
+    told = [world.captions[i] for i in world.balanced_labels(8).tolist()]
     assert len(found["rows"]) == 2 and len(seen) == 3  # real data, then two ways
     assert [prompts for _, prompts in seen[1:]] == [told, told] and not torch.equal(seen[1][0], seen[2][0])
     assert all(images.shape == (8, 3, 32, 32) for images, _ in seen)

@@ -76,11 +76,11 @@ def test_each_sample_hears_its_own_label_and_minus_one_is_no_condition(name):
 @pytest.mark.parametrize(
     ("label", "said"), [(3, "Label 3 is not among -1 (none), 0 … 2."), (-2, "Label -2 is not among")]
 )
-def test_a_label_out_of_range_is_named(name, label, said):
+def test_a_label_out_of_range_is_named(name, label, pred):
     net, x, t = make(name, classes=3)
     with pytest.raises(StillhouseError) as error:
         net(x, t, torch.tensor([0, label, 1, 2]))
-    assert said in str(error.value)
+    assert pred in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,9 +160,9 @@ def test_condition_errors_name_what_is_wrong():
         ("dit", (4, 1, 16, 14), "divisible by 4, not 16 x 14"),
     ],
 )
-def test_a_sample_of_the_wrong_size_is_refused(name, shape, said):
+def test_a_sample_of_the_wrong_size_is_refused(name, shape, pred):
     net, _, _ = make(name, torch.float32)
-    with pytest.raises(StillhouseError, match=said):
+    with pytest.raises(StillhouseError, match=pred):
         net(torch.zeros(shape), torch.zeros(4))
 
 

@@ -25,21 +25,21 @@ def test_it_says_nothing_at_first_and_only_of_real_tokens():
 
 def test_it_sees_both_sides_and_ignores_time_unless_timed():
     net, x = lively(), torch.randint(0, 6, (1, 12), generator=torch.Generator().manual_seed(1))
-    said = net(x, torch.ones(1, dtype=torch.float64))
+    pred = net(x, torch.ones(1, dtype=torch.float64))
     for place in (0, 11):
         other = x.clone()
         other[0, place] = (x[0, place] + 1) % 6
-        moved = (net(other, torch.ones(1, dtype=torch.float64)) - said).abs().amax(-1)[0]
+        moved = (net(other, torch.ones(1, dtype=torch.float64)) - pred).abs().amax(-1)[0]
         assert bool((moved > 1e-6).all())
-    assert torch.equal(said, net(x, torch.zeros(1, dtype=torch.float64)))
+    assert torch.equal(pred, net(x, torch.zeros(1, dtype=torch.float64)))
     timed = lively(timed=True)
     torch.nn.init.normal_(timed.time.last.weight, generator=torch.Generator().manual_seed(2))
     assert (timed(x, torch.ones(1).double()) - timed(x, torch.zeros(1).double())).abs().max() > 1e-3
 
 
 def test_rotary_attention_depends_on_the_distance_alone():
-    like = torch.zeros(1, dtype=torch.float64)
-    cos, sin = turns(20, 8, like)
+    reference = torch.zeros(1, dtype=torch.float64)
+    cos, sin = turns(20, 8, reference)
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     score = turned(q.expand(20, -1), cos, sin) @ turned(k.expand(20, -1), cos, sin).T
     assert torch.allclose(score[2, 7], score[11, 16], atol=1e-12) and (score[2, 7] - score[2, 8]).abs() > 1e-3

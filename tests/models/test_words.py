@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from stillhouse.core.conditions import hide
+from stillhouse.core.conditions import drop_condition
 from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
 from stillhouse.models.words import Words
@@ -20,10 +20,10 @@ def words():
 
 
 def test_a_word_and_a_place_add_up(words):
-    said = words.encode(["a red circle above a blue square", "red", ""])
-    assert said["tokens"].shape == (3, 7, 32) and said["tokens"].dtype == torch.float32
-    assert said["mask"].sum(1).tolist() == [7, 1, 0]
-    tokens = said["tokens"]
+    pred = words.encode(["a red circle above a blue square", "red", ""])
+    assert pred["tokens"].shape == (3, 7, 32) and pred["tokens"].dtype == torch.float32
+    assert pred["mask"].sum(1).tolist() == [7, 1, 0]
+    tokens = pred["tokens"]
     assert not tokens[2].any() and not tokens[1, 1:].any()
     # the same word at two places differs by the places alone, and two words at one place by the words alone
     assert torch.allclose(tokens[0, 4] - tokens[0, 0], words.places[4] - words.places[0], atol=1e-6)
@@ -75,12 +75,12 @@ def test_an_unknown_word_is_named_with_words_it_knows(words):
 def test_long_prompts_are_cut_counted_and_told_once(words, caplog):
     long = "a red circle above a blue square above a red square"
     with caplog.at_level(logging.WARNING, "stillhouse"):
-        said = words.encode([long, long, "red"])
+        pred = words.encode([long, long, "red"])
         words.encode([long])
     assert [r.getMessage() for r in caplog.records] == [
         "2 prompt(s) have more than 7 words (up to 11); what is beyond is cut off."
     ]
-    assert torch.equal(said["tokens"][0], words.encode(["a red circle above a blue square"])["tokens"][0])
+    assert torch.equal(pred["tokens"][0], words.encode(["a red circle above a blue square"])["tokens"][0])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_long_prompts_are_cut_counted_and_told_once(words, caplog):
         ({"dim": 7}, "not 7"),
     ],
 )
-def test_bad_options_are_refused(options, said):
-    with pytest.raises(StillhouseError, match=said):
+def test_bad_options_are_refused(options, pred):
+    with pytest.raises(StillhouseError, match=pred):
         Words(**{"vocabulary": VOCABULARY, **options})
 
 
@@ -113,5 +113,5 @@ def test_the_empty_prompt_is_a_network_s_empty_condition(words):
     none, mixed = net(x, t), net(x, t, told)
     assert torch.allclose(mixed[1], none[1], atol=1e-12) and (mixed[0] - none[0]).abs().max() > 1e-4
     assert torch.allclose(
-        net(x, t, hide(words.encode(["red", "red"]), torch.tensor([False, False]))), none, atol=1e-12
+        net(x, t, drop_condition(words.encode(["red", "red"]), torch.tensor([True, True]))), none, atol=1e-12
     )

@@ -61,8 +61,8 @@ def test_the_demo_in_small_and_again(tmp_path, monkeypatch, capsys):
     demo.main(out, teacher, recipes={"mnist": {"dmd2": TINY["dmd2"]}}, n=16)
     assert not (out / "stale").exists() and not (out / "mnist" / "progressive").exists() and page.exists()
     assert sorted(p.name for p in out.parent.iterdir()) == ["demo"]
-    said = capsys.readouterr().out
-    assert "report.html" in said and "real data" in said and "1 call" in said
+    pred = capsys.readouterr().out
+    assert "report.html" in pred and "real data" in pred and "1 call" in pred
 
 
 def test_a_folder_of_someone_else_is_left_alone(tmp_path):

@@ -193,9 +193,9 @@ def test_teacher_and_student_are_drawn_from_the_same_noise(run_folder):
     exact = get_world("mixture").exact(Flow())
     one = next(s for s in view.strips if s.who == "teacher" and s.steps == 1)
     noise = Draws(len(one.samples), 0, "report").normal(2)
-    said = exact(noise, torch.ones(len(noise)), view.labels)
+    pred = exact(noise, torch.ones(len(noise)), view.labels)
     assert torch.allclose(
-        one.samples, noise - said.velocity, atol=1e-4
+        one.samples, noise - pred.velocity, atol=1e-4
     )  # one Heun step is an Euler step at its clean end
 
 

@@ -94,9 +94,9 @@ def test_starts_at_the_level_of_its_first_time_and_repeats():
     sampling = Sampling([0.8, 0.4, 0.0])
     model = exact(process)
 
-    def hook(said, s):
-        seen.append((said.at.x, float(s[0])))
-        return said
+    def hook(pred, s):
+        seen.append((pred.at.x, float(s[0])))
+        return pred
 
     first = draw_samples(model, sampling, (2,), None, Draws(6, "start"), hooks=[hook])
     expected = float(process.sigma(torch.tensor(0.8, dtype=torch.float64))) * Draws(6, "start").normal(2)
@@ -115,15 +115,15 @@ def test_renoise_keeps_the_marginal_and_gamma_0_is_ddim():
     model, x = exact(Flow()), Draws(16, "renoise").normal(2, dtype=torch.float64)
     ddim = rollout(model, x, uniform(5), make_solver("ddim"))
     torch.testing.assert_close(rollout(model, x, uniform(5), Renoise(0.0)), ddim, atol=1e-12, rtol=0)
-    said, s = model(x, torch.ones(16, dtype=torch.float64)), torch.full((16,), 0.5, dtype=torch.float64)
+    pred, s = model(x, torch.ones(16, dtype=torch.float64)), torch.full((16,), 0.5, dtype=torch.float64)
     fresh = Draws(16, "z2").normal(2, dtype=torch.float64)
-    expected = Flow().noise(said.x0, s, fresh)
+    expected = Flow().noise(pred.x0, s, fresh)
     torch.testing.assert_close(
         rollout(model, x, [1.0, 0.5], Renoise(), draws=Draws(16, "z2")), expected, atol=1e-12, rtol=0
     )
     # gamma = 0.4: along the line to 0.6 s = 0.3, where x0 weighs 0.7 and the noise 0.3, then up to 0.5
     scale = 0.5 / 0.7
-    partly = 0.5 * said.x0 + scale * 0.3 * said.eps + (0.25 - (scale * 0.3) ** 2) ** 0.5 * fresh
+    partly = 0.5 * pred.x0 + scale * 0.3 * pred.eps + (0.25 - (scale * 0.3) ** 2) ** 0.5 * fresh
     torch.testing.assert_close(
         rollout(model, x, [1.0, 0.5], Renoise(0.4), draws=Draws(16, "z2")), partly, atol=1e-12, rtol=0
     )

@@ -104,8 +104,8 @@ def test_memory_does_not_grow_where_there_is_a_window():
         cached.keep(clip(CHUNK))
         sizes.append(sum(part.numel() for layer in cached.cache.layers for part in layer))
     assert sizes[0] < sizes[1] == sizes[-1] and cached.cache.frames == 4
-    endless = stream(student(), sampling(window=4, sink=2), FRAME, None, draws())
-    assert all(next(endless).isfinite().all() for _ in range(20))
+    infinite = stream(student(), sampling(window=4, sink=2), FRAME, None, draws())
+    assert all(next(infinite).isfinite().all() for _ in range(20))
 
 
 def test_given_frames_fill_the_cache_and_the_rest_is_clamped():
@@ -129,8 +129,8 @@ def test_given_frames_fill_the_cache_and_the_rest_is_clamped():
 def test_clamped_frames_are_told_to_be_clean_and_stay_what_they_are():
     model, known, seen = student(chunk=0), clip(1), []
     model.register_forward_pre_hook(lambda _m, args: seen.append((args[0][:, :1], args[1])))
-    said = Clamped(model, known)(clip(4), torch.tensor([0.3, 0.6, 0.9]))
-    assert torch.equal(said.x0[:, :1], known) and torch.equal(seen[0][0], known)
+    pred = Clamped(model, known)(clip(4), torch.tensor([0.3, 0.6, 0.9]))
+    assert torch.equal(pred.x0[:, :1], known) and torch.equal(seen[0][0], known)
     torch.testing.assert_close(
         seen[0][1], torch.tensor([[0, 0.3, 0.3, 0.3], [0, 0.6, 0.6, 0.6], [0, 0.9, 0.9, 0.9]])
     )
@@ -170,8 +170,8 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
         (lambda: all_of(student(), frames=-1), "0 for no end, not -1"),
     ],
 )
-def test_what_it_refuses_in_one_sentence(made, said):
-    with pytest.raises(StillhouseError, match=said) as caught:
+def test_what_it_refuses_in_one_sentence(made, pred):
+    with pytest.raises(StillhouseError, match=pred) as caught:
         made()
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 

@@ -32,7 +32,7 @@ def off(net, sampling, label=True):
     whole = torch.stack(noises, 1) if len(noises) > 1 else noises[0]
     cond = told["label"] if label else None
     with torch.no_grad():
-        mine = module(*([whole] if module.plan.hears_noise else []), *told.values())
+        mine = module(*([whole] if module.plan.takes_noise else []), *told.values())
     expected = draw_samples(net, sampling, (2,), cond, Given(noises))
     return float((mine - expected).abs().max() / expected.abs().max()), module.plan
 
@@ -86,14 +86,14 @@ def test_what_a_network_hears_as_numbers():
 def test_one_step_by_hand():
     """Flow, velocity: the sample is ``z - raw``."""
     plan = plan_of(network(Flow()), Sampling([1.0, 0.0], "renoise"), True)
-    assert len(plan.calls) == 1 and plan.calls[0].state.noise == {0: 1.0} and plan.calls[0].state.said == {}
-    assert plan.sample.noise == pytest.approx({0: 1.0}) and plan.sample.said == pytest.approx({0: -1.0})
+    assert len(plan.calls) == 1 and plan.calls[0].state.noise == {0: 1.0} and plan.calls[0].state.pred == {}
+    assert plan.sample.noise == pytest.approx({0: 1.0}) and plan.sample.pred == pytest.approx({0: -1.0})
 
 
 def test_a_deterministic_student_hears_no_noise():
     net, still = network(Flow()), Sampling([1.0, 0.0], "renoise", start=0.0)
     module = Unrolled(net, still, (2,), ("label",))
-    assert module.inputs == ("label",) and not module.plan.hears_noise
+    assert module.inputs == ("label",) and not module.plan.takes_noise
     labels = torch.arange(ROWS)
     with torch.no_grad():
         expected = draw_samples(net, still, (2,), labels, Draws(ROWS, "any"))

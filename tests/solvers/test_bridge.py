@@ -7,7 +7,7 @@ from stillhouse.core.bridge import I2SB, Brownian, ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import X0, At, Prediction
-from stillhouse.core.process import Flow, like
+from stillhouse.core.process import Flow, expand_to
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.bridge import Posterior
@@ -34,7 +34,7 @@ def test_posterior_walk_keeps_a_gaussian_exact():
     """Shown the true ``r_0``, every step of the solver lands on the marginal of the bridge."""
     for bridge in BRIDGES:
         draws, s = Draws(40000, "walk"), torch.tensor([0.4], dtype=torch.float64)
-        start = like(bridge.alpha(torch.ones(1)), torch.ones(1, 1)) + bridge.start(draws, (1,))
+        start = expand_to(bridge.alpha(torch.ones(1)), torch.ones(1, 1)) + bridge.start(draws, (1,))
         x = rollout(Knows(bridge), start, [1.0, 0.8, 0.4], Posterior(), draws=draws)
         assert x.mean().item() == pytest.approx(bridge.alpha(s).item(), abs=0.03)
         assert x.std().item() == pytest.approx(bridge.sigma(s).item(), rel=0.02)

@@ -169,15 +169,15 @@ def test_transition_gives_the_mean_and_std_of_ddpm():
         torch.full((ROWS,), 0.6, dtype=torch.float64),
     )
     x = start(process, 0.7)
-    said = exact(process)(x, t)
+    pred = exact(process)(x, t)
     a_t, a_s = process.alpha(t)[:1] ** 2, process.alpha(s)[:1] ** 2
     beta = 1 - a_t / a_s
-    mean = (a_s.sqrt() * beta * said.x0 + (1 - beta).sqrt() * (1 - a_s) * x) / (1 - a_t)
+    mean = (a_s.sqrt() * beta * pred.x0 + (1 - beta).sqrt() * (1 - a_s) * x) / (1 - a_t)
     for large, variance in ((False, (1 - a_s) / (1 - a_t) * beta), (True, beta)):
-        got, std = DDIM(eta=1.0, large=large).transition(said, s)
+        got, std = DDIM(eta=1.0, large=large).transition(pred, s)
         torch.testing.assert_close(got, mean, atol=1e-12, rtol=0)
         torch.testing.assert_close(std, variance.sqrt().expand(ROWS), atol=1e-12, rtol=0)
-    assert DDIM().transition(said, s)[1].abs().max() == 0
+    assert DDIM().transition(pred, s)[1].abs().max() == 0
 
 
 def test_vp_ddim_is_euler_in_the_noise_ratio():

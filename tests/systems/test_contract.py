@@ -41,7 +41,7 @@ SETTINGS = {
         Flow(),
         "velocity",
     ),
-    "dmd": ({"pairs": 32, "pair_steps": 4, "start": 0.7}, Flow(), "x0"),
+    "dmd": ({"pairs": 32, "pair_steps": 4, "first_time": 0.7}, Flow(), "x0"),
     "dmd2": ({"steps": 2, "fake_per_student": 2}, Flow(), "velocity"),
     "guided_distillation": ({"teacher_steps": 8, "steps": 4, "stochastic": True}, Flow(), "velocity"),
     "lcm": ({"low_guidance": 1.0, "high_guidance": 4.0, "levels": 10, "steps": 2}, ScaledLinearVP(), "v"),
@@ -67,9 +67,9 @@ SETTINGS = {
         Flow(),
         "velocity",
     ),
-    "sdxl_lightning": ({"ladder": (8, 4, 2, 1), "says_x0": True}, Flow(), "velocity"),
-    "swiftbrush": ({"start": 0.7, "rank": 2, "guidance": 2.0}, Flow(), "velocity"),
-    "snoopi": ({"start": 0.7, "rank": 2}, Flow(), "velocity"),
+    "sdxl_lightning": ({"ladder": (8, 4, 2, 1), "x0_student": True}, Flow(), "velocity"),
+    "swiftbrush": ({"first_time": 0.7, "rank": 2, "guidance": 2.0}, Flow(), "velocity"),
+    "snoopi": ({"first_time": 0.7, "rank": 2}, Flow(), "velocity"),
     "slimflow": ({"pairs": 32, "pair_steps": 4}, Flow(), "velocity"),
     "ibmd": ({"steps": 2, "fake_per_student": 2}, Brownian(0.6), "x0"),
     "tad_sr": ({"steps": 4, "levels": 2, "maps": 4}, ResShift(steps=4), "scaled"),
@@ -134,7 +134,7 @@ def run(slug, folder=None, *, resume=False, on_step=None, options=None, **recipe
                 0.05 * torch.randn(p.shape, generator=generator)
             )  # a fresh network's layers of zeros make it deaf to its condition
     teacher = load(network, shape=world.shape, classes=world.classes)
-    teacher.told, teacher.world = world.told, world.name
+    teacher.cond_kind, teacher.world = world.cond_kind, world.name
     data = data_of(None, world, teacher, method, 0)
     settings = Recipe(**{"steps": STEPS, "batch": 8, "save_every": 3, "log_every": 1, **recipe})
     trainer = Trainer(method, teacher, data, settings, out=folder, quiet=True, on_step=on_step)
@@ -143,7 +143,7 @@ def run(slug, folder=None, *, resume=False, on_step=None, options=None, **recipe
 
 def drawn(trainer, student, **how):
     """Six samples, under conditions of the run's data where the student must be told something."""
-    return student.sample(6, trainer.data.examples(6) if student.told else None, **how)
+    return student.sample(6, trainer.data.examples(6) if student.cond_kind else None, **how)
 
 
 def weights(module):
@@ -340,8 +340,8 @@ def test_only_the_player_whose_turn_it_is_has_gradients(slug):
 def test_two_micro_batches_are_one_batch(slug):
     """The same rows and the same random numbers, taken in two halves, give the same losses."""
     made = []
-    for accumulate in (1, 2):
-        trainer, fit = run(slug, options=MEANS.get(slug), steps=4, accumulate=accumulate)
+    for grad_accum in (1, 2):
+        trainer, fit = run(slug, options=MEANS.get(slug), steps=4, grad_accum=grad_accum)
         fit()
         made.append(losses(trainer))
     assert len(made[0]) == 4 and [row.keys() for row in made[0]] == [row.keys() for row in made[1]]

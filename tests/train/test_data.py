@@ -8,7 +8,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.systems.registry import find
-from stillhouse.train.data import Endless, NoData, TensorData
+from stillhouse.train.data import InfiniteData, NoData, TensorData
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
@@ -39,8 +39,8 @@ def test_processes_share_the_rows_among_them():
         data, 8, 2, rank=2, world=3
     ) == ids(data, 8, 6)
     world = get_world("mixture")
-    parts = [Endless(world, labelled=True).rows(0, Draws(4, "x", rank=r, world=2)) for r in range(2)]
-    x, label = Endless(world, labelled=True).rows(0, Draws(8, "x"))
+    parts = [InfiniteData(world, labelled=True).rows(0, Draws(4, "x", rank=r, world=2)) for r in range(2)]
+    x, label = InfiniteData(world, labelled=True).rows(0, Draws(8, "x"))
     assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(
         torch.cat([p[1] for p in parts]), label
     )
@@ -51,8 +51,8 @@ def test_processes_share_the_rows_among_them():
     assert NoData((2,)).rows(0, Draws(8, "x")) == (None, None)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_sees_the_rows_that_it_would_have_seen(tmp_path, accumulate):
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_a_resumed_run_sees_the_rows_that_it_would_have_seen(tmp_path, grad_accum):
     class Noted(TensorData):
         def rows(self, start, draws):
             x, cond = super().rows(start, draws)
@@ -68,7 +68,7 @@ def test_a_resumed_run_sees_the_rows_that_it_would_have_seen(tmp_path, accumulat
         def on_step(trainer, step):
             trainer.stopping = step == stop
 
-        recipe = Recipe(steps=6, batch=4, accumulate=accumulate)
+        recipe = Recipe(steps=6, batch=4, grad_accum=grad_accum)
         return Trainer(
             find("progressive")(teacher_steps=2),
             teacher,

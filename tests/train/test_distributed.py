@@ -13,14 +13,14 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.systems.registry import find
-from stillhouse.train.data import Endless, NoData, TensorData
+from stillhouse.train.data import InfiniteData, NoData, TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 RUNS = {
     "dmd2": ({"steps": 2, "fake_per_student": 2}, {}),
-    "tbcm": ({"levels": 4, "warmup": 2, "high_guidance": 3.0}, {"accumulate": 2}),
+    "tbcm": ({"levels": 4, "warmup": 2, "high_guidance": 3.0}, {"grad_accum": 2}),
     "progressive": ({"teacher_steps": 4}, {}),
     "slimflow": ({"pairs": 16, "pair_steps": 4}, {}),
 }
@@ -33,7 +33,11 @@ def work(folder):
     for slug, (options, recipe) in RUNS.items():
         method = find(slug)(**options)
         teacher = load(world.network(Flow(), width=16, depth=1), shape=world.shape, classes=world.classes)
-        data = Endless(world, labelled=True) if "data" in method.needs else NoData(world.shape, world.classes)
+        data = (
+            InfiniteData(world, labelled=True)
+            if "data" in method.needs
+            else NoData(world.shape, world.classes)
+        )
         if slug == "progressive":
             data = TensorData(*world.sample_data(13, Draws(13, "finite")), world.classes)
         settings = Recipe(steps=4, batch=8, log_every=1, save_every=2, **recipe)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stillhouse.train.ema import decay_at
-from stillhouse.train.method import Slow
+from stillhouse.train.method import EMA
 from stillhouse.train.recipe import Recipe
 
 
@@ -12,7 +12,7 @@ def follow(recipe, values):
     """The average of a weight that takes ``values`` after each step, started at 0."""
     source, copy = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     copy.weight.data.zero_()
-    slow = Slow(copy.double(), source.double(), lambda step: decay_at(recipe, step))
+    slow = EMA(copy.double(), source.double(), lambda step: decay_at(recipe, step))
     for step, value in enumerate(values):
         source.weight.data.fill_(value)
         slow.follow(step)
@@ -52,5 +52,5 @@ def test_whole_numbers_are_copied_not_averaged():
     source, copy = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     source.num_batches_tracked.fill_(7)
     source.running_mean.fill_(1.0)
-    Slow(copy, source, 0.75).follow(0)
+    EMA(copy, source, 0.75).follow(0)
     assert int(copy.num_batches_tracked) == 7 and torch.equal(copy.running_mean, torch.full((2,), 0.25))

@@ -14,7 +14,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.data import Endless, NoData
+from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Recipe
@@ -47,11 +47,11 @@ class Fragile(Method):
 
     def pull(self, model, batch):
         x, t = batch.noise(), batch.times(0.0, 1.0)
-        said, real = model(x, t).velocity, self.teacher(x, t).velocity
-        loss = (said - 0.5 * real).square().mean()
+        pred, real = model(x, t).velocity, self.teacher(x, t).velocity
+        loss = (pred - 0.5 * real).square().mean()
         if batch.step == self.when and batch.player == self.who:
             return (
-                loss * math.nan if self.what == "loss" else loss + (said * 0).abs().sqrt().sum()
+                loss * math.nan if self.what == "loss" else loss + (pred * 0).abs().sqrt().sum()
             )  # d sqrt at 0: inf * 0
         return loss
 
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     digits = get_world("digits")
     for options, word in (
         ({"data": NoData(digits.shape)}, "shape"),
-        ({"batch": 9, "accumulate": 3, "lr": {"guide": 1.0}}, "No player 'guide'"),
+        ({"batch": 9, "grad_accum": 3, "lr": {"guide": 1.0}}, "No player 'guide'"),
         ({"precision": "fp16"}, "GPU"),
     ):
         with pytest.raises(StillhouseError, match=word):
@@ -180,7 +180,7 @@ def test_data_that_a_method_needs_must_be_there():
 
     with pytest.raises(StillhouseError, match="real data"):
         trainer(method=Needy())
-    assert trainer(method=Needy(), data=Endless(WORLD)).rows == 8
+    assert trainer(method=Needy(), data=InfiniteData(WORLD)).rows == 8
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):

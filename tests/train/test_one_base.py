@@ -54,9 +54,9 @@ def test_the_base_never_moves_and_the_student_does(slug):
     )
     before = {k: v.clone() for k, v in base.base.net.state_dict().items() if "lora" not in k}
     x, t = DATA.x[:4], torch.full((4,), 0.6)
-    said, start = base(x, t, DATA.cond[:4]).raw, run.method.student(x, t, DATA.cond[:4]).raw
+    pred, start = base(x, t, DATA.cond[:4]).raw, run.method.student(x, t, DATA.cond[:4]).raw
     student = run.fit()
-    assert torch.equal(base(x, t, DATA.cond[:4]).raw, said)
+    assert torch.equal(base(x, t, DATA.cond[:4]).raw, pred)
     assert all(torch.equal(v, base.base.net.state_dict()[k]) for k, v in before.items())
     assert float((run.method.student(x, t, DATA.cond[:4]).raw - start).abs().max().detach()) > 1e-4
     assert student.parameters < 0.6 * sum(v.numel() for v in before.values())
@@ -76,7 +76,7 @@ def test_a_resumed_run_of_adapters_repeats_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "switch", [{"accumulate": 2}, {"checkpoint_activations": True}, {"precision": "bf16"}]
+    "switch", [{"grad_accum": 2}, {"checkpoint_activations": True}, {"precision": "bf16"}]
 )
 def test_switches_work_with_adapters(switch):
     plain, switched = trainer("dmd2").fit(), trainer("dmd2", **switch).fit()

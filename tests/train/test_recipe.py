@@ -13,8 +13,8 @@ BAD = [
     {"steps": 0},
     {"steps": 2.5},
     {"batch": 0},
-    {"accumulate": 0},
-    {"keep": 0},
+    {"grad_accum": 0},
+    {"keep_checkpoints": 0},
     {"log_every": 0},
     {"save_every": -1},
     {"grid_every": -1},
@@ -22,7 +22,7 @@ BAD = [
     {"nonfinite": "ignore"},
     {"ema": 1.0},
     {"ema": -0.1},
-    {"batch": 6, "accumulate": 4},
+    {"batch": 6, "grad_accum": 4},
 ]
 
 

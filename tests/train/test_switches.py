@@ -6,7 +6,7 @@ import torch
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import load
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
@@ -19,7 +19,7 @@ def trainer(dropout=0.0, **recipe):
     return Trainer(
         Denoising(),
         teacher,
-        Endless(world, labelled=True),
+        InfiniteData(world, labelled=True),
         Recipe(**{"steps": 3, "batch": 8, **recipe}),
         quiet=True,
     )

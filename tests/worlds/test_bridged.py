@@ -49,10 +49,10 @@ def test_closed_form_is_bayes_rule(worlds, kind, bridge, t):
     x = torch.tensor([[4.0, 0.0], [1.0, 3.0], [-0.5, 0.2]], dtype=torch.float64)
     y = torch.tensor([[2.0, 1.0], [0.1, 0.3], [-3.0, -2.0]], dtype=torch.float64)
     r_t = bridge.noise(x - y, at, Draws(3, "eps").normal(2, dtype=torch.float64))
-    said = world.exact(bridge)(r_t, at, {"image": y}).x0 + y
+    pred = world.exact(bridge)(r_t, at, {"image": y}).x0 + y
     for i in range(3):
         expected = by_quadrature(world, bridge, (r_t + y)[i], t, y[i] if kind == "told" else None)
-        torch.testing.assert_close(said[i], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(pred[i], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["told", "blind"])
@@ -62,9 +62,9 @@ def test_the_state_is_the_answer_at_the_clean_end_and_gradients_stay_finite(worl
     r = torch.tensor([[3.0, 0.5], [0.0, 0.0]], requires_grad=True)
     cond = {"image": y}
     torch.testing.assert_close(worlds[kind].exact(bridge)(r, torch.zeros(2), cond).x0, r)
-    said = worlds[kind].exact(bridge)(r, torch.ones(2), cond)
-    (gradient,) = torch.autograd.grad(said.x0.sum() + said.eps.sum(), r)
-    assert said.x0.isfinite().all() and said.eps.isfinite().all() and gradient.isfinite().all()
+    pred = worlds[kind].exact(bridge)(r, torch.ones(2), cond)
+    (gradient,) = torch.autograd.grad(pred.x0.sum() + pred.eps.sum(), r)
+    assert pred.x0.isfinite().all() and pred.eps.isfinite().all() and gradient.isfinite().all()
 
 
 def test_the_blind_one_knows_states_alone(worlds):
@@ -83,8 +83,8 @@ def test_a_blind_network_is_not_given_the_degraded_point(worlds):
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     network.call = unconditional
     x_t, y, t = torch.ones(2, 2), torch.tensor([[0.0, 0.0], [2.5, -1.0]]), torch.full((2,), 0.6)
-    said = network(x_t - y, t, {"image": y}).x0 + y
-    torch.testing.assert_close(said[0], said[1])
+    pred = network(x_t - y, t, {"image": y}).x0 + y
+    torch.testing.assert_close(pred[0], pred[1])
 
 
 def test_pairs_have_the_statistics_they_claim(worlds):
@@ -94,7 +94,9 @@ def test_pairs_have_the_statistics_they_claim(worlds):
     noise = y - 0.6 * x
     assert noise.std().item() == pytest.approx(1.2, rel=0.02) and abs(noise.mean().item()) < 0.03
     assert abs((noise * x).mean().item()) < 0.1
-    assert not torch.isin(world.data("test")[1], labels).any() and world.even(5, "test").tolist() == [
+    assert not torch.isin(world.data("test")[1], labels).any() and world.balanced_labels(
+        5, "test"
+    ).tolist() == [
         16384,
         16384,
         16385,
@@ -107,7 +109,7 @@ def test_pairs_have_the_statistics_they_claim(worlds):
 
 def test_a_long_walk_of_the_told_one_has_the_diversity_of_the_posterior(worlds):
     world, bridge = worlds["told"], Brownian(0.6)
-    labels = world.even(4000)
+    labels = world.balanced_labels(4000)
     cond, exact = world.condition(labels), world.exact(bridge)
     _, _, log_weights = exact.given(cond["image"].double())
     true = (1 - log_weights.softmax(1).square().sum(1)).mean().item()

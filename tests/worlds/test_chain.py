@@ -39,8 +39,8 @@ def test_probabilities_of_all_texts_add_up_to_one():
 def test_masked_denoiser_is_the_posterior(x_t):
     x = torch.tensor([x_t])
     seen = torch.stack([torch.ones(3) if v == 3 else torch.eye(3)[v] for v in x_t]).double()
-    said = of_words(SMALL.exact(Masked(3))(x, torch.tensor([0.5]))).log_probs[0].exp()
-    torch.testing.assert_close(said, enumerated(seen), atol=1e-12, rtol=0)
+    pred = of_words(SMALL.exact(Masked(3))(x, torch.tensor([0.5]))).log_probs[0].exp()
+    torch.testing.assert_close(pred, enumerated(seen), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
@@ -49,13 +49,13 @@ def test_uniform_denoiser_leaves_its_own_position_out(t, x_t):
     process, x, time = Uniform(3), torch.tensor([x_t]), torch.tensor([t], dtype=torch.float64)
     alpha = float(process.alpha(time))
     seen = torch.stack([alpha * torch.eye(3, dtype=torch.float64)[v] + (1 - alpha) / 3 for v in x_t])
-    said = of_words(SMALL.exact(process)(x, time)).log_probs
+    pred = of_words(SMALL.exact(process)(x, time)).log_probs
     for place in range(4):
         torch.testing.assert_close(
-            said[0, place].exp(), enumerated(seen, skip=place)[place], atol=1e-12, rtol=0
+            pred[0, place].exp(), enumerated(seen, skip=place)[place], atol=1e-12, rtol=0
         )
     torch.testing.assert_close(
-        process.including(said, x, time)[0].exp(), enumerated(seen), atol=1e-12, rtol=0
+        process.including(pred, x, time)[0].exp(), enumerated(seen), atol=1e-12, rtol=0
     )
 
 

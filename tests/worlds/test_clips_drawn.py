@@ -29,11 +29,11 @@ def drawn(world, n=48, frames=12, seed=0, labels=None):
 
 def test_captions_say_what_their_numbers_mean():
     ids = torch.arange(len(CAPTIONS))
-    said = [
+    pred = [
         f"a {COLOURS[c]} {KINDS[k]} moving {list(HEADINGS)[h]}"
         for k, c, h in zip(*(p.tolist() for p in parts(ids)), strict=True)
     ]
-    assert tuple(said) == CAPTIONS and len(set(CAPTIONS)) == 48
+    assert tuple(pred) == CAPTIONS and len(set(CAPTIONS)) == 48
 
 
 def test_held_out_captions_are_never_drawn_and_their_words_are(world):
@@ -106,9 +106,11 @@ def test_the_exact_denoiser_gives_a_training_clip_back(world):
 
 
 def test_conditions_and_labels(world):
-    said = world.condition(torch.tensor([3, -1]))
-    assert said["tokens"].shape == (2, 5, 48) and said["mask"].sum(1).tolist() == [5, 0]
-    assert len(set(world.even(42).tolist())) == 42 and torch.equal(world.even(5), world.even(5))
+    pred = world.condition(torch.tensor([3, -1]))
+    assert pred["tokens"].shape == (2, 5, 48) and pred["mask"].sum(1).tolist() == [5, 0]
+    assert len(set(world.balanced_labels(42).tolist())) == 42 and torch.equal(
+        world.balanced_labels(5), world.balanced_labels(5)
+    )
     with pytest.raises(StillhouseError, match="0 … 47"):
         world.condition(torch.tensor([48]))
     with pytest.raises(StillhouseError, match="at least one frame"):

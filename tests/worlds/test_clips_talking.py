@@ -30,8 +30,8 @@ def test_all_clips_are_different_and_in_step_with_what_is_told(world):
 
 
 def test_the_network_is_told_loudness_frame_by_frame(world):
-    told = world.condition(torch.tensor([world.even(8)[5], -1]))
-    open = spoken(world.even(8)[5:6] // len(SPEEDS))[0]
+    told = world.condition(torch.tensor([world.balanced_labels(8)[5], -1]))
+    open = spoken(world.balanced_labels(8)[5:6] // len(SPEEDS))[0]
     assert (
         told["features"].shape == (2, FRAMES, 2)
         and not told["features"][1].any()
@@ -50,16 +50,16 @@ def sampled(world, cond, n=48):
 
 
 def test_the_exact_denoiser_obeys_what_it_is_told_and_nothing_else(world):
-    labels = world.even(48)
+    labels = world.balanced_labels(48)
     both = world.condition(labels)
-    said, speed, heard = (
+    pred, speed, heard = (
         world.measure(sampled(world, told), labels)
         for told in (both, {k: both[k] for k in ("tokens", "mask")}, {"features": both["features"]})
     )
-    assert said["sync"] == said["motion_fidelity"] == 1
+    assert pred["sync"] == pred["motion_fidelity"] == 1
     assert speed["motion_fidelity"] == 1 and speed["sync"] < 0.7
     assert heard["sync"] == 1 and heard["motion_fidelity"] < 0.4
-    assert max(f["clip_distance"] for f in (said, speed, heard)) < 1e-2
+    assert max(f["clip_distance"] for f in (pred, speed, heard)) < 1e-2
 
 
 def test_the_marginal_is_the_mean_of_the_conditional_ones(world):

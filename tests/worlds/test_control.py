@@ -85,7 +85,9 @@ def test_what_is_heard_belongs_to_the_rows(world):
     again, _ = world.sample_data(50, Draws(50, "other"), labels)
     assert torch.equal(x, again) and world.condition(labels)["features"].shape == (50, 6)
     assert torch.equal(world.condition(labels[:1])["features"], world.condition(labels)["features"][:1])
-    assert len(world.even(10)) == 10 and len(world.even(5000, "test").unique()) == len(world.data("test")[0])
+    assert len(world.balanced_labels(10)) == 10 and len(world.balanced_labels(5000, "test").unique()) == len(
+        world.data("test")[0]
+    )
     with pytest.raises(StillhouseError, match="rows have the numbers"):
         world.condition(torch.tensor([10**6]))
     with pytest.raises(StillhouseError, match="give the rows' numbers"):

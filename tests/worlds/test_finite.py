@@ -31,7 +31,7 @@ def test_mean_is_the_weighted_sum_over_all_points(process, digits):
         torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
     )
     cond = torch.cat([y[:4], torch.tensor([-1, -1])])
-    said = FiniteDenoiser(process, x, y, chunk=4)(x_t, t, cond).x0
+    pred = FiniteDenoiser(process, x, y, chunk=4)(x_t, t, cond).x0
     for i in range(6):
         mine = x.double() if cond[i] < 0 else x[y == cond[i]].double()
         log = torch.stack(
@@ -42,7 +42,7 @@ def test_mean_is_the_weighted_sum_over_all_points(process, digits):
         )
         weights = (log - log.max()).exp()
         wanted = (weights[:, None, None, None] * mine).sum(0) / weights.sum()
-        assert torch.allclose(said[i], wanted, atol=1e-9)
+        assert torch.allclose(pred[i], wanted, atol=1e-9)
 
 
 @processes
@@ -54,24 +54,24 @@ def test_both_ends_are_finite_and_right(process, digits):
         teacher(x[few], low).x0, x[few]
     )
     noise = process.prior_std * torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    said = teacher(noise, high)
-    assert all(v.isfinite().all() for v in (said.x0, said.eps, said.score))
+    pred = teacher(noise, high)
+    assert all(v.isfinite().all() for v in (pred.x0, pred.eps, pred.score))
     if float(process.alpha(high[:1])) == 0:
         means = torch.stack([x[y == label].mean(0) for label in range(10)])
-        assert torch.allclose(said.x0, x.mean(0).expand_as(said.x0), atol=1e-5)
+        assert torch.allclose(pred.x0, x.mean(0).expand_as(pred.x0), atol=1e-5)
         assert torch.allclose(teacher(noise, high, y[few]).x0, means[y[few]], atol=1e-5)
 
 
 def test_label_wins_over_a_nearer_image_of_another_class(digits):
     x, y = digits.data()
-    said = digits.exact(Flow())(x[:20], torch.zeros(20), (y[:20] + 1) % 10).x0
+    pred = digits.exact(Flow())(x[:20], torch.zeros(20), (y[:20] + 1) % 10).x0
     nearest = torch.stack(
         [
             x[y == (y[i] + 1) % 10][(x[y == (y[i] + 1) % 10] - x[i]).flatten(1).norm(dim=1).argmin()]
             for i in range(20)
         ]
     )
-    assert torch.equal(said, nearest)
+    assert torch.equal(pred, nearest)
 
 
 def test_derivatives_agree_with_differences(digits):

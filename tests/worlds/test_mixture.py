@@ -78,18 +78,18 @@ def test_both_ends_are_finite_and_right(process, dtype):
     drift = 30 * float(process.sigma(low[:1]))  # a clipped process never quite reaches its data
     assert (teacher(x, low, labels).x0 - x).abs().max() <= 1e-5 + drift
     ends = [teacher(x, t, c) for t in (low, high) for c in (None, labels)]
-    assert all(v.isfinite().all() for said in ends for v in (said.x0, said.eps, said.score))
+    assert all(v.isfinite().all() for pred in ends for v in (pred.x0, pred.eps, pred.score))
     noise = process.prior_std * torch.randn(64, 2, generator=torch.Generator().manual_seed(1), dtype=dtype)
     assert (teacher(noise, high, labels).x0 - world.means[labels].to(dtype)).abs().max() < 0.2
 
 
 def test_pure_noise_tells_nothing():
     world = get_world("mixture", weights=[1, 2, 3, 4, 5, 6, 7, 8])
-    said = world.exact(Flow())(
+    pred = world.exact(Flow())(
         torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
         torch.ones(5).double(),
     ).x0
-    assert torch.allclose(said, (world.weights @ world.means).expand(5, 2), atol=1e-12)
+    assert torch.allclose(pred, (world.weights @ world.means).expand(5, 2), atol=1e-12)
 
 
 @processes
@@ -210,8 +210,8 @@ def test_options_shape_the_ring():
         ({"labels": [0, 2] * 4}, "at least one component"),
     ],
 )
-def test_bad_options_are_refused(options, says):
-    with pytest.raises(StillhouseError, match=says):
+def test_bad_options_are_refused(options, predict):
+    with pytest.raises(StillhouseError, match=predict):
         get_world("mixture", **options)
 
 

@@ -28,7 +28,7 @@ def test_there_are_32_objects_from_12_cameras(world):
     assert world.names[0] == "red ball with a black nose"
     x, y = world.data()
     assert len(x) == 384 and torch.equal(x[12 * 5 + 3], world.views[5, 3]) and y[12 * 5 + 3] == 3
-    assert world.told == "camera" and world.classes == 0
+    assert world.cond_kind == "camera" and world.classes == 0
 
 
 def test_distances_are_right_where_they_are_known():
@@ -59,7 +59,7 @@ def test_the_nose_is_seen_from_the_front_alone(world):
 def test_a_camera_is_told_by_its_place(world):
     cond = world.condition(torch.tensor([3, 0]))
     assert torch.equal(cond["features"], world.cameras[[3, 0]])
-    assert world.even(14).tolist() == [*range(12), 0, 1]
+    assert world.balanced_labels(14).tolist() == [*range(12), 0, 1]
     with pytest.raises(StillhouseError, match="0 … 11, not 12"):
         world.condition(torch.tensor([12]))
 
@@ -67,11 +67,11 @@ def test_a_camera_is_told_by_its_place(world):
 def test_the_denoiser_is_the_softmax_over_what_the_camera_sees(world):
     x, t = Draws(3, 0).normal(3, 16, 16), torch.tensor([0.3, 0.6, 0.9])
     labels = torch.tensor([4, 0, 11])
-    said = world.exact(Flow())(x, t, world.condition(labels)).x0
+    pred = world.exact(Flow())(x, t, world.condition(labels)).x0
     for i, label in enumerate(labels):
         views, alpha, sigma = world.views[:, label].flatten(1).double(), 1 - t[i].double(), t[i].double()
         weight = (-0.5 * (x[i].flatten().double() - alpha * views).square().sum(1) / sigma**2).softmax(0)
-        torch.testing.assert_close(said[i].flatten().double(), weight @ views, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(pred[i].flatten().double(), weight @ views, atol=1e-4, rtol=1e-4)
 
 
 def test_an_unknown_camera_is_refused(world):
@@ -90,8 +90,8 @@ def test_the_cube_is_seen_in_closed_form(cube):
     means, v = cube.corners @ frame.T, alpha**2 * STD**2 + sigma**2
     share = (-0.5 * (x - alpha * means).square().sum(1) / v).softmax(0)
     mean = share @ (means + alpha * STD**2 / v * (x - alpha * means))
-    said = cube.exact(process)(x, t, cube.condition(label)).x0
-    torch.testing.assert_close(said[0], mean, atol=1e-5, rtol=1e-5)
+    pred = cube.exact(process)(x, t, cube.condition(label)).x0
+    torch.testing.assert_close(pred[0], mean, atol=1e-5, rtol=1e-5)
 
 
 def test_samples_come_from_where_they_are_asked(world, cube):
@@ -104,7 +104,7 @@ def test_samples_come_from_where_they_are_asked(world, cube):
 
 
 def test_one_object_is_told_from_a_mixture_of_all(world):
-    labels, mixed = world.even(12), torch.arange(12)
+    labels, mixed = world.balanced_labels(12), torch.arange(12)
     whole, torn = world.measure(world.views[9], labels), world.measure(world.views[mixed * 2, mixed], labels)
     assert whole["agree"] == 1 and whole["object_psnr"] > 90
     assert torn["agree"] < 0.4 and torn["object_psnr"] < 20 < torn["view_psnr"]
@@ -123,7 +123,7 @@ def test_the_floor_is_one_true_object(world, cube):
 
 def test_half_a_blend_has_the_psnr_of_its_error(world):
     x = world.views[9] + 0.2
-    assert world.measure(x, world.even(12))["object_psnr"] == pytest.approx(20.0, abs=1e-3)
+    assert world.measure(x, world.balanced_labels(12))["object_psnr"] == pytest.approx(20.0, abs=1e-3)
 
 
 def test_points_near_a_corner_are_held(cube):
@@ -156,5 +156,5 @@ def test_a_network_hears_the_camera(world):
         for p in net.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=generator))
     x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 0.5)
-    said = net(x, t, world.condition(torch.tensor([0, 6]))).x0
-    assert not torch.allclose(said[0], said[1], atol=1e-3)
+    pred = net(x, t, world.condition(torch.tensor([0, 6]))).x0
+    assert not torch.allclose(pred[0], pred[1], atol=1e-3)

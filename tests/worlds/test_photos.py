@@ -22,9 +22,9 @@ def world() -> Photos:
 
 
 def test_a_whole_photograph_is_shown_spoilt_and_true():
-    spoilt, true = Photos().photograph(64)
-    assert spoilt.shape == true.shape == (1, 3, 64, 64) and true.abs().max() <= 1
-    assert 1e-3 < float((spoilt - true).square().mean()) < 0.1
+    degraded, true = Photos().photograph(64)
+    assert degraded.shape == true.shape == (1, 3, 64, 64) and true.abs().max() <= 1
+    assert 1e-3 < float((degraded - true).square().mean()) < 0.1
 
 
 def test_a_patch_is_cut_from_its_photograph(world):
@@ -50,7 +50,7 @@ def test_a_patch_is_cut_from_its_photograph(world):
 
 def test_test_patches_are_of_other_photographs(world):
     assert not set(PHOTOGRAPHS["train"]) & set(PHOTOGRAPHS["test"])
-    train, test = world.even(500, "train"), world.even(500)
+    train, test = world.balanced_labels(500, "train"), world.balanced_labels(500)
     first = world._first["test"]
     assert int(train.max()) < first <= int(test.min()) and len(train.unique()) == len(test.unique()) == 500
     drawn = world.sample_data(200, Draws(200, 0))[1]
@@ -62,14 +62,18 @@ def test_test_patches_are_of_other_photographs(world):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_patch_is_spoilt_in_the_same_way_every_time(task):
     world = get_world("photos", task=task)
-    labels = world.even(6)
+    labels = world.balanced_labels(6)
     once = world.condition(labels)["image"]
     again = world.condition(labels.flip(0))["image"].flip(0)
     assert torch.equal(once, again) and once.shape == (6, 3, 32, 32) and float(once.abs().max()) <= 1
     clean = world.clean(labels)
     assert 0.01 < float((once - clean).square().mean().sqrt()) < 0.5
     assert (
-        float((world.condition(world.even(200))["image"] - world.clean(world.even(200))).std())
+        float(
+            (
+                world.condition(world.balanced_labels(200))["image"] - world.clean(world.balanced_labels(200))
+            ).std()
+        )
         < 1.3 * world.sigma_data
     )
 
@@ -91,8 +95,8 @@ def test_the_border_of_a_patch_looks_as_within_the_photograph(world):
 def test_what_the_degradations_do():
     x = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
     flat = torch.full((1, 3, 32, 32), 0.3)
-    for spoilt in (blurred(flat, 1.5), shrunk(flat, 4), shrunk(flat, 2)):
-        assert torch.allclose(spoilt, flat, atol=1e-5)
+    for degraded in (blurred(flat, 1.5), shrunk(flat, 4), shrunk(flat, 2)):
+        assert torch.allclose(degraded, flat, atol=1e-5)
     assert float((jpeg(flat, 90) - flat).abs().max()) < 0.02
     # a Gaussian leaves exp(-2 pi^2 f^2 sigma^2) of a wave of f cycles per pixel
     wave = torch.cos(2 * torch.pi * torch.arange(64) / 8).expand(1, 1, 64, 64)
@@ -111,29 +115,29 @@ def test_what_the_degradations_do():
 
 
 def test_figures_rank_what_they_should(world):
-    labels = world.even(200)
+    labels = world.balanced_labels(200)
     clean, given = world.clean(labels), world.condition(labels)["image"]
-    true, spoilt = world.measure(clean, labels), world.measure(given, labels)
+    true, degraded = world.measure(clean, labels), world.measure(given, labels)
     noisy = world.measure(
         clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), labels
     )
     assert next(iter(true)) == "frechet" and true["psnr"] == torch.inf and true["ssim"] == pytest.approx(1)
-    assert true["frechet"] < 0.1 * spoilt["frechet"] and true["frechet"] < 0.1 * noisy["frechet"]
-    assert spoilt["high_band_ratio"] < 0.5 < 1 == true["high_band_ratio"] < 1.5 < noisy["high_band_ratio"]
-    assert world.untouched(200) == spoilt and "lpips" not in spoilt
+    assert true["frechet"] < 0.1 * degraded["frechet"] and true["frechet"] < 0.1 * noisy["frechet"]
+    assert degraded["high_band_ratio"] < 0.5 < 1 == true["high_band_ratio"] < 1.5 < noisy["high_band_ratio"]
+    assert world.identity_metrics(200) == degraded and "lpips" not in degraded
     assert set(world.measure(clean)) == {"frechet", "high_band_ratio"}
     assert world.images_of(given, labels)[:4].shape == (4, 3, 32, 96)
 
 
 def test_network_hears_the_spoilt_image(world):
-    process = process_from_config(world.usual_process)
-    assert isinstance(process, ResShift) and world.told == "image"
-    net = world.network(process, kind=world.usual_kind, channels=(8, 8), blocks=1)
+    process = process_from_config(world.default_process)
+    assert isinstance(process, ResShift) and world.cond_kind == "image"
+    net = world.network(process, kind=world.default_kind, channels=(8, 8), blocks=1)
     assert isinstance(net.kind, EDM) and net.kind.sigma_data == world.sigma_data
     assert world.network(Flow(), kind="edm", channels=(8, 8), blocks=1).kind.sigma_data > 0.4
     net.net.output.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     x, t = torch.zeros(2, 3, 32, 32), torch.full((2,), 0.5)
-    cond = world.condition(world.even(2))
+    cond = world.condition(world.balanced_labels(2))
     assert float((net(x, t, cond).x0 - net(x, t).x0).abs().max()) > 1e-3
 
 
@@ -144,7 +148,7 @@ def test_bad_input_gets_one_sentence(world):
         (lambda: Photos(lpips="nowhere"), "no LPIPS weights"),
         (lambda: world.condition(torch.tensor([10**7])), "Patches have the numbers"),
         (lambda: world.condition(torch.tensor([-1])), "Patches have the numbers"),
-        (lambda: world.even(4, "all"), "splits 'train' and 'test'"),
+        (lambda: world.balanced_labels(4, "all"), "splits 'train' and 'test'"),
         (lambda: world.exact(Flow()), "no closed-form denoiser"),
     ):
         with pytest.raises(StillhouseError, match=sentence):
@@ -158,7 +162,7 @@ def test_works_with_the_photographs_of_scikit_learn_alone(monkeypatch):
     try:
         world = Photos()
         assert len(module._photographs("train")) == len(module._photographs("test")) == 1
-        assert world.clean(world.even(3)).shape == (3, 3, 32, 32)
+        assert world.clean(world.balanced_labels(3)).shape == (3, 3, 32, 32)
     finally:
         for memory in (module._photographs, module._padded, module._places):
             memory.cache_clear()

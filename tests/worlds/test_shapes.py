@@ -38,14 +38,14 @@ def test_the_language_is_complete():
 
 
 def test_two_ways_to_say_the_same_have_one_canonical_caption():
-    said = {
+    pred = {
         "a blue square below a red circle": "a red circle above a blue square",
         "a green cross right of a white triangle": "a white triangle left of a green cross",
         "a red circle above a blue square": "a red circle above a blue square",
         "a red circle": "a red circle",
     }
-    found = canonical(torch.tensor([number(c) for c in said]))
-    assert [CAPTIONS[i] for i in found] == list(said.values())
+    found = canonical(torch.tensor([number(c) for c in pred]))
+    assert [CAPTIONS[i] for i in found] == list(pred.values())
     every = canonical(torch.arange(len(CAPTIONS)))
     assert torch.equal(canonical(every), every) and len(every.unique()) == 24 + 24 * 24 * 2
 
@@ -83,10 +83,10 @@ def test_a_tenth_of_the_pairs_is_held_out_whichever_way_it_is_said(world):
 # -- drawing ---------------------------------------------------------------------------------------
 def test_relations_hold_and_nothing_touches():
     ids = torch.arange(len(OBJECTS), len(CAPTIONS))
-    scene, said = compose(ids, Draws(len(ids), "geometry")), parts(ids)
-    assert torch.equal(scene.shape, torch.stack([said.shape1, said.shape2], 1))
+    scene, pred = compose(ids, Draws(len(ids), "geometry")), parts(ids)
+    assert torch.equal(scene.shape, torch.stack([pred.shape1, pred.shape2], 1))
     gap = scene.centre[:, 1] - scene.centre[:, 0]
-    upright = said.layout == 1
+    upright = pred.layout == 1
     along, across = torch.where(upright, gap[:, 1], gap[:, 0]), torch.where(upright, gap[:, 0], gap[:, 1])
     assert (
         bool((along >= scene.size.sum(1) + MARGIN - 1e-4).all())
@@ -203,12 +203,12 @@ def test_conditions_are_the_encoded_captions(world):
 
 
 def test_even_captions_cover_the_split_in_the_data_s_proportion(world):
-    ids = world.even(2496)
-    assert torch.equal(ids.unique(), world.caption_ids()) and torch.equal(world.even(9), ids[:9])
+    ids = world.balanced_labels(2496)
+    assert torch.equal(ids.unique(), world.caption_ids()) and torch.equal(world.balanced_labels(9), ids[:9])
     assert torch.equal((ids < len(OBJECTS)), torch.arange(2496) % 6 == 0)
     pairs = ids[ids >= len(OBJECTS)]
     assert len(pairs) == len(pairs.unique()) == 2080
-    hidden = world.even(224, "test")
+    hidden = world.balanced_labels(224, "test")
     assert torch.equal(hidden.sort().values, world.caption_ids("test"))
 
 

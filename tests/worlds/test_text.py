@@ -71,7 +71,7 @@ def test_it_measures_likelihood_and_collapse(world):
 
 
 def test_networks_and_processes(world):
-    net = world.network(process_from_config(world.usual_process), dim=16, depth=1)
+    net = world.network(process_from_config(world.default_process), dim=16, depth=1)
     assert (
         net.process == Masked(46)
         and net.net.time is None

@@ -16,7 +16,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.flash_diffusion import FlashDiffusion
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
@@ -54,7 +54,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     exact = world.exact(network.process)
     recipe = Recipe(steps=1200, batch=256, seed=seed, ema=0.99)
     student = Trainer(
-        method, load(exact, shape=world.shape), Endless(world), recipe, student=network, quiet=True
+        method, load(exact, shape=world.shape), InfiniteData(world), recipe, student=network, quiet=True
     ).fit()
 
     data, _ = world.sample_data(

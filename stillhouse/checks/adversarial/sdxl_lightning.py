@@ -13,7 +13,7 @@ from stillhouse.model import Model, load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
@@ -44,7 +44,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     def run(kind: type[SDXLLightning]) -> Model:
         method = kind(ladder=LADDER, plain=0, relax=1.0, times=1, noise_levels=())
         recipe = Recipe(steps=STEPS, batch=256, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
-        return Trainer(method, teacher, Endless(world), recipe, student=fresh.copy(), quiet=True).fit()
+        return Trainer(method, teacher, InfiniteData(world), recipe, student=fresh.copy(), quiet=True).fit()
 
     def ends(model: Model, steps: int) -> Tensor:
         way = Sampling.steps(Flow(), steps, solver="ddim")
@@ -55,8 +55,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     target = ends(teacher, 32)
     apart = [float((ends(model, 2) - target).square().sum(1).mean().sqrt()) for model in (seeing, blind)]
     swd = [sliced_wasserstein(ends(model, 2), target, p=1) for model in (seeing, blind)]
-    told = "2 steps, a critic that sees the start / one that does not"
+    claim = "2 steps, a critic that sees the start / one that does not"
     return [
-        at_most(f"distance from the same noise to the teacher's ends: {told}", apart[0] / apart[1], 0.7),
-        at_most(f"SWD to the teacher's ends: {told}", swd[0] / swd[1], 1.0),
+        at_most(f"distance from the same noise to the teacher's ends: {claim}", apart[0] / apart[1], 0.7),
+        at_most(f"SWD to the teacher's ends: {claim}", swd[0] / swd[1], 1.0),
     ]

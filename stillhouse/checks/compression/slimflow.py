@@ -15,7 +15,7 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import uniform
 from stillhouse.systems.compression.slimflow import SlimFlow
-from stillhouse.train.data import Endless, NoData
+from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
@@ -47,7 +47,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     teacher = Trainer(
         Denoising(),
         load(big, shape=world.shape),
-        Endless(world),
+        InfiniteData(world),
         Recipe(steps=800, batch=256, seed=seed, ema=0.99),
         quiet=True,
     ).fit()

@@ -14,7 +14,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.control_edit.icd import ICD, encode, follow, level_times
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
@@ -39,7 +39,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         steps=1600, batch=192, seed=seed, lr={"student": rate, "forward": rate}, schedule="cosine", ema=0.98
     )
     trained = Trainer(
-        method, load(exact, shape=world.shape), Endless(world), recipe, student=student, quiet=True
+        method, load(exact, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
     ).fit()
     assert trained.inverse is not None
 

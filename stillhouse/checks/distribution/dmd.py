@@ -31,8 +31,8 @@ RUNS = 2
 class ScoreDistillation(DMD):
     """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's pull alone."""
 
-    def pull(self, x: Tensor, batch: Batch) -> Tensor:
-        t = uniform(self.process, batch.draws, self.low, self.high)
+    def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
+        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
         with torch.no_grad():
             gap = x - self.real(self.process.noise(x, t, batch.noise()), t, batch.cond).x0
             return gap / gap.abs().flatten(1).mean(1, keepdim=True)
@@ -51,7 +51,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         return [figures_of(replace(method), world, RUNS * seed + i, lag) for i in range(count)]
 
     alone = figures_of(
-        (ScoreDistillation if ablation == "fake" else DMD)(start=0.7, regression_weight=0.0),
+        (ScoreDistillation if ablation == "fake" else DMD)(first_time=0.7, regression_weight=0.0),
         make_mixture(),
         seed,
     )

@@ -10,7 +10,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.systems.distribution.dmd2 import DMD2
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
@@ -30,12 +30,14 @@ def pretrained(world: Mixture, seed: int) -> Denoiser:
     student = world.network(Flow(), seed, width=64, depth=3, classes=0)
     recipe = Recipe(steps=600, batch=256, seed=seed, ema=0.99)
     teacher = load(world.exact(Flow()), shape=world.shape)
-    return Trainer(Denoising(), teacher, Endless(world), recipe, student=student, quiet=True).fit().denoiser
+    return (
+        Trainer(Denoising(), teacher, InfiniteData(world), recipe, student=student, quiet=True).fit().denoiser
+    )
 
 
 def two_times(truth: Mixture, seed: int, ablated: bool) -> Claim:
     def swd(often: int) -> float:
-        method = DMD2(start=0.7, fake_per_student=often, gan_weight=0.0)
+        method = DMD2(first_time=0.7, fake_per_student=often, gan_weight=0.0)
         student = distilled(method, truth, UPDATES * often, seed, lr={"student": 2e-3, "fake": 1e-4})
         return figures(student.sample(SAMPLES, seed=seed), truth, seed).swd
 
@@ -49,10 +51,10 @@ def two_times(truth: Mixture, seed: int, ablated: bool) -> Claim:
 
 def critic(truth: Mixture, seed: int, ablated: bool) -> list[Claim]:
     wrong = make_mixture(radius=3.4, std=0.5)
-    start, data = pretrained(wrong, seed), Endless(truth)
+    start, data = pretrained(wrong, seed), InfiniteData(truth)
 
     def run(weight: float) -> Figures:
-        method = DMD2(start=0.7, fake_per_student=3, gan_weight=weight, critic_weight=1.0)
+        method = DMD2(first_time=0.7, fake_per_student=3, gan_weight=weight, critic_weight=1.0)
         student = distilled(method, wrong, 3 * UPDATES, seed, network=start.copy(), data=data)
         return figures(student.sample(SAMPLES, seed=seed), truth, seed)
 

@@ -43,7 +43,7 @@ def figures(model: Model, world: BridgedMixture, cond: Condition, seed: int, ste
     swd = sliced_wasserstein(
         x[::2], world.data("test")[0], projections=64
     )  # one answer to each point, against what the points came from
-    return Figures(swd, world.diversity(x, world.even(SAMPLES, "test")))
+    return Figures(swd, world.diversity(x, world.balanced_labels(SAMPLES, "test")))
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
@@ -61,7 +61,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             world.network(BRIDGE, seed, kind="x0", width=64, depth=2),
         )
         student = Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
-        cond = world.condition(world.even(SAMPLES, "test"))
+        cond = world.condition(world.balanced_labels(SAMPLES, "test"))
         one, first, walk = (
             figures(m, world, cond, seed, n) for m, n in ((student, 1), (teacher, 1), (teacher, WALK))
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, at_least, at_most
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import At
 from stillhouse.core.process import Flow
 from stillhouse.model import Model
@@ -43,10 +43,10 @@ class Regression(OneDP):
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = batch.noise() * (1.0 if self.noisy else 0.0)
-        t = x.new_full((batch.rows,), self.start)
+        t = x.new_full((batch.rows,), self.first_time)
         with torch.no_grad():
-            target = clean(self.teacher, x, t, batch.cond)
-        return (clean(self.student, x, t, batch.cond) - target).square().mean()
+            target = predict_x0(self.teacher, x, t, batch.cond)
+        return (predict_x0(self.student, x, t, batch.cond) - target).square().mean()
 
 
 @dataclass
@@ -64,7 +64,7 @@ def distilled(method: OneDP, world: Control, teacher: Model, iterations: int, se
     recipe = Recipe(steps=iterations, batch=256, seed=seed, lr=rates, schedule="cosine", ema=0.99)
     student = world.network(Flow(), seed, width=128, depth=2)
     model = Trainer(method, teacher, data, recipe, student=student, quiet=True).fit()
-    labels = world.even(SAMPLES, "test")
+    labels = world.balanced_labels(SAMPLES, "test")
     return world.measure(model.sample(SAMPLES, world.condition(labels), seed=seed), labels)
 
 
@@ -74,7 +74,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     world = Control(task="bandit")
     teacher = exact_teacher(world, Flow(), 50, "ddim")
     kind = {"regression": Regression, "weight": Flatter}.get(ablation, OneDP)
-    labels, claims = world.even(SAMPLES, "test"), []
+    labels, claims = world.balanced_labels(SAMPLES, "test"), []
 
     def own(steps: int) -> float:
         return world.measure(

@@ -15,7 +15,7 @@ from stillhouse.model import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi
-from stillhouse.train.data import Endless, Prompts
+from stillhouse.train.data import InfiniteData, Prompts
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
@@ -69,7 +69,7 @@ def pretrained(world: FourModes, seed: int) -> Denoiser:
     recipe = Recipe(steps=300, batch=128, seed=seed, ema=0.98)
     teacher = load(Words(world, Flow()), shape=world.shape)
     return (
-        Trainer(Denoising(), teacher, Endless(world, labelled=True), recipe, student=network, quiet=True)
+        Trainer(Denoising(), teacher, InfiniteData(world, labelled=True), recipe, student=network, quiet=True)
         .fit()
         .denoiser
     )
@@ -96,7 +96,7 @@ def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, se
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Words left and right, up and down; the negative one at a weight of 0.1, where training drew from 0 to
     1."""
-    world, taught, plain = FourModes(), Snoopi(start=START, nasa=1.0), Snoopi(start=START)
+    world, taught, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
     start = pretrained(world, seed)
     without = obeyed(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
     with_them = (

@@ -37,10 +37,10 @@ RATES = {"student": 1e-3, "fake": 1e-3}
 class ScoreDistillation(SwiftBrush):
     """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's pull alone."""
 
-    def direction(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
+    def vsd_gradient(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
-            said = self.real(self.process.noise(x, t, eps), t, batch.cond)
-            return noise_share(said.at) * (said.eps - eps)
+            pred = self.real(self.process.noise(x, t, eps), t, batch.cond)
+            return noise_share(pred.at) * (pred.eps - eps)
 
 
 @dataclass
@@ -62,7 +62,7 @@ class WarmUp(SwiftBrush):
 
 def modes(seed: int, ablated: bool) -> list[Claim]:
     """The card's setting: no labels, a closed-form teacher."""
-    world, method = make_mixture(), (ScoreDistillation if ablated else SwiftBrush)(start=START)
+    world, method = make_mixture(), (ScoreDistillation if ablated else SwiftBrush)(first_time=START)
     draws = Draws(SAMPLES, seed, "sample")
     before = figures(
         draw_samples(shipped_network(), method.samplings()[1], world.shape, None, draws), world, seed
@@ -76,7 +76,7 @@ def modes(seed: int, ablated: bool) -> list[Claim]:
 
 def place(seed: int, ablated: bool) -> Claim:
     """Labels and a strong guidance, under which a fake without guidance leaves a push that never ends."""
-    world, method = make_mixture(), (OneSided if ablated else SwiftBrush)(start=START)
+    world, method = make_mixture(), (OneSided if ablated else SwiftBrush)(first_time=START)
     model = distilled(method, world, 500, seed, lr=RATES, data=NoData(world.shape, world.classes))
     labels = torch.arange(SAMPLES) % world.classes
     x = draw_samples(
@@ -88,7 +88,7 @@ def place(seed: int, ablated: bool) -> Claim:
 def adapter(seed: int, ablated: bool) -> Claim:
     """The shipped trained teacher, its copy as a student that makes one call, and an adapter that learns that
     student's samples."""
-    teacher, method = load("mixture"), WarmUp(start=START, rank=4, lora_alpha=8.0)
+    teacher, method = load("mixture"), WarmUp(first_time=START, rank=4, lora_alpha=8.0)
     trainer = Trainer(
         method,
         teacher,

@@ -17,7 +17,7 @@ from stillhouse.model import Model, load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.language.sdtt import SDTT
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
@@ -49,7 +49,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         method: SDTT, teacher: Model, steps: int, lr: float, schedule: str, student: Denoiser | None = None
     ) -> Model:
         recipe = Recipe(steps=steps, batch=128, seed=seed, lr={"student": lr}, schedule=schedule, ema=0.0)
-        return Trainer(method, teacher, Endless(world), recipe, student=student, quiet=True).fit()
+        return Trainer(method, teacher, InfiniteData(world), recipe, student=student, quiet=True).fit()
 
     exact = load(world.exact(process), shape=world.shape)
     network = world.network(process, seed, width=256, depth=2)

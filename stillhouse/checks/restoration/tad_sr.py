@@ -42,7 +42,7 @@ def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
     data = Prompts(world.shape, world.condition(world.data("train")[1]))
     method = TADSR(gan_weight=0.0, **options)  # type: ignore[arg-type]
     student = Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
-    cond = world.condition(world.even(SAMPLES, "test"))
+    cond = world.condition(world.balanced_labels(SAMPLES, "test"))
     made, walked = (model.sample(SAMPLES, cond, seed=seed) for model in (student, teacher))
     return Figures(world.on_mode(made), float((made - walked).square().mean()))
 

@@ -42,7 +42,7 @@ class Views:
         return None, self.world.condition(draws.integers(0, len(self.world.cameras)))
 
     def examples(self, n: int) -> Condition:
-        return self.world.condition(self.world.even(n))
+        return self.world.condition(self.world.balanced_labels(n))
 
 
 def points(noise: str, seed: int, world: Objects) -> Tensor:

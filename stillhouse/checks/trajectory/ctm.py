@@ -14,7 +14,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.ctm import CTM
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -53,7 +53,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     student = world.network(process, seed, kind="edm", width=64, depth=3, classes=0, two_time=True)
     recipe = Recipe(steps=1800, batch=512, seed=seed, lr={"student": 1e-2}, schedule="cosine", ema=0.99)
     trained = Trainer(
-        method, load(exact, shape=world.shape), Endless(world), recipe, student=student, quiet=True
+        method, load(exact, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
     ).fit()
 
     data, _ = world.sample_data(

@@ -9,7 +9,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, at_most
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -17,14 +17,14 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.guided_distillation import GuidedDistillation
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "deaf": "The student is not told the guidance scale that its target was made with.",
+    "deaf": "The student is not w_input the guidance scale that its target was made with.",
     "halving_alone": "The first stage asks for the conditional answer, without guidance.",
 }
 SAMPLES = 8192
@@ -41,7 +41,7 @@ class HalvingAlone(GuidedDistillation):
 class Deaf(GuidedDistillation):
     """Scales vary, and the student does not hear them."""
 
-    hears_guidance = False
+    takes_guidance = False
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
@@ -52,7 +52,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     kind = {"": GuidedDistillation, "deaf": Deaf, "halving_alone": HalvingAlone}[ablation]
     method = kind(low_guidance=1.0, high_guidance=4.0, teacher_steps=16, steps=2, guidance_share=0.5)
     student = world.network(
-        process, seed, kind="v", width=64, depth=3, classes=4, guidance_input=method.hears_guidance
+        process, seed, kind="v", width=64, depth=3, classes=4, guidance_input=method.takes_guidance
     )
     halves = method.stages(1200)
     recipe = Recipe(steps=sum(halves), batch=256, seed=seed, lr={"student": 5e-3}, ema=0.98)
@@ -64,7 +64,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             first.append(trainer.student().denoiser.copy())
 
     trained = Trainer(
-        method, teacher, Endless(world, labelled=True), recipe, student=student, quiet=True, on_step=keep
+        method, teacher, InfiniteData(world, labelled=True), recipe, student=student, quiet=True, on_step=keep
     ).fit()
 
     labels = torch.arange(SAMPLES) % 4
@@ -73,21 +73,21 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     t = draws.uniform()
     x_t = process.noise(x, t, draws.normal(*world.shape))
 
-    def said(denoiser: Denoiser, w: float) -> Tensor:
-        told = torch.full((SAMPLES,), w) if method.hears_guidance else None
+    def pred(denoiser: Denoiser, w: float) -> Tensor:
+        w_input = torch.full((SAMPLES,), w) if method.takes_guidance else None
         with torch.no_grad():
-            return clean(denoiser, x_t, t, labels, told)
+            return predict_x0(denoiser, x_t, t, labels, w_input)
 
     def walk(denoiser: Denoiser, steps: int, w: float) -> Tensor:
         way = Sampling.steps(
-            process, steps, solver="ddim", guidance=w if denoiser is exact or method.hears_guidance else 1.0
+            process, steps, solver="ddim", guidance=w if denoiser is exact or method.takes_guidance else 1.0
         )
         return draw_samples(denoiser, way, world.shape, labels, Draws(SAMPLES, seed, "sample"))
 
     claims = []
     for w in SCALES:
         true = Guided(exact, w)(x_t, t, labels).x0
-        gap = float((said(first[0], w) - true).square().sum() / true.square().sum())
+        gap = float((pred(first[0], w) - true).square().sum() / true.square().sum())
         claims.append(at_most(f"relative error of the first stage at w = {w:g}", gap, 0.01))
     for w in SCALES:
         whole = walk(exact, 64, w)

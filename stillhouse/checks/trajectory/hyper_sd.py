@@ -18,7 +18,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
@@ -50,14 +50,14 @@ class Bench:
     def __init__(self, seed: int):
         self.seed, self.world = seed, make_mixture(radius=2.0, std=0.25, classes=2)
         self.teacher = load(self.world.exact(Flow()), shape=self.world.shape, classes=2)
-        self.cond = self.world.even(SAMPLES)
+        self.cond = self.world.balanced_labels(SAMPLES)
         fresh = self.world.network(Flow(), seed, width=64, depth=3)
         self.network = self.run(Denoising(), 600, 1e-3, fresh)
         self.ends = self.draw(self.teacher.denoiser, 100, GUIDANCE)
 
     def run(self, method: Denoising | HyperSD, steps: int, lr: float, student: Denoiser) -> Denoiser:
         recipe = Recipe(steps=steps, batch=256, seed=self.seed, lr={"student": lr}, ema=0.99)
-        data = Endless(self.world, labelled=True)
+        data = InfiniteData(self.world, labelled=True)
         return Trainer(method, self.teacher, data, recipe, student=student.copy(), quiet=True).fit().denoiser
 
     def segmented(self, student: Denoiser, first: int, last: int, stages: int) -> Denoiser:

@@ -14,7 +14,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.lcm import LCM
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -46,7 +46,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     recipe = Recipe(steps=1200, batch=256, seed=seed, lr={"student": 5e-3}, ema=0.98)
     teacher = load(exact, shape=world.shape, classes=4)
     trained = Trainer(
-        method, teacher, Endless(world, labelled=True), recipe, student=student, quiet=True
+        method, teacher, InfiniteData(world, labelled=True), recipe, student=student, quiet=True
     ).fit()
 
     labels = torch.arange(SAMPLES) % 4

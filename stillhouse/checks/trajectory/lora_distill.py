@@ -14,7 +14,7 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.lora_distill import LoraDistill
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
@@ -42,7 +42,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     kind = AdapterOn if ablation == "adapter_on" else LoraDistill
     method = kind(guidance=1.0 if ablation == "unguided" else GUIDANCE, rank=4, steps=STEPS, solver="ddim")
     recipe = Recipe(steps=800, batch=256, seed=seed, lr={"student": 6e-3}, schedule="cosine", ema=0.99)
-    trainer = Trainer(method, teacher, Endless(world, labelled=True), recipe, quiet=True)
+    trainer = Trainer(method, teacher, InfiniteData(world, labelled=True), recipe, quiet=True)
     trained = trainer.fit()
 
     labels = torch.arange(SAMPLES) % world.classes

@@ -10,14 +10,14 @@ from stillhouse.checks.base import Claim, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.flowmap import land
+from stillhouse.core.flowmap import ddim_step
 from stillhouse.core.process import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model, load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.progressive import Progressive
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -48,7 +48,7 @@ class LastEstimate(Progressive):
 
     def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
         teacher = self.teacher if self.stage == 0 else self.previous
-        return teacher(land(teacher(x_t, t, cond), middle), middle, cond).x0
+        return teacher(ddim_step(teacher(x_t, t, cond), middle), middle, cond).x0
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
@@ -61,7 +61,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         teacher: Model, method: Progressive, steps: int, lr: float, student: Denoiser | None = None
     ) -> Model:
         recipe = Recipe(steps=steps, batch=512, seed=seed, lr={"student": lr}, ema=0.0)
-        return Trainer(method, teacher, Endless(world), recipe, student=student, quiet=True).fit()
+        return Trainer(method, teacher, InfiniteData(world), recipe, student=student, quiet=True).fit()
 
     fresh = world.network(process, seed, kind="v", width=64, depth=3, classes=0)
     base = halve(load(world.exact(process), shape=world.shape), Progressive(128, 64), 1200, 3e-3, fresh)

@@ -19,7 +19,7 @@ from stillhouse.models.video import video_network
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.video.causvid import CausVid
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.clips.ring import ClipDenoiser, RingClips
@@ -75,7 +75,7 @@ def trained(
     schedule = "cosine" if stage == "start" else "constant"
     recipe = Recipe(steps=steps, batch=48, seed=seed, lr=RATES[stage], schedule=schedule, ema=0.99)
     return Trainer(
-        method, load(teacher, shape=world.shape), Endless(world), recipe, student=student, quiet=True
+        method, load(teacher, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
     ).fit()
 
 

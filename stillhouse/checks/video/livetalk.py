@@ -12,7 +12,7 @@ from stillhouse.metrics.video import drift
 from stillhouse.model import Model, load
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.systems.video.livetalk import LiveTalk
-from stillhouse.train.data import Data, Endless, NoData
+from stillhouse.train.data import Data, InfiniteData, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.clips.ring import RingClips
@@ -58,7 +58,12 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     student = (begun(START // 10) if ablation == "start" else first).denoiser.copy()
     if ablation == "policy":
         second = trained(
-            CausVid(ode_share=0.0, warmup=50, fake_per_student=3), world, student, OWN, seed, Endless(world)
+            CausVid(ode_share=0.0, warmup=50, fake_per_student=3),
+            world,
+            student,
+            OWN,
+            seed,
+            InfiniteData(world),
         )
     else:
         second = trained(LiveTalk(ode_share=0.0, warmup=50, longest=16), world, student, OWN, seed)

@@ -84,7 +84,7 @@ def encode_source(
             latents = codec.encode(images.to(device)).float().cpu() if codec else images
         return _kept(latents, dtype, names, "the codec")
 
-    def told(rows: Sequence[Row], at: Size) -> Condition:
+    def conditions_of(rows: Sequence[Row], at: Size) -> Condition:
         if text is None:
             return torch.tensor([-1 if row.label is None else row.label for row in rows]) if classes else None
         sized = text.at(*at) if sizes and hasattr(text, "at") else text
@@ -123,7 +123,7 @@ def encode_source(
         def flush(at: Size) -> None:
             of = [row for row, _ in waiting[at]]
             latents = encoded(torch.stack([x for _, x in waiting.pop(at)]), [row.name for row in of])
-            done.setdefault(at, []).append((of, latents, told(of, at)))
+            done.setdefault(at, []).append((of, latents, conditions_of(of, at)))
 
         for row, found in _ahead(ready, rows):
             bar.update()

@@ -182,7 +182,7 @@ class Parquet(Source):
         self.count = 0
         for file in files:
             try:
-                told = parquet.read_metadata(file)
+                header = parquet.read_metadata(file)
                 schema = parquet.read_schema(file)
             except (ArrowException, OSError) as error:
                 raise StillhouseError(
@@ -200,7 +200,7 @@ class Parquet(Source):
                 named[0],
                 *(n for n in ("text", "caption", "prompt", "label") if n in kinds),
             ]
-            self.count += told.num_rows
+            self.count += header.num_rows
         super().__init__(path, _of_files(path, files))
 
     def rows(self) -> Iterator[Row]:

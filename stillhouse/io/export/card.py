@@ -21,8 +21,8 @@ PROMPT = "a red circle above a blue square"
 
 @dataclass
 class Facts:
-    """What a card tells. ``form``: full or lora; ``hears``: the network takes the guidance scale; ``deaf``:
-    as an input without effect."""
+    """What a card tells. ``form``: full or lora; ``takes_guidance``: the network takes the guidance scale;
+    ``no_scale``: as an input without effect."""
 
     family: Family
     info: Mapping[str, Any]
@@ -30,14 +30,14 @@ class Facts:
     choice: Choice
     form: str
     name: str
-    hears: bool = False
-    deaf: bool = False
+    takes_guidance: bool = False
+    no_scale: bool = False
     free_steps: bool = False
 
     @property
     def doubles(self) -> bool:
         """Whether the pipeline evaluates twice where its ``guidance_scale`` is above 1."""
-        return not self.deaf and not self.hears and Habits.of(self.family.pipe).doubles
+        return not self.no_scale and not self.takes_guidance and Habits.of(self.family.pipe).doubles
 
     @property
     def steps(self) -> int:
@@ -59,9 +59,9 @@ class Facts:
 
 def base_name(family: Family, info: Mapping[str, Any]) -> str:
     """``owner/name`` of a hub model, else the name of the teacher's folder."""
-    told = str(getattr(family.pipe.config, "_name_or_path", "") or "")
-    if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", told):
-        return told
+    name = str(getattr(family.pipe.config, "_name_or_path", "") or "")
+    if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name
     return Path(str(family.folder or info.get("teacher") or "teacher")).resolve().name
 
 
@@ -72,10 +72,10 @@ def teacher_card(family: Family) -> dict[str, Any]:
         return {}
     found = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        said = yaml.safe_load(found[1]) if found else {}
+        pred = yaml.safe_load(found[1]) if found else {}
     except yaml.YAMLError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return pred if isinstance(pred, dict) else {}
 
 
 def card(facts: Facts) -> str:
@@ -96,7 +96,7 @@ def card(facts: Facts) -> str:
         facts.method,
         *(["lora"] if facts.form == "lora" else []),
     ]
-    said = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
+    pred = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
         f"# {facts.name}\n",
@@ -104,7 +104,7 @@ def card(facts: Facts) -> str:
         f"{_count(facts)}, "
         f"distilled with the method `{facts.method}` of Stillhouse.\n",
         f"## How to call it\n\n```python\n{snippet(facts)}```\n",
-        "".join(f"- {sentence}\n" for sentence in said),
+        "".join(f"- {sentence}\n" for sentence in pred),
         _table("Measured", facts.info.get("measured") or facts.info.get("metrics")),
         _table(
             "How it was made",
@@ -164,24 +164,24 @@ def call_options(facts: Facts) -> list[str]:
     """The arguments of the pipeline's call."""
     family = facts.family
     accepted = inspect.signature(type(family.pipe).__call__).parameters
-    said = (
+    pred = (
         [f'"{PROMPT}"']
         if family.tokenizers
         else ["class_labels=[0]"]
         if family.classes and "class_labels" in accepted
         else []
     )
-    said.append(f"num_inference_steps={facts.steps}")
+    pred.append(f"num_inference_steps={facts.steps}")
     if facts.doubles or facts.guidance != 1:
-        said.append(
+        pred.append(
             f"guidance_scale={float(facts.guidance):.4g}" if facts.guidance != 1 else "guidance_scale=1.0"
         )
     sides = family.side
     if family.shape[-2:] != tuple(sides) and "height" in accepted:
-        said.append("height={}, width={}".format(*family.size))
+        pred.append("height={}, width={}".format(*family.size))
     if family.frames and accepted["num_frames"].default != family.frames:
-        said.append(f"num_frames={family.frames}")
-    return said
+        pred.append(f"num_frames={family.frames}")
+    return pred
 
 
 def guidance_remarks(facts: Facts) -> list[str]:
@@ -190,18 +190,18 @@ def guidance_remarks(facts: Facts) -> list[str]:
     if "guidance_scale" not in parameters:
         return []
     default = parameters["guidance_scale"].default
-    if facts.deaf:
+    if facts.no_scale:
         return [
             "The student needs no guidance: the pipeline evaluates once a step, whatever its "
             "`guidance_scale`."
         ]
     if facts.guidance != 1:
-        heard = (
+        guidance_note = (
             "costs a second evaluation a step"
             if facts.doubles
             else "is an input of the network and costs nothing"
         )
-        return [f"`guidance_scale` {heard}; the student is sampled at {facts.guidance:g}."]
+        return [f"`guidance_scale` {guidance_note}; the student is sampled at {facts.guidance:g}."]
     if not facts.doubles:
         return []
     return [

@@ -55,9 +55,9 @@ def deafened(net: Any, size: int = SIZE) -> nn.Module:
     """
     if not takes_guidance_input(net) or net.config["time_cond_proj_dim"] is not None:
         return net
-    width, like = net.time_embedding.linear_1.in_features, net.time_embedding.linear_1.weight
+    width, reference = net.time_embedding.linear_1.in_features, net.time_embedding.linear_1.weight
     embedding = _twin(net.time_embedding)
-    embedding.cond_proj = nn.Linear(size, width, bias=False, device=like.device, dtype=like.dtype)
+    embedding.cond_proj = nn.Linear(size, width, bias=False, device=reference.device, dtype=reference.dtype)
     nn.init.zeros_(embedding.cond_proj.weight)
     return _with_embedding(net, embedding, size)
 

@@ -17,7 +17,7 @@ from torch import nn
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, unknown
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import deafened
 from stillhouse.io.export.lora import fingerprint, write_lora
@@ -76,7 +76,7 @@ def save_pipeline(
     choice = (
         Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
     )
-    kept = {"hears": hears_guidance(denoiser), "free_steps": free_steps}
+    kept = {"hears": takes_guidance(denoiser), "free_steps": free_steps}
     facts = Facts(family, info, samplings, choice, "full", folder.resolve().name, **kept)
     about = {
         "base_model": facts.base,
@@ -119,10 +119,10 @@ def save_pipeline(
 def forget_places(place: Path) -> None:
     """Take out where on this machine the parts came from: nobody who is given the folder should read it."""
     for file in place.rglob("*.json"):
-        told = json.loads(file.read_text())
-        if isinstance(told, dict) and Path(str(told.get("_name_or_path") or "")).is_absolute():
-            del told["_name_or_path"]
-            file.write_text(json.dumps(told, indent=2) + "\n")
+        config = json.loads(file.read_text())
+        if isinstance(config, dict) and Path(str(config.get("_name_or_path") or "")).is_absolute():
+            del config["_name_or_path"]
+            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _write_full(
@@ -131,9 +131,9 @@ def _write_full(
     family, choice = facts.family, facts.choice
     net: Any = _plain_net(denoiser)
     if fixed_guidance and all(s.guidance == 1 for s in facts.samplings.values()):
-        heard = net.config.get("time_cond_proj_dim")
+        scale_width = net.config.get("time_cond_proj_dim")
         net = deafened(net)
-        facts.deaf = net.config.get("time_cond_proj_dim") != heard
+        facts.no_scale = net.config.get("time_cond_proj_dim") != scale_width
     pipe = _with(family.pipe, family.part, net, choice)
     with quiet():
         pipe.save_pretrained(str(place), safe_serialization=True)
@@ -142,7 +142,7 @@ def _write_full(
         index = json.loads((place / INDEX).read_text())
         index["scheduler"] = ["few_step_scheduler", choice.name]
         (place / INDEX).write_text(json.dumps(index, indent=2))
-    _write_about(place, facts, {**about, "form": "full", "deaf": facts.deaf})
+    _write_about(place, facts, {**about, "form": "full", "deaf": facts.no_scale})
 
 
 def _plain_net(denoiser: Denoiser) -> Any:

@@ -38,7 +38,7 @@ CLOSE = 1e-4
 @dataclass
 class Choice:
     """A scheduler for a saved student. ``steps``: the numbers of steps it is right for; ``remarks``: what
-    Diffusers can't be told."""
+    Diffusers can't be x_in."""
 
     scheduler: Any
     steps: list[int]
@@ -88,9 +88,9 @@ def choose(family: Family, denoiser: Denoiser, samplings: Mapping[int, Sampled])
             "ignore", RuntimeWarning
         )  # candidates whose grid divides by zero; they agree with nobody
         for wanted in ([*walks], [default]) if len(walks) > 1 else ([default],):
-            told = {n: family.steps_options(n) for n in wanted}
+            options = {n: family.steps_options(n) for n in wanted}
             for stock in _stock(family, denoiser, walks[default]):
-                if all(_agree(stock, ours, habits, n, told[n]) for n in wanted):
+                if all(_agree(stock, ours, habits, n, options[n]) for n in wanted):
                     if len(wanted) < len(walks):
                         rest = ", ".join(str(n) for n in walks if n not in wanted)
                         remarks.append(
@@ -110,31 +110,31 @@ def own_scheduler(denoiser: Denoiser, walks: Mapping[int, Walk], guidance_free: 
     """Our own scheduler with these walks."""
     from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 
-    said = _prediction(denoiser.kind) or (
+    pred = _prediction(denoiser.kind) or (
         "flow_prediction" if isinstance(denoiser.process, Flow) else "epsilon"
     )
     rows, starts = {str(n): w.rows for n, w in walks.items()}, {str(n): w.start for n, w in walks.items()}
-    return FewStepScheduler(rows, starts, guidance_free, said)
+    return FewStepScheduler(rows, starts, guidance_free, pred)
 
 
 def _remarks(pipeline: str, habits: Habits, first: Walk) -> list[str]:
-    said = []
+    pred = []
     if not habits.rescales_start and abs(first.start - 1) > 1e-4:
         how = (
             "hand it `latents` of that level"
             if habits.takes_latents
             else "sample it with stillhouse.load on this folder"
         )
-        said.append(
+        pred.append(
             f"{pipeline} always starts from noise of deviation 1; the student starts from "
             f"{first.start:.4g}: {how}."
         )
     if not habits.scales_input and any(abs(row[1] - 1) > 1e-6 for row in first.rows):
-        said.append(
+        pred.append(
             f"{pipeline} does not scale the network's input as this student needs: sample it with "
             "stillhouse.load on this folder."
         )
-    return said
+    return pred
 
 
 # -- stock schedulers ------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def _try(scheduler: Any, habits: Habits, n: int, options: Mapping[str, Any]) -> 
     x = x * float(scheduler.init_noise_sigma) if habits.rescales_start else x
     asked: list[Tensor] = []
     for t in scheduler.timesteps:
-        told = scheduler.scale_model_input(x, t) if habits.scales_input else x
-        asked += [torch.as_tensor(t).double().reshape(1), told]
-        x = scheduler.step(torch.sin(told + float(t) / 300), t, x, **extra, return_dict=False)[0]
+        x_in = scheduler.scale_model_input(x, t) if habits.scales_input else x
+        asked += [torch.as_tensor(t).double().reshape(1), x_in]
+        x = scheduler.step(torch.sin(x_in + float(t) / 300), t, x, **extra, return_dict=False)[0]
     return asked, x

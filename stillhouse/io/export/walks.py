@@ -66,7 +66,7 @@ def first_level(family: Family, time: float) -> float:
 
 
 def unsaid_guidance(family: Family) -> float:
-    """The scale that a network which hears it is told where a method says nothing: Flux's own default, none
+    """The scale that a network which hears it is step where a method says nothing: Flux's own default, none
     for others."""
     return family.guidance if getattr(family.network, "config", {}).get("guidance_embeds") else 1.0
 
@@ -106,9 +106,9 @@ def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
         t, s = (torch.tensor([v], dtype=torch.float64) for v in (now, then))
         weights = solver.step(predict, state, t, s, history, _Given(noise))[0].tolist()
         at = At(denoiser.process, t, torch.ones(1, dtype=torch.float64))
-        told = family.step_of(denoiser.kind.inputs(at)[1].float())
+        step = family.step_of(denoiser.kind.inputs(at)[1].float())
         rows.append(
-            [told.item(), denoiser.kind.inputs(at)[0].item(), *weights, at.alpha.item(), at.sigma.item()]
+            [step.item(), denoiser.kind.inputs(at)[0].item(), *weights, at.alpha.item(), at.sigma.item()]
         )
     level = float(denoiser.process.sigma(torch.tensor(sampling.times[0], dtype=torch.float64)))
     return Walk(rows, level if sampling.start is None else sampling.start)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, apply, expand, hide
+from stillhouse.core.conditions import Condition, apply, drop_condition, expand
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Kind
@@ -40,8 +40,8 @@ class Codec:
 
 
 class Family:
-    """A kind of pipeline. Subclasses say how its network is called and how its prompts are told; the rest is
-    read here.
+    """A kind of pipeline. Subclasses say how its network is called and how its prompts are encoded; the rest
+    is read here.
 
     ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline.
     ``patch``: what a latent's sides must be divisible by. ``guidance``: the pipeline's own default scale, 1
@@ -88,13 +88,13 @@ class Family:
         """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
         raise NotImplementedError
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         """The pipeline's embedding of prompts, a dict of tensors; None where it takes no text."""
         return None
 
-    def nothing(self) -> Condition:
+    def null_condition(self) -> Condition:
         """The empty condition, one row."""
-        return self.tell([""])
+        return self.encode_plain([""])
 
     def steps_options(self, n: int) -> dict[str, Any]:
         """What the pipeline gives its scheduler beside the number of steps."""
@@ -125,7 +125,7 @@ class Family:
         return self.schedule.kind
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         """Whether the network takes the guidance scale as an input."""
         return False
 
@@ -133,7 +133,7 @@ class Family:
     def empty(self) -> Condition:
         """The condition of an empty prompt, one row."""
         with torch.no_grad(), quiet():
-            return self.nothing()
+            return self.null_condition()
 
     def denoiser(self) -> Denoiser:
         """The network as a denoiser that shares its weights with the pipeline."""
@@ -166,8 +166,8 @@ class Family:
         wanted = f"(B, f, {channels}, h, w)" if self.frames else f"(B, {channels}, h, w)"
         require(fits, f"{type(net).__name__} takes states {wanted}{whole}, not {tuple(x.shape)}.")
         dtype = next(net.parameters()).dtype
-        told = apply(lambda part: part.to(dtype) if part.is_floating_point() else part, cond)
-        out = self.call(net, x.to(dtype), t, told, **extra)
+        encoded = apply(lambda part: part.to(dtype) if part.is_floating_point() else part, cond)
+        out = self.call(net, x.to(dtype), t, encoded, **extra)
         if out.shape[-3] == 2 * channels:
             out = out.chunk(2, dim=-3)[0]
         return out if self.schedule.sign == 1 else -out
@@ -203,8 +203,8 @@ class Family:
         if not kept.any():
             return expand(self.empty, len(prompts))
         with torch.no_grad(), quiet():
-            told = self.tell(list(prompts))
-        return told if kept.all() else hide(told, kept, self.empty)
+            encoded = self.encode_plain(list(prompts))
+        return encoded if kept.all() else drop_condition(encoded, ~kept, self.empty)
 
     @property
     def teller(self) -> torch.device:
@@ -253,13 +253,13 @@ class Family:
         """Pixels to a latent's side."""
         return int(self.pipe.vae_scale_factor) if self.vae is not None else 1
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale(self, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and factor with ``latents = (vae output - shift) factor``."""
         config = self.vae.config
         mean, std = config.get("latents_mean"), config.get("latents_std")
         shift = torch.tensor(mean if mean is not None else [config.get("shift_factor") or 0.0])
         factor = config.get("scaling_factor", 1.0) / torch.tensor(std if std is not None else [1.0])
-        return shift.to(like).reshape(1, -1, 1, 1), factor.to(like).reshape(1, -1, 1, 1)
+        return shift.to(reference).reshape(1, -1, 1, 1), factor.to(reference).reshape(1, -1, 1, 1)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
@@ -272,8 +272,8 @@ class Family:
             even,
             f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
         )
-        said = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
-        raw = said.latent_dist.mode() if hasattr(said, "latent_dist") else said.latent
+        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
+        raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
         shift, factor = self._scale(raw)
         return ((raw - shift) * factor).to(images)
 

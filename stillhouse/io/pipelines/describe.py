@@ -65,33 +65,33 @@ def weights(module: Any) -> int:
 
 def remarks(family: Family) -> list[str]:
     """What a person should know before distilling it."""
-    config, said = family.pipe.scheduler.config, []
+    config, pred = family.pipe.scheduler.config, []
     name = type(family.pipe.scheduler).__name__
     if name.removesuffix("Scheduler") not in OURS:
-        said.append(
+        pred.append(
             f"{name} is read for its process and its times; the house walks them with a solver of its own."
         )
     if name == "DDIMScheduler" and config.get("timestep_spacing") == "linspace":
-        said.append(
+        pred.append(
             "Diffusers' DDIM steps past its own linspace grid; the house walks the grid as it stands."
         )
     if config.get("clip_sample") or config.get("thresholding"):
-        said.append("The scheduler clips clean estimates to the data's range; the house does not.")
+        pred.append("The scheduler clips clean estimates to the data's range; the house does not.")
     if (
         isinstance(family.process, ScaledLinearVP)
         and not family.process.zero_terminal_snr
         and not family.process.betas
     ):
         level = float(family.process.alpha(torch.ones(1, dtype=torch.float64)))
-        said.append(f"At t = 1 the signal's level is still {level:.3g}: no zero terminal SNR.")
+        pred.append(f"At t = 1 the signal's level is still {level:.3g}: no zero terminal SNR.")
     if family.times(family.steps)[-1] > 0:
-        said.append(
+        pred.append(
             f"The pipeline's walk ends at t = {family.times(family.steps)[-1]:g}, the first step of its "
             "table, not at 0."
         )
     if family.pipe.components.get("safety_checker") is not None:
-        said.append("It has a safety checker, which a saved student keeps.")
-    return said
+        pred.append("It has a safety checker, which a saved student keeps.")
+    return pred
 
 
 def _process(family: Family) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _shapes(cond: Any) -> Any:
 
 
 def _how(family: Family) -> str:
-    if family.hears_guidance:
+    if family.takes_guidance:
         return "an input of the network"
     if family.guidance > 1 and family.empty is not None:
         return "a second evaluation"

@@ -37,10 +37,10 @@ class Flux(Family):
         return self.network.config.in_channels // 4
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         return bool(self.network.config.guidance_embeds)
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer_2"]
         tokens, pooled, _ = self.pipe.encode_prompt(
             prompts, None, device=self.teller, max_sequence_length=length
@@ -98,7 +98,7 @@ def unpack(patches: Tensor, height: int, width: int) -> Tensor:
     return split.reshape(rows, four // 4, height, width)
 
 
-def places(height: int, width: int, like: Tensor) -> Tensor:
+def places(height: int, width: int, reference: Tensor) -> Tensor:
     """Row and column of each patch, (height width, 3), the first number 0."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).to(like)
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).to(reference)

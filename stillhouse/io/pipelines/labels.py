@@ -31,7 +31,7 @@ class DiT(Family):
     def classes(self) -> int:
         return self.network.config.num_embeds_ada_norm
 
-    def nothing(self) -> Condition:
+    def null_condition(self) -> Condition:
         return torch.tensor([-1])
 
     def call(

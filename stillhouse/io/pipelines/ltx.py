@@ -31,7 +31,7 @@ class LTX(VideoFamily):
     def pace(self) -> int:
         return self.pipe.vae_temporal_compression_ratio
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts, None, False, device=self.teller, max_sequence_length=length
@@ -70,11 +70,11 @@ class LTX(VideoFamily):
             **shift_of_size(self.pipe.scheduler, (frames * height, width), 1, 1.15),
         }
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale(self, reference: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.vae.latents_mean, self.vae.latents_std  # weights here, not configuration
-        return mean.to(like).reshape(1, -1, 1, 1), self.vae.config.scaling_factor / std.to(like).reshape(
-            1, -1, 1, 1
-        )
+        return mean.to(reference).reshape(1, -1, 1, 1), self.vae.config.scaling_factor / std.to(
+            reference
+        ).reshape(1, -1, 1, 1)
 
     def _decoded(self, raw: Tensor) -> Tensor:
         level = raw.new_zeros(len(raw)) if self.vae.config.timestep_conditioning else None

@@ -31,11 +31,11 @@ class PixArt(Family):
         return {"tokenizer": 120 if "Alpha" in type(self.pipe).__name__ else 300}
 
     @property
-    def _hears_size(self) -> bool:
+    def _takes_size(self) -> bool:
         # the sigma pipeline never tells it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
@@ -44,12 +44,12 @@ class PixArt(Family):
             clean_caption=True,
             max_sequence_length=length,  # cleaned, as its own call does
         )
-        told = {"tokens": tokens, "mask": mask}
-        if self._hears_size:
+        inputs = {"tokens": tokens, "mask": mask}
+        if self._takes_size:
             height, width = self.size
-            told["resolution"] = tokens.new_tensor([height, width]).repeat(len(prompts), 1)
-            told["aspect"] = tokens.new_tensor([height / width]).repeat(len(prompts), 1)
-        return told
+            inputs["resolution"] = tokens.new_tensor([height, width]).repeat(len(prompts), 1)
+            inputs["aspect"] = tokens.new_tensor([height / width]).repeat(len(prompts), 1)
+        return inputs
 
     def call(
         self,
@@ -62,9 +62,9 @@ class PixArt(Family):
         s: Tensor | None = None,
     ) -> Tensor:
         added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
-        told = {
+        inputs = {
             "encoder_hidden_states": cond["tokens"],
             "encoder_attention_mask": cond["mask"],
             "added_cond_kwargs": added,
         }
-        return net(x, timestep=self.step_of(t), **told, return_dict=False)[0]
+        return net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]

@@ -28,13 +28,13 @@ class Sana(Family):
     def patch(self) -> int:  # type: ignore[override]
         return self.network.config.patch_size
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         return self._told(
             prompts,
             inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default,
         )
 
-    def nothing(self) -> Condition:
+    def null_condition(self) -> Condition:
         return self._told([""], None)
 
     def _told(self, prompts: list[str], instruction: list[str] | None) -> Condition:

@@ -28,7 +28,7 @@ class SD(Family):
             "needs an adapter.",
         )
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
 
     def call(
@@ -41,11 +41,11 @@ class SD(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        told = {"encoder_hidden_states": cond["tokens"], **scale_input(net, x, guidance)}
-        return net(x, self.step_of(t), **told, return_dict=False)[0]
+        inputs = {"encoder_hidden_states": cond["tokens"], **scale_input(net, x, guidance)}
+        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         return self.network.config.time_cond_proj_dim is not None
 
 

@@ -26,7 +26,7 @@ class SD3(Family):
     def patch(self) -> int:  # type: ignore[override]
         return self.network.config.patch_size
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
             prompts, None, None, device=self.teller, do_classifier_free_guidance=False
         )
@@ -42,8 +42,8 @@ class SD3(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        told = {"encoder_hidden_states": cond["tokens"], "pooled_projections": cond["pooled"]}
-        return net(hidden_states=x, timestep=self.step_of(t), **told, return_dict=False)[0]
+        inputs = {"encoder_hidden_states": cond["tokens"], "pooled_projections": cond["pooled"]}
+        return net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
 
     def steps_options(self, n: int) -> dict[str, Any]:
         return shift_of_size(self.pipe.scheduler, self.shape, self.patch, 1.16)

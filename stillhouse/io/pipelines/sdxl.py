@@ -23,18 +23,18 @@ class SDXL(SD):
     pipelines = ("StableDiffusionXLPipeline",)
     guidance = 5.0
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
             prompts, device=self.teller, do_classifier_free_guidance=False
         )
         ids = torch.tensor([*self.size, 0, 0, *self.size], dtype=tokens.dtype, device=tokens.device)
         return {"tokens": tokens, "pooled": pooled, "ids": ids.repeat(len(prompts), 1)}
 
-    def nothing(self) -> Condition:
-        told = self.tell([""])
+    def null_condition(self) -> Condition:
+        inputs = self.encode_plain([""])
         if not self.pipe.config.force_zeros_for_empty_prompt:
-            return told
-        return {**apply(torch.zeros_like, told), "ids": told["ids"]}
+            return inputs
+        return {**apply(torch.zeros_like, inputs), "ids": inputs["ids"]}
 
     def call(
         self,
@@ -47,9 +47,9 @@ class SDXL(SD):
         s: Tensor | None = None,
     ) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["ids"]}
-        told = {
+        inputs = {
             "encoder_hidden_states": cond["tokens"],
             "added_cond_kwargs": added,
             **scale_input(net, x, guidance),
         }
-        return net(x, self.step_of(t), **told, return_dict=False)[0]
+        return net(x, self.step_of(t), **inputs, return_dict=False)[0]

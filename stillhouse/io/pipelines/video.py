@@ -73,8 +73,8 @@ class VideoFamily(Family):
             not any(side % self.pixels for side in sides),
             f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.",
         )
-        said = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
-        raw = said.latent_dist.mode().transpose(1, 2)
+        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
+        raw = pred.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)
         return ((raw - shift) * factor).to(images)
 

@@ -52,7 +52,7 @@ class Wan(VideoFamily):
     def pace(self) -> int:
         return self.pipe.vae_scale_factor_temporal
 
-    def tell(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
         return {
             "tokens": self.pipe.encode_prompt(

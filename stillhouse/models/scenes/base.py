@@ -37,11 +37,11 @@ class Scene(Network):
     scenes: int
     lens: Lens
 
-    def told(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+    def scene_and_camera(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
         """Numbers of the scenes (B,) and places of the cameras (B, 3) for the rows of ``x``."""
-        said = cond if isinstance(cond, dict) else {}
-        which = said.get("scene", torch.zeros(len(x), dtype=torch.long, device=x.device))
-        place = said.get("features", x.new_tensor(FRONT).expand(len(x), 3))
+        pred = cond if isinstance(cond, dict) else {}
+        which = pred.get("scene", torch.zeros(len(x), dtype=torch.long, device=x.device))
+        place = pred.get("features", x.new_tensor(FRONT).expand(len(x), 3))
         require(
             place.shape == (len(x), 3),
             f"A camera is told by its place, {(len(x), 3)} numbers for these rows, not {tuple(place.shape)}.",
@@ -80,7 +80,7 @@ class Rendered(Scene):
             f"{tuple(x.shape[1:])}.",
         )
         return self.render(
-            *self.told(x.to(torch.promote_types(x.dtype, torch.float32)), cond), x.shape[-1]
+            *self.scene_and_camera(x.to(torch.promote_types(x.dtype, torch.float32)), cond), x.shape[-1]
         ).rgb.to(x.dtype)
 
 

@@ -43,15 +43,15 @@ def axes(place: Tensor) -> Tensor:
     return torch.stack([right, torch.linalg.cross(back, right), back], 1)
 
 
-def pixel_centres(side: int, like: Tensor) -> Tensor:
+def pixel_centres(side: int, reference: Tensor) -> Tensor:
     """Image coordinates of the pixels of a square picture, row by row, (side^2, 2)."""
-    line = (torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) * (2 / side) - 1
+    line = (torch.arange(side, device=reference.device, dtype=reference.dtype) + 0.5) * (2 / side) - 1
     return torch.stack([line.expand(side, side), -line[:, None].expand(side, side)], -1).reshape(-1, 2)
 
 
-def pixel_corners(side: int, like: Tensor) -> Tensor:
+def pixel_corners(side: int, reference: Tensor) -> Tensor:
     """Image coordinates of the corners of the pixels, row by row, ((side + 1)^2, 2)."""
-    line = torch.arange(side + 1, device=like.device, dtype=like.dtype) * (2 / side) - 1
+    line = torch.arange(side + 1, device=reference.device, dtype=reference.dtype) * (2 / side) - 1
     return torch.stack(
         [line.expand(side + 1, side + 1), -line[:, None].expand(side + 1, side + 1)], -1
     ).reshape(-1, 2)

@@ -44,7 +44,7 @@ class Points(Scene):
         guidance: Tensor | None = None,
     ) -> Tensor:
         """``x``: (B, 2 count), or any shape of as many numbers -> the projections, of the same shape."""
-        which, place = self.told(x, cond)
+        which, place = self.scene_and_camera(x, cond)
         seen = flat(place, self.centre[which].to(x.dtype))
         require(
             seen.numel() == x.numel(),

@@ -11,7 +11,9 @@ def last_weight(net: nn.Module) -> Tensor:
     return [p for p in net.parameters() if p.dim() > 1][-1]
 
 
-def balance(main: Tensor, other: Tensor, weight: Tensor, low: float = 0.0, high: float = 1e4) -> Tensor:
+def adaptive_weight(
+    main: Tensor, other: Tensor, weight: Tensor, low: float = 0.0, high: float = 1e4
+) -> Tensor:
     """``|grad main| / (|grad other| + 1e-4)`` on ``weight``, clamped, without gradient (Esser et al., 2020,
     arXiv 2012.09841, eq. 7)."""
     (g,) = torch.autograd.grad(main, weight, retain_graph=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stillhouse.core.conditions import Condition, expand, move
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.taps import until
 
 
@@ -138,32 +138,35 @@ class JumpCritic(nn.Module):
         return [self.pair(torch.cat([h, began], channel_of(h))) for h in seen]
 
 
-def softplus_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's non-saturating loss on logits."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+LOSSES = ("softplus", "hinge", "least_squares")
 
 
-def softplus_fool(fake: Tensor) -> Tensor:
-    """The student's side of :func:`softplus_critic`."""
-    return F.softplus(-fake).mean()
+def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "softplus") -> Tensor:
+    """The critic's own loss.
+
+    Arguments:
+        real, fake: logits of real samples and of the student's, any shape, positive for real.
+        kind: ``softplus``, the non-saturating loss; ``hinge``; ``least_squares`` on probabilities,
+            ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``.
+
+    Returns:
+        A scalar. Raises :class:`StillhouseError` for an unknown kind.
+    """
+    if kind == "softplus":
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "least_squares":
+        return 0.5 * (torch.sigmoid(-real).square().mean() + torch.sigmoid(fake).square().mean())
+    raise unknown("adversarial loss", kind, LOSSES)
 
 
-def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's hinge loss on logits."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def hinge_fool(fake: Tensor) -> Tensor:
-    """The student's side of :func:`hinge_critic`."""
-    return -fake.mean()
-
-
-def squares_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's least-squares loss on probabilities, ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with
-    the sigmoid ``s``."""
-    return 0.5 * (torch.sigmoid(-real).square().mean() + torch.sigmoid(fake).square().mean())
-
-
-def squares_fool(fake: Tensor) -> Tensor:
-    """The student's side of :func:`squares_critic`, ``mean (s(fake) - 1)^2``."""
-    return torch.sigmoid(-fake).square().mean()
+def generator_loss(fake: Tensor, kind: str = "softplus") -> Tensor:
+    """The student's side of :func:`discriminator_loss`, on the logits of its samples; a scalar."""
+    if kind == "softplus":
+        return F.softplus(-fake).mean()
+    if kind == "hinge":
+        return -fake.mean()
+    if kind == "least_squares":
+        return torch.sigmoid(-fake).square().mean()
+    raise unknown("adversarial loss", kind, LOSSES)

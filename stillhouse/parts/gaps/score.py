@@ -28,12 +28,12 @@ def difference(
     """
     with torch.no_grad():
         x_t = real.process.noise(x, t, eps)
-        said = real(x_t, t, cond)
+        pred = real(x_t, t, cond)
         own = x if fake is None else fake(x_t, t, cond).x0
-        return own - said.x0, said
+        return own - pred.x0, pred
 
 
-def direction(
+def dmd_gradient(
     x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None
 ) -> Tensor:
     """Where ``x`` should go *down*: ``(D_fake - D_real) / mean|x - D_real|`` at ``x`` (B, …) renoised to
@@ -44,8 +44,8 @@ def direction(
     becomes 0. (Yin et al., 2023, arXiv 2311.18828, eq. 7-8.)
     """
     with torch.no_grad():
-        gap, said = difference(x, t, eps, real, fake, cond)
-        size = (x - said.x0).abs().flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1))
+        gap, pred = difference(x, t, eps, real, fake, cond)
+        size = (x - pred.x0).abs().flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1))
         return torch.nan_to_num(gap / size)
 
 
@@ -62,7 +62,7 @@ WEIGHTS = {
 }
 
 
-def score_step(
+def sds_gradient(
     x: Tensor,
     t: Tensor,
     eps: Tensor,
@@ -81,12 +81,21 @@ def score_step(
     """
     with torch.no_grad():
         x_t = real.process.noise(x, t, eps)
-        said = real(x_t, t, cond)
+        pred = real(x_t, t, cond)
         against = eps if fake is None else fake(x_t, t, fake_cond).eps
-        return torch.nan_to_num(WEIGHTS[weight](said.at) * (said.eps - against))
+        return torch.nan_to_num(WEIGHTS[weight](pred.at) * (pred.eps - against))
 
 
-def along(x: Tensor, g: Tensor) -> Tensor:
-    """A loss whose gradient at ``x`` is ``g`` divided by the number of elements: ``mean (x - sg[x - g])^2 /
-    2``."""
-    return 0.5 * (x - (x - g).detach()).square().mean()
+def surrogate_loss(x: Tensor, g: Tensor, reduction: str = "mean") -> Tensor:
+    """A loss whose gradient at samples ``x`` (B, …) is ``g``, without differentiating ``g``.
+
+    Arguments:
+        x: samples (B, …) that carry the student's graph.
+        g: what their gradient shall be, of the same shape; it is not differentiated.
+        reduction: ``mean`` divides by the number of elements, ``sum`` by the number of samples alone.
+
+    Returns:
+        ``|x - sg[x - g]|^2 / 2``, a scalar (Poole et al., 2022, arXiv 2209.14988, and after).
+    """
+    half = 0.5 * (x - (x - g).detach()).square()
+    return half.mean() if reduction == "mean" else half.flatten(1).sum(1).mean()

@@ -13,7 +13,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Process
-from stillhouse.parts.gaps.score import fake_for, noise_share, score_step
+from stillhouse.parts.gaps.score import fake_for, noise_share, sds_gradient
 from stillhouse.parts.states.time_sampler import uniform
 
 FIRST = 1e-3  # the first step of a table of 1000: below it there is no noise to tell
@@ -34,7 +34,9 @@ def lora_fake(teacher: Denoiser, student: Denoiser, rank: int, alpha: float) -> 
     return adapted(teacher, rank, alpha=alpha, targets=targets).copy()
 
 
-def pull(x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None) -> Tensor:
+def vsd_gradient(
+    x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None
+) -> Tensor:
     """Where ``x`` (B, …) should go *down*: ``sigma^2 (eps_real - eps_fake)`` at ``x`` noised to ``t`` (B,)
     with ``eps``.
 
@@ -43,22 +45,16 @@ def pull(x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond
     process (:func:`noise_share`), no sample is normalised by its own size. Without gradient; NaN becomes 0.
     (SwiftBrush, eq. 7, with the weight of its code.)
     """
-    return score_step(x, t, eps, real, fake, cond, "sigma2", cond)
+    return sds_gradient(x, t, eps, real, fake, cond, "sigma2", cond)
 
 
 def fake_denoising(fake: Denoiser, x: Tensor, t: Tensor, eps: Tensor, cond: Condition = None) -> Tensor:
     """``mean alpha^2 (eps_fake - eps)^2`` on ``x`` (B, …) noised to ``t`` with ``eps``; ``alpha^2`` is 1 -
     :func:`noise_share`."""
-    said = fake(fake.process.noise(x, t, eps), t, cond)
-    return ((1 - noise_share(said.at)) * (said.eps - eps) ** 2).mean()
+    pred = fake(fake.process.noise(x, t, eps), t, cond)
+    return ((1 - noise_share(pred.at)) * (pred.eps - eps) ** 2).mean()
 
 
 def fake_times(process: Process, draws: Draws) -> Tensor:
     """Times of the fake's own lessons: all of them but the clean end."""
     return uniform(process, draws, FIRST, 1.0)
-
-
-def dropped(cond: Condition, draws: Draws, rate: float) -> Condition:
-    """The condition, or for the whole batch none at all with probability ``rate``: guidance asks for the
-    answer to that as well."""
-    return None if draws.one_uniform() < rate else cond

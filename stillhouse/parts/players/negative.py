@@ -23,8 +23,8 @@ from stillhouse.models import Network
 
 
 class Negative(Denoiser):
-    """``denoiser`` told not to make ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its output
-    projection.
+    """``denoiser`` negative not to make ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its
+    output projection.
 
     ``Z+`` and ``Z-`` are the attention of the same queries to the tokens of the prompt and of the negative
     one, each with a softmax of its own; nothing is renormalised. Only tokens (and their mask) of the negative
@@ -50,14 +50,16 @@ class Negative(Denoiser):
             torch.is_tensor(tokens) and tokens.dim() == 3,
             "A negative prompt is a condition with tokens (B, L, C).",
         )
-        self.told = {
+        self.negative = {
             "tokens": tokens,
             **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {}),
         }
         self.alpha = alpha
         if isinstance(denoiser.net, Network):
-            hears = bool(denoiser.net.config.get("token_dim"))
-            require(hears, "A negative prompt needs cross-attention: a network built with `token_dim`.")
+            takes_tokens = bool(denoiser.net.config.get("token_dim"))
+            require(
+                takes_tokens, "A negative prompt needs cross-attention: a network built with `token_dim`."
+            )
         else:
             _prepare(denoiser.net)
 
@@ -78,18 +80,18 @@ class Negative(Denoiser):
     ) -> Prediction:
         if cond is None or (not torch.is_tensor(self.alpha) and self.alpha == 0):
             return self.plain(x_t, t, cond, s=s, guidance=guidance)
-        rows, told = len(x_t), move(self.told, x_t.device)
-        told = told if size(told) == rows else expand(told, rows)
+        rows, negative = len(x_t), move(self.negative, x_t.device)
+        negative = negative if size(negative) == rows else expand(negative, rows)
         weight = torch.as_tensor(self.alpha, dtype=torch.float32, device=x_t.device).expand(rows)
         if isinstance(self.plain.net, Network):
             own = cond if isinstance(cond, dict) else {"tokens": cond}
             both = {
                 **own,
-                **{f"negative_{name}": part for name, part in told.items()},
+                **{f"negative_{name}": part for name, part in negative.items()},
                 "negative_weight": weight,
             }
             return self.plain(x_t, t, both, s=s, guidance=guidance)
-        hook = self.plain.net.register_forward_pre_hook(_telling(told, weight), with_kwargs=True)
+        hook = self.plain.net.register_forward_pre_hook(_negative_hook(negative, weight), with_kwargs=True)
         try:
             return self.plain(x_t, t, cond, s=s, guidance=guidance)
         finally:
@@ -104,12 +106,12 @@ def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
     """
     require(model.text is not None, "This model takes no prompts.")
     assert model.text is not None
-    told = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
-    return replace(model, denoiser=Negative(model.denoiser, told, alpha))
+    negative = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
+    return replace(model, denoiser=Negative(model.denoiser, negative, alpha))
 
 
 class Subtracting:
-    """An attention processor of Diffusers around another one, which can also be told a negative prompt.
+    """An attention processor of Diffusers around another one, which can also be negative a negative prompt.
 
     The inner processor is asked once for each prompt. All of its output but the attention (bias of the output
     projection, skip connection) is the same in both answers and is put back, so that what is subtracted is
@@ -143,7 +145,7 @@ class Subtracting:
 
 
 def _prepare(net: nn.Module) -> None:
-    """Let every attention of a Diffusers network be told a negative prompt; until then nothing about it
+    """Let every attention of a Diffusers network be negative a negative prompt; until then nothing about it
     changes."""
     kind = type(net).__name__
     takes = "cross_attention_kwargs" in inspect.signature(net.forward).parameters
@@ -160,7 +162,7 @@ def _prepare(net: nn.Module) -> None:
             attention.set_processor(Subtracting(attention.processor))
 
 
-def _telling(told: Condition, weight: Tensor) -> Any:
+def _negative_hook(negative: Condition, weight: Tensor) -> Any:
     """A hook that gives a network's attention the negative prompt.
 
     It is an input of the blocks, not a state of theirs: a block that is computed again in the backward pass
@@ -169,12 +171,12 @@ def _telling(told: Condition, weight: Tensor) -> Any:
 
     def tell(net: Any, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         dtype = next(net.parameters()).dtype
-        tokens = told["tokens"].to(dtype)
+        tokens = negative["tokens"].to(dtype)
         # what the network does to its own prompt before any block sees it
         project = getattr(net, "caption_projection", None) or getattr(net, "encoder_hid_proj", None)
         extra = {"negative": tokens if project is None else project(tokens), "negative_weight": weight}
-        if "mask" in told:
-            extra["negative_mask"] = ((1 - told["mask"].to(dtype)) * -10000.0)[:, None]
+        if "mask" in negative:
+            extra["negative_mask"] = ((1 - negative["mask"].to(dtype)) * -10000.0)[:, None]
         return inputs, {
             **options,
             "cross_attention_kwargs": {**(options.get("cross_attention_kwargs") or {}), **extra},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.models import build_model
 
 SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
@@ -25,14 +25,14 @@ def config_of(denoiser: Denoiser) -> dict:
     return dict(denoiser.net.config)  # type: ignore[arg-type]
 
 
-def grown(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = False) -> Denoiser:
+def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = False) -> Denoiser:
     """A trainable copy that also hears a second time or a guidance scale; the new inputs start without
     effect.
 
     Of networks of ours, and for a guidance scale of Diffusers' U-Nets, which know one as
     ``time_cond_proj_dim``.
     """
-    if guidance_input and not two_time and hears_guidance(denoiser):
+    if guidance_input and not two_time and takes_guidance(denoiser):
         return denoiser.copy()
     require(
         not isinstance(denoiser, Adapted),

@@ -2,7 +2,7 @@
 answer asks of them.
 
 A view ``x`` is noised to ``x_t = alpha x + sigma eps``, and goes down ``w(t) (eps_A - eps_B)``
-(:func:`stillhouse.parts.gaps.score.score_step`): ``eps_A`` is the teacher's, guided. The systems differ in
+(:func:`stillhouse.parts.gaps.score.sds_gradient`): ``eps_A`` is the teacher's, guided. The systems differ in
 the rest of it:
 
 - SDS (Poole et al., 2022, arXiv 2209.14988): fresh noise, random times, ``eps_B = eps``, ``w = sigma^2``.
@@ -23,13 +23,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.prediction import At
-from stillhouse.core.process import like
-
-
-def pulled(x: Tensor, g: Tensor) -> Tensor:
-    """A loss whose gradient at a view ``x`` is ``g`` over the number of views: ``|x - sg[x - g]|^2 / 2``,
-    summed over its numbers."""
-    return 0.5 * (x - (x - g).detach()).square().flatten(1).sum(1).mean()
+from stillhouse.core.process import expand_to
 
 
 def falling(share: float, high: float, low: float) -> float:
@@ -61,9 +55,9 @@ def clean_flow(
         if gamma:
             assert draws is not None, "the clean-flow SDE draws noise"
             up = (t * (1 + gamma)).clamp_max(1 - 1e-6)
-            kept = like(model.process.ratio(t) / model.process.ratio(up), y)
+            kept = expand_to(model.process.ratio(t) / model.process.ratio(up), y)
             eps, t = kept * eps + (1 - kept**2).clamp_min(0).sqrt() * draws.normal_like(y), up
-        said = model(model.process.noise(y, t, eps), t, cond)
+        pred = model(model.process.noise(y, t, eps), t, cond)
         end = At(model.process, s, y)
-        y = y + (end.sigma / end.alpha - said.at.sigma / said.at.alpha) * (said.eps - eps)
+        y = y + (end.sigma / end.alpha - pred.at.sigma / pred.at.alpha) * (pred.eps - eps)
     return y

@@ -22,7 +22,7 @@ def student_grid(process: Process, start: float, steps: int) -> list[float]:
     return [process.t_min + (start - process.t_min) * (steps - k) / steps for k in range(steps)]
 
 
-def simulate(
+def backward_simulation(
     student: Denoiser,
     times: Sequence[float],
     draws: Draws,

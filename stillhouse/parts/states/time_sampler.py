@@ -33,14 +33,14 @@ def log_normal(process: Process, draws: Draws, mean: float, std: float) -> Tenso
     return process.time(-(mean + std * draws.normal())).clamp(process.t_min, 1 - 1e-6)
 
 
-TIME_LAWS = {"uniform": uniform, "logit_normal": logit_normal, "edm": edm}
+TIME_SAMPLERS = {"uniform": uniform, "logit_normal": logit_normal, "edm": edm}
 
 
-def time_law(name: str, process: Process, draws: Draws) -> Tensor:
+def time_sampler(name: str, process: Process, draws: Draws) -> Tensor:
     """Times of shape (rows,) from the law called ``name``."""
-    if name not in TIME_LAWS:
-        raise unknown("time law", name, TIME_LAWS)
-    return TIME_LAWS[name](process, draws)
+    if name not in TIME_SAMPLERS:
+        raise unknown("time law", name, TIME_SAMPLERS)
+    return TIME_SAMPLERS[name](process, draws)
 
 
 def around(modes: Tensor, weights: Tensor, size: int, spread: float) -> Tensor:
@@ -63,7 +63,7 @@ def one_of(probabilities: Tensor, draws: Draws) -> int:
     )
 
 
-def heard(process: Process, t: Tensor) -> Tensor:
+def snap_to_table(process: Process, t: Tensor) -> Tensor:
     """``t`` moved up to the next time that a network was trained at: a step of the table, where the process
     has one."""
     return (

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.flowmap import clean, land
-from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.flowmap import ddim_step, predict_x0
+from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM, KINDS, Bounded
-from stillhouse.core.process import ScaledLinearVP, like
+from stillhouse.core.process import ScaledLinearVP, expand_to
 
 
 def huber(a: Tensor, b: Tensor, width: float = 1e-3) -> Tensor:
@@ -28,19 +28,19 @@ def guided_step(
 
     A teacher that hears the scale is told it; any other is asked twice.
     """
-    if hears_guidance(teacher):
-        return land(
+    if takes_guidance(teacher):
+        return ddim_step(
             teacher(x, t, cond, guidance=torch.as_tensor(w, dtype=t.dtype, device=t.device).expand(len(t))), s
         )
-    return land(under(teacher, w)(x, t, cond), s)
+    return ddim_step(guided(teacher, w)(x, t, cond), s)
 
 
-def under(teacher: Denoiser, w: Tensor | float) -> Denoiser:
+def guided(teacher: Denoiser, w: Tensor | float) -> Denoiser:
     """The teacher under guidance ``w``, a number or (B,); itself at 1."""
     return teacher if not torch.is_tensor(w) and w == 1 else Guided(teacher, w)
 
 
-def end_from(
+def consistency_target(
     model: Denoiser, x: Tensor, t: Tensor, low: float, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
     """The clean end that ``model`` sees from ``x``; at the lowest level ``low`` the state itself, whatever
@@ -48,10 +48,10 @@ def end_from(
 
     It is this that ties the chain of equal answers to the data.
     """
-    return torch.where(like(t, x) > low + 1e-6, clean(model, x, t, cond, guidance), x)
+    return torch.where(expand_to(t, x) > low + 1e-6, predict_x0(model, x, t, cond, guidance), x)
 
 
-def tie(student: Denoiser) -> None:
+def enforce_boundary(student: Denoiser) -> None:
     """Make the student's clean estimate at its process's first level the state itself, exactly, wherever it
     is sampled or saved.
 

@@ -29,10 +29,10 @@ def denoising_loss(
     / (sigma sigma_data)^2`` on ``D``, which is the same thing. With ``weight`` it is ``weight(at) |D -
     x|^2``.
     """
-    said = denoiser(denoiser.process.noise(x, t, eps), t, cond, **extra)
+    pred = denoiser(denoiser.process.noise(x, t, eps), t, cond, **extra)
     if weight is not None:
-        return (weight(said.at) * (said.x0 - x) ** 2).mean()
-    return ((said.raw - said.kind.target(x, eps, said.at)) ** 2).mean()
+        return (weight(pred.at) * (pred.x0 - x) ** 2).mean()
+    return ((pred.raw - pred.kind.target(x, eps, pred.at)) ** 2).mean()
 
 
 def edm_weight(at: At, sigma_data: float = 0.5) -> Tensor:

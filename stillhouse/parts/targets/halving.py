@@ -8,8 +8,8 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import land
-from stillhouse.core.process import Process, like
+from stillhouse.core.flowmap import ddim_step
+from stillhouse.core.process import Process, expand_to
 from stillhouse.parts.states.segments import halvings
 
 WEIGHTS = ("truncated_snr", "snr_plus_one", "one")
@@ -35,9 +35,9 @@ def halving_target(
     """
     process = teacher.process
     first = teacher(x_t, t, cond, guidance=guidance)
-    second = teacher(land(first, middle), middle, cond, guidance=guidance)
+    second = teacher(ddim_step(first, middle), middle, cond, guidance=guidance)
     r_t, r_middle, r_s = (process.alpha(v) / process.sigma(v) for v in (t, middle, s))
-    return second.x0 + like((r_middle - r_t) / (r_s - r_t), x_t) * (first.x0 - second.x0)
+    return second.x0 + expand_to((r_middle - r_t) / (r_s - r_t), x_t) * (first.x0 - second.x0)
 
 
 def clean_weight(process: Process, t: Tensor, name: str = "truncated_snr") -> Tensor:

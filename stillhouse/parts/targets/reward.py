@@ -25,13 +25,13 @@ def captions(x0: Tensor, cond: Condition) -> Tensor:
         isinstance(cond, dict) and "tokens" in cond,
         "The reward 'captions' reads the captions of the world 'shapes'; give it such data.",
     )
-    told = cond["tokens"].flatten(1)
-    known = _caption_tokens().to(told)
+    tokens = cond["tokens"].flatten(1)
+    known = _caption_tokens().to(tokens)
     require(
-        told.shape[1] == known.shape[1],
+        tokens.shape[1] == known.shape[1],
         "The reward 'captions' knows the captions of the world 'shapes' alone.",
     )
-    return load_reader().to(x0.device).log_prob(x0, torch.cdist(told, known).argmin(1))
+    return load_reader().to(x0.device).log_prob(x0, torch.cdist(tokens, known).argmin(1))
 
 
 @cache

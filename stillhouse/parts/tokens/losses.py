@@ -11,8 +11,8 @@ DIVERGENCES = ("reverse_kl", "forward_kl", "absolute", "squared")
 FLOOR = -30.0  # a target's logarithm of "never"
 
 
-def divergence(name: str, said: Tensor, target: Tensor) -> Tensor:
-    """How far the log-probabilities ``said`` (…, V) lie from the fixed ``target`` (…, V), one number each
+def divergence(name: str, pred: Tensor, target: Tensor) -> Tensor:
+    """How far the log-probabilities ``pred`` (…, V) lie from the fixed ``target`` (…, V), one number each
     (…): one of :data:`DIVERGENCES`.
 
     ``reverse_kl``: ``sum D (log D - g)``, whose best answer to several targets is their normalised geometric
@@ -20,9 +20,9 @@ def divergence(name: str, said: Tensor, target: Tensor) -> Tensor:
     ``squared``: of the logarithms' differences, summed. Targets below ``e^-30`` count as that.
     """
     target = target.clamp_min(FLOOR)
-    gap = said - target
+    gap = pred - target
     if name == "reverse_kl":
-        return (said.exp() * gap).sum(-1)
+        return (pred.exp() * gap).sum(-1)
     if name == "forward_kl":
         return -(target.exp() * gap).sum(-1)
     return gap.abs().sum(-1) if name == "absolute" else gap.square().sum(-1)

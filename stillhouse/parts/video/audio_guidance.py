@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, hide
+from stillhouse.core.conditions import Condition, drop_condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Prediction
 
 
-def deaf(cond: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_audio(cond: dict[str, Tensor]) -> dict[str, Tensor]:
     """``cond`` without its sound: ``features`` of zeros, which stand for none."""
     return {**cond, "features": torch.zeros_like(cond["features"])}
 
 
-def nothing(cond: dict[str, Tensor]) -> Condition:
+def null_condition(cond: dict[str, Tensor]) -> Condition:
     """``cond`` with every part of it empty."""
     features = cond["features"]
-    return hide(deaf(cond), torch.zeros(len(features), dtype=torch.bool, device=features.device))
+    return drop_condition(
+        without_audio(cond), torch.ones(len(features), dtype=torch.bool, device=features.device)
+    )
 
 
 class TwoGuided(Guided):
@@ -41,11 +43,11 @@ class TwoGuided(Guided):
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         if not isinstance(cond, dict) or "features" not in cond:
             return super().forward(x_t, t, cond, **extra)
-        said = self.plain(x_t, t, cond, **extra)
+        pred = self.plain(x_t, t, cond, **extra)
         if self.scale == self.sound == 1:
-            return said
-        empty = self.plain(x_t, t, nothing(cond), **extra).x0
+            return pred
+        empty = self.plain(x_t, t, null_condition(cond), **extra).x0
         if self.scale == self.sound:
-            return said.with_x0(empty + self.scale * (said.x0 - empty))
-        text = self.plain(x_t, t, deaf(cond), **extra).x0
-        return said.with_x0(empty + self.scale * (text - empty) + self.sound * (said.x0 - text))
+            return pred.with_x0(empty + self.scale * (pred.x0 - empty))
+        text = self.plain(x_t, t, without_audio(cond), **extra).x0
+        return pred.with_x0(empty + self.scale * (text - empty) + self.sound * (pred.x0 - text))

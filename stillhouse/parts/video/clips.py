@@ -13,9 +13,9 @@ from stillhouse.core.conditions import Condition, flattened
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.models.video import video_network
-from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames
@@ -112,9 +112,9 @@ def ode_loss(
         torch.arange(len(path), device=path.device)[:, None],
         torch.arange(path.shape[2], device=path.device),
     )
-    said = student(path[rows, index, frames], level_times(student.process, levels, index), cond).x0
-    gap = (said - path[:, -1]) ** 2
-    return (like(index < len(levels), gap) * gap).mean()
+    pred = student(path[rows, index, frames], level_times(student.process, levels, index), cond).x0
+    gap = (pred - path[:, -1]) ** 2
+    return (expand_to(index < len(levels), gap) * gap).mean()
 
 
 # -- the score difference --------------------------------------------------------------------------
@@ -142,8 +142,8 @@ def clip_matching(
     agrees and the normaliser is 0.
     """
     t = score_times(real.process, draws, shift)
-    g = direction(x, t, draws.normal_like(x), real, fake, cond)
-    return along(
+    g = dmd_gradient(x, t, draws.normal_like(x), real, fake, cond)
+    return surrogate_loss(
         x, g if learns is None else torch.where(learns.reshape(*learns.shape, *[1] * (x.dim() - 2)), g, 0)
     )
 
@@ -172,10 +172,12 @@ def self_rollout(
     size = cached.network.chunk
     made = []
     for number, first in enumerate(range(0, length, size)):
-        told = of_frames(cond, first, size)
+        chunk_cond = of_frames(cond, first, size)
         noise = student.process.start(draws, (size, *frame), levels[0])
         walked = Clamped(cached, known) if known is not None and number == 0 else cached
-        made.append(rollout(walked, noise, [*levels, 0.0], Renoise(), told, draws=draws, grad_last=True))
+        made.append(
+            rollout(walked, noise, [*levels, 0.0], Renoise(), chunk_cond, draws=draws, grad_last=True)
+        )
         if first + size < length:
-            cached.keep(made[-1].detach(), told)
+            cached.keep(made[-1].detach(), chunk_cond)
     return torch.cat(made, 1)[:, :length]

@@ -12,11 +12,11 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.parts.gaps.critic import features, head_for, squares_critic, squares_fool
+from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
 from stillhouse.parts.gaps.distances import DISTANCES
-from stillhouse.parts.gaps.score import along, direction
+from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.time_sampler import around, one_of
 from stillhouse.samplers.rollout import rollout
@@ -78,8 +78,10 @@ class FlashDiffusion(Method):
             exact = isinstance(
                 self.teacher, ExactDenoiser
             )  # a closed form has no features: the student's first state gives them
-            self.eye: Denoiser = self.frozen_copy(self.student, "eye") if exact else self.teacher
-            self.head = self.player("critic", head_for(self.eye, self.shape))
+            self.feature_net: Denoiser = (
+                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
+            )
+            self.head = self.player("critic", head_for(self.feature_net, self.shape))
 
     def quarter(self, step: int) -> int:
         """Which of the four equal parts of the run ``step`` is in."""
@@ -112,7 +114,7 @@ class FlashDiffusion(Method):
         # pure noise at the top even where the schedule leaves some signal: that is what the sampler starts
         # from
         x_t = eps * self.process.prior_std if j == 0 else self.process.noise(batch.data, t, eps)
-        return x_t, j, clean(self.student, x_t, t, batch.cond)
+        return x_t, j, predict_x0(self.student, x_t, t, batch.cond)
 
     @torch.no_grad()
     def endpoint(self, x_t: Tensor, j: int, teacher: Denoiser, cond: Condition) -> Tensor:
@@ -127,10 +129,10 @@ class FlashDiffusion(Method):
         part = self.quarter(batch.step)
         if weight := self.matching * MATCHING_RAMP[part]:
             t = (batch.draws.integers(0, 1000) / 1000).clamp_min(self.process.t_min)
-            g = direction(x, t, batch.noise(), self.guided(batch, "matching"), self.student, batch.cond)
-            loss = loss + 2 * weight * along(x, g)
+            g = dmd_gradient(x, t, batch.noise(), self.guided(batch, "matching"), self.student, batch.cond)
+            loss = loss + 2 * weight * surrogate_loss(x, g)
         if weight := self.adversarial * ADVERSARIAL_RAMP[part]:
-            fool = squares_fool(self.judge([x], batch)[0])
+            fool = generator_loss(self.judge([x], batch)[0], kind="least_squares")
             batch.log("fool", fool)
             loss = loss + weight * fool
         return loss
@@ -138,13 +140,17 @@ class FlashDiffusion(Method):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             _, _, x = self.ask(batch)
-        return squares_critic(*self.judge([batch.data, x], batch))
+        real, fake = self.judge([batch.data, x], batch)
+        return discriminator_loss(real, fake, "least_squares")
 
     def judge(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
         """Logits of each of ``samples``, all noised to the same times with the same noise."""
         times = torch.tensor(CRITIC_TIMES, device=samples[0].device).clamp_min(self.process.t_min)
         t, eps = times[batch.draws.integers(0, len(times))], batch.noise()
-        return [self.head(features(self.eye, self.process.noise(x, t, eps), t, batch.cond)) for x in samples]
+        return [
+            self.head(features(self.feature_net, self.process.noise(x, t, eps), t, batch.cond))
+            for x in samples
+        ]
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps)]

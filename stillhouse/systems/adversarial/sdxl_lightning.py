@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import X0, Eps, Score
-from stillhouse.core.process import like
-from stillhouse.parts.gaps.critic import JumpCritic, softplus_critic, softplus_fool
+from stillhouse.core.process import expand_to
+from stillhouse.parts.gaps.critic import JumpCritic, discriminator_loss, generator_loss
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.states.segments import parted
 from stillhouse.parts.states.time_sampler import uniform
@@ -55,7 +55,7 @@ class SDXLLightning(Method):
         (0.01, 0.25, 0.5, 0.75),
         "times up to which the critic of 2 or 1 steps sees landings noised; none: none",
     )
-    says_x0: bool = option(
+    x0_student: bool = option(
         False,
         "make the student of a noise network one that says the clean image, in a stage of its own before "
         "all others",
@@ -87,7 +87,7 @@ class SDXLLightning(Method):
 
     # -- stages ------------------------------------------------------------------------------------
     def stages(self, total: int) -> list[int]:
-        count = len(self.ladder) - 1 + self.says_x0
+        count = len(self.ladder) - 1 + self.x0_student
         lengths = parted(total, [1.0] * count)
         require(min(lengths) > 0, f"{total} iterations are too few for {count} stages.")
         return lengths
@@ -95,7 +95,7 @@ class SDXLLightning(Method):
     def place(self, step: int) -> tuple[int, float]:
         """The rung of the ladder that ``step`` teaches (0 for the first student, -1 while a noise network is
         converted), and the share of the stage that is over."""
-        lengths, rung = self.stages(self.total), -int(self.says_x0)
+        lengths, rung = self.stages(self.total), -int(self.x0_student)
         while step >= lengths[0] and len(lengths) > 1:
             step, rung = step - lengths.pop(0), rung + 1
         return rung, step / lengths[0]
@@ -113,7 +113,7 @@ class SDXLLightning(Method):
     # -- players -----------------------------------------------------------------------------------
     def make_student(self, teacher: Denoiser) -> Denoiser:
         student = teacher.copy()
-        if self.says_x0:
+        if self.x0_student:
             student.kind = X0()
         return student
 
@@ -123,7 +123,7 @@ class SDXLLightning(Method):
         )
         require(
             not blind,
-            "One step from pure noise divides a noise prediction by next to nothing; set says_x0, and the "
+            "One step from pure noise divides a noise prediction by next to nothing; set x0_student, and the "
             "student says the clean image.",
         )
         self.original = Guided(self.teacher, self.guidance)
@@ -155,7 +155,7 @@ class SDXLLightning(Method):
         t, s, eps = path[0], path[-1], batch.noise()
         # exactly noise at the top, as the sampler starts, even where the schedule leaves some signal there
         x_t = torch.where(
-            like(t, eps) < 1, self.process.noise(batch.data, t, eps), eps * self.process.prior_std
+            expand_to(t, eps) < 1, self.process.noise(batch.data, t, eps), eps * self.process.prior_std
         )
         batch.memo["jump"] = x_t, t, s, teacher_steps(source, x_t, path, batch.cond, DDIM())
         return jump(self.student, x_t, t, s, batch.cond)
@@ -166,11 +166,12 @@ class SDXLLightning(Method):
         landed = self.landing(batch)
         if not self.adversarial(batch.step):
             return (landed - batch.memo["jump"][3]).square().mean()
-        return softplus_fool(self.judge([landed], batch)[0])
+        return generator_loss(self.judge([landed], batch)[0])
 
     def critic_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
-        return softplus_critic(*self.judge([batch.memo["jump"][3], landed], batch))
+        real, fake = self.judge([batch.memo["jump"][3], landed], batch)
+        return discriminator_loss(real, fake)
 
     def judge(self, landed: list[Tensor], batch: Batch) -> list[Tensor]:
         """The critic's logits of landings, which for one and two steps are noised on to the same level with
@@ -184,18 +185,18 @@ class SDXLLightning(Method):
             level, eps = torch.maximum(s, chosen), batch.noise()  # noise can be added, never taken away
             landed = [renoise_up(self.process, x, s, level, eps) for x in landed]
             s = level
-        told = s.clamp_min(
+        level = s.clamp_min(
             max(self.process.t_min, 1e-3)
         )  # no network was ever asked about exactly clean states
-        return self.critic(landed, told, start, batch.cond)
+        return self.critic(landed, level, start, batch.cond)
 
     def conversion(self, batch: Batch) -> Tensor:
         """The student of a noise network learns to say the clean image that the teacher means."""
         t = uniform(self.process, batch.draws)
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
-            target = clean(self.teacher, x_t, t, batch.cond)
-        return (clean(self.student, x_t, t, batch.cond) - target).square().mean()
+            target = predict_x0(self.teacher, x_t, t, batch.cond)
+        return (predict_x0(self.student, x_t, t, batch.cond) - target).square().mean()
 
     def samplings(self) -> dict[int, Sampling]:
         low = self.process.t_min

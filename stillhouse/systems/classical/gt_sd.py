@@ -70,20 +70,20 @@ class GroundTruthDistiller(Distiller):
             alphas = best_shares(parts(), ridge, self._rounds()) if given is None else 1 - np.array(given)
             gains = lambda a: damped_gain(a, alphas)  # noqa: E731
 
-        def badness() -> float:
-            wrong = [f.y - f.says(ridge, gains(f.spectrum.shrink(ridge))) for f in parts()]
+        def risk() -> float:
+            wrong = [f.y - f.predict(ridge, gains(f.spectrum.shrink(ridge))) for f in parts()]
             return float(np.mean(np.concatenate(wrong) ** 2))
 
-        return Choice(ridge, badness, gains(whole.spectrum.shrink(ridge)), {"alphas_": alphas})
+        return Choice(ridge, risk, gains(whole.spectrum.shrink(ridge)), {"alphas_": alphas})
 
     def _repeat(self, X: Array, y: Array, held: tuple[Array, Array] | None) -> None:
         super()._repeat(X, y, held)
         self.alphas_ = 1 - self.factors_
 
     def _rounds(self) -> int:
-        endless = self.steps == math.inf and self.estimator is not None
+        infinite = self.steps == math.inf and self.estimator is not None
         check(
-            not endless,
+            not infinite,
             "Only (kernel) ridge has a limit of endless steps; give another estimator a number of them.",
         )
         whole = isinstance(self.steps, int | np.integer) and self.steps >= 1
@@ -102,11 +102,14 @@ def best_shares(held: list[Fold], ridge: float, rounds: int) -> Array:
     the fit to the last step."""
     y = np.concatenate([f.y for f in held])
     shrinks = [f.spectrum.shrink(ridge) for f in held]
-    first = np.concatenate([f.says(ridge) for f in held])
+    first = np.concatenate([f.predict(ridge) for f in held])
     shares: list[float] = []
     for _ in range(rounds):
         taught = np.concatenate(
-            [f.says(ridge, a * damped_gain(a, np.array(shares))) for f, a in zip(held, shrinks, strict=True)]
+            [
+                f.predict(ridge, a * damped_gain(a, np.array(shares)))
+                for f, a in zip(held, shrinks, strict=True)
+            ]
         )
         shares.append(1 - best_mixing(y, first, taught))
     return np.array(shares)
@@ -130,14 +133,14 @@ class GroundTruthClassifier(SoftDistiller):
         return int(self.steps) - 1
 
     def _student(
-        self, i: int, X: Array, given: Array, said: Array, held: tuple[Array, Array] | None
+        self, i: int, X: Array, given: Array, pred: Array, held: tuple[Array, Array] | None
     ) -> tuple[float, Any]:
         if not isinstance(self.alpha, str):
             return 1 - numbers("alpha", self.alpha, self._rounds())[i], None
         check(self.alpha == "validation", f"alpha is 'validation' or numbers, not '{self.alpha}'.")
         check(held is not None, "To choose alpha, give rows for it: fit(X, y, validation=(X_val, y_val)).")
         assert held is not None
-        taught = self._taught(X, given, said, 1.0)
+        taught = self._taught(X, given, pred, 1.0)
         return best_mixing(
             held[1], self._probabilities(self.teacher_, held[0]), self._probabilities(taught, held[0])
         ), None

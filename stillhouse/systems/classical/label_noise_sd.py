@@ -38,7 +38,7 @@ class NoisyLabelDistiller(SoftDistiller):
         return 1
 
     def _student(
-        self, i: int, X: Array, given: Array, said: Array, held: tuple[Array, Array] | None
+        self, i: int, X: Array, given: Array, pred: Array, held: tuple[Array, Array] | None
     ) -> tuple[float, Any]:
         if not isinstance(self.xi, str):
             check(
@@ -50,7 +50,7 @@ class NoisyLabelDistiller(SoftDistiller):
         check(held is not None, "To choose xi, give clean rows: fit(X, y, validation=(X_clean, y_clean)).")
         check(len(self.sweep) > 0, "The sweep over xi is empty.")
         assert held is not None
-        students = [(float(xi), self._taught(X, given, said, xi)) for xi in self.sweep]
+        students = [(float(xi), self._taught(X, given, pred, xi)) for xi in self.sweep]
         return max(students, key=lambda s: self._right(s[1], *held))
 
     def _right(self, student: Any, X: Array, y: Array) -> tuple[float, float]:

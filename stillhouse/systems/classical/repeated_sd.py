@@ -74,20 +74,20 @@ class RepeatedDistiller(Distiller):
             tails(given) if given is not None else best_weights(*held_out(parts(), ridge, self._rounds()))
         )
 
-        def badness() -> float:
+        def risk() -> float:
             y, plain, powers = held_out(parts(), ridge, self._rounds())
-            said = plain + sum(w * (p - plain) for w, p in zip(weights, powers, strict=True))
-            return float(np.mean((y - said) ** 2))
+            pred = plain + sum(w * (p - plain) for w, p in zip(weights, powers, strict=True))
+            return float(np.mean((y - pred) ** 2))
 
-        return self._found(ridge, a, weights, badness)
+        return self._found(ridge, a, weights, risk)
 
     @staticmethod
-    def _found(ridge: float, a: Array, weights: Array, badness: Callable[[], float]) -> Choice:
+    def _found(ridge: float, a: Array, weights: Array, risk: Callable[[], float]) -> Choice:
         try:
             xi: Array | None = factors(weights) if len(weights) else weights
         except TableError:
             xi = None
-        return Choice(ridge, badness, repeated_gain(a, weights), {"tails_": weights, "factors_": xi})
+        return Choice(ridge, risk, repeated_gain(a, weights), {"tails_": weights, "factors_": xi})
 
     def _rounds(self) -> int:
         whole = isinstance(self.repeats, int | np.integer) and self.repeats >= 0
@@ -107,7 +107,7 @@ def held_out(parts: list[Fold], ridge: float, rounds: int) -> tuple[Array, Array
     pure teaching do."""
     y = np.concatenate([f.y for f in parts])
     plain, *powers = (
-        np.concatenate([f.says(ridge, f.spectrum.shrink(ridge) ** i) for f in parts])
+        np.concatenate([f.predict(ridge, f.spectrum.shrink(ridge) ** i) for f in parts])
         for i in range(rounds + 1)
     )
     return y, plain, powers

@@ -14,7 +14,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Flow, like
+from stillhouse.core.process import Flow, expand_to
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.players.students import shrunk
 from stillhouse.parts.states.pairs import teacher_pairs
@@ -66,7 +66,7 @@ class SlimFlow(Method):
             isinstance(self.process, Flow),
             "SlimFlow's student is a flow: give it a network on the flow process that predicts velocity.",
         )
-        self.reflowed: Denoiser = self.slow_copy(
+        self.reflowed: Denoiser = self.ema_copy(
             self.student, lambda step: ramped(self.average, step), "reflowed"
         )
         self.guide: Denoiser = self.frozen_copy(self.student, "guide")
@@ -122,13 +122,13 @@ class SlimFlow(Method):
         """Two Euler steps, split at a random point; the second is the reflowed network's."""
         a = batch.draws.uniform(0.2, 0.8)
         first = p if self.own_half else self.guide(eps, torch.ones_like(a), batch.cond).velocity
-        x = eps - like(a, eps) * first
-        return x - like(1 - a, x) * self.guide(x, 1 - a, batch.cond).velocity
+        x = eps - expand_to(a, eps) * first
+        return x - expand_to(1 - a, x) * self.guide(x, 1 - a, batch.cond).velocity
 
     def mirrored(self, batch: Batch) -> dict[str, Any]:
         pair = batch.stored()
         if self.flip:
-            turn = like(batch.draws.uniform(), pair["x"]) < 0.5
+            turn = expand_to(batch.draws.uniform(), pair["x"]) < 0.5
             pair |= {k: torch.where(turn, pair[k].flip(-1), pair[k]) for k in ("eps", "x")}
         return pair
 

@@ -16,11 +16,11 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump
-from stillhouse.core.guidance import hears_guidance
-from stillhouse.core.process import like
+from stillhouse.core.guidance import takes_guidance
+from stillhouse.core.process import expand_to
 from stillhouse.model import Model
 from stillhouse.parts.gaps.score import fake_for
-from stillhouse.parts.players.students import grown
+from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.targets.consistency import guided_step, huber
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
@@ -59,7 +59,7 @@ class ICD(Method):
         )
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.high_guidance > 1 else teacher.copy()
+        return with_inputs(teacher, guidance_input=True) if self.high_guidance > 1 else teacher.copy()
 
     def build(self) -> None:
         require(
@@ -116,7 +116,7 @@ class ICD(Method):
         with torch.no_grad():
             x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if w is None else w)
             on = jump(model, x_s, s.clamp_min(float(self.times[1])), b, batch.cond, w)
-            target = torch.where(like(arrived, x_s).bool(), x_s, on)
+            target = torch.where(expand_to(arrived, x_s).bool(), x_s, on)
         return huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
 
     def undoing(self, model: Denoiser, batch: Batch, upwards: bool) -> Tensor:
@@ -162,9 +162,9 @@ def follow(
     """``x`` (B, …) carried by DDIM jumps along ``times``, rising or falling; ``scales``: the guidance told at
     each but the last."""
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
-        told = None if scales is None else torch.full((len(x),), scales[i], device=x.device)
+        w = None if scales is None else torch.full((len(x),), scales[i], device=x.device)
         here, there = (torch.full((len(x),), v, device=x.device) for v in (t, s))
-        x = jump(model, x, here, there, cond, told)
+        x = jump(model, x, here, there, cond, w)
     return x
 
 
@@ -217,12 +217,12 @@ def decode(
     """Samples (B, *shape) of ``noise`` under ``cond``: the reverse map, one call a segment, with
     :func:`dynamic` guidance."""
     times = model.sampling().times
-    hears = hears_guidance(model.denoiser)
+    scaled = takes_guidance(model.denoiser)
     require(
-        hears or guidance == 1,
+        scaled or guidance == 1,
         f"This model has learnt no guidance; a scale of {guidance} means nothing to it.",
     )
-    scales = dynamic(times[:-1], guidance, until, ramp) if hears else None
+    scales = dynamic(times[:-1], guidance, until, ramp) if scaled else None
     return follow(model.denoiser.eval(), noise, times, cond, scales)
 
 

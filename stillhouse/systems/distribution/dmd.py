@@ -10,11 +10,11 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
-from stillhouse.parts.gaps.score import along, direction, fake_for
-from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
@@ -33,7 +33,7 @@ class DMD(Method):
     modes in place.
     """
 
-    start: float = option(
+    first_time: float = option(
         1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
     )
     guidance: float = option(1.0, "teacher guidance scale (1: none), in the score and in the pairs", low=0)
@@ -43,13 +43,13 @@ class DMD(Method):
     matching_weight: float = option(1.0, "weight of the score difference", low=0)
     distance: str = option("l2", "distance of the regression", choices=tuple(DISTANCES))
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the scores are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.98, "where these times end", low=0, high=1)
+    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     worlds = ("mixture", "digits", "mnist")
     needs = ("pairs",)
@@ -74,17 +74,17 @@ class DMD(Method):
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
-        return simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)
+        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
-        loss = self.matching_weight * along(x, self.pull(x, batch))
+        loss = self.matching_weight * surrogate_loss(x, self.matching_gradient(x, batch))
         return loss + self.regression_weight * self.regression(batch) if self.bank_size else loss
 
-    def pull(self, x: Tensor, batch: Batch) -> Tensor:
-        return direction(
+    def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
+        return dmd_gradient(
             x,
-            uniform(self.process, batch.draws, self.low, self.high),
+            uniform(self.process, batch.draws, self.score_t_min, self.score_t_max),
             batch.noise(),
             self.real,
             self.fake,
@@ -93,8 +93,8 @@ class DMD(Method):
 
     def regression(self, batch: Batch) -> Tensor:
         pair = batch.stored()
-        t = pair["eps"].new_full((batch.rows,), self.start)
-        x = clean(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
+        t = pair["eps"].new_full((batch.rows,), self.first_time)
+        x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
         return DISTANCES[self.distance](x, pair["x"]).mean()
 
     def fake_loss(self, batch: Batch) -> Tensor:
@@ -103,4 +103,4 @@ class DMD(Method):
         )
 
     def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.start, 0.0], "renoise")}
+        return {1: Sampling([self.first_time, 0.0], "renoise")}

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
-from stillhouse.parts.gaps.critic import features, head_for, softplus_critic, softplus_fool
-from stillhouse.parts.gaps.score import along, direction, fake_for
-from stillhouse.parts.states.backward_simulation import simulate, student_grid
+from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.states.backward_simulation import backward_simulation, student_grid
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
@@ -31,7 +31,7 @@ class DMD2(Method):
     """
 
     steps: int = option(1, "calls of the student per sample", low=1)
-    start: float = option(
+    first_time: float = option(
         1.0, "time that the first call is told; its input is pure noise of that level", low=0.01, high=1
     )
     fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
@@ -40,13 +40,13 @@ class DMD2(Method):
         5e-3, "weight of the critic in the student's loss (0: no critic, no data)", low=0
     )
     critic_weight: float = option(1e-2, "weight of the critic's own loss beside the fake's", low=0)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the scores are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.98, "where these times end", low=0, high=1)
+    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     worlds = ("mixture", "digits", "mnist", "shapes")
     optim: ClassVar[dict[str, Optim]] = {
@@ -69,26 +69,26 @@ class DMD2(Method):
 
     @property
     def times(self) -> list[float]:
-        return student_grid(self.process, self.start, self.steps)
+        return student_grid(self.process, self.first_time, self.steps)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
-        return simulate(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
+        return backward_simulation(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
-        g = direction(
+        g = dmd_gradient(
             x,
-            uniform(self.process, batch.draws, self.low, self.high),
+            uniform(self.process, batch.draws, self.score_t_min, self.score_t_max),
             batch.noise(),
             self.real,
             self.fake,
             batch.cond,
         )
-        loss = along(x, g)
+        loss = surrogate_loss(x, g)
         if self.gan_weight:
-            fool = softplus_fool(self.judge(x, batch))
+            fool = generator_loss(self.judge(x, batch))
             batch.log("fool", fool)
             loss = loss + self.gan_weight * fool
         return loss
@@ -97,7 +97,7 @@ class DMD2(Method):
         x = self.samples(batch)
         loss = denoising_loss(self.fake, x, uniform(self.process, batch.draws), batch.noise(), batch.cond)
         if self.gan_weight:
-            critic = softplus_critic(self.judge(batch.data, batch), self.judge(x, batch))
+            critic = discriminator_loss(self.judge(batch.data, batch), self.judge(x, batch))
             batch.log("critic", critic)
             loss = loss + self.critic_weight * critic
         return loss

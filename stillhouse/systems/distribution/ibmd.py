@@ -11,7 +11,7 @@ from stillhouse.core.bridge import Bridge
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import require
 from stillhouse.parts.gaps.score import fake_for
-from stillhouse.parts.states.backward_simulation import simulate, student_grid
+from stillhouse.parts.states.backward_simulation import backward_simulation, student_grid
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
@@ -44,13 +44,13 @@ class IBMD(Method):
     )
     fake_per_student: int = option(4, "updates of the auxiliary bridge per update of the student", low=1)
     spread: float = option(1.0, "weight of the part that keeps diversity (1: the exact distance)", low=0)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the bridges are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.98, "where these times end", low=0, high=1)
+    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     worlds = ("mixture", "photos")
     optim: ClassVar[dict[str, Optim]] = {
@@ -78,7 +78,7 @@ class IBMD(Method):
         """The student's answers at a state that its own sampler meets, the call as deep as the iteration's
         draw says."""
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
-        return simulate(
+        return backward_simulation(
             self.student, self.times[:k], batch.draws, batch.cond, batch.shape, Posterior(self.noise)
         )
 
@@ -97,7 +97,7 @@ class IBMD(Method):
         return (d_real - x) ** 2 - self.spread * (d_fake - x) ** 2
 
     def between(self, batch: Batch) -> Tensor:
-        return uniform(self.process, batch.draws, self.low, self.high)
+        return uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
 
     def samplings(self) -> dict[int, Sampling]:
         return {self.steps: Sampling([*self.times, 0.0], Posterior(self.noise).config())}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.prediction import At
-from stillhouse.parts.gaps.score import along, difference, fake_for, noise_share
-from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.gaps.score import difference, fake_for, noise_share, surrogate_loss
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.rollout import rollout
@@ -38,20 +38,20 @@ class OneDP(Method):
         "noise in and both ways out, or one answer an observation",
         choices=("stochastic", "deterministic"),
     )
-    start: float = option(
+    first_time: float = option(
         1.0,
         "time that the student is told; its input is pure noise of that level, or zeros",
         low=0.01,
         high=1,
     )
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the scores are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.95, "where these times end: near 1 every answer is the mean", low=0, high=1)
+    score_t_max: float = option(0.95, "where these times end: near 1 every answer is the mean", low=0, high=1)
 
     worlds = ("control",)
     optim: ClassVar[dict[str, Optim]] = {
@@ -78,15 +78,15 @@ class OneDP(Method):
     def actions(self, batch: Batch) -> Tensor:
         """``A = G(z, o)`` of one call, or ``G(0, o)``."""
         if self.noisy:
-            return simulate(self.student, [self.start], batch.draws, batch.cond, batch.shape)
+            return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
         nothing = torch.zeros(batch.rows, *batch.shape, device=self.student.device)
-        return rollout(self.student, nothing, [self.start, 0.0], Renoise(), batch.cond)
+        return rollout(self.student, nothing, [self.first_time, 0.0], Renoise(), batch.cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
         actions = self.actions(batch)
-        t, eps = uniform(self.process, batch.draws, self.low, self.high), batch.noise()
-        gap, said = difference(actions, t, eps, self.teacher, self.fake if self.noisy else None, batch.cond)
-        return along(actions, self.weight(said.at) * gap)
+        t, eps = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max), batch.noise()
+        gap, pred = difference(actions, t, eps, self.teacher, self.fake if self.noisy else None, batch.cond)
+        return surrogate_loss(actions, self.weight(pred.at) * gap)
 
     def weight(self, at: At) -> Tensor:
         """``w(t) = sigma^2`` on the scores' difference: ``sigma alpha (eps_real - eps_own) = alpha^2 (D_own -
@@ -99,8 +99,8 @@ class OneDP(Method):
         return 1 - noise_share(at)
 
     def fake_loss(self, batch: Batch) -> Tensor:
-        t = uniform(self.process, batch.draws, self.low, self.high)
+        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
         return denoising_loss(self.fake, self.actions(batch), t, batch.noise(), batch.cond)
 
     def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.start, 0.0], "renoise", start=None if self.noisy else 0.0)}
+        return {1: Sampling([self.first_time, 0.0], "renoise", start=None if self.noisy else 0.0)}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.parts.gaps.score import fake_for
-from stillhouse.parts.states.backward_simulation import simulate
-from stillhouse.parts.states.time_sampler import TIME_LAWS, time_law, uniform
+from stillhouse.parts.states.backward_simulation import backward_simulation
+from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler, uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
@@ -31,18 +31,18 @@ class SiD(Method):
     ``L = w sum delta ((D_teacher - x) - mix delta)``: no gradient is stopped but in ``w``.
     """
 
-    start: float = option(
+    first_time: float = option(
         0.7, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
     )
     mix: float = option(1.2, "share of the direct term taken away (alpha in the paper)", low=0)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the denoisers are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.98, "where these times end", low=0, high=1)
-    fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_LAWS))
+    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
+    fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_SAMPLERS))
 
     worlds = ("mixture", "digits", "mnist")
     optim: ClassVar[dict[str, Optim]] = {
@@ -57,17 +57,17 @@ class SiD(Method):
         return ["fake", "student"]
 
     def fake_loss(self, batch: Batch) -> Tensor:
-        x = simulate(
-            self.student, [self.start], batch.draws, batch.cond, batch.shape
+        x = backward_simulation(
+            self.student, [self.first_time], batch.draws, batch.cond, batch.shape
         )  # the student is not learning now: no graph
-        t = time_law(self.fake_times, self.process, batch.draws)
+        t = time_sampler(self.fake_times, self.process, batch.draws)
         return denoising_loss(self.fake, x, t, batch.noise(), batch.cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
-        x = simulate(
-            self.student, [self.start], batch.draws, batch.cond, batch.shape
+        x = backward_simulation(
+            self.student, [self.first_time], batch.draws, batch.cond, batch.shape
         )  # fresh noise, after the fake's update
-        t = uniform(self.process, batch.draws, self.low, self.high)
+        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
         x_t = self.process.noise(x, t, batch.noise())
         d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0
         return self.weighed(x, d_real, self.fisher(x, d_real, d_fake))
@@ -83,4 +83,4 @@ class SiD(Method):
         return (loss.flatten(1).mean(1) / size).mean()
 
     def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.start, 0.0], "renoise")}
+        return {1: Sampling([self.first_time, 0.0], "renoise")}

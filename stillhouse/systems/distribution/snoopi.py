@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, move, pick, size
+from stillhouse.core.conditions import Condition, drop_condition, move, pick, size
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
-from stillhouse.parts.gaps.score import along
-from stillhouse.parts.gaps.vsd import dropped, fake_denoising, fake_times, lora_fake, pull
+from stillhouse.parts.gaps.score import surrogate_loss
+from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.parts.players.negative import Negative
-from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option, shared
@@ -33,7 +33,7 @@ class Snoopi(Method):
     guided away from them and the fake never hears of them.
     """
 
-    start: float = option(
+    first_time: float = option(
         1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
     )
     low_guidance: float = option(0.5, "least guidance scale of both scores (1: none)", low=0)
@@ -47,13 +47,13 @@ class Snoopi(Method):
     rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
     lora_alpha: float = option(128.0, "the adapter's strength is this over its rank", low=0.01)
     dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
-    low: float = option(
+    score_t_min: float = option(
         0.02,
         "where the times begin at which the scores are compared, as a share of [t_min, 1]",
         low=0,
         high=1,
     )
-    high: float = option(0.98, "where these times end", low=0, high=1)
+    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     worlds = ("mixture", "shapes")
     optim: ClassVar[dict[str, Optim]] = {
@@ -91,19 +91,21 @@ class Snoopi(Method):
     @shared
     def samples(self, batch: Batch) -> Tensor:
         student = Negative(self.student, *self.negative(batch)) if self.nasa else self.student
-        return simulate(student, [self.start], batch.draws, batch.cond, batch.shape)
+        return backward_simulation(student, [self.first_time], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x, scale = self.samples(batch), self.scale(batch)
         real = Guided(self.teacher, scale, self.negative(batch)[0] if self.nasa else None)
-        t = uniform(self.process, batch.draws, self.low, self.high)
-        return along(x, pull(x, t, batch.noise(), real, Guided(self.fake, scale), batch.cond))
+        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        return surrogate_loss(
+            x, vsd_gradient(x, t, batch.noise(), real, Guided(self.fake, scale), batch.cond)
+        )
 
     def fake_loss(self, batch: Batch) -> Tensor:
-        told = dropped(batch.cond, batch.draws, self.dropout)
+        cond = drop_condition(batch.cond, batch.draws.one_uniform() < self.dropout)
         return fake_denoising(
-            self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), told
+            self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )
 
     def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.start, 0.0], "renoise")}
+        return {1: Sampling([self.first_time, 0.0], "renoise")}

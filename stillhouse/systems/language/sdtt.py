@@ -66,12 +66,14 @@ class SDTT(Method):
     def build(self) -> None:
         self.masked = of_masks(self.process)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
-        self.heir = (
-            self.slow_copy(self.student, self.teacher_ema, "heir") if self.teacher_ema else self.student
+        self.next_teacher = (
+            self.ema_copy(self.student, self.teacher_ema, "next_teacher")
+            if self.teacher_ema
+            else self.student
         )
 
     def enter(self, stage: int) -> None:
-        copy_weights(self.previous, self.heir)
+        copy_weights(self.previous, self.next_teacher)
 
     @property
     def dt(self) -> float:
@@ -96,14 +98,14 @@ class SDTT(Method):
         What the last step unmasks was said in that step, as was what stays masked: it need not be taken.
         """
         teacher = self.teacher if self.stage == 0 else self.previous
-        said = of_words(teacher(x_t, t, cond))
-        target, z = said.log_probs, x_t
+        pred = of_words(teacher(x_t, t, cond))
+        target, z = pred.log_probs, x_t
         for i in range(1, self.substeps):
             before, now = ((t - k * self.dt).clamp_min(self.process.t_min) for k in (i - 1, i))
-            step = self.masked.posterior(said.log_probs, z, before, now)
+            step = self.masked.posterior(pred.log_probs, z, before, now)
             z = choose(step, draws.uniform(0.0, 1.0, *z.shape[1:], dtype=torch.float64))
-            said = of_words(teacher(z, now, cond))
-            target = torch.where((z == self.masked.mask)[..., None], said.log_probs, target)
+            pred = of_words(teacher(z, now, cond))
+            target = torch.where((z == self.masked.mask)[..., None], pred.log_probs, target)
         return target
 
     def samplings(self) -> dict[int, Sampling]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import require
-from stillhouse.parts.gaps.critic import hinge_critic, hinge_fool
+from stillhouse.parts.gaps.critic import discriminator_loss, generator_loss
 from stillhouse.parts.gaps.time_critic import TimedCritic
-from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
@@ -98,10 +98,12 @@ class TADSR(Method):
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
-        return simulate(self.student, [1.0], batch.stream("start"), batch.cond, batch.shape)
+        return backward_simulation(self.student, [1.0], batch.stream("start"), batch.cond, batch.shape)
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        return hinge_critic(self.judge(batch.data, batch), self.judge(self.samples(batch), batch))
+        return discriminator_loss(
+            self.judge(batch.data, batch), self.judge(self.samples(batch), batch), kind="hinge"
+        )
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
@@ -112,7 +114,7 @@ class TADSR(Method):
             t, eps = self.level(batch, "detail", self.levels)
             loss = loss + self.hsd_weight * (detail(x, target, t, eps, self.teacher, batch.cond) * x).mean()
         if self.gan_weight:
-            loss = loss + self.gan_weight * hinge_fool(self.judge(x, batch))
+            loss = loss + self.gan_weight * generator_loss(self.judge(x, batch), kind="hinge")
         return loss
 
     def target(self, batch: Batch) -> Tensor:

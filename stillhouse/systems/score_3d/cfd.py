@@ -16,8 +16,8 @@ from stillhouse.core.guidance import Guided
 from stillhouse.models import build_model
 from stillhouse.models.scenes import Rendering, Scene
 from stillhouse.models.scenes.base import Rendered
-from stillhouse.parts.gaps.score import WEIGHTS, score_step
-from stillhouse.parts.scenes.distill_3d import falling, pulled
+from stillhouse.parts.gaps.score import WEIGHTS, sds_gradient, surrogate_loss
+from stillhouse.parts.scenes.distill_3d import falling
 from stillhouse.parts.scenes.noise_field import NoiseField, field_for, fixed_per_camera
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
@@ -60,8 +60,8 @@ class CFD(Method):
     )
     weight: str = option("ratio", "of the difference: sigma / alpha, sigma^2, or 1", choices=tuple(WEIGHTS))
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
-    high: float = option(0.95, "time at the start of the run", low=0.01, high=0.999)
-    low: float = option(
+    first_time: float = option(0.95, "time at the start of the run", low=0.01, high=0.999)
+    last_time: float = option(
         0.25,
         "time at its end; far below, a fixed noise carries the views away from the modes",
         low=0.01,
@@ -80,8 +80,8 @@ class CFD(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.low <= self.high,
-            f"CFD goes from the time high down to low; {self.low} is not below {self.high}.",
+            self.last_time <= self.first_time,
+            f"CFD goes from the time high down to low; {self.last_time} is not below {self.first_time}.",
         )
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
@@ -100,28 +100,34 @@ class CFD(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         x, eps = self.views(batch)
-        return pulled(x, score_step(x, self.time(batch), eps, self.real, None, batch.cond, self.weight))
+        return surrogate_loss(
+            x,
+            sds_gradient(x, self.time(batch), eps, self.real, None, batch.cond, self.weight),
+            reduction="sum",
+        )
 
     def time(self, batch: Batch) -> Tensor:
         """Times (rows,) of the iteration."""
         if self.times == "uniform":
-            return uniform(self.process, batch.draws, self.low, self.high)
+            return uniform(self.process, batch.draws, self.last_time, self.first_time)
         share = batch.step / max(1, self.total - 1)
-        return torch.full((batch.rows,), falling(share, self.high, self.low), device=self.student.device)
+        return torch.full(
+            (batch.rows,), falling(share, self.first_time, self.last_time), device=self.student.device
+        )
 
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the batch's cameras see of its scenes, and the noise that they see on them."""
         net: Scene = self.student.net  # type: ignore[assignment]
         state = torch.zeros(batch.rows, *batch.shape, device=self.student.device)
         first = batch.draws.rank * batch.rows  # a batch in parts counts on
-        told = beside(batch.cond, torch.arange(first, first + batch.rows, device=state.device) % net.scenes)
-        which, place = net.told(state, told)
+        cond = beside(batch.cond, torch.arange(first, first + batch.rows, device=state.device) % net.scenes)
+        which, place = net.scene_and_camera(state, cond)
         seen: Rendering | None = None
         if isinstance(net, Rendered):
             seen = net.render(which, place, batch.shape[-1])
             x = seen.rgb
         else:
-            x = self.student(state, torch.ones(batch.rows, device=state.device), told).x0
+            x = self.student(state, torch.ones(batch.rows, device=state.device), cond).x0
         with torch.no_grad():
             return x, self.noise_of(batch, which, place, seen)
 

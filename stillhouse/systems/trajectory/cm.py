@@ -11,10 +11,10 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.parts.gaps.distances import DISTANCES
-from stillhouse.parts.players.students import grown
-from stillhouse.parts.targets.consistency import end_from, tie, under
+from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -77,15 +77,15 @@ class CM(Method):
         )
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         return self.low_guidance < self.high_guidance
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
+        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
-        tie(self.student)
-        self.target: Denoiser = self.slow_copy(self.student, self.decay_at)
+        enforce_boundary(self.student)
+        self.target: Denoiser = self.ema_copy(self.student, self.decay_at)
 
     def levels_at(self, step: int) -> int:
         """Grid size at a step: ``ceil(sqrt(k/K ((s_1 + 1)^2 - s_0^2) + s_0^2) - 1) + 1`` (section 5),
@@ -115,11 +115,11 @@ class CM(Method):
         i = self.draw_levels(grid, batch)
         t, u, eps = grid[i], grid[i + 1], batch.noise()
         x_t = self.process.noise(batch.data, t, eps)
-        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.hears_guidance else None
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.takes_guidance else None
         with torch.no_grad():
             x_u = self.neighbour(x_t, t, u, eps, batch, w)
             target = self.answer(x_u, u, batch, w)
-        gap = DISTANCES[self.distance](clean(self.student, x_t, t, batch.cond, w), target)
+        gap = DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target)
         if self.by_gap:
             gap = gap / (self.process.sigma(t) - self.process.sigma(u))
         return gap.mean()
@@ -130,12 +130,12 @@ class CM(Method):
         """The state at the next level down of the trajectory that ``x_t`` lies on."""
         if self.source == "data":
             return self.process.noise(batch.data, u, eps)
-        teacher = under(self.teacher, self.high_guidance if w is None else w)
+        teacher = guided(self.teacher, self.high_guidance if w is None else w)
         return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
 
     def answer(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         """The slow copy's clean end; at the lowest level the state itself."""
-        return end_from(self.target, x_u, u, self.process.t_min, batch.cond, w)
+        return consistency_target(self.target, x_u, u, self.process.t_min, batch.cond, w)
 
     def draw_levels(self, grid: Tensor, batch: Batch) -> Tensor:
         """Indices ``i`` of the noisier of two neighbouring levels, (B,)."""
@@ -147,5 +147,5 @@ class CM(Method):
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
-        middle = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        middle = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         return {k: Sampling(thinned(self.grid(self.levels), k), "renoise", middle) for k in ways}

@@ -11,9 +11,9 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump
-from stillhouse.parts.gaps.adaptive_weight import balance, last_weight
-from stillhouse.parts.gaps.critic import features, head_for, hinge_critic
-from stillhouse.parts.players.students import grown
+from stillhouse.parts.gaps.adaptive_weight import adaptive_weight, last_weight
+from stillhouse.parts.gaps.critic import discriminator_loss, features, head_for
+from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.states.time_sampler import edm
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.targets.teacher import teacher_steps
@@ -58,14 +58,14 @@ class CTM(Method):
         )
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, two_time=True)
+        return with_inputs(teacher, two_time=True)
 
     def build(self) -> None:
         require(
             self.student.two_time,
             "CTM's student jumps between any two times; give it a network built with two_time.",
         )
-        self.target: Denoiser = self.slow_copy(self.student, self.decay)
+        self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.grid = torch.linspace(1.0, self.process.t_min, self.levels)
         if self.critic_from < 1:
             self.head = self.player("critic", head_for(self.teacher, self.shape))
@@ -120,10 +120,10 @@ class CTM(Method):
             other = denoising_loss(
                 self.student, batch.data, self.denoising_times(batch), batch.noise(), batch.cond
             )
-            loss = loss + balance(main, other, weight) * other
+            loss = loss + adaptive_weight(main, other, weight) * other
         if self.with_critic(batch.step):
             fool = -self.judge(landed, batch).mean()
-            loss = loss + balance(main, fool, weight, 0.01, 10.0) * fool
+            loss = loss + adaptive_weight(main, fool, weight, 0.01, 10.0) * fool
         return loss
 
     def denoising_times(self, batch: Batch) -> Tensor:
@@ -136,7 +136,9 @@ class CTM(Method):
         return self.head(features(self.teacher, x, t, batch.cond))
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        return hinge_critic(self.judge(batch.data, batch), self.judge(self.landing(batch), batch))
+        return discriminator_loss(
+            self.judge(batch.data, batch), self.judge(self.landing(batch), batch), kind="hinge"
+        )
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]

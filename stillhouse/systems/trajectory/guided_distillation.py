@@ -11,12 +11,12 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Eps, Score
-from stillhouse.core.process import like
-from stillhouse.parts.players.students import grown
-from stillhouse.parts.states.time_sampler import heard
+from stillhouse.core.process import expand_to
+from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.states.time_sampler import snap_to_table
 from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
@@ -63,7 +63,7 @@ class GuidedDistillation(Method):
         self.ladder = ladder(self.teacher_steps, self.steps)
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         return self.low_guidance < self.high_guidance
 
     @property
@@ -77,7 +77,7 @@ class GuidedDistillation(Method):
         return [first, *stage_lengths(total - first, self.rungs)]
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
+        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         require(
@@ -99,14 +99,14 @@ class GuidedDistillation(Method):
         w = batch.draws.uniform(self.low_guidance, self.high_guidance)  # one a sample
         t, middle, s = self.draw_times(batch)
         x_t = self.process.noise(batch.data, t, batch.noise())
-        told = w if self.hears_guidance else None
+        w_input = w if self.takes_guidance else None
         with torch.no_grad():
             if self.stage == 0:
                 target = self.guided_teacher(w)(x_t, t, batch.cond).x0
             else:
-                target = halving_target(self.previous, x_t, t, middle, s, batch.cond, told)
-        gap = (clean(self.student, x_t, t, batch.cond, told) - target) ** 2
-        return (like(clean_weight(self.process, t, self.weight), gap) * gap).mean()
+                target = halving_target(self.previous, x_t, t, middle, s, batch.cond, w_input)
+        gap = (predict_x0(self.student, x_t, t, batch.cond, w_input) - target) ** 2
+        return (expand_to(clean_weight(self.process, t, self.weight), gap) * gap).mean()
 
     def guided_teacher(self, w: Tensor) -> Denoiser:
         """What the first stage is asked for: the teacher under guidance ``w`` (B,)."""
@@ -120,7 +120,7 @@ class GuidedDistillation(Method):
         returns the clean estimate at ``2/N``, so that ``1/N`` is none of them.
         """
         if self.stage == 0:
-            t = heard(self.process, batch.times(self.process.t_min, 1.0))
+            t = snap_to_table(self.process, batch.times(self.process.t_min, 1.0))
             return t, t, t
         if self.stage > len(self.ladder):
             i, n, jump = batch.draws.integers(2, self.steps + 1), self.steps, 2
@@ -130,7 +130,7 @@ class GuidedDistillation(Method):
         return i / n, (i - jump / 2) / n, (i - jump) / n
 
     def samplings(self) -> dict[int, Sampling]:
-        w = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         if not self.stochastic:
             return {self.steps: Sampling.steps(self.process, self.steps, solver="ddim", guidance=w)}
         times = [i / self.steps for i in range(self.steps, 1, -1)]

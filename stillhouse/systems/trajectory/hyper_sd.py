@@ -12,12 +12,12 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Eps, Score
-from stillhouse.core.process import like
-from stillhouse.parts.gaps.critic import features, head_for, hinge_critic, hinge_fool
-from stillhouse.parts.gaps.score import along, direction, fake_for
+from stillhouse.core.process import expand_to
+from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.segments import halvings, parted, segment_pair
@@ -74,7 +74,7 @@ class HyperSD(Method):
     score_share: float = option(
         0.0, "share of the run that the one-step score stage takes (0: no such stage)", low=0, high=0.9
     )
-    start: float = option(
+    first_time: float = option(
         1.0,
         "time that the one call of the score stage is told; its input is pure noise of that level",
         low=0.01,
@@ -152,14 +152,16 @@ class HyperSD(Method):
             "a velocity, v or x0 network.",
         )
         self.guided = Guided(self.teacher, self.guidance)
-        self.target: Denoiser = self.slow_copy(self.student, self.decay)
+        self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.worth: Reward | None = find_reward(self.reward) if self.reward else None
         if self.critic:
             exact = isinstance(
                 self.teacher, ExactDenoiser
             )  # a closed form has no features: the student's first state gives them
-            self.eye: Denoiser = self.frozen_copy(self.student, "eye") if exact else self.teacher
-            self.head = self.player("critic", head_for(self.eye, self.shape))
+            self.feature_net: Denoiser = (
+                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
+            )
+            self.head = self.player("critic", head_for(self.feature_net, self.shape))
         if self.score_share:
             self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
 
@@ -202,7 +204,7 @@ class HyperSD(Method):
             x_u = teacher_steps(self.guided, x_t, [t, u], batch.cond, DDIM())
             # at the segment's end the state itself is asked for: that ties the chain of equalities to the
             # teacher
-            target = torch.where(like(u - b, x_u) > 0, jump(self.target, x_u, u, s, batch.cond), x_u)
+            target = torch.where(expand_to(u - b, x_u) > 0, jump(self.target, x_u, u, s, batch.cond), x_u)
         batch.memo["landing"] = target, s
         return jump(self.student, x_t, t, s, batch.cond)
 
@@ -214,7 +216,7 @@ class HyperSD(Method):
             return squared
         full = next(share for least, share in SQUARED_SHARE.items() if int(self.phase(batch.step)) >= least)
         share = 1 - self.critic * (1 - full)
-        fool = hinge_fool(self.judge(x, s, batch))
+        fool = generator_loss(self.judge(x, s, batch), kind="hinge")
         batch.log("fool", fool)
         return share * squared + (1 - share) * fool
 
@@ -222,17 +224,19 @@ class HyperSD(Method):
         x = self.landing(batch)
         s = batch.memo["landing"][1]
         real = self.process.noise(batch.data, s, batch.noise())
-        return hinge_critic(self.judge(real, s, batch), self.judge(x, s, batch))
+        return discriminator_loss(self.judge(real, s, batch), self.judge(x, s, batch), kind="hinge")
 
     def judge(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
         """Logits of states at ``s``, read off frozen features."""
-        return self.head(features(self.eye, x, s.clamp_min(max(self.process.t_min, 1e-3)), batch.cond))
+        return self.head(
+            features(self.feature_net, x, s.clamp_min(max(self.process.t_min, 1e-3)), batch.cond)
+        )
 
     # -- reward feedback ---------------------------------------------------------------------------
     def reward_loss(self, batch: Batch) -> Tensor:
         assert self.worth is not None
         t = uniform(self.process, batch.draws)
-        x = clean(self.student, self.process.noise(batch.data, t, batch.noise()), t, batch.cond)
+        x = predict_x0(self.student, self.process.noise(batch.data, t, batch.noise()), t, batch.cond)
         worth = self.worth(x, batch.cond)
         batch.log("reward", worth.mean())
         return shortfall(worth, self.margin)
@@ -240,8 +244,8 @@ class HyperSD(Method):
     # -- one step, by scores -----------------------------------------------------------------------
     def once(self, eps: Tensor, cond: Condition) -> Tensor:
         """The one-step student's samples of noise ``eps`` (B, *shape)."""
-        t = torch.full((len(eps),), self.start, device=eps.device)
-        return clean(self.student, like(self.process.sigma(t), eps) * eps, t, cond)
+        t = torch.full((len(eps),), self.first_time, device=eps.device)
+        return predict_x0(self.student, expand_to(self.process.sigma(t), eps) * eps, t, cond)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
@@ -250,7 +254,7 @@ class HyperSD(Method):
     def score_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
         t = uniform(self.process, batch.draws, 0.02, 0.98)
-        loss = along(x, direction(x, t, batch.noise(), self.guided, self.fake, batch.cond))
+        loss = surrogate_loss(x, dmd_gradient(x, t, batch.noise(), self.guided, self.fake, batch.cond))
         if self.bank_size:
             pair = batch.stored()
             gap = (self.once(pair["eps"], pair.get("cond")) - pair["x"]).square().mean()
@@ -266,15 +270,15 @@ class HyperSD(Method):
         )
 
     def samplings(self) -> dict[int, Sampling]:
-        start = self.start if self.score_share else 1.0
+        start = self.first_time if self.score_share else 1.0
         if not self.unified:
             return {self.last_segments: self.way(self.last_segments, start, 0.0)}
         ways = halvings(self.segments, self.last_segments)[::-1]
         return {k: self.way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
 
-    def way(self, steps: int, start: float, gamma: float) -> Sampling:
+    def way(self, steps: int, first_time: float, gamma: float) -> Sampling:
         """DDIM on the trailing grid, or gamma-sampling, whose fresh noise grows fewer calls fewer."""
         return Sampling(
-            [*student_grid(self.process, start, steps), 0.0],
+            [*student_grid(self.process, first_time, steps), 0.0],
             {"name": "renoise", "gamma": gamma} if gamma else "ddim",
         )

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.process import ScaledLinearVP
 from stillhouse.parts.gaps.distances import squared
-from stillhouse.parts.players.students import grown
-from stillhouse.parts.targets.consistency import end_from, guided_step, huber, tie
+from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step, huber
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.method import Batch, Method, option
@@ -59,19 +59,19 @@ class LCM(Method):
         )
 
     @property
-    def hears_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         return self.low_guidance < self.high_guidance
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.hears_guidance else teacher.copy()
+        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         require(
             self.conditional or self.high_guidance == 1,
             "Guidance moves away from the unconditional answer: it needs conditions.",
         )
-        tie(self.student)
-        self.target: Denoiser = self.slow_copy(self.student, self.decay) if self.decay else self.student
+        enforce_boundary(self.student)
+        self.target: Denoiser = self.ema_copy(self.student, self.decay) if self.decay else self.student
         self.grid = self.make_grid()
 
     def make_grid(self) -> Tensor:
@@ -96,20 +96,20 @@ class LCM(Method):
         grid = self.grid.to(batch.draws.device, torch.float32)
         i = batch.draws.integers(0, self.levels)
         t, u = grid[i], grid[i + 1]
-        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.hears_guidance else None
+        w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.takes_guidance else None
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             target = self.answer(x_t, t, u, batch, w)
-        return DISTANCES[self.distance](clean(self.student, x_t, t, batch.cond, w), target).mean()
+        return DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target).mean()
 
     def answer(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         """What the slow copy says from where one guided DDIM step of the teacher leads; ``w`` (B,) is None
         where the scale is fixed."""
         x_u = guided_step(self.teacher, x_t, t, u, batch.cond, self.high_guidance if w is None else w)
-        return end_from(self.target, x_u, u, float(self.grid[-1]), batch.cond, w)
+        return consistency_target(self.target, x_u, u, float(self.grid[-1]), batch.cond, w)
 
     def samplings(self) -> dict[int, Sampling]:
-        w = (self.low_guidance + self.high_guidance) / 2 if self.hears_guidance else 1.0
+        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         ways = [self.steps, *(k for k in (1, 2, 4, 8) if k != self.steps and k <= self.levels)]
         start = (
             1.0 if isinstance(self.process, ScaledLinearVP) else None

@@ -11,8 +11,8 @@ from torch import Tensor
 from stillhouse.adapters import TARGETS, Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import Guided, hears_guidance
-from stillhouse.parts.states.time_sampler import TIME_LAWS, heard, time_law
+from stillhouse.core.guidance import Guided, takes_guidance
+from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, snap_to_table, time_sampler
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Optim
@@ -33,7 +33,7 @@ class LoraDistill(Method):
     targets: str = option(
         "attention", "layers with an adapter; every linear one where there is no attention", choices=TARGETS
     )
-    time_law: str = option("uniform", "law of the training times", choices=tuple(TIME_LAWS))
+    time_sampler: str = option("uniform", "law of the training times", choices=tuple(TIME_SAMPLERS))
     steps: int = option(50, "default number of steps per sample", low=1)
     solver: str = option("dpm++", "default solver of the student", choices=("dpm++", "unipc", "ddim", "heun"))
 
@@ -53,7 +53,7 @@ class LoraDistill(Method):
         )
         require(self.conditional, "Guidance moves away from the unconditional answer: it needs conditions.")
         require(
-            not hears_guidance(self.teacher),
+            not takes_guidance(self.teacher),
             "The teacher takes the guidance scale as an input: there is no second evaluation to save.",
         )
         self.guide = self.guided_teacher()
@@ -64,7 +64,7 @@ class LoraDistill(Method):
         return Guided(self.student.off, self.guidance)
 
     def student_loss(self, batch: Batch) -> Tensor:
-        t = heard(self.process, time_law(self.time_law, self.process, batch.draws))
+        t = snap_to_table(self.process, time_sampler(self.time_sampler, self.process, batch.draws))
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             target = self.guide(x_t, t, batch.cond).raw

@@ -11,9 +11,9 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.flowmap import clean
+from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import Eps, Score
-from stillhouse.core.process import like
+from stillhouse.core.process import expand_to
 from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
@@ -65,8 +65,8 @@ class Progressive(Method):
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             target = self.target(x_t, t, middle, s, batch.cond)
-        gap = (clean(self.student, x_t, t, batch.cond) - target) ** 2
-        return (like(self.weigh(t), gap) * gap).mean()
+        gap = (predict_x0(self.student, x_t, t, batch.cond) - target) ** 2
+        return (expand_to(self.weigh(t), gap) * gap).mean()
 
     def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
         """What the clean estimate must be for one step to do the work of the teacher's two."""

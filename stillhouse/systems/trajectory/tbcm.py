@@ -14,9 +14,9 @@ from stillhouse.core.denoiser import Converted, Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import Trig, like
+from stillhouse.core.process import Trig, expand_to
 from stillhouse.models.embed import NumberEmbedding, zero
-from stillhouse.parts.players.students import grown
+from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.targets.tangent import tangent
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
@@ -72,18 +72,18 @@ class TBCM(Method):
             self.needs = ("data",)  # type: ignore[misc]
 
     @property
-    def hears(self) -> bool:
+    def takes_guidance(self) -> bool:
         """Whether the student is told the guidance scale."""
         return self.low_guidance < self.high_guidance
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
-        return grown(teacher, guidance_input=True) if self.hears else teacher.copy()
+        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         self.path_student = Converted(self.student, Trig())
         if self.adaptive:
             self.log_variance: LogVariance = self.player("student", LogVariance())
-        plain = self.high_guidance == 1 and not self.hears
+        plain = self.high_guidance == 1 and not self.takes_guidance
         require(
             plain or self.conditional,
             "Guidance moves away from the unconditional answer: it needs data with conditions.",
@@ -92,16 +92,16 @@ class TBCM(Method):
     def path_teacher(self, w: Tensor) -> Denoiser:
         """The teacher on the path of angles, under guidance ``w`` (B,)."""
         teacher = Converted(self.teacher, Trig())
-        return Guided(teacher, w) if self.hears or self.high_guidance != 1 else teacher
+        return Guided(teacher, w) if self.takes_guidance or self.high_guidance != 1 else teacher
 
     def student_loss(self, batch: Batch) -> Tensor:
         w = batch.draws.uniform(self.low_guidance, self.high_guidance)
         x, tau, v, cond, w = self.walk(batch, w) if self.states == "path" else self.noised(batch, w)
-        sin, cos = (like(f(tau), x) for f in (torch.sin, torch.cos))
-        heard = w if self.hears else None
+        sin, cos = (expand_to(f(tau), x) for f in (torch.sin, torch.cos))
+        w_input = w if self.takes_guidance else None
 
         def slope(x: Tensor, tau: Tensor) -> Tensor:
-            return self.path_student(x, tau / HALF_PI, cond, guidance=heard).velocity / HALF_PI
+            return self.path_student(x, tau / HALF_PI, cond, guidance=w_input).velocity / HALF_PI
 
         with torch.no_grad():
             f, j = tangent(
@@ -109,11 +109,11 @@ class TBCM(Method):
             )
             share = self.tangent_share * min(1.0, (batch.step + 1) / max(1, self.warmup))
             g = -(cos**2) * (f - v) - share * (cos * sin * x + j)
-            g = g / (like(g.flatten(1).norm(dim=1), g) + self.norm_offset)
+            g = g / (expand_to(g.flatten(1).norm(dim=1), g) + self.norm_offset)
         gap = cos / sin * (slope(x, tau) - f - g) ** 2
         if not self.adaptive:
             return gap.mean()
-        ell = like(self.log_variance(tau, w), x)
+        ell = expand_to(self.log_variance(tau, w), x)
         return (torch.exp(-ell) * gap + ell).mean()
 
     def walk(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
@@ -121,9 +121,9 @@ class TBCM(Method):
         without the first."""
         points: list[Prediction] = []
 
-        def keep(said: Prediction, s: Tensor) -> Prediction:
-            points.append(said)
-            return said
+        def keep(pred: Prediction, s: Tensor) -> Prediction:
+            points.append(pred)
+            return pred
 
         with torch.no_grad():
             rollout(
@@ -167,7 +167,7 @@ class TBCM(Method):
 
     def samplings(self) -> dict[int, Sampling]:
         middle = float(self.process.time(Trig().log_snr(torch.tensor(1.1 / HALF_PI, dtype=torch.float64))))
-        w = (self.low_guidance + self.high_guidance) / 2 if self.hears else 1.0
+        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         return {1: Sampling([1.0, 0.0], "renoise", w), 2: Sampling([1.0, middle, 0.0], "renoise", w)}
 
 

@@ -144,7 +144,7 @@ class LiveTalk(Method):
         more = max(0, self.longest - self.shape[0]) // self.chunk
         return self.shape[0] + self.chunk * batch.stream("length").one_integer(0, more + 1)
 
-    def told(self, batch: Batch) -> Condition:
+    def stream_condition(self, batch: Batch) -> Condition:
         """What is said to the frames of a stream: what is said to those of the clip, over and over."""
         cond = batch.cond
         if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
@@ -156,7 +156,7 @@ class LiveTalk(Method):
         """What is said to the last frames of a stream, a clip of them, and the given frames among them."""
         before = self.length(batch) - self.shape[0]
         given = batch.data[:, :1] if self.reference and not before else None
-        return of_frames(self.told(batch), before, self.shape[0]), given
+        return of_frames(self.stream_condition(batch), before, self.shape[0]), given
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
@@ -172,7 +172,13 @@ class LiveTalk(Method):
         }  # as when it is sampled; a single clip fits in whole
         known = batch.data[:, :1] if self.reference else None
         made = self_rollout(
-            self.student, self.levels[:calls], batch.draws, self.told(batch), shape, known=known, **cache
+            self.student,
+            self.levels[:calls],
+            batch.draws,
+            self.stream_condition(batch),
+            shape,
+            known=known,
+            **cache,
         )
         return made[:, -self.shape[0] :]
 

@@ -86,9 +86,9 @@ class DrawnClips(World):
     name = "clips"
     shape = (FRAMES, 3, SIDE, SIDE)
     captions = CAPTIONS
-    endless = True
+    infinite = True
     # a frame is one token, narrower than its pixels: a picture fits through it, noise does not
-    usual_kind = "x0"
+    default_kind = "x0"
     sigma_data = 0.35
     network_defaults = {
         "name": "video_dit",
@@ -123,7 +123,7 @@ class DrawnClips(World):
         )
         return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` captions of a split in a mixed order, each as often as any other, the same ones every
         time."""
         ids = self.caption_ids(split)

@@ -10,7 +10,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.metrics.video import clip_distance, frame_distances, nearest
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
@@ -77,7 +77,7 @@ class TalkingDenoiser(ExactDenoiser):
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, 16, 1, 1)."""
         points, x = self.bank.flatten(1).to(x_t), x_t.flatten(1)
-        alpha, sigma = like(self.process.alpha(t), x), like(self.process.sigma(t), x)
+        alpha, sigma = expand_to(self.process.alpha(t), x), expand_to(self.process.sigma(t), x)
         near = alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)
         logits = near / (sigma**2).clamp_min(1e-12)
         return (logits.masked_fill(~self._allowed(cond, len(x)), -torch.inf).softmax(1) @ points).reshape(
@@ -88,8 +88,8 @@ class TalkingDenoiser(ExactDenoiser):
         allowed = torch.ones(rows, len(self.bank), dtype=torch.bool, device=self.bank.device)
         cond = cond or {}
         if "tokens" in cond:
-            said = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
-            allowed &= ~cond["mask"].any(1)[:, None] | (said[:, None] == self.speed)
+            pred = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
+            allowed &= ~cond["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
         if "features" in cond:
             features = cond["features"]
             require(
@@ -97,9 +97,9 @@ class TalkingDenoiser(ExactDenoiser):
                 f"A clip of {self.bank.shape[1]} frames is told sound of as many, 2 numbers each, not "
                 f"{tuple(features.shape[1:])}.",
             )
-            heard, loud = features[..., 0] > 0.5, features[..., 1]
+            sounding, loud = features[..., 0] > 0.5, features[..., 1]
             off = (loud[:, None] - self.loud).abs() > TOLERANCE
-            allowed &= ~(off & heard[:, None]).any(2)
+            allowed &= ~(off & sounding[:, None]).any(2)
         require(
             bool(allowed.any(1).all()),
             "No clip of this world sounds like that; take sounds that the world has made.",
@@ -118,7 +118,7 @@ class TalkingClips(World):
 
     name = "clips"
     shape = (FRAMES, PIXELS, 1, 1)
-    told = "audio"
+    cond_kind = "audio"
     sigma_data = 0.6
     utterances = 2 ** (FRAMES // SYLLABLE)
     network_defaults = {
@@ -160,11 +160,11 @@ class TalkingClips(World):
             f"Conditions have the numbers 0 … {last}, and -1 for none.",
         )
         some, known = labels.cpu().clamp_min(0), labels.cpu() >= 0
-        heard = self._heard if frames == FRAMES else hearing(spoken(torch.arange(self.utterances), frames))
-        features = heard[some // len(SPEEDS)] * known[:, None, None]
+        sounding = self._heard if frames == FRAMES else hearing(spoken(torch.arange(self.utterances), frames))
+        features = sounding[some // len(SPEEDS)] * known[:, None, None]
         text = torch.where(known, some % len(SPEEDS), -1)
-        said = {name: part[text] for name, part in self._texts.items()}
-        return {name: part.to(labels.device) for name, part in {**said, "features": features}.items()}
+        pred = {name: part[text] for name, part in self._texts.items()}
+        return {name: part.to(labels.device) for name, part in {**pred, "features": features}.items()}
 
     def listen(self, sound: Tensor) -> Tensor:
         """``features`` (1, F, 2) of any sound that was cut into frames (F, T): its loudness, the loudest
@@ -172,7 +172,7 @@ class TalkingClips(World):
         loud = sound.square().mean(1).sqrt()
         return torch.stack([torch.ones_like(loud), loud / loud.amax().clamp_min(1e-6)], 1)[None]
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` conditions, speeds in turn and utterances far apart."""
         place = torch.arange(n)
         return place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
@@ -209,8 +209,8 @@ class TalkingClips(World):
         """Share of frames of ``clips`` (B, F, 16, 1, 1), of any length, nearest to a true frame that is as
         open as ``labels`` say."""
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
-        told = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
-        return float(((which >= PIXELS) == (told > 0.5)).double().mean())
+        said_frames = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
+        return float(((which >= PIXELS) == (said_frames > 0.5)).double().mean())
 
     def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
         """Every frame as a grey picture of the ring cut open, 8 rows high."""
@@ -239,5 +239,5 @@ class TalkingClips(World):
         say."""
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
         step = (which % PIXELS).reshape(clips.shape[:2]).diff(dim=1) % PIXELS
-        told = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS
-        return float((step == told[:, None]).double().mean())
+        said_frames = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS
+        return float((step == said_frames[:, None]).double().mean())

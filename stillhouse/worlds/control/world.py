@@ -12,7 +12,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import extra, require, unknown
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.io.data.lerobot import read_lerobot
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.control import arena
@@ -44,7 +44,7 @@ class BanditDenoiser(ExactDenoiser):
             "The bandit's denoiser is told an observation for each sample.",
         )
         x, o = x_t.double(), cond["features"].double()
-        alpha, sigma = (like(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
+        alpha, sigma = (expand_to(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
         v, m = (alpha * STD) ** 2 + sigma**2, torch.stack([torch.ones_like(o), o], 2)
         side = torch.tanh(alpha * (x * m).sum(2, keepdim=True) / v) * m
         return (side + alpha * STD**2 / v * (x - alpha * side)).to(x_t.dtype)
@@ -62,7 +62,7 @@ class Control(World):
     """
 
     name = "control"
-    told = "observation"
+    cond_kind = "observation"
 
     def __init__(self, task: str = "arena", data: str = "", horizon: int = HORIZON):
         if task not in ("arena", "bandit"):
@@ -80,13 +80,13 @@ class Control(World):
             self.scales = {name: scale.config() for name, scale in self.shown.scales.items()}
             self.shape, self.observation = tuple(self.shown.chunks.shape[1:]), self.shown.seen.shape[1]
         horizon, actions = self.shape
-        told = {"features": self.observation}
+        spaces = {"features": self.observation}
         self.network_defaults = {
             "name": "temporal",
             "horizon": horizon,
             "actions": actions,
             "channels": (48, 96),
-            **told,
+            **spaces,
         }
         if horizon % 2:
             self.network_defaults = {
@@ -94,7 +94,7 @@ class Control(World):
                 "dim": horizon * actions,
                 "width": 128,
                 "depth": 2,
-                **told,
+                **spaces,
             }
 
     @cached_property
@@ -161,7 +161,7 @@ class Control(World):
         )
         return {"features": seen[labels.cpu()].to(labels.device)}
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` rows of a split, evenly spread over it; from the start again where there are fewer."""
         ids = self._ids(split)
         return ids[torch.arange(n) * len(ids) // n] if n <= len(ids) else ids[torch.arange(n) % len(ids)]

@@ -11,7 +11,7 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import divide
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.worlds.mixture.world import Mixture
 
 PAIRS = {"train": 16384, "test": 4096}
@@ -44,7 +44,7 @@ class BridgedDenoiser(ExactDenoiser):
         y, r = degraded(cond).double(), x_t.double()
         bridge, time = self.process, t.double()
         assert isinstance(bridge, Bridge)
-        eta, sigma = like(bridge.eta(time), r), like(bridge.sigma(time), r)
+        eta, sigma = expand_to(bridge.eta(time), r), expand_to(bridge.sigma(time), r)
         alpha = 1 - eta
         means, variances, log_weights = self.means, self.variances, self.log_weights.expand(len(r), -1)
         if self.blind:
@@ -52,7 +52,7 @@ class BridgedDenoiser(ExactDenoiser):
         else:
             means, variances, log_weights = self.given(y)
             # alpha and sigma may vanish together: what counts is their ratio
-            size = (1 + like(bridge.ratio(time), r) ** 2).sqrt()
+            size = (1 + expand_to(bridge.ratio(time), r) ** 2).sqrt()
             signal = 1 / size
             noise, seen = (1 - signal**2).sqrt(), divide(r + alpha * y, (alpha**2 + sigma**2).sqrt())
         return (expected(seen, signal, noise, means, variances, log_weights) - y).to(x_t.dtype)
@@ -86,10 +86,10 @@ class BridgedMixture(Mixture):
     ``y``. ``blind``: the closed form is that of the unconditional kind of bridge, which sees the state alone.
     """
 
-    told = "image"
-    endless = False
-    usual_process = {"name": "brownian", "scale": 0.6}
-    usual_kind = "x0"
+    cond_kind = "image"
+    infinite = False
+    default_process = {"name": "brownian", "scale": 0.6}
+    default_kind = "x0"
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class BridgedMixture(Mixture):
         """``{"image": y}`` of the pairs ``labels`` (B,)."""
         return None if labels is None else {"image": self._degraded[labels.cpu()].to(labels.device)}
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """The first pairs of a split, each twice: what a model makes of the same ``y`` shows its
         diversity."""
         numbers = self._numbers(split)

@@ -77,7 +77,7 @@ def make_mixture(
 
     ``std``: one for all components or one each. ``weights``: relative, equal by default. ``classes``:
     neighbouring components in equal blocks share a label; ``labels``: one each instead. ``scale``: stretches
-    the centres, per axis if a list. ``bridge``: ``told`` or ``blind`` makes it a
+    the centres, per axis if a list. ``bridge``: ``cond_kind`` or ``blind`` makes it a
     :class:`stillhouse.worlds.mixture.bridged.BridgedMixture`, whose closed form hears the degraded point or
     does not.
     """

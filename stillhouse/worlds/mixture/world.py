@@ -13,7 +13,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
-from stillhouse.core.process import Process, like
+from stillhouse.core.process import Process, expand_to
 from stillhouse.worlds.base import World, require_samples
 
 
@@ -49,7 +49,7 @@ class MixtureDenoiser(ExactDenoiser):
     def _joint(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor, Tensor]:
         """``log w_k N(x_t; alpha mu_k, v_k I)`` without its constant (B, K), each ``v_k`` (B, K), and
         ``alpha`` (B, 1)."""
-        alpha, sigma = (like(f(t), x_t).reshape(-1, 1) for f in (self.process.alpha, self.process.sigma))
+        alpha, sigma = (expand_to(f(t), x_t).reshape(-1, 1) for f in (self.process.alpha, self.process.sigma))
         v = alpha**2 * self.variances.to(x_t) + sigma**2
         away = x_t[:, None] - alpha[..., None] * self.means.to(x_t)
         log_weights = (self.log_weights - self.log_share).to(x_t)
@@ -85,7 +85,7 @@ class Mixture(World):
     """
 
     name = "mixture"
-    endless = True
+    infinite = True
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, labels: Tensor):
         count = len(means)

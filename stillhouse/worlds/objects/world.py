@@ -66,7 +66,7 @@ class Objects(World):
     """
 
     name = "objects"
-    told = "camera"
+    cond_kind = "camera"
     lens = Lens(extent=1.0)
 
     def __init__(self, kind: str = "solids", cameras: int = 0, side: int = 16):
@@ -152,7 +152,7 @@ class Objects(World):
         )
         return {"features": self.cameras.to(labels.device)[labels]}
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` cameras, once around and again."""
         return torch.arange(n) % len(self.cameras)
 
@@ -186,7 +186,7 @@ class Objects(World):
         deviations from every mode that their camera sees.
         """
         require_samples(self, samples, labels)
-        labels = self.even(len(samples)) if labels is None else labels.cpu()
+        labels = self.balanced_labels(len(samples)) if labels is None else labels.cpu()
         x, true = samples.detach().float().cpu(), self.views[:, labels]
         error = (true - x).flatten(2).square().mean(2)  # (objects, views)
         if self.kind == "cube":
@@ -201,7 +201,7 @@ class Objects(World):
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
         """:meth:`measure` of ``n`` views of one true object (of the cube, of as many points)."""
-        draws, labels = Draws(n, "floor", seed), self.even(n)
+        draws, labels = Draws(n, "floor", seed), self.balanced_labels(n)
         if self.kind == "cube":
             return self.measure(*self.sample_data(n, draws, labels))
         return self.measure(self.views[draws.one_integer(0, len(self.views)), labels], labels)
@@ -210,7 +210,7 @@ class Objects(World):
         """A turn-table (1, F, 3, side, side): views in the order of their cameras around the object."""
         if self.kind == "cube":
             return None
-        labels = self.even(len(samples)) if labels is None else labels.cpu()
+        labels = self.balanced_labels(len(samples)) if labels is None else labels.cpu()
         return samples[labels.argsort(stable=True)][None]
 
 

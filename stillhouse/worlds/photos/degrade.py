@@ -107,11 +107,11 @@ def degrade(images: Tensor, numbers: Tensor, task: str) -> Tensor:
     if task not in SCALES:
         raise unknown("task of the world 'photos' named", task, SCALES)
     if task not in ONE_BY_ONE:
-        spoilt = shrunk(images, SCALES[task])
+        degraded = shrunk(images, SCALES[task])
     else:
         rows = [
             ONE_BY_ONE[task](x[None], Dice("photos", task, n))
             for x, n in zip(images, numbers.tolist(), strict=True)
         ]
-        spoilt = torch.cat(rows)
-    return spoilt.clamp(-1, 1)
+        degraded = torch.cat(rows)
+    return degraded.clamp(-1, 1)

@@ -86,10 +86,10 @@ class Photos(World):
     """
 
     name = "photos"
-    told = "image"
-    endless = True
-    usual_process = {"name": "resshift", "kappa": 0.5, "first": 0.02}
-    usual_kind = "edm"
+    cond_kind = "image"
+    infinite = True
+    default_process = {"name": "resshift", "kappa": 0.5, "first": 0.02}
+    default_kind = "edm"
     network_defaults = {
         "name": "unet",
         "image_channels": 3,
@@ -143,7 +143,7 @@ class Photos(World):
         rows = labels.cpu()
         return {"image": _inner(degrade(self._cut(rows), rows, self.task)).to(labels.device)}
 
-    def even(self, n: int, split: str = "test") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "test") -> Tensor:
         """``n`` patches of a split, spread over it, the same ones every time; of the photographs that are not
         learned from unless asked."""
         require(split in SETS, f"A world has the splits 'train' and 'test', not '{split}'.")
@@ -167,7 +167,7 @@ class Photos(World):
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """A fixed set of patches and their numbers: 2,000 to learn from, 1,000 for tests."""
         require(split in SETS, f"A world has the splits 'train' and 'test', not '{split}'.")
-        labels = self.even(SETS[split], split)
+        labels = self.balanced_labels(SETS[split], split)
         return self.clean(labels), labels
 
     # -- networks ----------------------------------------------------------------------------------
@@ -210,22 +210,22 @@ class Photos(World):
         require_samples(self, samples, labels)
         samples = samples.detach().float().cpu().clamp(-1, 1)
         real, features, spread = self._reference
-        told = {"frechet": frechet_distance(Textures()(samples) / spread, features / spread)}
+        metrics = {"frechet": frechet_distance(Textures()(samples) / spread, features / spread)}
         if labels is not None:
             real = self.clean(labels.cpu())
-            told |= {"psnr": float(psnr(samples, real).mean()), "ssim": float(ssim(samples, real).mean())}
-            told |= {"lpips": float(self.lpips(samples, real).mean())} if self.lpips else {}
-        return told | {"high_band_ratio": high_band_ratio(samples, real)}
+            metrics |= {"psnr": float(psnr(samples, real).mean()), "ssim": float(ssim(samples, real).mean())}
+            metrics |= {"lpips": float(self.lpips(samples, real).mean())} if self.lpips else {}
+        return metrics | {"high_band_ratio": high_band_ratio(samples, real)}
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
         """:meth:`measure` of ``n`` true patches: no distance but that of a finite set, and an infinite
         ``psnr``."""
-        labels = self.even(n)
+        labels = self.balanced_labels(n)
         return self.measure(self.clean(labels), labels)
 
-    def untouched(self, n: int) -> dict[str, float]:
+    def identity_metrics(self, n: int) -> dict[str, float]:
         """:meth:`measure` of the spoilt patches as they are: what doing nothing gives."""
-        labels = self.even(n)
+        labels = self.balanced_labels(n)
         return self.measure(self.condition(labels)["image"], labels)
 
     def photograph(self, side: int = 128) -> tuple[Tensor, Tensor]:

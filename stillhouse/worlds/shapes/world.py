@@ -38,7 +38,7 @@ class Shapes(World):
     name = "shapes"
     shape = (3, SIDE, SIDE)
     captions = CAPTIONS
-    endless = True
+    infinite = True
     sigma_data = 0.41
     network_defaults = {
         "name": "unet",
@@ -71,7 +71,7 @@ class Shapes(World):
         )
         return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
 
-    def even(self, n: int, split: str = "train") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` captions of a split, every sixth of a single object where it has such, spread over all, the
         same ones every time."""
         ids, generator = (
@@ -161,9 +161,9 @@ class Shapes(World):
         require_samples(self, samples, labels)
         generator = generator or torch.Generator().manual_seed(seed_of("measure", self.name))
         samples = samples.detach().float().cpu()
-        told = {} if labels is None else prompt_fidelity(self.reader, samples, labels.cpu())
+        metrics = {} if labels is None else prompt_fidelity(self.reader, samples, labels.cpu())
         real, known = self.data("train")[0], None if features else self._features
-        return told | measure_images(
+        return metrics | measure_images(
             self.name,
             samples,
             real,

@@ -42,7 +42,7 @@ class Tables(World):
     """
 
     name = "tables"
-    told = "row"
+    cond_kind = "row"
 
     def __init__(self, table: str = "diabetes"):
         from sklearn import datasets

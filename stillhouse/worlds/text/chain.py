@@ -99,8 +99,8 @@ class Chain(World):
     """
 
     name = "text"
-    endless = True
-    usual_kind = "logits"
+    infinite = True
+    default_kind = "logits"
     network_defaults: dict[str, Any]
 
     def __init__(
@@ -121,7 +121,7 @@ class Chain(World):
         require(length >= 2, f"A chain's texts have at least 2 letters, not {length}.")
         self.chain, self.vocab, self.shape = rows / rows.sum(1, keepdim=True), len(rows), (length,)
         self.first = torch.full((self.vocab,), 1 / self.vocab, dtype=torch.float64)
-        self.usual_process = {"name": process, "vocab": self.vocab}
+        self.default_process = {"name": process, "vocab": self.vocab}
         self.network_defaults = {
             "name": "onehot",
             "vocab": self.vocab,

@@ -35,8 +35,8 @@ class Text(World):
     """
 
     name = "text"
-    endless = True
-    usual_kind = "logits"
+    infinite = True
+    default_kind = "logits"
     tokenizer: Letters
     network_defaults = {"name": "token_transformer", "dim": 128, "depth": 4, "heads": 4}
 
@@ -45,7 +45,10 @@ class Text(World):
         if process not in PROCESSES:
             raise unknown("process of tokens", process, PROCESSES)
         self.tokenizer, self.shape = letters(), (length,)
-        self.vocab, self.usual_process = self.tokenizer.size, {"name": process, "vocab": self.tokenizer.size}
+        self.vocab, self.default_process = (
+            self.tokenizer.size,
+            {"name": process, "vocab": self.tokenizer.size},
+        )
 
     def _windows(self, split: str, n: int, draws: Draws) -> Tensor:
         require(split in SIZES, f"A world has the splits 'train' and 'test', not '{split}'.")

@@ -93,7 +93,7 @@ class Tones(World):
     shape = (LENGTH,)
     classes = len(INSTRUMENTS)
     class_names = tuple(INSTRUMENTS)
-    endless = True
+    infinite = True
     sigma_data = 0.32
     network_defaults = {"name": "mlp", "dim": LENGTH, "width": 384, "depth": 4}
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet  # noqa: E402
 FPS, LENGTHS = 10, (7, 5, 9)
 
 
-def frames(episode, length, **spoilt):
+def frames(episode, length, **degraded):
     """One episode: the state counts frames in its first number, the action is twice that and 3."""
     rows = list(range(length))
     made = {
@@ -26,7 +26,7 @@ def frames(episode, length, **spoilt):
         "timestamp": [i / FPS for i in rows],
         "task_index": [0] * length,
     }
-    return {name: column for name, column in {**made, **spoilt}.items() if column is not None}
+    return {name: column for name, column in {**made, **degraded}.items() if column is not None}
 
 
 def write(folder, episodes, *, together=False, info=None):
@@ -147,7 +147,7 @@ def test_a_folder_is_a_world_to_train_in_and_data_to_distil_with(tmp_path):
         world, {"channels": (8, 8)}, iterations=2, batch=4, quiet=True, steps=4, out=tmp_path / "teacher"
     )
     teacher = open_model(tmp_path / "teacher")
-    assert teacher.info["scales"] == world.scales and teacher.told == "observation"
+    assert teacher.info["scales"] == world.scales and teacher.cond_kind == "observation"
     student = distill(
         tmp_path / "teacher",
         "onedp",

@@ -51,7 +51,7 @@ class Case:
 CASES = [
     Case("sd", "lcm", {"steps": 4}, scheduler="LCMScheduler", steps=(2,)),
     Case("sd", "lcm", {"steps": 2, "lora": 4}, ("lora",), scheduler="LCMScheduler"),
-    Case("sd", "sid", {"start": 0.7}, scheduler="EulerDiscreteScheduler"),
+    Case("sd", "sid", {"first_time": 0.7}, scheduler="EulerDiscreteScheduler"),
     Case("sd", "icd", {}, scheduler="FewStepScheduler"),
     Case("sd", "dmd2", {**DMD, "steps": 2}, ("full", "lora", "peft"), "LCMScheduler"),
     Case("sd", "odd", {}, scheduler="FewStepScheduler"),

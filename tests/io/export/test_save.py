@@ -21,14 +21,14 @@ from stillhouse.adapters import Adapted, adapted
 from stillhouse.api.runs import distill, open_model
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.guidance import hears_guidance
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export import choose, save_pipeline, with_guidance_input
 from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 from stillhouse.io.export.schedulers import own_scheduler
 from stillhouse.io.export.walks import walk
 from stillhouse.io.pipelines import open_pipeline, tiny
 from stillhouse.model import Model, from_pipeline, load
-from stillhouse.parts.players.students import grown
+from stillhouse.parts.players.students import with_inputs
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -145,20 +145,20 @@ def test_the_choice(
     choice = choose(model.pipeline, model.denoiser, model.samplings)  # type: ignore[arg-type]
     assert (choice.name, choice.steps, choice.own) == (name, steps, name == "FewStepScheduler")
     assert {k: choice.scheduler.config[k] for k in config} == config
-    assert any("use stillhouse.load" in said for said in choice.remarks) == (len(steps) < len(samplings))
+    assert any("use stillhouse.load" in pred for pred in choice.remarks) == (len(steps) < len(samplings))
 
 
 def test_a_start_that_a_pipeline_cannot_make_is_told(opened: Opened) -> None:
     low = {1: Sampling([0.6, 0.0], "renoise")}
     there = {kind: student(opened(kind), low) for kind in ("sd", "sd3")}
-    said = {kind: choose(m.pipeline, m.denoiser, m.samplings) for kind, m in there.items()}  # type: ignore[arg-type]
-    walked = said["sd"].scheduler
+    pred = {kind: choose(m.pipeline, m.denoiser, m.samplings) for kind, m in there.items()}  # type: ignore[arg-type]
+    walked = pred["sd"].scheduler
     walked.set_timesteps(1)
     ratio = float(opened("sd").denoiser.process.ratio(torch.tensor([0.6])))  # Euler's counts in sigma / alpha
     assert walked.timesteps.tolist() == [599] and float(walked.init_noise_sigma) == pytest.approx(
         ratio, rel=1e-5
     )
-    assert not said["sd"].remarks and "starts from 0.6" in said["sd3"].remarks[0]
+    assert not pred["sd"].remarks and "starts from 0.6" in pred["sd3"].remarks[0]
 
 
 def test_students_start_as_pipelines_do(opened: Opened) -> None:
@@ -214,8 +214,8 @@ def test_solvers_with_memory_are_refused(opened: Opened) -> None:
 
 
 def test_our_scheduler_speaks_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("stillhouse.io.export.few_step_scheduler.logger.warning", said.append)
+    pred: list[str] = []
+    monkeypatch.setattr("stillhouse.io.export.few_step_scheduler.logger.warning", pred.append)
     row = [999.0, 1.0, 0.5, -0.5, 0.0, 0.1, 0.99]
     scheduler = FewStepScheduler({"1": [row]}, {"1": 0.5})
     with pytest.raises(ValueError, match=r"made for 1 step\(s\), not 30: pass num_inference_steps=1"):
@@ -225,7 +225,7 @@ def test_our_scheduler_speaks_up(monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.ones(2, 3)
         scheduler.scale_model_input(torch.cat([x, x]), scheduler.timesteps[0])  # as pipelines do for guidance
         scheduler.step(x, scheduler.timesteps[0], x)
-    assert len(said) == 1 and "guidance_scale=1.0" in said[0]
+    assert len(pred) == 1 and "guidance_scale=1.0" in pred[0]
     assert scheduler.init_noise_sigma == 0.5 and scheduler.timesteps.tolist() == [999.0]
 
 
@@ -402,23 +402,23 @@ def test_the_card_runs_and_inherits(root: Path, tmp_path: Path, monkeypatch: pyt
         code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
         assert code
         monkeypatch.chdir(tmp_path)
-        said: dict[str, Any] = {}
-        exec(code[1], said)
-        assert said["image"].size == (64, 64)
+        pred: dict[str, Any] = {}
+        exec(code[1], pred)
+        assert pred["image"].size == (64, 64)
 
 
 def test_the_card_tells_the_guidance(opened: Opened, tmp_path: Path) -> None:
-    said = {
+    pred = {
         kind: card_of(student(opened(kind), ONE).save_pretrained(tmp_path / kind))[1]
         for kind in ("sd", "sd3", "flux")
     }
-    assert "whatever its `guidance_scale`" in said["sd"] and "guidance_scale=" not in said["sd"]
+    assert "whatever its `guidance_scale`" in pred["sd"] and "guidance_scale=" not in pred["sd"]
     assert (
-        "num_inference_steps=1, guidance_scale=1.0)" in said["sd3"]
-        and "default is 7, and no setting" in said["sd3"]
+        "num_inference_steps=1, guidance_scale=1.0)" in pred["sd3"]
+        and "default is 7, and no setting" in pred["sd3"]
     )
-    assert "guidance_scale=3.5, height=64, width=64)" in said["flux"] and "costs nothing" in said["flux"]
-    assert "names no licence" in said["sd"]
+    assert "guidance_scale=3.5, height=64, width=64)" in pred["flux"] and "costs nothing" in pred["flux"]
+    assert "names no licence" in pred["sd"]
 
 
 def test_our_own_scheduler_is_announced(opened: Opened, tmp_path: Path) -> None:
@@ -438,8 +438,8 @@ def test_our_own_scheduler_is_announced(opened: Opened, tmp_path: Path) -> None:
 
 def test_a_grown_guidance_input_starts_without_effect(opened: Opened) -> None:
     teacher = opened("sd").denoiser
-    more = grown(teacher, guidance_input=True)
-    assert hears_guidance(more) and not hears_guidance(teacher)
+    more = with_inputs(teacher, guidance_input=True)
+    assert takes_guidance(more) and not takes_guidance(teacher)
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.4])
     w = torch.tensor([1.0, 7.5])
     with torch.no_grad():
@@ -469,10 +469,10 @@ def test_guidance_asked_of_a_student_without(opened: Opened, caplog: pytest.LogC
 def test_a_fine_tuned_pipeline_is_guided_as_before(tmp_path):
     model = load(tiny.build("sd", tmp_path / "sd"))
     model.samplings = {4: replace(model.sampling(4), guidance=1.0)}
-    for method, deaf in (("denoising", False), ("lora_distill", True)):
+    for method, no_scale in (("denoising", False), ("lora_distill", True)):
         replace(model, info={"method": method}).save_pretrained(tmp_path / method)
         config = json.loads((tmp_path / method / "unet" / "config.json").read_text())
-        assert (config.get("time_cond_proj_dim") is not None) == deaf
+        assert (config.get("time_cond_proj_dim") is not None) == no_scale
 
 
 def test_nothing_tells_where_on_this_machine_it_was_made(tmp_path):

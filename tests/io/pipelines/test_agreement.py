@@ -44,8 +44,8 @@ def ours(
 ) -> Tensor:
     """Latents by our denoiser and solver along the pipeline's times."""
     denoiser = family.denoiser()
-    told = torch.full((len(z),), scale) if family.hears_guidance else None
-    model = denoiser if family.hears_guidance or scale == 1 else Guided(denoiser, scale)
+    told = torch.full((len(z),), scale) if family.takes_guidance else None
+    model = denoiser if family.takes_guidance or scale == 1 else Guided(denoiser, scale)
     return rollout(
         model, z * family.start(steps), family.times(steps), make_solver(solver), cond, guidance=told
     )
@@ -56,7 +56,7 @@ def theirs(family: Family, z: Tensor, scale: float = SCALE, steps: int = STEPS) 
     name = type(family.pipe).__name__
     height, width = family.size
     packed = name == "FluxPipeline"
-    said = family.pipe(
+    pred = family.pipe(
         PROMPTS,
         num_inference_steps=steps,
         guidance_scale=scale,
@@ -66,7 +66,7 @@ def theirs(family: Family, z: Tensor, scale: float = SCALE, steps: int = STEPS) 
         output_type="latent",
         **({"use_resolution_binning": False} if name.startswith(("PixArt", "Sana")) else {}),
     ).images
-    return unpack(said, *family.shape[1:]) if packed else said
+    return unpack(pred, *family.shape[1:]) if packed else pred
 
 
 @pytest.mark.parametrize("kind", TEXT)
@@ -130,9 +130,9 @@ def recorded(family: Family, call: Callable[[], Any], monkeypatch: pytest.Monkey
     step, states = family.pipe.scheduler.step, []
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        said = step(*args, **kwargs)
-        states.append(said.prev_sample)
-        return said
+        pred = step(*args, **kwargs)
+        states.append(pred.prev_sample)
+        return pred
 
     monkeypatch.setattr(family.pipe.scheduler, "step", stepped)
     call()

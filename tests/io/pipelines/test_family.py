@@ -15,7 +15,7 @@ import stillhouse
 from stillhouse.cli import main
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM
 from stillhouse.core.process import VE, Flow, ScaledLinearVP, process_from_config
 from stillhouse.io.pipelines import Family, open_pipeline, register, tiny
@@ -40,8 +40,8 @@ def test_what_is_read(kind: str, opened: Opened) -> None:
         and 0 <= times[-1] <= 0.001
         and times[0] <= 1
     )
-    said = json.loads(json.dumps(describe(family)))
-    assert said["latent"]["shape"] == list(family.shape) and said["pipeline"] == type(family.pipe).__name__
+    pred = json.loads(json.dumps(describe(family)))
+    assert pred["latent"]["shape"] == list(family.shape) and pred["pipeline"] == type(family.pipe).__name__
 
 
 def test_the_table_is_the_schedulers(opened: Opened) -> None:
@@ -89,8 +89,8 @@ def test_edm_sign_follows_the_prediction(opened: Opened) -> None:
         raw = family.network(
             scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)
         ).sample
-        said = family.denoiser()(x, family.process.time_of_ratio(sigma.double())).x0
-    torch.testing.assert_close(said, scheduler.precondition_outputs(x, raw, sigma), atol=1e-4, rtol=1e-4)
+        pred = family.denoiser()(x, family.process.time_of_ratio(sigma.double())).x0
+    torch.testing.assert_close(pred, scheduler.precondition_outputs(x, raw, sigma), atol=1e-4, rtol=1e-4)
 
 
 def test_empty_prompts_are_the_unconditional_ones(opened: Opened) -> None:
@@ -144,10 +144,10 @@ def test_copies_share_the_pipeline_and_not_the_weights(opened: Opened) -> None:
 def test_flux_hears_the_scale(opened: Opened) -> None:
     dev, schnell = opened("flux"), opened("flux_schnell")
     assert (
-        dev.hears_guidance
-        and hears_guidance(dev.denoiser())
-        and not schnell.hears_guidance
-        and not hears_guidance(schnell.denoiser())
+        dev.takes_guidance
+        and takes_guidance(dev.denoiser())
+        and not schnell.takes_guidance
+        and not takes_guidance(schnell.denoiser())
     )
     x, t, cond = torch.randn(2, *dev.shape), torch.tensor([0.5, 0.5]), dev.encode(["dog", "dog"])
     with torch.no_grad():
@@ -173,14 +173,14 @@ def test_a_guidance_input_of_a_unet_is_the_lcm_pipelines(built: Built) -> None:
     student = type(family)(pipe)
     z = torch.randn(1, *student.shape)
     assert (
-        hears_guidance(student.denoiser())
+        takes_guidance(student.denoiser())
         and student.schedule.solver == "renoise"
         and student.times(1) == [1.0, 0.0]
     )
-    said = student.denoiser()(z, torch.ones(1), student.encode(["dog"]), guidance=torch.tensor([8.0]))
+    pred = student.denoiser()(z, torch.ones(1), student.encode(["dog"]), guidance=torch.tensor([8.0]))
     its = pipe("dog", num_inference_steps=1, guidance_scale=8.0, latents=z, output_type="latent").images
     # LCM's skip is (0.5 / (10 * 999))^2 of the state, far below what we compare to
-    torch.testing.assert_close(said.x0.detach(), its, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(pred.x0.detach(), its, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl_edm", "sd3", "sana"])
@@ -220,13 +220,13 @@ def test_sizes(built: Built) -> None:
 
 def test_half_precision(built: Built) -> None:
     family = open_pipeline(built("sdxl"), dtype=torch.bfloat16)
-    said = Guided(family.denoiser(), 3.0)(
+    pred = Guided(family.denoiser(), 3.0)(
         torch.randn(2, *family.shape), torch.tensor([0.4, 1.0]), family.encode(["dog", "cat"])
     )
     assert (
         next(family.network.parameters()).dtype == torch.bfloat16
-        and said.raw.dtype == torch.float32
-        and said.x0.isfinite().all()
+        and pred.raw.dtype == torch.float32
+        and pred.x0.isfinite().all()
     )
 
 
@@ -296,11 +296,11 @@ def test_inspect(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert words in shown
     assert main(["inspect", str(built("dit")), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    pred = json.loads(capsys.readouterr().out)
     assert (
-        said["classes"] == 1000
-        and said["guidance"] == {"scale": 4.0, "how": "a second evaluation"}
-        and "cm" in said["methods"]
+        pred["classes"] == 1000
+        and pred["guidance"] == {"scale": 4.0, "how": "a second evaluation"}
+        and "cm" in pred["methods"]
     )
     assert main(["inspect", str(built("sd").parent)]) == 2
     assert "is no Diffusers pipeline" in capsys.readouterr().err

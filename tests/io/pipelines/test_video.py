@@ -47,7 +47,7 @@ def theirs(family: Family, z: Tensor, scale: float) -> Tensor:
     """Latents by the pipeline's own call, in our order of frames and channels."""
     height, width = family.size
     packed = type(family.pipe).__name__ == "LTXPipeline"
-    said = family.pipe(
+    pred = family.pipe(
         PROMPTS,
         num_inference_steps=STEPS,
         guidance_scale=scale,
@@ -57,7 +57,7 @@ def theirs(family: Family, z: Tensor, scale: float) -> Tensor:
         num_frames=family.frames,
         output_type="latent",
     ).frames
-    return unpack(said, z.shape[1], *z.shape[-2:]) if packed else said.transpose(1, 2)
+    return unpack(pred, z.shape[1], *z.shape[-2:]) if packed else pred.transpose(1, 2)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -94,7 +94,7 @@ def test_clips_through_the_autoencoder(kind: str, opened: Opened, monkeypatch: p
     assert clips.shape == (1, family.frames, 3, *family.size)
     assert family.latents(clips).shape == z.shape
     pipe, (height, width) = family.pipe, family.size  # the pipeline's own decoding of one step's end
-    monkeypatch.setattr(pipe.scheduler, "step", lambda said, t, x, **_: (x,))
+    monkeypatch.setattr(pipe.scheduler, "step", lambda pred, t, x, **_: (x,))
     start = pack(z) if kind == "ltx" else z.transpose(1, 2)
     its = pipe(
         "cat",
@@ -156,7 +156,7 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     assert isinstance(pipe, WanPipeline)
     z = torch.randn(1, 2, 4, 2, 4, generator=torch.Generator().manual_seed(2))
-    said = pipe(
+    pred = pipe(
         "small cat",
         num_inference_steps=1,
         guidance_scale=1.0,
@@ -168,7 +168,7 @@ def test_distilling_wan(built: Built, tmp_path: Path) -> None:
     ).frames
     with torch.no_grad():
         expected = student.denoiser(z, torch.ones(1), student.condition_of(1, "small cat")).x0
-    assert (said.transpose(1, 2) - expected).abs().max() < 1e-4
+    assert (pred.transpose(1, 2) - expected).abs().max() < 1e-4
     card = (tmp_path / "student" / "README.md").read_text()
     assert "text-to-video" in card and "num_frames=5" in card and ".frames[0]" in card
 

@@ -60,12 +60,16 @@ def test_a_pinhole_enlarges_what_is_near_and_the_rest_does_not():
 
 
 def test_the_first_pixel_is_at_the_top_left():
-    like = torch.zeros(1)
-    assert pixel_centres(4, like)[0].tolist() == [-0.75, 0.75] and pixel_centres(4, like)[1].tolist() == [
+    reference = torch.zeros(1)
+    assert pixel_centres(4, reference)[0].tolist() == [-0.75, 0.75] and pixel_centres(4, reference)[
+        1
+    ].tolist() == [
         -0.25,
         0.75,
     ]
-    assert pixel_corners(4, like)[0].tolist() == [-1, 1] and pixel_corners(4, like)[-1].tolist() == [1, -1]
+    assert pixel_corners(4, reference)[0].tolist() == [-1, 1] and pixel_corners(4, reference)[
+        -1
+    ].tolist() == [1, -1]
 
 
 def test_an_orbit_needs_places():

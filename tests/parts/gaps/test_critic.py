@@ -12,12 +12,10 @@ from stillhouse.models import build_model
 from stillhouse.parts.gaps.critic import (
     JumpCritic,
     channel_of,
+    discriminator_loss,
     features,
+    generator_loss,
     head_for,
-    hinge_critic,
-    hinge_fool,
-    squares_critic,
-    squares_fool,
 )
 
 NETS = {
@@ -64,8 +62,10 @@ def test_losses_are_the_papers():
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
     p = lambda v: 1 / (1 + math.exp(-v))  # noqa: E731
     half = 0.5 * (((p(2) - 1) ** 2 + (p(-1) - 1) ** 2) / 2 + (p(0.5) ** 2 + p(-3) ** 2) / 2)
-    assert float(squares_critic(real, fake)) == pytest.approx(half, rel=1e-6)
-    assert float(squares_fool(fake)) == pytest.approx(((p(0.5) - 1) ** 2 + (p(-3) - 1) ** 2) / 2, rel=1e-6)
-    assert float(hinge_critic(real, fake)) == pytest.approx((0 + 2) / 2 + (1.5 + 0) / 2) and float(
-        hinge_fool(fake)
-    ) == pytest.approx(1.25)
+    assert float(discriminator_loss(real, fake, kind="least_squares")) == pytest.approx(half, rel=1e-6)
+    assert float(generator_loss(fake, kind="least_squares")) == pytest.approx(
+        ((p(0.5) - 1) ** 2 + (p(-3) - 1) ** 2) / 2, rel=1e-6
+    )
+    assert float(discriminator_loss(real, fake, kind="hinge")) == pytest.approx(
+        (0 + 2) / 2 + (1.5 + 0) / 2
+    ) and float(generator_loss(fake, kind="hinge")) == pytest.approx(1.25)

@@ -3,11 +3,12 @@ import torch
 from torch import Tensor
 
 from stillhouse.adapters import Adapted, adapted
+from stillhouse.core.conditions import drop_condition
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import VE, Flow, ScaledLinearVP
 from stillhouse.parts.gaps.score import noise_share
-from stillhouse.parts.gaps.vsd import dropped, fake_denoising, fake_times, lora_fake, pull
+from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
 
@@ -38,7 +39,7 @@ def test_pull_is_the_difference_of_scores_by_hand():
         return (alpha * mean - x_t) / ((alpha * std) ** 2 + sigma**2)
 
     expected = sigma**3 * (score(-0.5, 0.3) - score(1.0, 0.5))  # eps = -sigma score
-    torch.testing.assert_close(pull(x, t, eps, real.exact(process), fake.exact(process)), expected)
+    torch.testing.assert_close(vsd_gradient(x, t, eps, real.exact(process), fake.exact(process)), expected)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
@@ -46,9 +47,11 @@ def test_equal_scores_pull_nowhere_under_any_guidance(scale):
     x, t, eps = points()
     one, two = (make_mixture(classes=2).exact(Flow()) for _ in range(2))
     labels = torch.arange(ROWS) % 2
-    assert torch.equal(pull(x, t, eps, Guided(one, scale), Guided(two, scale), labels), torch.zeros_like(x))
+    assert torch.equal(
+        vsd_gradient(x, t, eps, Guided(one, scale), Guided(two, scale), labels), torch.zeros_like(x)
+    )
     if scale != 1:  # and guidance on one side alone does
-        assert float(pull(x, t, eps, Guided(one, scale), two, labels).abs().max()) > 1e-3
+        assert float(vsd_gradient(x, t, eps, Guided(one, scale), two, labels).abs().max()) > 1e-3
 
 
 def test_pull_is_the_same_on_every_process():
@@ -57,11 +60,11 @@ def test_pull_is_the_same_on_every_process():
 
     x, t, eps = points()
     vp, real, fake = ScaledLinearVP(), gaussian(1.0, 0.5), gaussian(-0.5, 0.3)
-    expected = pull(x, t, eps, real.exact(vp), fake.exact(vp))
+    expected = vsd_gradient(x, t, eps, real.exact(vp), fake.exact(vp))
     for other in (VE(), Flow()):
         there = convert(x, t, vp, other)[1]
         torch.testing.assert_close(
-            pull(x, there, eps, real.exact(other), fake.exact(other)), expected, rtol=1e-6, atol=1e-8
+            vsd_gradient(x, there, eps, real.exact(other), fake.exact(other)), expected, rtol=1e-6, atol=1e-8
         )
 
 
@@ -70,7 +73,7 @@ def test_pull_carries_no_gradient_and_no_nan():
     world = gaussian(0.0, 1.0)
     broken = world.exact(Flow())
     broken.mean = lambda *_: torch.full_like(x, torch.nan)  # type: ignore[method-assign]
-    made = pull(x.requires_grad_(), t, eps, broken, world.exact(Flow()))
+    made = vsd_gradient(x.requires_grad_(), t, eps, broken, world.exact(Flow()))
     assert not made.requires_grad and torch.equal(made, torch.zeros_like(made))
 
 
@@ -81,8 +84,8 @@ def test_fakes_loss_is_least_at_the_exact_score_and_weighted_by_alpha():
     t, eps = fake_times(process, draws).double(), draws.normal(2, dtype=torch.float64)
     exact, other = world.exact(process), gaussian(0.7, 0.4).exact(process)
     assert float(fake_denoising(exact, x, t, eps)) < float(fake_denoising(other, x, t, eps))
-    said = exact(process.noise(x, t, eps), t).eps
-    by_hand = (process.alpha(t)[:, None] * (said - eps)).square().mean()
+    pred = exact(process.noise(x, t, eps), t).eps
+    by_hand = (process.alpha(t)[:, None] * (pred - eps)).square().mean()
     torch.testing.assert_close(fake_denoising(exact, x, t, eps), by_hand)
     at = exact(x, t).at
     torch.testing.assert_close(noise_share(at), at.sigma**2)  # variance-preserving
@@ -91,10 +94,10 @@ def test_fakes_loss_is_least_at_the_exact_score_and_weighted_by_alpha():
 
 def test_prompts_are_dropped_for_the_whole_batch():
     cond = torch.arange(ROWS)
-    made = [dropped(cond, Draws(ROWS, seed, "drop"), 0.1) for seed in range(400)]
+    made = [drop_condition(cond, Draws(ROWS, seed, "drop").one_uniform() < 0.1) for seed in range(400)]
     assert all(c is None or torch.equal(c, cond) for c in made)
     assert 20 <= sum(c is None for c in made) <= 62  # 40 expected, deviation 6
-    assert dropped(cond, Draws(ROWS, 0), 0.0) is cond and dropped(cond, Draws(ROWS, 0), 1.0) is None
+    assert drop_condition(cond, False) is cond and drop_condition(cond, True) is None
 
 
 def test_fake_is_an_adapter_on_the_teacher_that_starts_as_it():

@@ -113,10 +113,10 @@ def test_it_costs_one_call_and_goes_inside_guidance():
     denoiser, x, t = ours()
     told = Negative(denoiser, normal(1, 2, 6, seed=2), 0.3)
     with count_calls(told) as calls:
-        said = told(x, t, normal(ROWS, 4, 6, seed=1))
+        pred = told(x, t, normal(ROWS, 4, 6, seed=1))
     assert calls() == 1
     guided = Guided(told, 2.0)(x, t, normal(ROWS, 4, 6, seed=1))
-    torch.testing.assert_close(guided.x0, 2 * said.x0 - denoiser(x, t).x0)
+    torch.testing.assert_close(guided.x0, 2 * pred.x0 - denoiser(x, t).x0)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -5,9 +5,9 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Cosine, Flow, LinearVP
 from stillhouse.models.scenes import Plain
-from stillhouse.parts.gaps.score import score_step
-from stillhouse.parts.gaps.vsd import pull
-from stillhouse.parts.scenes.distill_3d import clean_flow, falling, pulled
+from stillhouse.parts.gaps.score import sds_gradient, surrogate_loss
+from stillhouse.parts.gaps.vsd import vsd_gradient
+from stillhouse.parts.scenes.distill_3d import clean_flow, falling
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.worlds.mixture.layouts import make_mixture
@@ -29,10 +29,10 @@ def test_with_the_ratio_the_step_leads_to_the_clean_estimate(process):
     )
     labels = torch.arange(16) % 8
     clean = model(process.noise(x, t, eps), t, labels).x0
-    torch.testing.assert_close(score_step(x, t, eps, model, cond=labels), x - clean)
+    torch.testing.assert_close(sds_gradient(x, t, eps, model, cond=labels), x - clean)
     share = (process.sigma(t) ** 2 / (process.alpha(t) ** 2 + process.sigma(t) ** 2))[:, None]
     sds = share * (process.alpha(t) / process.sigma(t))[:, None] * (x - clean)
-    torch.testing.assert_close(score_step(x, t, eps, model, cond=labels, weight="sigma2"), sds)
+    torch.testing.assert_close(sds_gradient(x, t, eps, model, cond=labels, weight="sigma2"), sds)
 
 
 def test_with_a_fake_score_it_is_variational_score_distillation():
@@ -43,23 +43,23 @@ def test_with_a_fake_score_it_is_variational_score_distillation():
         torch.linspace(0.1, 0.9, 16, dtype=torch.float64),
     )
     fake = make_mixture(std=0.6).exact(Flow())
-    step = score_step(x, t, eps, model, fake, weight="sigma2")
-    torch.testing.assert_close(step, pull(x, t, eps, model, fake))
-    assert torch.equal(score_step(x, t, eps, model, model), torch.zeros_like(x))
+    step = sds_gradient(x, t, eps, model, fake, weight="sigma2")
+    torch.testing.assert_close(step, vsd_gradient(x, t, eps, model, fake))
+    assert torch.equal(sds_gradient(x, t, eps, model, model), torch.zeros_like(x))
     labels = torch.arange(16) % 8
-    told = score_step(x, t, eps, model, fake, labels, fake_cond=labels)
-    assert not torch.allclose(told, score_step(x, t, eps, model, fake, labels))
+    told = sds_gradient(x, t, eps, model, fake, labels, fake_cond=labels)
+    assert not torch.allclose(told, sds_gradient(x, t, eps, model, fake, labels))
 
 
 def test_the_loss_has_the_step_as_its_gradient():
     x, g = normal(5).requires_grad_(), normal(5, 1)
-    pulled(x, g).backward()
+    surrogate_loss(x, g, "sum").backward()
     torch.testing.assert_close(x.grad, g / 5)
 
 
 def test_no_gradient_reaches_the_teacher():
     scene = Denoiser(Plain((2,)).double(), Flow(), "x0")
-    g = score_step(normal(3), torch.full((3,), 0.5), normal(3, 1), scene)
+    g = sds_gradient(normal(3), torch.full((3,), 0.5), normal(3, 1), scene)
     assert not g.requires_grad
 
 

@@ -42,8 +42,8 @@ def test_the_caption_reward_reads_the_caption_it_was_told(monkeypatch):
         ("stillhouse.parts.targets.reward:REWARDS", "no function 'REWARDS'"),
     ],
 )
-def test_a_reward_that_is_none_is_refused(name, said):
-    with pytest.raises(StillhouseError, match=said):
+def test_a_reward_that_is_none_is_refused(name, pred):
+    with pytest.raises(StillhouseError, match=pred):
         find_reward(name)
 
 

@@ -38,12 +38,12 @@ def test_uniform_bound_is_the_limit_of_many_small_steps(schedule, t):
     process, dt = Uniform(V, schedule), 1e-6
     x = torch.arange(V)[None].repeat(V, 1)
     z = torch.arange(V)[:, None].expand(V, V)
-    said, times = distributions(V, V), full(t, V)
-    bound = uniform_bound(process, said, x, z, times)
+    pred, times = distributions(V, V), full(t, V)
+    bound = uniform_bound(process, pred, x, z, times)
     small = (
         kl(
             process.posterior(one_hot(x, V), z, times, times - dt),
-            process.posterior(said, z, times, times - dt),
+            process.posterior(pred, z, times, times - dt),
         )
         / dt
     )
@@ -60,17 +60,17 @@ def test_uniform_bound_is_the_limit_of_many_small_steps(schedule, t):
 @pytest.mark.parametrize("schedule", ["log_linear", "cosine"])
 def test_masked_weight_is_the_limit_of_many_small_steps(schedule):
     process, dt, t = Masked(V, schedule), 1e-6, 0.4
-    x, said = torch.tensor([[2]]), distributions(1, 1)
+    x, pred = torch.tensor([[2]]), distributions(1, 1)
     hidden = torch.full((1, 1), V)
     small = (
         kl(
             process.posterior(one_hot(x, V), hidden, full(t), full(t - dt)),
-            process.posterior(said, hidden, full(t), full(t - dt)),
+            process.posterior(pred, hidden, full(t), full(t - dt)),
         )
         / dt
     )
     weight = process.dsigma(full(t)) / process.sigma(full(t))
-    assert float(small) == pytest.approx(float(weight * -said[0, 0, 2]), rel=1e-4)
+    assert float(small) == pytest.approx(float(weight * -pred[0, 0, 2]), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.process import Flow
-from stillhouse.parts.video.audio_guidance import TwoGuided, deaf, nothing
+from stillhouse.parts.video.audio_guidance import TwoGuided, null_condition, without_audio
 from stillhouse.worlds.clips.talking import TalkingClips
 
 
@@ -15,7 +15,7 @@ def world():
 @pytest.fixture(scope="module")
 def asked(world):
     x = torch.randn(6, *world.shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.full((6,), 0.9), world.condition(world.even(6))
+    return x, torch.full((6,), 0.9), world.condition(world.balanced_labels(6))
 
 
 def answers(world, asked):
@@ -29,15 +29,17 @@ def text_of(cond):
 
 def test_what_is_left_when_a_part_is_hidden(asked):
     cond = asked[2]
-    assert not deaf(cond)["features"].any() and torch.equal(deaf(cond)["mask"], cond["mask"])
-    assert not nothing(cond)["features"].any() and not nothing(cond)["mask"].any()
+    assert not without_audio(cond)["features"].any() and torch.equal(
+        without_audio(cond)["mask"], cond["mask"]
+    )
+    assert not null_condition(cond)["features"].any() and not null_condition(cond)["mask"].any()
     assert cond["features"].any()  # the condition itself is left alone
 
 
 def test_two_scales_are_the_formula(world, asked):
     exact, empty, text, both = answers(world, asked)
-    said = TwoGuided(exact, 3.0, 1.5)(*asked).x0
-    torch.testing.assert_close(said, empty + 3 * (text - empty) + 1.5 * (both - text), atol=1e-5, rtol=0)
+    pred = TwoGuided(exact, 3.0, 1.5)(*asked).x0
+    torch.testing.assert_close(pred, empty + 3 * (text - empty) + 1.5 * (both - text), atol=1e-5, rtol=0)
     assert float((both - text).abs().max()) > 0.05 and float((text - empty).abs().max()) > 0.05
 
 
@@ -45,10 +47,10 @@ def test_two_scales_are_the_formula(world, asked):
 def test_equal_scales_collapse_to_two_passes_and_none_to_one(world, asked, scale, sound, calls):
     exact, empty, text, both = answers(world, asked)
     with count_calls(exact) as spent:
-        said = TwoGuided(exact, scale, sound)(*asked).x0
+        pred = TwoGuided(exact, scale, sound)(*asked).x0
     assert spent() == calls
     torch.testing.assert_close(
-        said, empty + scale * (text - empty) + sound * (both - text), atol=1e-5, rtol=0
+        pred, empty + scale * (text - empty) + sound * (both - text), atol=1e-5, rtol=0
     )
 
 

@@ -6,13 +6,13 @@ import torch
 from stillhouse.adapters import Adapted
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, land
+from stillhouse.core.flowmap import ddim_step, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import VE, Flow, LinearVP
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
-from stillhouse.parts.gaps.score import direction
+from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.systems.adversarial.flash_diffusion import FlashDiffusion
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
@@ -75,7 +75,7 @@ def test_the_target_is_where_the_guided_teacher_ends_from_mid_grid(j):
     x, cond, guided = Draws(ROWS, "x").normal(2), batch.cond, Guided(method.teacher, 3.0)
     expected = x
     for t, s in zip(method.times[j:], method.times[j + 1 :], strict=False):
-        expected = land(guided(expected, torch.full((ROWS,), t), cond), torch.full((ROWS,), s))
+        expected = ddim_step(guided(expected, torch.full((ROWS,), t), cond), torch.full((ROWS,), s))
     torch.testing.assert_close(
         method.endpoint(x, j, method.guided(batch, "endpoint"), cond), expected, atol=1e-5, rtol=0
     )
@@ -107,7 +107,7 @@ def test_the_other_terms_come_in_quarter_by_quarter():
                 draws = Draws(ROWS, step, "student")
                 draws.normal(2)
                 t = draws.integers(0, 1000) / 1000
-                g = direction(x.detach(), t, draws.normal(2), method.teacher, method.student, batch.cond)
+                g = dmd_gradient(x.detach(), t, draws.normal(2), method.teacher, method.student, batch.cond)
                 assert parts[name] - parts["distance"] == pytest.approx(
                     matching * float(g.square().mean()), rel=1e-3, abs=1e-6
                 )
@@ -120,14 +120,14 @@ def test_the_other_terms_come_in_quarter_by_quarter():
 def test_the_student_is_its_own_fake_score_without_gradient():
     method, batch = built(matching=0.7, adversarial=0.0), batch_of(300)
     asked = []
-    method.student.register_forward_hook(lambda _m, _a, said: asked.append(said.raw.requires_grad))
+    method.student.register_forward_hook(lambda _m, _a, pred: asked.append(pred.raw.requires_grad))
     method.student_loss(batch)
     assert asked == [True, False]
 
 
 def test_real_and_fake_meet_the_critic_at_the_same_times_with_the_same_noise():
     method, met = built(), []
-    method.eye.register_forward_pre_hook(lambda _m, args: met.append(args[:2]))
+    method.feature_net.register_forward_pre_hook(lambda _m, args: met.append(args[:2]))
     batch = batch_of(step=300, player="critic")
     one, two = method.judge([batch.data, batch.data], batch)
     assert torch.equal(met[0][0], met[1][0]) and torch.equal(one, two)
@@ -136,7 +136,7 @@ def test_real_and_fake_meet_the_critic_at_the_same_times_with_the_same_noise():
     loss = method.critic_loss(batch_of(step=300, player="critic"))
     assert len(met) == 2 and not torch.equal(met[0][0], met[1][0]) and torch.equal(met[0][1], met[1][1])
     loss.backward()
-    assert all(p.grad is None for p in [*method.student.parameters(), *method.eye.parameters()])
+    assert all(p.grad is None for p in [*method.student.parameters(), *method.feature_net.parameters()])
     assert any(p.grad is not None and p.grad.any() for p in method.head.parameters())
 
 
@@ -152,7 +152,9 @@ def test_its_calls_are_told_the_times_it_learned_at():
     modes = {j for step in range(0, TOTAL, 100) for j in range(16) if fine.start_law(step)[j] > 0.09}
     assert {fine.times[j] for j in modes} == set(ways[4].times) - {0.0}
     x = Draws(4, "x").normal(2)
-    assert torch.isfinite(clean(method.student, x, torch.ones(4), torch.zeros(4, dtype=torch.long))).all()
+    assert torch.isfinite(
+        predict_x0(method.student, x, torch.ones(4), torch.zeros(4, dtype=torch.long))
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -163,8 +165,8 @@ def test_its_calls_are_told_the_times_it_learned_at():
         ({"low_guidance": 4.0, "high_guidance": 2.0}, "low to high"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, said):
-    with pytest.raises(StillhouseError, match=said):
+def test_settings_that_make_no_sense_are_refused(options, pred):
+    with pytest.raises(StillhouseError, match=pred):
         FlashDiffusion(**options)
 
 
@@ -186,4 +188,4 @@ def test_on_a_diffusers_pipeline(lora):
     ).fit()
     for steps in (1, 2, 4):
         assert torch.isfinite(student.sample(2, cond, steps=steps, seed=1)).all()
-    assert isinstance(method.student, Adapted) == bool(lora) and method.eye is method.teacher
+    assert isinstance(method.student, Adapted) == bool(lora) and method.feature_net is method.teacher

@@ -7,7 +7,7 @@ import torch
 from stillhouse.adapters import Adapted
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import X0
 from stillhouse.core.process import VE, Cosine, Flow, LinearVP
@@ -170,12 +170,12 @@ def test_only_the_student_learns_to_fool():
 
 
 def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
-    with pytest.raises(StillhouseError, match="set says_x0"):
+    with pytest.raises(StillhouseError, match="set x0_student"):
         built(LinearVP(), kind="eps")
-    with pytest.raises(StillhouseError, match="set says_x0"):
+    with pytest.raises(StillhouseError, match="set x0_student"):
         built(Cosine(), kind="eps", ladder=(8, 4))
     built(LinearVP(), kind="eps", ladder=(8, 4))  # with signal left at the top, several steps will do
-    method = built(LinearVP(), kind="eps", says_x0=True)
+    method = built(LinearVP(), kind="eps", x0_student=True)
     assert isinstance(method.student.kind, X0) and method.stages(400) == [100] * 4
     assert [method.place(step)[0] for step in (0, 75, 150, 225)] == [-1, 0, 1, 2] and method.turns(0) == [
         "student"
@@ -186,7 +186,7 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
     t = draws.uniform()
     x_t = LinearVP().noise(batch.x, t, draws.normal(2))
     expected = (
-        (clean(method.student, x_t, t, batch.cond) - clean(method.teacher, x_t, t, batch.cond))
+        (predict_x0(method.student, x_t, t, batch.cond) - predict_x0(method.teacher, x_t, t, batch.cond))
         .square()
         .mean()
     )
@@ -203,8 +203,8 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
         ({"noise_levels": (0.5, 1.0)}, "between 0 and 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, said):
-    with pytest.raises(StillhouseError, match=said):
+def test_settings_that_make_no_sense_are_refused(options, pred):
+    with pytest.raises(StillhouseError, match=pred):
         SDXLLightning(**options)
 
 
@@ -226,7 +226,7 @@ def test_on_a_diffusers_pipeline(lora):
         family.encode(["a red circle", "a cat"]),
         torch.randn(2, *family.shape, generator=torch.Generator().manual_seed(0)),
     )
-    method = SDXLLightning(ladder=(4, 2, 1), guidance=6.0, says_x0=True)
+    method = SDXLLightning(ladder=(4, 2, 1), guidance=6.0, x0_student=True)
     teacher = load(family.denoiser(), shape=family.shape)
     student = Trainer(
         method, teacher, TensorData(x, cond), Recipe(steps=6, batch=2, seed=0, lora=lora), quiet=True

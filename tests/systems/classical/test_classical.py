@@ -151,15 +151,15 @@ def test_the_papers_toy_series():
     y = np.sin(2 * np.pi * X_TOY[:, 0]) + 0.5 * rng.standard_normal(11)
     K = np.exp(-80 * (X_TOY - X_TOY.T) ** 2)
     for alpha in (0.0, 0.25, 0.35):
-        said = y
+        pred = y
         for step in range(1, 7):
-            said = K @ np.linalg.solve(
-                K + 0.2 * np.eye(11), said if step == 1 else alpha * y + (1 - alpha) * said
+            pred = K @ np.linalg.solve(
+                K + 0.2 * np.eye(11), pred if step == 1 else alpha * y + (1 - alpha) * pred
             )
             model = GroundTruthDistiller(
                 ridge=0.2, steps=step, alpha=alpha, gamma=80, fit_intercept=False
             ).fit(X_TOY, y)
-            np.testing.assert_allclose(model.predict(X_TOY), said, atol=1e-12)
+            np.testing.assert_allclose(model.predict(X_TOY), pred, atol=1e-12)
     limit = GroundTruthDistiller(ridge=0.2, steps=math.inf, alpha=0.25, gamma=80, fit_intercept=False).fit(
         X_TOY, y
     )
@@ -301,8 +301,8 @@ def test_in_a_pipeline_and_a_grid_search():
         (lambda X, y: Tables("iris"), "no table 'iris'"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(make, said):
-    with pytest.raises(StillhouseError, match=said) as caught:
+def test_mistakes_are_told_in_one_sentence(make, pred):
+    with pytest.raises(StillhouseError, match=pred) as caught:
         make(*table())
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
 from stillhouse.model import load
-from stillhouse.parts.gaps.score import along, direction
+from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.systems.distribution.dmd import DMD
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
@@ -31,7 +31,7 @@ def test_direction_points_from_the_teacher_to_the_fake_and_is_normalised_by_the_
     real, fake = shifted(2.0, process), shifted(-1.0, process)
     x_t = process.noise(x, t, eps)
     d_real, d_fake = real(x_t, t).x0, fake(x_t, t).x0
-    g = direction(x, t, eps, real, fake)
+    g = dmd_gradient(x, t, eps, real, fake)
     assert bool((g < 0).all())  # x - g lies on the teacher's side
     torch.testing.assert_close(g, (d_fake - d_real) / (x - d_real).abs().mean(1, keepdim=True))
 
@@ -42,21 +42,23 @@ def test_direction_is_the_score_difference():
     t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     real, fake = shifted(2.0, process), shifted(-1.0, process)
     x_t = process.noise(x, t, eps)
-    said, mine = real(x_t, t), fake(x_t, t)
+    pred, mine = real(x_t, t), fake(x_t, t)
     a, s = (1 - t)[:, None], t[:, None]
-    size = (x - said.x0).abs().mean(1, keepdim=True)
-    torch.testing.assert_close(mine.score - said.score, a / s**2 * direction(x, t, eps, real, fake) * size)
+    size = (x - pred.x0).abs().mean(1, keepdim=True)
+    torch.testing.assert_close(mine.score - pred.score, a / s**2 * dmd_gradient(x, t, eps, real, fake) * size)
 
 
 def test_where_the_two_agree_on_x_itself_nothing_moves():
     real = shifted(0.0, Flow())
     x = torch.zeros(3, 2)
-    assert torch.equal(direction(x, torch.full((3,), 0.5), torch.zeros(3, 2), real, real), torch.zeros(3, 2))
+    assert torch.equal(
+        dmd_gradient(x, torch.full((3,), 0.5), torch.zeros(3, 2), real, real), torch.zeros(3, 2)
+    )
 
 
 def test_along_has_the_direction_as_its_gradient():
     x, g = normal(3, seed=0).requires_grad_(), normal(3, seed=1)
-    torch.testing.assert_close(torch.autograd.grad(along(x, g), x)[0], g / x.numel())
+    torch.testing.assert_close(torch.autograd.grad(surrogate_loss(x, g), x)[0], g / x.numel())
 
 
 def trainer(method: DMD, process=None, **recipe) -> Trainer:
@@ -78,7 +80,7 @@ def batch_of(turns=("student", "fake"), bank=None, rows: int = 8) -> Batch:
 
 
 def test_matching_moves_the_student_through_its_sample_alone():
-    method = DMD(start=0.7, regression_weight=0.0)
+    method = DMD(first_time=0.7, regression_weight=0.0)
     trainer(method)
     calls = method.fake.calls, method.teacher.calls
     loss = method.loss("student", batch_of())
@@ -89,7 +91,7 @@ def test_matching_moves_the_student_through_its_sample_alone():
 
 
 def test_the_fake_learns_the_very_samples_of_the_students_turn():
-    method = DMD(start=0.7, regression_weight=0.0)
+    method = DMD(first_time=0.7, regression_weight=0.0)
     trainer(method)
     batch = batch_of()
     batch.player = "student"
@@ -109,12 +111,12 @@ def test_times_stay_where_a_network_may_be_asked(process):
 
 
 def test_regression_reads_the_stored_noise_at_the_start_level():
-    method = DMD(start=0.7, matching_weight=0.0, regression_weight=1.0)
+    method = DMD(first_time=0.7, matching_weight=0.0, regression_weight=1.0)
     trainer(method)
     pair = {"eps": normal(8, seed=0).float(), "x": torch.zeros(8, 2)}
-    said = method.student(0.7 * pair["eps"], torch.full((8,), 0.7)).x0
+    pred = method.student(0.7 * pair["eps"], torch.full((8,), 0.7)).x0
     batch = batch_of(bank=lambda draws: pair)
-    torch.testing.assert_close(method.loss("student", batch), said.square().mean())
+    torch.testing.assert_close(method.loss("student", batch), pred.square().mean())
 
 
 def test_pairs_are_ends_of_the_teachers_path():

@@ -4,11 +4,11 @@ import torch
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
 from stillhouse.model import load
-from stillhouse.parts.gaps.critic import Head, softplus_critic, softplus_fool
+from stillhouse.parts.gaps.critic import Head, discriminator_loss, generator_loss
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.dmd2 import DMD2
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -21,7 +21,7 @@ def built(**options) -> DMD2:
     world, method = make_mixture(), DMD2(**options)
     student = world.network(Flow(), 0, width=16, depth=2, classes=0)
     teacher = load(world.exact(Flow()), shape=world.shape)
-    Trainer(method, teacher, Endless(world), Recipe(batch=ROWS), student=student, quiet=True)
+    Trainer(method, teacher, InfiniteData(world), Recipe(batch=ROWS), student=student, quiet=True)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():  # layers that start at zero hide gradients
         for module in method.players.values():
@@ -36,7 +36,7 @@ def batch_of(seed: int = 0, turns=("student", "fake")) -> Batch:
 
 
 def test_training_meets_the_states_that_the_sampler_meets():
-    method, met = built(steps=4, start=0.9, gan_weight=0.0), []
+    method, met = built(steps=4, first_time=0.9, gan_weight=0.0), []
     method.student.register_forward_pre_hook(
         lambda _m, args: met.append((args[0].detach().clone(), args[1].clone()))
     )
@@ -64,7 +64,7 @@ def test_training_meets_the_states_that_the_sampler_meets():
 
 def test_only_the_last_call_carries_gradient():
     method, traced = built(steps=4, gan_weight=0.0), []
-    method.student.register_forward_hook(lambda _m, _i, said: traced.append(said.raw.requires_grad))
+    method.student.register_forward_hook(lambda _m, _i, pred: traced.append(pred.raw.requires_grad))
     for seed in range(6):
         traced.clear()
         batch = batch_of(seed)
@@ -95,7 +95,7 @@ def gradient_of(method: DMD2, player: str, **batch) -> dict[str, float]:
 
 
 def test_who_gets_gradient():
-    method = built(start=0.7, gan_weight=0.5, critic_weight=0.5)
+    method = built(first_time=0.7, gan_weight=0.5, critic_weight=0.5)
     # the critic's share of the student's loss passes through fake and head, which the loop holds still
     student, fake = gradient_of(method, "student"), gradient_of(method, "fake")
     assert student["student"] > 0 and student["fake"] > 0 and student["head"] > 0
@@ -103,10 +103,10 @@ def test_who_gets_gradient():
 
 
 def test_the_critic_trains_the_fakes_encoder():
-    method = built(start=0.7, gan_weight=0.5, critic_weight=0.5)
+    method = built(first_time=0.7, gan_weight=0.5, critic_weight=0.5)
     first = list(method.fake.net.blocks[0].parameters())
     logits = method.judge(batch_of().data, batch_of())
-    grads = torch.autograd.grad(softplus_critic(logits, logits.new_zeros(ROWS)), first)
+    grads = torch.autograd.grad(discriminator_loss(logits, logits.new_zeros(ROWS)), first)
     assert sum(float(g.abs().sum()) for g in grads) > 0
 
 
@@ -123,8 +123,8 @@ def test_logistic_losses_by_hand():
     real, fake = torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0])
     soft = lambda v: torch.log1p(torch.exp(torch.tensor(v)))  # noqa: E731
     expected = (soft(0.0) + soft(-2.0)) / 2 + (soft(1.0) + soft(-1.0)) / 2
-    torch.testing.assert_close(softplus_critic(real, fake), expected)
-    torch.testing.assert_close(softplus_fool(fake), (soft(-1.0) + soft(1.0)) / 2)
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
+    torch.testing.assert_close(generator_loss(fake), (soft(-1.0) + soft(1.0)) / 2)
 
 
 @pytest.mark.parametrize("channels,side", [(16, 1), (24, 3), (56, 7), (8, 8)])

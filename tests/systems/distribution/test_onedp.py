@@ -14,7 +14,7 @@ from stillhouse.worlds.control.world import Control
 
 ROWS = 16
 WORLD = Control(task="bandit")
-SEEN = WORLD.condition(WORLD.even(ROWS))
+SEEN = WORLD.condition(WORLD.balanced_labels(ROWS))
 
 
 def built(process=None, **options):
@@ -36,7 +36,7 @@ def gradient(method, **batch):
     """What the student's loss pulls its actions by, and the actions."""
     given, kept = batch_of(**batch), []
     method.student.requires_grad_(True)
-    method.student.register_forward_hook(lambda _m, _i, said: kept.append(said))
+    method.student.register_forward_hook(lambda _m, _i, pred: kept.append(pred))
     given.player = "student"
     actions = method.actions(given)
     actions.retain_grad()
@@ -50,7 +50,7 @@ def gradient(method, **batch):
 def test_the_pull_is_sigma_squared_times_the_scores_difference(form, process):
     """The card's ``sigma alpha (eps_real - eps_own)``, from the scores; all in the variance-preserving
     picture."""
-    method = built(process, form=form, start=0.7)
+    method = built(process, form=form, first_time=0.7)
     g, actions = gradient(method)
     draws = Draws(ROWS, 0, "student")
     t = draws.uniform(process.t_min + 0.02 * (1 - process.t_min), process.t_min + 0.95 * (1 - process.t_min))
@@ -79,7 +79,7 @@ def test_training_meets_what_the_sampler_meets():
     from stillhouse.samplers.draw import draw_samples
 
     for form in ("stochastic", "deterministic"):
-        method, given = built(form=form, start=0.8), batch_of()
+        method, given = built(form=form, first_time=0.8), batch_of()
         given.player = "student"
         made = method.actions(given).detach()
         drawn = draw_samples(method.student, method.samplings()[1], (1, 2), SEEN, Draws(ROWS, 0, "samples"))
@@ -123,9 +123,9 @@ def test_the_deterministic_form_settles_near_a_mode_and_with_a_flatter_weight_fu
 
     def pull(place, power):
         a = torch.tensor([[[place, 0.0]]]).expand(n, 1, 2)
-        said = exact(exact.process.noise(a, t, eps), t, told)
+        pred = exact(exact.process.noise(a, t, eps), t, told)
         return float(
-            (OneDP().weight(said.at) ** power * (a - said.x0))[..., 0].mean()
+            (OneDP().weight(pred.at) ** power * (a - pred.x0))[..., 0].mean()
         )  # positive: back towards the mean
 
     assert pull(0.1, 1.0) < -0.05 and pull(0.1, 0.5) < -0.05  # nobody stays at the mean itself

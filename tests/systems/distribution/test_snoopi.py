@@ -8,10 +8,10 @@ from stillhouse.core.process import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
-from stillhouse.parts.gaps.score import along
-from stillhouse.parts.gaps.vsd import pull
+from stillhouse.parts.gaps.score import surrogate_loss
+from stillhouse.parts.gaps.vsd import vsd_gradient
 from stillhouse.parts.players.negative import Negative, without
-from stillhouse.parts.states.backward_simulation import simulate
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.systems.distribution.snoopi import Snoopi
 from stillhouse.train.data import Prompts
@@ -30,7 +30,7 @@ def word(*which: int) -> dict[str, torch.Tensor]:
 
 def built(**options) -> tuple[Snoopi, Trainer]:
     """A student and a teacher of the same shaken network, the fake shaken on top of it."""
-    world, method = make_mixture(), Snoopi(**{"start": 0.7, "rank": 2, **options})
+    world, method = make_mixture(), Snoopi(**{"first_time": 0.7, "rank": 2, **options})
     denoiser = world.network(Flow(), width=16, depth=4, classes=0, token_dim=WORDS)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -67,10 +67,10 @@ def asked(
     """The student's loss put together from its parts."""
     student = Negative(method.student, negative, weight) if negative is not None else method.student
     samples, own = batch.stream("samples"), batch.stream("student")
-    x = simulate(student, [0.7], samples, batch.cond, (2,))
+    x = backward_simulation(student, [0.7], samples, batch.cond, (2,))
     t = uniform(method.process, own, 0.02, 0.98)
     real, fake = Guided(method.teacher, scale, negative), Guided(method.fake, scale)
-    return along(x, pull(x, t, own.normal(2), real, fake, batch.cond))
+    return surrogate_loss(x, vsd_gradient(x, t, own.normal(2), real, fake, batch.cond))
 
 
 def test_a_scale_of_one_is_plain_score_distillation():
@@ -79,7 +79,7 @@ def test_a_scale_of_one_is_plain_score_distillation():
     loss = method.loss("student", batch_of()).detach()
     batch = batch_of()
     samples, own = batch.stream("samples"), batch.stream("student")
-    x = simulate(method.student, [0.7], samples, batch.cond, (2,)).detach()
+    x = backward_simulation(method.student, [0.7], samples, batch.cond, (2,)).detach()
     t = uniform(method.process, own, 0.02, 0.98)
     eps = own.normal(2)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from stillhouse.core.process import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
-from stillhouse.parts.gaps.vsd import pull
+from stillhouse.parts.gaps.vsd import vsd_gradient
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
 from stillhouse.train.data import NoData, Prompts
 from stillhouse.train.loop import Trainer
@@ -22,7 +22,7 @@ ROWS = 8
 
 
 def built(recipe=None, **options) -> tuple[SwiftBrush, Trainer]:
-    world, method = make_mixture(), SwiftBrush(**{"start": 0.7, "rank": 2, **options})
+    world, method = make_mixture(), SwiftBrush(**{"first_time": 0.7, "rank": 2, **options})
     teacher = load(world.network(Flow(), width=16, depth=2), shape=world.shape, classes=world.classes)
     with torch.no_grad():
         for p in teacher.denoiser.parameters():
@@ -53,7 +53,7 @@ def test_student_goes_along_the_guided_difference():
             return of(x_t, t).eps + 3.0 * (of(x_t, t, batch.cond).eps - of(x_t, t).eps)
 
     expected = sigma**2 / (alpha**2 + sigma**2) * (guided(method.teacher) - guided(method.fake))
-    torch.testing.assert_close(method.direction(x, t, eps, batch), expected)
+    torch.testing.assert_close(method.vsd_gradient(x, t, eps, batch), expected)
     assert float(expected.abs().max()) > 1e-3
 
 
@@ -119,4 +119,6 @@ def test_on_a_diffusers_pipeline(lora, tmp_path):
     inner = family.network.mid_block.attentions[0].transformer_blocks[0].attn2.to_q
     assert torch.equal(getattr(inner, "base_layer", inner).weight, weight)
     t, eps = torch.full((2,), 0.5), torch.randn(2, *family.shape)
-    assert float(pull(x, t, eps, method.teacher, method.fake, pick(prompts, slice(2))).abs().max()) > 0
+    assert (
+        float(vsd_gradient(x, t, eps, method.teacher, method.fake, pick(prompts, slice(2))).abs().max()) > 0
+    )

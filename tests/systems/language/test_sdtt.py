@@ -10,7 +10,7 @@ from stillhouse.core.token_likelihood import noised, stratified
 from stillhouse.model import load
 from stillhouse.solvers.tokens import Ancestral
 from stillhouse.systems.language.sdtt import SDTT
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -46,7 +46,7 @@ def test_every_position_keeps_what_was_last_said_of_it_before_it_was_unmasked(su
     rest."""
     method = ready(substeps=substeps, rounds=1)
     x_t, t = masked(64, 0.7)
-    said = method.target(x_t, t, None, Draws(64, "walk"))
+    pred = method.target(x_t, t, None, Draws(64, "walk"))
     draws, z, stored = Draws(64, "walk"), x_t, torch.full((64, 12, 6), torch.nan, dtype=torch.float64)
     for i in range(substeps):
         tau = t - i / 12
@@ -59,8 +59,8 @@ def test_every_position_keeps_what_was_last_said_of_it_before_it_was_unmasked(su
         z = now
     hidden = x_t == 6
     assert not stored[hidden].isnan().any()
-    torch.testing.assert_close(said[hidden], stored[hidden], atol=1e-12, rtol=0)
-    changed = (said[hidden] - method.teacher(x_t, t).log_probs[hidden]).abs().amax(-1) > 1e-6
+    torch.testing.assert_close(pred[hidden], stored[hidden], atol=1e-12, rtol=0)
+    changed = (pred[hidden] - method.teacher(x_t, t).log_probs[hidden]).abs().amax(-1) > 1e-6
     assert 0.2 < changed.double().mean() < 1  # the walk did teach something
 
 
@@ -113,7 +113,7 @@ def test_the_next_teacher_may_be_the_students_average():
     before = weight.detach().clone()
     with torch.no_grad():
         weight.add_(1.0)
-    method.slow["heir"].follow(0)
+    method.emas["next_teacher"].follow(0)
     method.enter(1)
     torch.testing.assert_close(method.previous.net.output.weight, before + 0.5)
 
@@ -148,11 +148,11 @@ def test_masked_positions_alone_count():
     again = batch_of(64)
     t = stratified(PROCESS, again.draws)
     x_t = noised(PROCESS, again.data, t, again.draws)
-    target, said = (
+    target, pred = (
         method.target(x_t, t, None, again.draws).clamp_min(-30),
         of_words(method.student(x_t, t)).log_probs,
     )
-    each = torch.nan_to_num(said.exp() * (said - target)).sum(-1) * (x_t == 6)
+    each = torch.nan_to_num(pred.exp() * (pred - target)).sum(-1) * (x_t == 6)
     torch.testing.assert_close(loss, each.sum() / (64 * 12 * 0.999 * 0.5))
 
 
@@ -160,7 +160,7 @@ def test_a_short_run_ends_with_a_student_of_fewer_steps():
     teacher = WORLD.network(PROCESS, 1, width=16, depth=1)
     recipe = Recipe(steps=6, batch=8, lr={"student": 1e-3})
     student = Trainer(
-        SDTT(16, rounds=2), load(teacher, shape=WORLD.shape), Endless(WORLD), recipe, quiet=True
+        SDTT(16, rounds=2), load(teacher, shape=WORLD.shape), InfiniteData(WORLD), recipe, quiet=True
     ).fit()
     assert list(student.samplings) == [4] and student.free_steps and student.form == "text"
     x = student.sample(5, steps=3)

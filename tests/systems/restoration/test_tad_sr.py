@@ -5,11 +5,11 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.core.bridge import ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, like
+from stillhouse.core.process import Flow, expand_to
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.restoration.tad_sr import TADSR, detail
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -35,10 +35,12 @@ def built(closed: bool = False, **options) -> TADSR:
         TADSR(**{"maps": 4, **({"gan_weight": 0.0} if closed else {}), **options}),
     )
     network = shaken(world.network(BRIDGE, 0, kind="scaled", width=16, depth=2))
-    own = Model(network, world.shape, 0, {1: Sampling([1.0, 0.0])}, free_steps=True, told="image")
+    own = Model(network, world.shape, 0, {1: Sampling([1.0, 0.0])}, free_steps=True, cond_kind="image")
     teacher = exact_teacher(world, BRIDGE) if closed else own
     student = shaken(network.copy(), 2) if closed else None
-    Trainer(method, teacher, Endless(world, True, teacher), Recipe(batch=ROWS), student=student, quiet=True)
+    Trainer(
+        method, teacher, InfiniteData(world, True, teacher), Recipe(batch=ROWS), student=student, quiet=True
+    )
     method.x, labels = world.sample_data(ROWS, Draws(ROWS, "x"))
     method.cond = world.condition(labels)
     return method
@@ -53,7 +55,7 @@ def test_detail_is_the_card_formula_and_vanishes_at_the_reference():
     method, t = built(closed=True), torch.full((ROWS,), 2 / 15)
     x, reference, eps = (Draws(ROWS, name).normal(2) for name in ("x", "y", "eps"))
     assert torch.equal(detail(x, x, t, eps, method.teacher, method.cond), torch.zeros(ROWS, 2))
-    alpha, sigma = (like(f(t), x) for f in (BRIDGE.alpha, BRIDGE.sigma))
+    alpha, sigma = (expand_to(f(t), x) for f in (BRIDGE.alpha, BRIDGE.sigma))
     d = [method.teacher(alpha * u + sigma * eps, t, method.cond).x0 for u in (x, reference)]
     by_hand = alpha / sigma * ((x - reference) - (d[0] - d[1]))
     torch.testing.assert_close(

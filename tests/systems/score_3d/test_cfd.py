@@ -21,7 +21,11 @@ torch.set_num_threads(1)
 
 def trainer_of(world, steps=4, batch=6, student=None, seed=0, **options):
     method, teacher = CFD(**options), exact_teacher(world, Flow())
-    data = Prompts(world.shape, world.condition(world.even(48))) if world.told else NoData(world.shape)
+    data = (
+        Prompts(world.shape, world.condition(world.balanced_labels(48)))
+        if world.cond_kind
+        else NoData(world.shape)
+    )
     student = student or method.make_student(teacher.denoiser)
     return Trainer(
         method, teacher, data, Recipe(steps=steps, batch=batch, seed=seed, ema=0), student=student, quiet=True
@@ -29,7 +33,7 @@ def trainer_of(world, steps=4, batch=6, student=None, seed=0, **options):
 
 
 def batch_of(method, world, rows=6, step=0, labels=None):
-    labels = world.even(rows) if labels is None else labels
+    labels = world.balanced_labels(rows) if labels is None else labels
     batch = Batch(
         step,
         rows,
@@ -151,7 +155,7 @@ def test_a_network_that_is_no_scene_is_refused():
 
 def test_what_does_not_fit_is_said(cube):
     with pytest.raises(StillhouseError, match="0.6 is not below 0.4"):
-        CFD(high=0.4, low=0.6)
+        CFD(first_time=0.4, last_time=0.6)
     with pytest.raises(StillhouseError, match="seen as pictures"):
         trainer_of(cube, scene="gaussians")
 
@@ -159,7 +163,7 @@ def test_what_does_not_fit_is_said(cube):
 def test_plain_samples_walk_to_modes_of_their_own():
     world = make_mixture()
     student = Denoiser(Plain((2,), 64), Flow(), "x0")
-    trainer_of(world, steps=250, batch=64, student=student, gamma=0.0, low=0.1).fit()
+    trainer_of(world, steps=250, batch=64, student=student, gamma=0.0, last_time=0.1).fit()
     x = student.net.sample.detach()
     assert world.off_mode(x) < 0.15 and world.modes_held(x) >= 7
 
@@ -167,7 +171,7 @@ def test_plain_samples_walk_to_modes_of_their_own():
 @pytest.mark.parametrize("scene,size", [("gaussians", 24), ("voxels", 6)])
 def test_pictures_of_an_object_come_nearer_to_one(solids, scene, size):
     trainer = trainer_of(solids, steps=40, batch=4, scene=scene, size=size)
-    labels = solids.even(12)
+    labels = solids.balanced_labels(12)
     cond, blank = solids.condition(labels), (torch.zeros(12, 3, 16, 16), torch.ones(12))
 
     def psnr():

@@ -10,7 +10,7 @@ from torch import nn
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import VE, Cosine, Flow
 from stillhouse.model import Model
@@ -25,7 +25,7 @@ GAUSSIAN = get_world("mixture", layout="grid", side=1, std=STD)  # one Gaussian 
 
 def ready(process, kind="edm", world=WORLD, student=None, total=100, classes=0, **options):
     method = CM(**options)
-    hears = {"guidance_input": method.hears_guidance}
+    hears = {"guidance_input": method.takes_guidance}
     student = student or world.network(process, 0, kind=kind, width=16, depth=1, classes=classes, **hears)
     method.setup(world.exact(process), student, world.shape, classes, total)
     return method
@@ -64,7 +64,7 @@ class GaussianEnd(nn.Module):
 def test_an_edm_student_says_the_state_itself_at_the_lowest_level():
     method = ready(VE())
     low, x = torch.full((16,), VE().t_min, dtype=torch.float64), Draws(16, "x").normal(2, dtype=torch.float64)
-    torch.testing.assert_close(clean(method.student.double(), x, low), x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(predict_x0(method.student.double(), x, low), x, atol=1e-12, rtol=0)
     assert method.target.kind.boundary == method.student.kind.boundary == pytest.approx(0.002)
 
 
@@ -75,7 +75,7 @@ def test_the_last_target_is_the_state_whatever_the_network_says(process, kind):
     x, u = Draws(8, "x").normal(2), torch.full((8,), process.t_min)
     assert torch.equal(method.answer(x, u, batch_of(8), None), x)
     above = u + 0.1
-    assert torch.equal(method.answer(x, above, batch_of(8), None), clean(method.target, x, above))
+    assert torch.equal(method.answer(x, above, batch_of(8), None), predict_x0(method.target, x, above))
 
 
 @pytest.mark.parametrize("process", [VE(), Flow()])

@@ -6,7 +6,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump, land
+from stillhouse.core.flowmap import ddim_step, jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import Cosine, Flow
 from stillhouse.model import Model
@@ -30,7 +30,7 @@ def stirred(module, scale=0.3):
 def ready(process=COSINE, kind="v", conditional=True, **options):
     method = GuidedDistillation(**options)
     student = WORLD.network(
-        process, 0, kind=kind, width=16, depth=1, classes=4, guidance_input=method.hears_guidance
+        process, 0, kind=kind, width=16, depth=1, classes=4, guidance_input=method.takes_guidance
     )
     method.setup(WORLD.exact(process), stirred(student), WORLD.shape, conditional, total=100)
     return method
@@ -41,7 +41,7 @@ def batch_of(rows=64, step=0):
     return Batch(step, rows, WORLD.shape, x, labels, ("student",), lambda name: Draws(rows, step, name))
 
 
-def heard(method, name):
+def snap_to_table(method, name):
     """What the denoiser ``name`` of a method is told as guidance, call by call."""
     told, denoiser = [], getattr(method, name)
     denoiser.register_forward_pre_hook(
@@ -52,7 +52,7 @@ def heard(method, name):
 
 def test_every_sample_has_a_scale_of_its_own_and_the_student_is_told_it():
     method = ready(low_guidance=1.0, high_guidance=4.0)
-    told, asked = heard(method, "student"), []
+    told, asked = snap_to_table(method, "student"), []
     usual = method.guided_teacher
     method.guided_teacher = lambda w: asked.append(w) or usual(w)
     method.student_loss(batch_of())
@@ -76,7 +76,7 @@ def test_later_stages_tell_teacher_and_student_the_same_scale():
     assert method.ladder == [4, 2] and method.stages(100) == [40, 20, 40]
     method.stage = 1
     method.enter(1)
-    told, previous = heard(method, "student"), heard(method, "previous")
+    told, previous = snap_to_table(method, "student"), snap_to_table(method, "previous")
     loss = method.student_loss(batch_of(step=1))
     loss.backward()
     assert len(previous) == 2 and all(torch.equal(w, told[0]) for w in previous)
@@ -86,7 +86,7 @@ def test_later_stages_tell_teacher_and_student_the_same_scale():
 
 def test_one_scale_is_baked_in():
     method = ready(low_guidance=3.0, high_guidance=3.0)
-    told = heard(method, "student")
+    told = snap_to_table(method, "student")
     method.student_loss(batch_of())
     assert told == [None] and method.samplings()[2].guidance == 1
     model = Model(ready().student, WORLD.shape, 4, ready().samplings())
@@ -144,8 +144,8 @@ def test_a_step_of_the_target_under_guidance_is_two_of_the_guided_teacher():
     t, middle, s = (torch.full((32,), v, dtype=torch.float64) for v in (0.9, 0.7, 0.5))
     target = halving_target(guided, x, t, middle, s, labels)
     two = jump(guided, jump(guided, x, t, middle, labels), middle, s, labels)
-    torch.testing.assert_close(land(guided(x, t, labels).with_x0(target), s), two, atol=1e-10, rtol=0)
-    assert (clean(guided, x, t, labels) - clean(exact, x, t, labels)).abs().max() > 1e-3
+    torch.testing.assert_close(ddim_step(guided(x, t, labels).with_x0(target), s), two, atol=1e-10, rtol=0)
+    assert (predict_x0(guided, x, t, labels) - predict_x0(exact, x, t, labels)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from stillhouse.adapters import Adapted
 from stillhouse.checks.trajectory.hyper_sd import across
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump
+from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.process import Cosine, Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
-from stillhouse.parts.gaps.score import direction
+from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.solvers.simple import Renoise
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import TensorData
@@ -125,7 +125,7 @@ def test_the_reward_stage_lifts_what_falls_short_and_nothing_else():
     loss = method.student_loss(batch)
     draws = Draws(ROWS, 4, "student")
     t = draws.uniform(0, 1)
-    x = clean(method.student, Flow().noise(batch.x, t, draws.normal(2)), t, batch.cond)
+    x = predict_x0(method.student, Flow().noise(batch.x, t, draws.normal(2)), t, batch.cond)
     torch.testing.assert_close(loss, (0.0 - across(x, batch.cond)).clamp_min(0).mean())
     (gradient,) = torch.autograd.grad(loss, method.student.net.output.weight)
     assert gradient.any()
@@ -134,18 +134,18 @@ def test_the_reward_stage_lifts_what_falls_short_and_nothing_else():
 
 
 def test_the_score_stage_moves_samples_along_the_difference():
-    method = built(**{**ALL, "reward": "", "reward_share": 0.0}, guidance=2.0, start=0.7)
+    method = built(**{**ALL, "reward": "", "reward_share": 0.0}, guidance=2.0, first_time=0.7)
     batch = batch_of(step=7)
     assert method.phase(7) == "score"
     made = []
-    method.student.register_forward_hook(lambda _m, args, said: made.append((args, said.x0)))
+    method.student.register_forward_hook(lambda _m, args, pred: made.append((args, pred.x0)))
     loss = method.student_loss(batch)
     (args, x) = made[0]
     x_1 = Draws(ROWS, 7, "samples").normal(2)
     assert torch.allclose(args[0], 0.7 * x_1) and (args[1] == 0.7).all()
     draws = Draws(ROWS, 7, "student")
     t, eps = draws.uniform(0.02, 0.98), draws.normal(2)
-    g = direction(x.detach(), t, eps, method.guided, method.fake, batch.cond)
+    g = dmd_gradient(x.detach(), t, eps, method.guided, method.fake, batch.cond)
     (gradient,) = torch.autograd.grad(loss, x)
     torch.testing.assert_close(gradient, g / g.numel(), atol=1e-6, rtol=1e-3)
     batch.player = "fake"
@@ -192,8 +192,8 @@ def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_mor
         ({"score_share": 0.5, "reward_share": 0.5, "reward": "captions"}, "leave something"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, said):
-    with pytest.raises(StillhouseError, match=said):
+def test_settings_that_make_no_sense_are_refused(options, pred):
+    with pytest.raises(StillhouseError, match=pred):
         HyperSD(**options)
 
 

@@ -7,14 +7,14 @@ import torch
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import clean, jump
-from stillhouse.core.guidance import Guided, hears_guidance
+from stillhouse.core.flowmap import jump, predict_x0
+from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import Bounded
 from stillhouse.core.process import Flow, ScaledLinearVP
 from stillhouse.io.weights import kind_config, kind_from_config
 from stillhouse.model import Model
 from stillhouse.models import build_model
-from stillhouse.parts.players.students import grown
+from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.targets.consistency import huber
 from stillhouse.systems.trajectory.lcm import LCM
 from stillhouse.train.method import Batch
@@ -26,7 +26,7 @@ WORLD, TABLE = get_world("mixture", classes=4), ScaledLinearVP()
 def ready(process=TABLE, kind="v", conditional=True, **options):
     method = LCM(**options)
     student = WORLD.network(
-        process, 0, kind=kind, width=16, depth=1, classes=4, guidance_input=method.hears_guidance
+        process, 0, kind=kind, width=16, depth=1, classes=4, guidance_input=method.takes_guidance
     )
     method.setup(WORLD.exact(process), student, WORLD.shape, conditional, total=100)
     return method
@@ -65,26 +65,26 @@ def test_the_clean_end_is_the_schedulers(kind, name):
     assert method.student.kind == Bounded(kind) and method.target.kind == Bounded(kind)
     x = Draws(16, "x").normal(2)
     for index in theirs.timesteps:
-        said = method.student(x, torch.full((16,), (int(index) + 1) / 1000), torch.arange(16) % 4)
+        pred = method.student(x, torch.full((16,), (int(index) + 1) / 1000), torch.arange(16) % 4)
         theirs._step_index = None
         denoised = theirs.step(
-            said.raw, int(index), x, generator=torch.Generator().manual_seed(0), return_dict=False
+            pred.raw, int(index), x, generator=torch.Generator().manual_seed(0), return_dict=False
         )[1]
-        torch.testing.assert_close(said.x0, denoised, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(pred.x0, denoised, atol=2e-5, rtol=1e-4)
 
 
 def test_at_the_first_step_of_the_table_it_is_the_state_and_far_from_it_the_network():
     student, x = ready().student, Draws(16, "x").normal(2)
-    assert torch.equal(clean(student, x, torch.full((16,), 1 / 1000)), x) and torch.equal(
-        clean(student, x, torch.zeros(16)), x
+    assert torch.equal(predict_x0(student, x, torch.full((16,), 1 / 1000)), x) and torch.equal(
+        predict_x0(student, x, torch.zeros(16)), x
     )
     plain = Denoiser(student.net, TABLE, "v")
     late = torch.full((16,), 0.5)
-    torch.testing.assert_close(clean(student, x, late), clean(plain, x, late), atol=1e-4, rtol=0)
+    torch.testing.assert_close(predict_x0(student, x, late), predict_x0(plain, x, late), atol=1e-4, rtol=0)
     near = torch.full((16,), 2 / 1000)
     share = 0.25 / (100 + 0.25)
     out = 10 / (100 + 0.25) ** 0.5
-    torch.testing.assert_close(clean(student, x, near), share * x + out * clean(plain, x, near))
+    torch.testing.assert_close(predict_x0(student, x, near), share * x + out * predict_x0(plain, x, near))
 
 
 def test_the_boundary_is_saved_and_its_target_is_what_the_network_should_have_said():
@@ -114,16 +114,20 @@ def test_a_pair_is_one_guided_ddim_step_apart_and_the_chain_ends_at_the_state():
     )
     t, u = grid[3].expand(64), grid[4].expand(64)
     step = jump(Guided(method.teacher, w), x, t, u, batch.cond)
-    torch.testing.assert_close(method.answer(x, t, u, batch, w), clean(method.target, step, u, batch.cond, w))
+    torch.testing.assert_close(
+        method.answer(x, t, u, batch, w), predict_x0(method.target, step, u, batch.cond, w)
+    )
     last = jump(Guided(method.teacher, w), x, grid[-2].expand(64), grid[-1].expand(64), batch.cond)
     assert torch.equal(method.answer(x, grid[-2].expand(64), grid[-1].expand(64), batch, w), last)
 
 
 def test_one_scale_is_baked_in_and_the_student_may_be_its_own_target():
     method, batch = ready(low_guidance=3.0, high_guidance=3.0, decay=0.0), batch_of()
-    assert method.target is method.student and not method.slow and method.samplings()[4].guidance == 1
+    assert method.target is method.student and not method.emas and method.samplings()[4].guidance == 1
     x, t, u = Draws(64, "x").normal(2), torch.full((64,), 0.5), torch.full((64,), 0.48)
-    expected = clean(method.student, jump(Guided(method.teacher, 3.0), x, t, u, batch.cond), u, batch.cond)
+    expected = predict_x0(
+        method.student, jump(Guided(method.teacher, 3.0), x, t, u, batch.cond), u, batch.cond
+    )
     torch.testing.assert_close(method.answer(x, t, u, batch, None), expected)
     method.student_loss(batch).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.student.parameters())
@@ -154,10 +158,10 @@ def test_a_diffusers_unet_grows_an_ear_that_starts_silent(tmp_path):
 
     family = open_pipeline(build("sd", tmp_path / "sd"))
     teacher = family.denoiser()
-    student = grown(teacher, guidance_input=True)
+    student = with_inputs(teacher, guidance_input=True)
     assert (
-        hears_guidance(student)
-        and not hears_guidance(teacher)
+        takes_guidance(student)
+        and not takes_guidance(teacher)
         and student.net.config.time_cond_proj_dim == 256
     )
     x, t, cond = Draws(2, "x").normal(*family.shape), torch.full((2,), 0.5), family.encode(["a cat", "a dog"])

@@ -43,12 +43,12 @@ def batch_of(rows=64):
 
 def test_the_target_is_the_guided_output_of_the_weights_without_the_adapter():
     method = ready()
-    empty, said = (method.teacher(X, T, c).raw for c in (None, LABELS))
-    target = empty + 3 * (said - empty)
+    empty, pred = (method.teacher(X, T, c).raw for c in (None, LABELS))
+    target = empty + 3 * (pred - empty)
     torch.testing.assert_close(method.guide(X, T, LABELS).raw, target)
-    torch.testing.assert_close(method.student(X, T, LABELS).raw, said)  # without effect at the start
+    torch.testing.assert_close(method.student(X, T, LABELS).raw, pred)  # without effect at the start
     stirred(method.student, 1)
-    assert (method.student(X, T, LABELS).raw - said).abs().max() > 1e-2
+    assert (method.student(X, T, LABELS).raw - pred).abs().max() > 1e-2
     assert torch.equal(method.guide(X, T, LABELS).raw, target) or torch.allclose(
         method.guide(X, T, LABELS).raw, target, atol=1e-6
     )

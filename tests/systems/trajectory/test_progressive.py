@@ -6,7 +6,7 @@ import torch
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import jump, land
+from stillhouse.core.flowmap import ddim_step, jump
 from stillhouse.core.process import Cosine, Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.rollout import rollout
@@ -38,7 +38,7 @@ def test_one_step_of_the_target_lands_where_two_of_the_teacher_do(process, i):
     t, middle, s = (torch.full((32,), v / 8, dtype=torch.float64) for v in (i, i - 0.5, i - 1))
     target, teacher = method.target(x, t, middle, s, None), method.teacher
     two = jump(teacher, jump(teacher, x, t, middle), middle, s)
-    one = land(teacher(x, t).with_x0(target), s)
+    one = ddim_step(teacher(x, t).with_x0(target), s)
     torch.testing.assert_close(one, two, atol=1e-10, rtol=0)
     ratio = process.sigma(s) / process.sigma(t)
     card = (two - ratio[:, None] * x) / (process.alpha(s) - ratio * process.alpha(t))[:, None]
@@ -120,7 +120,9 @@ def test_entering_a_stage_makes_the_student_the_teacher():
     assert torch.equal(method.previous(x, t).x0, method.student(x, t).x0)
     with torch.no_grad():
         walk = rollout(method.student, x, [0.5, 0.375, 0.25], DDIM())
-        lands = land(method.student(x, t).with_x0(method.target(x, t, t - 0.125, t - 0.25, None)), t - 0.25)
+        lands = ddim_step(
+            method.student(x, t).with_x0(method.target(x, t, t - 0.125, t - 0.25, None)), t - 0.25
+        )
     torch.testing.assert_close(lands, walk, atol=1e-5, rtol=0)
 
 

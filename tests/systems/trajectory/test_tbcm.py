@@ -12,7 +12,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, Trig
 from stillhouse.model import load
 from stillhouse.systems.trajectory.tbcm import HALF_PI, TBCM
-from stillhouse.train.data import Endless, NoData
+from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -51,8 +51,8 @@ def test_the_angle_view_of_a_flow_velocity_is_the_cards_formula():
 
 
 def clean_end(model, x, tau):
-    said = Converted(model, Trig())(x, tau / HALF_PI)
-    return tau.cos()[:, None] * x - tau.sin()[:, None] * said.velocity / HALF_PI
+    pred = Converted(model, Trig())(x, tau / HALF_PI)
+    return tau.cos()[:, None] * x - tau.sin()[:, None] * pred.velocity / HALF_PI
 
 
 def test_the_pull_is_the_change_of_the_clean_end_along_the_teachers_path():
@@ -69,13 +69,13 @@ def test_the_pull_is_the_change_of_the_clean_end_along_the_teachers_path():
     h = 1e-5
     moved = (clean_end(student, x + h * v, tau + h) - clean_end(student, x - h * v, tau - h)) / (2 * h)
     method.walk = lambda batch, w: (x, tau, v, None, torch.ones_like(tau))
-    said = Converted(student, Trig())(x, tau / HALF_PI).velocity
+    pred = Converted(student, Trig())(x, tau / HALF_PI).velocity
     method.path_student = held = _Held(Converted(student, Trig()))
     method.student_loss(batch(24)).backward()
     weight = (tau.cos() / tau.sin())[:, None]
     pull = -held.last.grad * HALF_PI * 48 / (2 * weight) * 1e9  # the loss is a mean over 48 numbers
     expected = tau.cos()[:, None] * moved
-    assert torch.allclose(held.last, said) and expected.abs().mean() > 0.1
+    assert torch.allclose(held.last, pred) and expected.abs().mean() > 0.1
     assert (pull - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -87,11 +87,11 @@ class _Held(torch.nn.Module):
         self.inner = inner
 
     def forward(self, *inputs, **extra):
-        said = self.inner(*inputs, **extra)
+        pred = self.inner(*inputs, **extra)
         if torch.is_grad_enabled():
-            self.last = said.velocity
+            self.last = pred.velocity
             self.last.retain_grad()
-        return said
+        return pred
 
 
 def test_the_loss_without_tangent_stands_still_at_the_teachers_own_velocity():
@@ -139,7 +139,7 @@ def test_the_states_of_one_walk_lie_on_the_teachers_path():
 def test_data_cannot_have_been_touched():
     """A run that is offered nothing but NaN as data is the run that is offered none."""
 
-    class Poisoned(Endless):
+    class Poisoned(InfiniteData):
         def rows(self, start, draws):
             x, cond = super().rows(start, draws)
             return x * math.nan, cond

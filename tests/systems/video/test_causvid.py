@@ -17,7 +17,7 @@ from stillhouse.parts.video.clips import (
 )
 from stillhouse.samplers.streaming import stream
 from stillhouse.systems.video.causvid import CausVid
-from stillhouse.train.data import Endless
+from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -41,7 +41,7 @@ def built(lora=0, **options) -> CausVid:
     Trainer(
         method,
         load(network(), shape=WORLD.shape),
-        Endless(WORLD),
+        InfiniteData(WORLD),
         Recipe(steps=8, batch=ROWS, lora=lora),
         quiet=True,
     )
@@ -172,7 +172,7 @@ def test_a_self_rollout_meets_what_a_stream_meets_and_each_chunk_has_its_own_gra
     method, traced = built(), []
     student = method.student
     student.register_forward_hook(
-        lambda _m, args, said: traced.append((args[0].detach().clone(), said.raw.requires_grad))
+        lambda _m, args, pred: traced.append((args[0].detach().clone(), pred.raw.requires_grad))
     )
     x = self_rollout(student, LEVELS, Draws(ROWS, 4), None, WORLD.shape, window=4)
     trained, graphs = [state for state, _ in traced], [graph for _, graph in traced]
@@ -213,7 +213,11 @@ def test_whose_turn_it_is():
 def test_a_saved_student_streams_as_it_did(tmp_path):
     method = CausVid(paths=16, teacher_steps=4, ode_share=0.5)
     trainer = Trainer(
-        method, load(network(), shape=WORLD.shape), Endless(WORLD), Recipe(steps=2, batch=ROWS), quiet=True
+        method,
+        load(network(), shape=WORLD.shape),
+        InfiniteData(WORLD),
+        Recipe(steps=2, batch=ROWS),
+        quiet=True,
     )
     student = trainer.fit()
     student.save_pretrained(tmp_path)
@@ -240,7 +244,7 @@ def test_what_it_refuses():
         Trainer(
             CausVid(),
             load(mixture.network(Flow()), shape=(2,)),
-            Endless(mixture),
+            InfiniteData(mixture),
             Recipe(steps=2, batch=4),
             quiet=True,
         )

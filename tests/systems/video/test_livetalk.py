@@ -11,7 +11,7 @@ from stillhouse.models.video import video_network
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.streaming import stream
 from stillhouse.systems.video.livetalk import LiveTalk, velocity_weight
-from stillhouse.train.data import Endless, NoData
+from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -24,9 +24,11 @@ ROWS, FRAMES = 3, 6
 def built(world=None, **options) -> LiveTalk:
     world = world or RingClips(frames=FRAMES)
     method = LiveTalk(**{"levels": (1.0, 0.7, 0.4), "paths": 8, "teacher_steps": 4, **options})
-    student = world.network(Flow(), 0, dim=16, depth=1, heads=2, **({} if world.told else {"classes": 0}))
+    student = world.network(
+        Flow(), 0, dim=16, depth=1, heads=2, **({} if world.cond_kind else {"classes": 0})
+    )
     teacher = load(world.exact(Flow()), shape=world.shape)
-    data = Endless(world) if method.reference else NoData(world.shape)
+    data = InfiniteData(world) if method.reference else NoData(world.shape)
     Trainer(method, teacher, data, Recipe(batch=ROWS), student=student, quiet=True)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():  # layers that start at zero hide gradients
@@ -62,7 +64,7 @@ def test_one_exit_for_all_chunks_and_one_clean_pass_between_them():
 
 def test_gradient_flows_through_the_last_call_of_each_chunk_alone():
     method, traced = built(), []
-    method.student.register_forward_hook(lambda _m, _i, said: traced.append(said.raw.requires_grad))
+    method.student.register_forward_hook(lambda _m, _i, pred: traced.append(pred.raw.requires_grad))
     for exit in range(6):
         traced.clear()
         x = method.samples(batch_of(method, exit=exit))
@@ -148,8 +150,8 @@ def test_a_given_frame_stays_as_it_is_and_is_excluded_from_what_the_fake_learns(
     assert torch.equal(x[:, :1], batch.data[:, :1]) and not torch.equal(x[:, 1:2], batch.data[:, 1:2])
     method.fake.register_forward_pre_hook(lambda _m, args: seen.append((args[0], args[1])))
 
-    def watch(_module, _inputs, said):
-        said.raw.register_hook(lambda grad: seen.append(grad))
+    def watch(_module, _inputs, pred):
+        pred.raw.register_hook(lambda grad: seen.append(grad))
 
     method.fake.register_forward_hook(watch)
     method.fake.requires_grad_(True)
@@ -191,13 +193,13 @@ def test_the_velocity_weight_by_hand():
 def test_the_teacher_is_guided_by_text_and_sound_apart():
     world = TalkingClips()
     method = built(world, guidance=4.0, sound_guidance=2.0)
-    batch = batch_of(method, cond=world.condition(world.even(ROWS)))
+    batch = batch_of(method, cond=world.condition(world.balanced_labels(ROWS)))
     with count_calls(method.teacher) as calls:
         assert torch.isfinite(method.loss("student", batch))
     assert calls() == 3
     method = built(world, guidance=4.0, sound_guidance=4.0)
     with count_calls(method.teacher) as calls:
-        method.loss("student", batch_of(method, cond=world.condition(world.even(ROWS))))
+        method.loss("student", batch_of(method, cond=world.condition(world.balanced_labels(ROWS))))
     assert calls() == 2
 
 
@@ -205,7 +207,7 @@ def test_each_chunk_hears_its_own_frames():
     world = TalkingClips()
     method, heard = built(world), []
     method.student.register_forward_pre_hook(lambda _m, args: heard.append(args[2]["features"]))
-    cond = world.condition(world.even(ROWS))
+    cond = world.condition(world.balanced_labels(ROWS))
     method.samples(batch_of(method, cond=cond))
     assert all(features.shape == (ROWS, 2, 2) for features in heard)
     assert torch.equal(heard[0], cond["features"][:, :2]) and torch.equal(heard[-1], cond["features"][:, 8:])
@@ -220,8 +222,8 @@ def test_each_chunk_hears_its_own_frames():
         ({"reference": True, "chunk": 1}, "chunk of 2 frames"),
     ],
 )
-def test_it_refuses_what_can_not_be(options, says):
-    with pytest.raises(StillhouseError, match=says):
+def test_it_refuses_what_can_not_be(options, predict):
+    with pytest.raises(StillhouseError, match=predict):
         LiveTalk(**options)
 
 
