@@ -58,7 +58,7 @@ def test_a_policy_of_two_calls_becomes_one_graph(tmp_path):
     about = json.loads({p.key: p.value for p in proto.metadata_props}["stillhouse"])
     assert (
         about["shape"] == [1, 2]
-        and about["told"] == "observation"
+        and about["cond_kind"] == "observation"
         and about["scales"] == model.info["scales"]
     )
 

@@ -99,7 +99,7 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, pred",
     [
         (("inspect", "{place}"), "is no Diffusers pipeline"),
         (("distill", "dmd2", "--teacher", "{place}/sd", "--gan-weight", "0"), "give a file of them"),

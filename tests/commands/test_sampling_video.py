@@ -108,7 +108,7 @@ def test_a_sound_is_cut_into_frames_and_heard_by_its_loudness(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words,says",
+    "words,sentence",
     [
         (["ring", "--frames", "0"], "at least one frame, not 0"),
         (["ring", "--frames", "-4"], "at least one frame, not -4"),
@@ -121,15 +121,17 @@ def test_a_sound_is_cut_into_frames_and_heard_by_its_loudness(tmp_path):
         (["talking", "--sound", "torn.wav"], "no whole .wav"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, words, predict):
+def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
     voice(tmp_path / "v.wav")
     (tmp_path / "torn.wav").write_bytes(b"RIFF")
     model, *rest = words
-    code, pred = say(
+    code, sentence = say(
         capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"])
     )
-    assert code == 2 and predict in pred and "Traceback" not in pred and not list(tmp_path.glob("a.*"))
+    assert (
+        code == 2 and sentence in sentence and "Traceback" not in sentence and not list(tmp_path.glob("a.*"))
+    )
 
 
 def test_only_clips_have_frames(capsys):

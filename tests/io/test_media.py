@@ -64,7 +64,7 @@ def test_every_third_frame_of_a_film(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name,clips,fps,says",
+    "name,clips,fps,sentence",
     [
         ("a.gif", torch.zeros(2, 0, 3, 8, 8), 8.0, "one frame or more"),
         ("a.mp4", torch.zeros(2, 0, 3, 8, 8), 8.0, "one frame or more"),
@@ -77,8 +77,8 @@ def test_every_third_frame_of_a_film(tmp_path):
         ("a.gif", bar(), 60.0, "at most 50"),
     ],
 )
-def test_bad_films_are_refused_in_one_sentence_and_leave_nothing(tmp_path, name, clips, fps, predict):
-    with pytest.raises(StillhouseError, match=predict) as caught:
+def test_bad_films_are_refused_in_one_sentence_and_leave_nothing(tmp_path, name, clips, fps, sentence):
+    with pytest.raises(StillhouseError, match=sentence) as caught:
         save_clips(tmp_path / name, clips, fps=fps)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 

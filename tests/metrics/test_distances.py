@@ -79,7 +79,7 @@ def test_paired_rmse():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "sentence"),
     [
         (lambda: sliced_wasserstein(torch.zeros(3, 2), torch.zeros(3, 4)), "2 and 4 numbers"),
         (lambda: sliced_wasserstein(torch.zeros(0, 2), torch.zeros(3, 2)), "empty"),
@@ -89,6 +89,6 @@ def test_paired_rmse():
         (lambda: paired_rmse(torch.zeros(3, 2), torch.zeros(4, 2)), "equal size"),
     ],
 )
-def test_bad_sets_are_refused(call, predict):
-    with pytest.raises(StillhouseError, match=predict):
+def test_bad_sets_are_refused(call, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         call()

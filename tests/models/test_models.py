@@ -74,13 +74,13 @@ def test_each_sample_hears_its_own_label_and_minus_one_is_no_condition(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("label", "said"), [(3, "Label 3 is not among -1 (none), 0 … 2."), (-2, "Label -2 is not among")]
+    ("label", "sentence"), [(3, "Label 3 is not among -1 (none), 0 … 2."), (-2, "Label -2 is not among")]
 )
-def test_a_label_out_of_range_is_named(name, label, pred):
+def test_a_label_out_of_range_is_named(name, label, sentence):
     net, x, t = make(name, classes=3)
     with pytest.raises(StillhouseError) as error:
         net(x, t, torch.tensor([0, label, 1, 2]))
-    assert pred in str(error.value)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,16 +153,16 @@ def test_condition_errors_name_what_is_wrong():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "said"),
+    ("name", "shape", "sentence"),
     [
         ("mlp", (4, 2), "samples of 3 numbers, not of 2"),
         ("unet", (4, 1, 18, 16), "divisible by 4, not 18 x 16"),
         ("dit", (4, 1, 16, 14), "divisible by 4, not 16 x 14"),
     ],
 )
-def test_a_sample_of_the_wrong_size_is_refused(name, shape, pred):
+def test_a_sample_of_the_wrong_size_is_refused(name, shape, sentence):
     net, _, _ = make(name, torch.float32)
-    with pytest.raises(StillhouseError, match=pred):
+    with pytest.raises(StillhouseError, match=sentence):
         net(torch.zeros(shape), torch.zeros(4))
 
 

@@ -84,7 +84,7 @@ def test_long_prompts_are_cut_counted_and_told_once(words, caplog):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"vocabulary": ()}, "at least one word"),
         ({"vocabulary": ("a", "a")}, "each one once"),
@@ -92,8 +92,8 @@ def test_long_prompts_are_cut_counted_and_told_once(words, caplog):
         ({"dim": 7}, "not 7"),
     ],
 )
-def test_bad_options_are_refused(options, pred):
-    with pytest.raises(StillhouseError, match=pred):
+def test_bad_options_are_refused(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         Words(**{"vocabulary": VOCABULARY, **options})
 
 

@@ -153,7 +153,7 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "sentence"),
     [
         (lambda: sampling(window=3, sink=2), "window of 3 frames can't hold a sink of 2 and a chunk of 2"),
         (lambda: sampling(sink=-1), "0 frames or more"),
@@ -170,8 +170,8 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
         (lambda: all_of(student(), frames=-1), "0 for no end, not -1"),
     ],
 )
-def test_what_it_refuses_in_one_sentence(made, pred):
-    with pytest.raises(StillhouseError, match=pred) as caught:
+def test_what_it_refuses_in_one_sentence(made, sentence):
+    with pytest.raises(StillhouseError, match=sentence) as caught:
         made()
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 

@@ -65,10 +65,10 @@ def test_every_kind_of_network(kind):
 def test_guidance_is_two_calls_of_one_state_and_no_condition_is_one():
     net = network(Flow())
     difference, plan = off(net, Sampling([1.0, 0.5, 0.0], "ddim", guidance=3.0))
-    assert difference < 2e-5 and [call.told for call in plan.calls] == [True, False] * 2
+    assert difference < 2e-5 and [call.conditional for call in plan.calls] == [True, False] * 2
     assert plan.calls[0].state == plan.calls[1].state
     difference, plan = off(net, Sampling([1.0, 0.5, 0.0], "ddim", guidance=3.0), label=False)
-    assert difference < 2e-5 and [call.told for call in plan.calls] == [False] * 2
+    assert difference < 2e-5 and [call.conditional for call in plan.calls] == [False] * 2
 
 
 def test_what_a_network_hears_as_numbers():

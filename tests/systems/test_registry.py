@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.systems.registry import citation, class_of, find, get_system, list_systems, read_system
-from stillhouse.systems.registry import registry as systems
+from stillhouse.systems import registry as systems
 from stillhouse.train.method import Method
 
 METHOD = '''

@@ -200,7 +200,7 @@ def test_options_shape_the_ring():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "sentence"),
     [
         ({"layout": "rign"}, "did you mean 'ring'"),
         ({"weights": [1, 2]}, "8 components needs 8 weights"),
@@ -210,8 +210,8 @@ def test_options_shape_the_ring():
         ({"labels": [0, 2] * 4}, "at least one component"),
     ],
 )
-def test_bad_options_are_refused(options, predict):
-    with pytest.raises(StillhouseError, match=predict):
+def test_bad_options_are_refused(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         get_world("mixture", **options)
 
 

@@ -11,7 +11,7 @@ from stillhouse.core.process import Flow, process_from_config
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.photos.degrade import SCALES, blurred, degrade, jpeg, shrunk
 from stillhouse.worlds.photos.world import MARGIN, PHOTOGRAPHS, Photos, find_photograph
-from stillhouse.worlds.photos.world import world as module
+from stillhouse.worlds.photos import world as module
 
 TASKS = sorted(SCALES)
 

@@ -1,4 +1,4 @@
-"""The guidance scale as an input of Diffusers' U-Nets (``time_cond_proj_dim``): grown, or deaf so that
+"""The guidance scale as an input of Diffusers' U-Nets (``time_cond_proj_dim``): grown, or idle so that
 pipelines never double a call."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
     return twin.train(net.training)
 
 
-def deafened(net: Any, size: int = SIZE) -> nn.Module:
+def with_idle_input(net: Any, size: int = SIZE) -> nn.Module:
     """The same weights (shared) with a guidance input of zeros: pipelines that see one never evaluate twice
     for guidance.
 
@@ -63,7 +63,7 @@ def deafened(net: Any, size: int = SIZE) -> nn.Module:
 
 
 def hearing(net: Any) -> nn.Module:
-    """The inverse of :func:`deafened`."""
+    """The inverse of :func:`with_idle_input`."""
     embedding = _twin(net.time_embedding)
     embedding.cond_proj = None
     return _with_embedding(net, embedding, None)

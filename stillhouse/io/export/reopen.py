@@ -103,6 +103,6 @@ def _opened(
         (view / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
         family = open_pipeline(view, adapter, **options)
     family.folder = folder
-    if about.get("deaf"):
+    if about.get("idle_input", about.get("deaf")):
         setattr(family.pipe, family.part, hearing(family.network))
     return family

@@ -19,7 +19,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export.card import Facts, card
-from stillhouse.io.export.guidance_input import deafened
+from stillhouse.io.export.guidance_input import with_idle_input
 from stillhouse.io.export.lora import fingerprint, write_lora
 from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
@@ -76,7 +76,7 @@ def save_pipeline(
     choice = (
         Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
     )
-    kept = {"hears": takes_guidance(denoiser), "free_steps": free_steps}
+    kept = {"takes_guidance": takes_guidance(denoiser), "free_steps": free_steps}
     facts = Facts(family, info, samplings, choice, "full", folder.resolve().name, **kept)
     about = {
         "base_model": facts.base,
@@ -132,7 +132,7 @@ def _write_full(
     net: Any = _plain_net(denoiser)
     if fixed_guidance and all(s.guidance == 1 for s in facts.samplings.values()):
         scale_width = net.config.get("time_cond_proj_dim")
-        net = deafened(net)
+        net = with_idle_input(net)
         facts.no_scale = net.config.get("time_cond_proj_dim") != scale_width
     pipe = _with(family.pipe, family.part, net, choice)
     with quiet():
@@ -142,7 +142,7 @@ def _write_full(
         index = json.loads((place / INDEX).read_text())
         index["scheduler"] = ["few_step_scheduler", choice.name]
         (place / INDEX).write_text(json.dumps(index, indent=2))
-    _write_about(place, facts, {**about, "form": "full", "deaf": facts.no_scale})
+    _write_about(place, facts, {**about, "form": "full", "idle_input": facts.no_scale})
 
 
 def _plain_net(denoiser: Denoiser) -> Any:

@@ -34,7 +34,7 @@ def test_the_caption_reward_reads_the_caption_it_was_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "sentence"),
     [
         ("caption", "did you mean 'captions'"),
         ("no.such.module:f", "no.such.module:f"),
@@ -42,8 +42,8 @@ def test_the_caption_reward_reads_the_caption_it_was_told(monkeypatch):
         ("stillhouse.parts.targets.reward:REWARDS", "no function 'REWARDS'"),
     ],
 )
-def test_a_reward_that_is_none_is_refused(name, pred):
-    with pytest.raises(StillhouseError, match=pred):
+def test_a_reward_that_is_none_is_refused(name, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         find_reward(name)
 
 

@@ -158,15 +158,15 @@ def test_its_calls_are_told_the_times_it_learned_at():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"grid": 10}, "multiple of 4"),
         ({"steps": 3}, "1, 2 or 4"),
         ({"low_guidance": 4.0, "high_guidance": 2.0}, "low to high"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, pred):
-    with pytest.raises(StillhouseError, match=pred):
+def test_settings_that_make_no_sense_are_refused(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         FlashDiffusion(**options)
 
 

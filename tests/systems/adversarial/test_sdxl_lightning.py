@@ -194,7 +194,7 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"ladder": (8,)}, "at least two"),
         ({"ladder": (8, 3)}, "divisor"),
@@ -203,8 +203,8 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
         ({"noise_levels": (0.5, 1.0)}, "between 0 and 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, pred):
-    with pytest.raises(StillhouseError, match=pred):
+def test_settings_that_make_no_sense_are_refused(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         SDXLLightning(**options)
 
 

@@ -273,7 +273,7 @@ def test_in_a_pipeline_and_a_grid_search():
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, pred",
     [
         (
             lambda X, y: RepeatedDistiller(ridge=-1.0).fit(X, y),

@@ -182,7 +182,7 @@ def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_mor
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"segments": 8, "last_segments": 3}, "times 1, 2, 4, 8"),
         ({"segments": 2, "last_segments": 4}, "times 1, 2, 4, 8"),
@@ -192,8 +192,8 @@ def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_mor
         ({"score_share": 0.5, "reward_share": 0.5, "reward": "captions"}, "leave something"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, pred):
-    with pytest.raises(StillhouseError, match=pred):
+def test_settings_that_make_no_sense_are_refused(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         HyperSD(**options)
 
 

@@ -214,7 +214,7 @@ def test_each_chunk_hears_its_own_frames():
 
 
 @pytest.mark.parametrize(
-    "options,says",
+    "options,sentence",
     [
         ({"levels": (0.9, 0.5)}, "fall from 1"),
         ({"levels": (1.0, 1.0)}, "fall from 1"),
@@ -222,8 +222,8 @@ def test_each_chunk_hears_its_own_frames():
         ({"reference": True, "chunk": 1}, "chunk of 2 frames"),
     ],
 )
-def test_it_refuses_what_can_not_be(options, predict):
-    with pytest.raises(StillhouseError, match=predict):
+def test_it_refuses_what_can_not_be(options, sentence):
+    with pytest.raises(StillhouseError, match=sentence):
         LiveTalk(**options)
 
 
