@@ -10,8 +10,8 @@ import pytest
 from sklearn.base import BaseEstimator
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.systems.registry import citation, class_of, find, get_system, list_systems, read_system
 from stillhouse.systems import registry as systems
+from stillhouse.systems.registry import citation, class_of, find, get_system, list_systems, read_system
 from stillhouse.train.method import Method
 
 METHOD = '''

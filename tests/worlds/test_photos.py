@@ -9,9 +9,9 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import EDM
 from stillhouse.core.process import Flow, process_from_config
 from stillhouse.worlds.base import get_world
+from stillhouse.worlds.photos import world as module
 from stillhouse.worlds.photos.degrade import SCALES, blurred, degrade, jpeg, shrunk
 from stillhouse.worlds.photos.world import MARGIN, PHOTOGRAPHS, Photos, find_photograph
-from stillhouse.worlds.photos import world as module
 
 TASKS = sorted(SCALES)
 
