@@ -51,7 +51,7 @@ def whole(teacher: Denoiser, how: Sampling, shape: tuple[int, ...], cond: Condit
 
 def kept(student: Denoiser, how: Sampling, frame: tuple[int, ...], frames: int) -> tuple[int, float]:
     """Bytes in the cache after ``frames`` frames, and seconds of a call then."""
-    cached, chunk = Cached(student, how.window, how.sink), torch.zeros(1, CHUNK, *frame)
+    cached, chunk = Cached(student, how.stream.window, how.stream.sink), torch.zeros(1, CHUNK, *frame)
     for _ in range(frames // CHUNK):
         cached.keep(chunk)
     size = sum(part.numel() * part.element_size() for layer in cached.cache.layers for part in layer)
@@ -107,7 +107,7 @@ def main() -> None:
     lengths = []
     for frames in (args.frames, 4 * args.frames, 16 * args.frames):
         row = {"frames made": str(frames)}
-        for name, sampling in ((f"window {how.window}", how), ("no window", without)):
+        for name, sampling in ((f"window {how.stream.window}", how), ("no window", without)):
             size, spent = kept(student, sampling, frame, frames)
             row |= {
                 f"cache, KiB ({name})": f"{size / 1024:.0f}",

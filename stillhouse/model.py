@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process, process_from_config
 from stillhouse.io.language import Pretrained, is_language, open_language, save_language
-from stillhouse.io.weights import load_denoiser, save_denoiser
+from stillhouse.io.weights import companion_file, load_module, save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer, tokenizer_from, with_gaps
 from stillhouse.models.words import Words
 from stillhouse.samplers.draw import draw_samples
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
 
 log = logging.getLogger("stillhouse")
+M = TypeVar("M", bound=nn.Module)
 
-WEIGHTS, INVERSE = "model.safetensors", "inverse.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def _text(described: dict[str, Any] | None) -> TextEncoder | None:
@@ -42,9 +43,9 @@ def _text(described: dict[str, Any] | None) -> TextEncoder | None:
     return Words.from_description(described)
 
 
-def _plain(denoiser: Denoiser) -> Denoiser:
-    """The denoiser with its adapter folded in, if it is one."""
-    return denoiser.merged() if isinstance(denoiser, Adapted) else denoiser
+def _plain(module: M) -> M | Denoiser:
+    """A module with its adapter folded in, if it is one."""
+    return module.merged() if isinstance(module, Adapted) else module
 
 
 class Codec(Protocol):
@@ -56,6 +57,43 @@ class Codec(Protocol):
 
 
 @dataclass
+class Network:
+    """A product that is no denoiser: a network of ours, and what goes in and comes out of it.
+
+    Arguments:
+        module: a network with a ``config``, see :func:`stillhouse.models.build_model`.
+        inputs, outputs: name of each tensor and its shape without the batch, as plain data.
+        info: method, options, measured numbers; saved in the file's header.
+    """
+
+    module: nn.Module
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    outputs: dict[str, list[int]] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        """The network's answer, without gradient."""
+        with torch.inference_mode():
+            return self.module.eval()(*given)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``folder/model.safetensors``, whole or not at all; :func:`load_network` opens it."""
+        about = {"inputs": self.inputs, "outputs": self.outputs, **self.info}
+        save_module(Path(folder) / WEIGHTS, self.module, about)
+        return Path(folder) / WEIGHTS
+
+
+def load_network(folder: str | Path) -> Network:
+    """What :meth:`Network.save_pretrained` wrote; raises :class:`StillhouseError` for anything else."""
+    module, info = load_module(Path(folder) / WEIGHTS)
+    require(
+        not isinstance(module, Denoiser) and {"inputs", "outputs"} <= set(info),
+        f"'{folder}' holds a model and no plain network; open it with stillhouse.load.",
+    )
+    return Network(module, info.pop("inputs"), info.pop("outputs"), info)
+
+
+@dataclass
 class Model:
     """A denoiser with the shape of its samples, its classes and its ways of sampling.
 
@@ -63,11 +101,11 @@ class Model:
     number of steps is allowed and makes a uniform grid with the default's solver; a student has only the
     numbers it was trained for. ``text``: makes conditions of prompts; ``prompts``: some to show it with.
     ``codec``: between images and the latents that ``shape`` speaks of; None where samples are what they are.
-    ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by. ``inverse``: a student of its
-    own that goes from data to noise, where the method makes one. ``cond_kind``: what else its network takes:
-    the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and
-    the tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the file's
-    header.
+    ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by. ``companions``: further modules
+    that belong to it, by name: an inverse map, experts, a teacher. ``cond_kind``: what else its network
+    takes: the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts
+    and the tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the
+    file's header.
     """
 
     denoiser: Denoiser
@@ -81,7 +119,7 @@ class Model:
     prompts: tuple[str, ...] = ()
     codec: Codec | None = None
     pipeline: Family | None = None
-    inverse: Denoiser | None = None
+    companions: dict[str, nn.Module] = field(default_factory=dict)
     cond_kind: str = ""
     tokenizer: Tokenizer | None = None
 
@@ -92,17 +130,19 @@ class Model:
     def _as_piped(self, n: int, sampling: Sampling) -> Sampling:
         """A sampling such that the pipeline's own call walks the same: its times where any number of steps
         will do, its first noise."""
-        from stillhouse.io.export import first_level, unsaid_guidance
+        from stillhouse.io.export import default_guidance, first_level
 
         assert self.pipeline is not None
         if self.free_steps:
-            return replace(_walk(self.pipeline, n), guidance=sampling.guidance)
+            return _walk(self.pipeline, n).changed(guidance=sampling.guidance)
         start = first_level(self.pipeline, sampling.times[0]) if sampling.start is None else sampling.start
-        return replace(
-            sampling,
-            start=start,
-            guidance=unsaid_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance,
-        )
+        guidance = default_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance
+        return sampling.changed(start=start, guidance=guidance)
+
+    @property
+    def networks(self) -> dict[str, Denoiser]:
+        """The companions that can walk, in evaluation mode."""
+        return {name: m.eval() for name, m in self.companions.items() if isinstance(m, Denoiser)}
 
     @property
     def conditional(self) -> bool:
@@ -125,7 +165,7 @@ class Model:
         if steps is None:
             chosen = default
         elif self.free_steps and self.pipeline is not None:
-            chosen = replace(_walk(self.pipeline, steps), guidance=default.guidance)
+            chosen = _walk(self.pipeline, steps).changed(guidance=default.guidance)
         elif self.free_steps:
             chosen = Sampling.steps(
                 self.denoiser.process, steps, solver=default.solver, guidance=default.guidance
@@ -149,7 +189,7 @@ class Model:
                 "oversaturates.",
                 guidance,
             )
-        return chosen if guidance is None else replace(chosen, guidance=guidance)
+        return chosen if guidance is None else chosen.changed(guidance=guidance)
 
     def sample(
         self,
@@ -179,8 +219,9 @@ class Model:
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
         cond, start = move(self.condition_of(n, cond), device), move(start, device)
+        sampling = self.sampling(steps, guidance)
         samples = draw_samples(
-            self.denoiser.eval(), self.sampling(steps, guidance), shape, cond, draws, start=start
+            self.denoiser.eval(), sampling, shape, cond, draws, start=start, networks=self.networks
         )
         return samples if latents else self.pictures(samples, cond)
 
@@ -205,7 +246,7 @@ class Model:
             f"This model makes clips of {self.shape[0]} frames, all at once; distil a causal student "
             f"to stream {frames}."
         )
-        require(bool(sampling.chunk), stuck)
+        require(bool(sampling.stream), stuck)
         return (frames, *self.shape[1:])
 
     def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
@@ -266,7 +307,7 @@ class Model:
             folded = self.info.get("method") != "denoising"
             kept = {
                 "free_steps": self.free_steps,
-                "inverse": self.inverse,
+                "companions": self.companions,
                 "more": more,
                 "fixed_guidance": folded,
             }
@@ -305,13 +346,13 @@ class Model:
                 if isinstance(self.text, Words)
                 else {}
             ),
-            **({"inverse": INVERSE} if self.inverse else {}),
+            **({"companions": sorted(self.companions)} if self.companions else {}),
             **({"cond_kind": self.cond_kind} if self.cond_kind else {}),
             **({"tokenizer": self.tokenizer.describe()} if self.tokenizer else {}),
             **self.info,
         }
-        if self.inverse:
-            save_denoiser(folder / INVERSE, _plain(self.inverse))
+        for name, module in self.companions.items():
+            save_module(folder / f"{name}.safetensors", _plain(module))
         save_denoiser(folder / WEIGHTS, _plain(self.denoiser), header)
         return folder / WEIGHTS
 
@@ -344,7 +385,7 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
     """What ``save_pretrained`` made of the student of a pipeline."""
     from stillhouse.io.export import open_student
 
-    family, denoiser, inverse, about = open_student(
+    family, denoiser, companions, about = open_student(
         folder, base.pipeline if isinstance(base, Model) else base, **options
     )
     return Model(
@@ -359,7 +400,7 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
         prompts=tuple(about["prompts"]),
         codec=family.codec,
         pipeline=family,
-        inverse=inverse,
+        companions=dict(companions),
     )
 
 
@@ -458,7 +499,13 @@ def load(
             f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.",
         )
         path = path / WEIGHTS
-    denoiser, info = load_denoiser(path)
+    module, info = load_module(path)
+    require(
+        isinstance(module, Denoiser),
+        f"'{path}' holds a plain network and no model to sample; open it with stillhouse.load_network.",
+    )
+    assert isinstance(module, Denoiser)
+    denoiser = module
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
         known = (
@@ -470,7 +517,9 @@ def load(
         )
         text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
         cond_kind = info.pop("cond_kind", info.pop("told", ""))  # `told`: files of before
-        inverse = load_denoiser(path.with_name(info.pop("inverse")))[0] if "inverse" in info else None
+        # `inverse`: the one companion of before
+        names = info.pop("companions", ["inverse"] if info.pop("inverse", "") else [])
+        companions = {name: load_module(companion_file(path, name))[0] for name in names}
         tokenizer = tokenizer_from(info.pop("tokenizer", None))
         return Model(
             denoiser,
@@ -478,7 +527,7 @@ def load(
             info,
             _text(text),
             prompts,
-            inverse=inverse,
+            companions=companions,
             cond_kind=cond_kind,
             tokenizer=tokenizer,
         )

@@ -234,7 +234,7 @@ def ship(model: Model, world: World, place: Path = PLACE) -> Path:
     codec = {k: round(v, 4) for k, v in codec_quality(model, world).items()}
 
     def write(guidance: float, **info: Any) -> None:
-        walk = replace(model.sampling(STEPS), guidance=guidance)
+        walk = model.sampling(STEPS).changed(guidance=guidance)
         for part in parts:
             part.half()
         replace(

@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ def walks_of(
     walks = []
     for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):
         chosen = model.samplings[count] if count in model.samplings else model.sampling(count)
-        walks.append(Walk(who, model, count, replace(chosen, solver=solver or chosen.solver), count == usual))
+        walks.append(Walk(who, model, count, chosen.changed(solver=solver or chosen.solver), count == usual))
     return walks
 
 

@@ -34,7 +34,7 @@ def add_frames(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sound",
         metavar="FILE",
-        help="a .wav file that a model that is cond audio listens to; it sets the length",
+        help="a .wav file that a model conditioned on audio follows; it sets the length",
     )
 
 
@@ -71,7 +71,7 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
         0.0,
     )
     model.denoiser.eval()
-    if sampling.chunk:
+    if sampling.stream:
         chunks = []
         with tqdm(total=frames, desc="stream", unit="frame", dynamic_ncols=True, leave=False) as bar:
             for chunk in stream(model.denoiser, sampling, shape[1:], cond, draws, frames=frames):
@@ -90,9 +90,9 @@ def sample_video(model: Model, given: argparse.Namespace, asked: Any) -> int:
     calls, steps = sampling.nfe(model.denoiser, conditional=model.conditional), len(sampling.times) - 1
     how = (
         f"{steps} step(s), {calls} network call(s) per "
-        f"{f'chunk of {sampling.chunk} frames' if sampling.chunk else 'clip'}"
+        f"{f'chunk of {sampling.stream.chunk} frames' if sampling.stream else 'clip'}"
     )
-    start = f", the first chunk after {first:.2f} s" if sampling.chunk else ""
+    start = f", the first chunk after {first:.2f} s" if sampling.stream else ""
     print(f"{path}: {n} clip(s) of {frames} frames in {how}; {frames / seconds:.1f} frames a second{start}")
     return 0
 
@@ -131,7 +131,7 @@ def _told(
     listen: Callable[..., Tensor] | None = getattr(world, "listen", None)
     if world is None or condition is None or listen is None:
         raise StillhouseError(
-            f"This model is cond {model.cond_kind} for each clip; sample it in Python: model.sample(cond=…)."
+            f"This model takes {model.cond_kind} for each clip; sample it in Python: model.sample(cond=…)."
         )
     if not given.sound:
         return condition(world.balanced_labels(n), frames), frames

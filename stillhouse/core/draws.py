@@ -32,7 +32,12 @@ class Draws:
         self, rows: int, *name: object, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
     ):
         self.rows, self.rank, self.world, self.device = rows, rank, world, torch.device(device)
+        self.name = name
         self.generator = torch.Generator(self.device).manual_seed(seed_of(*name))
+
+    def stream(self, *purpose: object) -> Draws:
+        """Another stream for the same rows, which takes nothing from this one."""
+        return Draws(self.rows, *self.name, *purpose, rank=self.rank, world=self.world, device=self.device)
 
     def _mine(self, everyone: Tensor) -> Tensor:
         return everyone[self.rank * self.rows : (self.rank + 1) * self.rows]

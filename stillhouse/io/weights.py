@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillhouse.core.bridge import unconditional
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
@@ -123,14 +123,8 @@ def save_denoiser(
     atomic_write(path, lambda part: save_file(weights, part, {HEADER: header}))
 
 
-def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser`
-    wrote to ``path``.
-
-    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or
-    its weights don't fit the network that the header describes.
-    """
-    path = Path(path)
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of one of our files, and its weights by the names that they have now."""
     require(path.is_file(), f"There is no weights file '{path}'.")
     with open(path, "rb") as file:
         start = file.read(9)
@@ -157,6 +151,22 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
     )
     try:
         about = json.loads(str(header))
+    except ValueError as error:
+        raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
+    require(isinstance(about, dict), f"The header of '{path}' can't be read: it describes no network.")
+    return about, weights
+
+
+def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser`
+    wrote to ``path``.
+
+    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or
+    its weights don't fit the network that the header describes.
+    """
+    path = Path(path)
+    about, weights = _read(path)
+    try:
         model, process, kind = (
             build_model(about["model"]),
             process_from_config(about["process"]),
@@ -168,6 +178,48 @@ def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
     _fit(path, model.state_dict(), weights)
     model.load_state_dict(weights)
     return Denoiser(model, process, kind, call=call, two_time=two_time).eval(), info
+
+
+def save_module(path: str | Path, module: nn.Module, info: dict[str, Any] | None = None) -> None:
+    """Write a denoiser, or any network of ours that has a ``config``, so that :func:`load_module` reads it
+    back.
+
+    Raises :class:`StillhouseError` for a module without one, and when the file can't be written.
+    """
+    if isinstance(module, Denoiser):
+        save_denoiser(path, module, info)
+        return
+    config = getattr(module, "config", None)
+    require(
+        isinstance(config, dict) and "name" in config,
+        f"Only a denoiser or a network of ours can be saved beside a model, not a {type(module).__name__}.",
+    )
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in module.state_dict().items()}
+    header = json.dumps({"module": config, "info": info or {}})
+    atomic_write(path, lambda part: save_file(weights, part, {HEADER: header}))
+
+
+def load_module(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """What :func:`save_module` wrote, on the CPU and in evaluation mode; raises as :func:`load_denoiser`
+    does."""
+    about, weights = _read(Path(path))
+    if "module" not in about:
+        return load_denoiser(path)
+    try:
+        module = build_model(about["module"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
+    _fit(Path(path), module.state_dict(), weights)
+    module.load_state_dict(weights)
+    return module.eval(), dict(about.get("info") or {})
+
+
+def companion_file(path: Path, name: object) -> Path:
+    """Where the companion ``name`` of the model in ``path`` lies: beside it, whatever a header says."""
+    word = str(name)
+    plain = word.replace("_", "").replace("-", "")
+    require(plain.isascii() and plain.isalnum(), f"'{word[:80]}' is no name of a companion.")
+    return path.with_name(f"{word}.safetensors")
 
 
 def _fit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -124,13 +124,17 @@ def stream(
     A chunk costs one evaluation per time of ``sampling`` and one clean pass, which is made when the next
     chunk is asked for.
     """
-    size, times, solver = sampling.chunk, sampling.times, make_solver(sampling.solver)
+    how, times, solver = sampling.stream, sampling.times, make_solver(sampling.solver)
+    require(how is not None, "This model makes whole clips; only a causal student's sampling is a stream.")
+    assert how is not None
+    size = how.chunk
+    require(not sampling.legs[0].hooks, "A stream is walked without saved hooks.")
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")
     require(
         sampling.guidance == 1 or takes_guidance(model),
         "A stream is walked without guidance; distil it into the student.",
     )
-    cached = Cached(model, sampling.window, sampling.sink)
+    cached = Cached(model, how.window, how.sink)
     require(
         cached.network.chunk == size,
         f"This student makes {cached.network.chunk} frames at a time, not {size}.",

@@ -118,7 +118,8 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
         not denoiser.process.discrete,
         "A walk over tokens is no sum of what the network said; it can't be unrolled.",
     )
-    require(not sampling.chunk, "A stream keeps what it has said; it can't be unrolled.")
+    require(not sampling.stream, "A stream keeps what it has made; it can't be unrolled.")
+    require(sampling.plain, "Only a walk of one leg without saved hooks can be unrolled.")
     solver = make_solver(sampling.solver)
     size = 2 * (2 * len(solver.asked(denoiser.process, sampling.times)) + 2 * len(sampling.times))
     condition = torch.zeros(1)

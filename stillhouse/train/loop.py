@@ -101,12 +101,12 @@ class Trainer:
         for module in self.modules.values():
             module.to(self.engine.device)
         # a stage begins with a young average, as the run does
-        kept = {"average": student, "average.inverse": method.inverse} if recipe.ema else {}
+        kept = {"average": student, **{f"average.{n}": m for n, m in method.companions.items()}}
         self.averages = {
             name: EMA(method.copy_of(source), source, lambda step: decay_at(recipe, self._stage(step)[1]))
-            for name, source in kept.items()
-            if source is not None
+            for name, source in (kept.items() if recipe.ema else ())
         }
+        method.averaged = {id(ema.source): ema.module for ema in self.averages.values()}
         self.average = self.averages.get("average")
         self.modules |= {name: slow.module for name, slow in self.averages.items()}
         self.players = {
@@ -327,21 +327,9 @@ class Trainer:
             denoiser.net.compile()
 
     def student(self) -> Model:
-        """The student as it stands: the averaged weights if the recipe averages."""
-        average = {name: slow.module for name, slow in self.averages.items()}
-        denoiser, inverse = (
-            average.get("average", self.method.student),
-            average.get("average.inverse", self.method.inverse),
-        )
-        assert isinstance(denoiser, Denoiser) and (inverse is None or isinstance(inverse, Denoiser))
-        return replace(
-            self.teacher,
-            denoiser=denoiser,
-            inverse=inverse,
-            samplings=self.method.samplings(),
-            free_steps=self.method.free_steps,
-            info=self.method.describe() | self.info,
-        )
+        """The product as it stands: the averaged weights if the recipe averages."""
+        model = self.method.product(self.teacher)
+        return replace(model, info=model.info | self.info)
 
     # -- stop and go on ----------------------------------------------------------------------------
     def save(self, step: int) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
+from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.recipe import Optim
 
@@ -216,6 +217,31 @@ class Method:
         """How the student is sampled, by number of steps; the first is its default."""
         raise NotImplementedError
 
+    def product(self, teacher: Model) -> Model:
+        """What comes out of the run: by default the student with its samplings and companions.
+
+        Arguments:
+            teacher: the model that the run began with (for a system without one, the fresh network in its
+                place): its shape, classes, text encoder, codec and pipeline are the product's.
+
+        Returns:
+            A model of the modules that :meth:`final` gives: averaged ones where the run averages.
+        """
+        student = self.final(self.student)
+        assert isinstance(student, Denoiser)
+        return replace(
+            teacher,
+            denoiser=student,
+            companions={name: self.final(module) for name, module in self.companions.items()},
+            samplings=self.samplings(),
+            free_steps=self.free_steps,
+            info=self.describe(),
+        )
+
+    def final(self, module: nn.Module) -> nn.Module:
+        """What is kept of a module that learned: its average, where the run has one."""
+        return self.averaged.get(id(module), module)
+
     @property
     def bank_size(self) -> int:
         """How many rows the bank holds; 0: the method needs none."""
@@ -249,9 +275,8 @@ class Method:
         self.players: dict[str, nn.ModuleList] = {}
         self.emas: dict[str, EMA] = {}
         self.frozen: dict[str, nn.Module] = {}
-        self.inverse: Denoiser | None = (
-            None  # a player that is kept with the student: the map from data to noise
-        )
+        self.companions: dict[str, nn.Module] = {}  # modules of players that are kept with the student
+        self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.stage = 0
         self.player("student", student)
         self.build()

@@ -10,7 +10,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.draw import draw_samples
-from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames, stream
 
 ROWS, CHUNK, FRAME = 3, 2, (3, 8, 8)
@@ -35,8 +35,8 @@ def student(chunk=CHUNK, **options):
     return Denoiser(net.eval(), Flow())
 
 
-def sampling(**options):
-    return Sampling([*LEVELS, 0.0], "renoise", chunk=CHUNK, **options)
+def sampling(guidance=1.0, **options):
+    return Sampling([*LEVELS, 0.0], "renoise", guidance, stream=Stream(CHUNK, **options))
 
 
 def draws(seed=0):
@@ -80,7 +80,12 @@ def test_a_sample_of_a_streaming_student_is_its_chunks():
     noise = clip(8)
     fixed = [
         draw_samples(
-            model, Sampling([1.0, 0.0], "renoise", chunk=CHUNK), (8, *FRAME), None, draws(s), start=noise
+            model,
+            Sampling([1.0, 0.0], "renoise", stream=Stream(CHUNK)),
+            (8, *FRAME),
+            None,
+            draws(s),
+            start=noise,
         )
         for s in (0, 1)
     ]

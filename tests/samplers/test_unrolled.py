@@ -8,7 +8,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import VE, Cosine, Flow, ScaledLinearVP
 from stillhouse.samplers.draw import draw_samples
-from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.samplers.unrolled import Given, Unrolled, plan_of
 from stillhouse.worlds.base import get_world
 
@@ -126,5 +126,5 @@ def test_what_has_no_network_or_no_sums_is_refused():
         StillhouseError, match="Only a network of one's own can be unrolled, not a MixtureDenoiser"
     ):
         plan_of(world.exact(Flow()), Sampling([1.0, 0.0], "ddim"), False)
-    with pytest.raises(StillhouseError, match="A stream keeps what it has said"):
-        plan_of(network(Flow()), Sampling([1.0, 0.0], "ddim", chunk=2), False)
+    with pytest.raises(StillhouseError, match="A stream keeps what it has made"):
+        plan_of(network(Flow()), Sampling([1.0, 0.0], "ddim", stream=Stream(2)), False)

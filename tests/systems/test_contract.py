@@ -298,11 +298,11 @@ def test_it_samples_at_the_promised_cost(slug, whole):
         with count_calls(student.denoiser) as calls:
             x = drawn(trainer, student, steps=steps, seed=1)
         chunks = (
-            -(-student.shape[0] // sampling.chunk) if sampling.chunk else 1
+            -(-student.shape[0] // sampling.stream.chunk) if sampling.stream else 1
         )  # each of a stream's is a walk and a clean pass
         assert calls() == chunks * sampling.nfe(student.denoiser) and sampling.nfe(
             student.denoiser
-        ) == steps + bool(sampling.chunk)
+        ) == steps + bool(sampling.stream)
         assert x.shape == (6, *student.shape) and torch.isfinite(x).all()
         assert torch.equal(x, drawn(trainer, student, steps=steps, seed=1))
         assert slug in STILL or not torch.equal(x, drawn(trainer, student, steps=steps, seed=2))

@@ -24,7 +24,7 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "deaf": "The student is not w_input the guidance scale that its target was made with.",
+    "deaf": "The student is not given the guidance scale that its target was made with.",
     "halving_alone": "The first stage asks for the conditional answer, without guidance.",
 }
 SAMPLES = 8192

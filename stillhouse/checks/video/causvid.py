@@ -86,7 +86,7 @@ def calls_per_chunk(student: Model, world: RingClips) -> float:
     teacher, steps = world.exact(Flow()), Sampling.steps(Flow(), TEACHER_STEPS, solver="ddim", guidance=3.0)
     with count_calls(teacher) as its:
         draw_samples(teacher, steps, world.shape, torch.arange(4), Draws(4, "calls"))
-    return calls() / (world.frames // student.sampling().chunk) / its()
+    return calls() / (world.frames // CausVid().chunk) / its()
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:

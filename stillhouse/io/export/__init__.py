@@ -4,7 +4,7 @@ from stillhouse.io.export.guidance_input import with_guidance_input
 from stillhouse.io.export.reopen import is_student, open_student
 from stillhouse.io.export.save import FORMS, save_pipeline
 from stillhouse.io.export.schedulers import Choice, choose
-from stillhouse.io.export.walks import first_level, unsaid_guidance
+from stillhouse.io.export.walks import default_guidance, first_level
 
 __all__ = [
     "FORMS",
@@ -14,6 +14,6 @@ __all__ = [
     "is_student",
     "open_student",
     "save_pipeline",
-    "unsaid_guidance",
+    "default_guidance",
     "with_guidance_input",
 ]

@@ -13,7 +13,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.export.guidance_input import hearing
 from stillhouse.io.export.lora import check_base, read_lora
-from stillhouse.io.export.save import ABOUT, INDEX, INVERSE
+from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
 from stillhouse.io.pipelines.folder import parts
 from stillhouse.io.weights import kind_from_config
@@ -30,8 +30,8 @@ def open_student(
     *,
     adapter: str | type[Family] | None = None,
     **options: Any,
-) -> tuple[Family, Denoiser, Denoiser | None, dict[str, Any]]:
-    """The student in ``folder``: its pipeline's family, its denoiser, its inverse if it has one, and what was
+) -> tuple[Family, Denoiser, dict[str, Denoiser], dict[str, Any]]:
+    """The student in ``folder``: its pipeline's family, its denoiser, its companions by name, and what was
     kept with it.
 
     ``base``: for a LoRA, the pipeline it was trained on. ``adapter, options``: as in
@@ -63,11 +63,14 @@ def open_student(
         denoiser = family.denoiser()
         check_base(denoiser.net, about["base"], folder)
         student = _of_kind(read_lora(folder, denoiser), about)
-        has = (folder / INVERSE).is_dir()
-        return family, student, _of_kind(read_lora(folder / INVERSE, student), about) if has else None, about
+        beside = {
+            name: _of_kind(read_lora(folder / name, student), about) for name in _companions(folder, about)
+        }
+        return family, student, beside, about
     require(base is None, f"'{folder}' is a whole pipeline, no LoRA; load it without a base.")
     family = _opened(folder, about, adapter, sides)
-    return family, _of_kind(family.denoiser(), about), _inverse(folder, family, about), about
+    beside = {name: _beside(folder / name, family, about) for name in _companions(folder, about)}
+    return family, _of_kind(family.denoiser(), about), beside, about
 
 
 def _of_kind(denoiser: Denoiser, about: dict[str, Any]) -> Denoiser:
@@ -75,10 +78,19 @@ def _of_kind(denoiser: Denoiser, about: dict[str, Any]) -> Denoiser:
     return denoiser
 
 
-def _inverse(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser | None:
-    if not (folder / INVERSE).is_dir():
-        return None
-    net = type(family.network).from_pretrained(folder / INVERSE).eval().requires_grad_(False)  # type: ignore[attr-defined]
+def _companions(folder: Path, about: dict[str, Any]) -> list[str]:
+    """Names of the companions that lie beside the student; `inverse` was the only one before they had a
+    list."""
+    names = about.get("companions", ["inverse"] if (folder / "inverse").is_dir() else [])
+    require(
+        isinstance(names, list) and all(isinstance(n, str) and n.isidentifier() for n in names),
+        f"'{folder / ABOUT}' lists companions that are no names.",
+    )
+    return [name for name in names if (folder / name).is_dir()]
+
+
+def _beside(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser:
+    net = type(family.network).from_pretrained(folder).eval().requires_grad_(False)  # type: ignore[attr-defined]
     return _of_kind(Denoiser(net, family.process, family.kind, call=family.ask, empty=family.empty), about)
 
 

@@ -29,7 +29,7 @@ from stillhouse.io.weights import kind_config
 
 ABOUT, INDEX = "stillhouse.json", "model_index.json"
 FORMS = ("full", "lora", "both")
-LORA_FOLDER, INVERSE = "lora", "inverse"
+LORA_FOLDER = "lora"
 
 
 def save_pipeline(
@@ -42,7 +42,7 @@ def save_pipeline(
     form: str | None = None,
     free_steps: bool = False,
     fixed_guidance: bool = True,
-    inverse: Denoiser | None = None,
+    companions: Mapping[str, nn.Module] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the student ``denoiser`` of ``family``'s pipeline to ``folder``; returns the folder.
@@ -53,8 +53,8 @@ def save_pipeline(
     ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step model and keeps
     the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it
     that does nothing, so that Diffusers never evaluates twice; False leaves guidance to the caller.
-    ``inverse``: a student from data to noise, which :func:`open_student` gives back. ``info, more``: plain
-    data to be kept.
+    ``companions``: further denoisers of the pipeline's network, which :func:`open_student` gives back.
+    ``info, more``: plain data to be kept.
 
     The training network is left as it is. A folder that a student was saved to before is replaced; raises
     :class:`StillhouseError` for one that holds anything else, and for a student that is no network of this
@@ -72,6 +72,7 @@ def save_pipeline(
         hasattr(denoiser.net, "save_pretrained") and denoiser.process.config() == family.process.config(),
         f"This student is no network of the {type(family.pipe).__name__} that it would be saved with.",
     )
+    beside = {name: _companion(family, name, module) for name, module in (companions or {}).items()}
     folder, info = Path(folder), dict(info or {})
     choice = (
         Choice(family.pipe.scheduler, [*samplings]) if free_steps else choose(family, denoiser, samplings)
@@ -89,6 +90,7 @@ def save_pipeline(
         },
         "kind": kind_config(denoiser.kind),
         "samplings": {str(n): s.config() for n, s in samplings.items()},
+        **({"companions": sorted(beside)} if beside else {}),
         "free_steps": free_steps,
         "info": info,
         **(more or {}),
@@ -97,8 +99,8 @@ def save_pipeline(
     def build(place: Path) -> None:
         if form != "lora":
             _write_full(place, facts, denoiser, about, fixed_guidance)
-            if inverse is not None:
-                _plain_net(inverse).save_pretrained(str(place / INVERSE), safe_serialization=True)
+            for name, denoiser_of in beside.items():
+                _plain_net(denoiser_of).save_pretrained(str(place / name), safe_serialization=True)
         if form != "full":
             assert isinstance(denoiser, Adapted)
             inner, name = (
@@ -107,9 +109,10 @@ def save_pipeline(
                 else (place / LORA_FOLDER, f"{facts.name}/{LORA_FOLDER}")
             )
             _write_lora(inner, Facts(family, info, samplings, choice, "lora", name, **kept), denoiser, about)
-            if isinstance(inverse, Adapted):
-                (inner / INVERSE).mkdir()
-                write_lora(inner / INVERSE, family.part, inverse, about)
+            for name, adapter in beside.items():
+                if isinstance(adapter, Adapted):
+                    (inner / name).mkdir()
+                    write_lora(inner / name, family.part, adapter, about)
         forget_places(place)
 
     replace_folder(folder, build)
@@ -145,6 +148,22 @@ def _write_full(
     _write_about(place, facts, {**about, "form": "full", "idle_input": facts.no_scale})
 
 
+def _companion(family: Family, name: str, module: nn.Module) -> Denoiser:
+    """A companion that can be saved in a pipeline's folder: another denoiser of the same class of network."""
+    fits = isinstance(module, Denoiser) and isinstance(_plain_net(module), type(family.network))
+    require(
+        fits,
+        f"The companion '{name}' is no network of the {type(family.pipe).__name__} that it would be saved "
+        "with.",
+    )
+    taken = name in family.pipe.components or name == LORA_FOLDER
+    require(
+        name.isidentifier() and not taken, f"A companion can't be called '{name}' in a pipeline's folder."
+    )
+    assert isinstance(module, Denoiser)
+    return module
+
+
 def _plain_net(denoiser: Denoiser) -> Any:
     """The network alone, with the adapter folded in if it is one."""
     return denoiser.merged().net if isinstance(denoiser, Adapted) else denoiser.net
@@ -152,7 +171,7 @@ def _plain_net(denoiser: Denoiser) -> Any:
 
 def _write_lora(place: Path, facts: Facts, student: Adapted, about: dict[str, Any]) -> None:
     place.mkdir(exist_ok=True)
-    about = {**about, "form": "lora", "deaf": False, "base": fingerprint(student.net)}
+    about = {**about, "form": "lora", "idle_input": False, "base": fingerprint(student.net)}
     write_lora(place, facts.family.part, student, about)
     _write_scheduler(place, facts.choice)
     _write_about(place, facts, about)

@@ -38,7 +38,7 @@ CLOSE = 1e-4
 @dataclass
 class Choice:
     """A scheduler for a saved student. ``steps``: the numbers of steps it is right for; ``remarks``: what
-    Diffusers can't be x_in."""
+    Diffusers can't do."""
 
     scheduler: Any
     steps: list[int]
@@ -79,6 +79,12 @@ def choose(family: Family, denoiser: Denoiser, samplings: Mapping[int, Sampled])
     ask it the same questions and end at the same place.
     """
     habits = Habits.of(family.pipe)
+    odd = [n for n, sampling in samplings.items() if not sampling.plain]
+    if odd:  # several legs, hooks or companions: no scheduler can walk these
+        remark = (
+            "Its way of sampling is more than a scheduler's: sample it with stillhouse.load on this folder."
+        )
+        return Choice(family.pipe.scheduler, [], remarks=[remark])
     walks = {n: walk(family, denoiser, sampling) for n, sampling in samplings.items()}
     default = next(iter(walks))
     ours = own_scheduler(denoiser, walks, all(s.guidance == 1 for s in samplings.values()))

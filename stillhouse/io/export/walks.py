@@ -24,10 +24,20 @@ from stillhouse.solvers.simple import Leap, Renoise
 class Sampled(Protocol):
     """What a sampling says; see :class:`stillhouse.samplers.sampling.Sampling`."""
 
-    times: list[float]
-    solver: str | dict[str, Any]
-    guidance: float
-    start: float | None
+    @property
+    def times(self) -> list[float]: ...
+
+    @property
+    def solver(self) -> str | dict[str, Any]: ...
+
+    @property
+    def guidance(self) -> float: ...
+
+    @property
+    def start(self) -> float | None: ...
+
+    @property
+    def plain(self) -> bool: ...
 
     def config(self) -> dict[str, Any]: ...
 
@@ -65,8 +75,8 @@ def first_level(family: Family, time: float) -> float:
     )
 
 
-def unsaid_guidance(family: Family) -> float:
-    """The scale that a network which hears it is step where a method says nothing: Flux's own default, none
+def default_guidance(family: Family) -> float:
+    """The scale that a network which takes one is given where a method names none: Flux's own default, none
     for others."""
     return family.guidance if getattr(family.network, "config", {}).get("guidance_embeds") else 1.0
 

@@ -23,7 +23,7 @@ from stillhouse.models import Network
 
 
 class Negative(Denoiser):
-    """``denoiser`` negative not to make ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its
+    """``denoiser`` steered away from ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its
     output projection.
 
     ``Z+`` and ``Z-`` are the attention of the same queries to the tokens of the prompt and of the negative
@@ -111,7 +111,7 @@ def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
 
 
 class Subtracting:
-    """An attention processor of Diffusers around another one, which can also be negative a negative prompt.
+    """An attention processor of Diffusers around another one, which can also be given a negative prompt.
 
     The inner processor is asked once for each prompt. All of its output but the attention (bias of the output
     projection, skip connection) is the same in both answers and is put back, so that what is subtracted is
@@ -145,7 +145,7 @@ class Subtracting:
 
 
 def _prepare(net: nn.Module) -> None:
-    """Let every attention of a Diffusers network be negative a negative prompt; until then nothing about it
+    """Let every attention of a Diffusers network take a negative prompt; until then nothing about it
     changes."""
     kind = type(net).__name__
     takes = "cross_attention_kwargs" in inspect.signature(net.forward).parameters

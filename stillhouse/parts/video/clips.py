@@ -17,7 +17,7 @@ from stillhouse.core.process import Process, expand_to
 from stillhouse.models.video import video_network
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.samplers.rollout import rollout
-from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import shifted
@@ -53,10 +53,17 @@ def check_levels(levels: Sequence[float], what: str) -> None:
     )
 
 
-def streaming(levels: Sequence[float], chunk: int, frames: int) -> Sampling:
+def streaming(levels: Sequence[float], chunk: int, frames: int, sink: int = 0) -> Sampling:
     """How a student of clips of ``frames`` frames streams: re-noising from level to level, looking back no
-    further than it learned to."""
-    return Sampling([*levels, 0.0], "renoise", chunk=chunk, window=max(0, frames - chunk))
+    further than it learned to.
+
+    Arguments:
+        levels: falling times of the calls for a chunk.
+        chunk: frames that are made together.
+        frames: of a clip; 0 for a student that looks back as far as there is anything.
+        sink: first frames that are kept for ever.
+    """
+    return Sampling([*levels, 0.0], "renoise", stream=Stream(chunk, max(0, frames - chunk), sink))
 
 
 # -- the teacher's path ----------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class ICD(Method):
             "Guidance moves away from the unconditional answer: it needs conditions.",
         )
         self.forward: Denoiser = self.player("forward", fake_for(self.teacher, self.student))
-        self.inverse = self.forward  # kept with the student
+        self.companions = {"inverse": self.forward}
         self.times = level_times(self.process.t_min, self.levels)
         self.bounds = torch.tensor(boundaries(self.segments, self.levels))
 
@@ -194,14 +194,13 @@ def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) ->
     They are first noised to the lowest level, by noise of ``seed``. Raises :class:`StillhouseError` for a
     model without a forward map.
     """
-    require(model.inverse is not None, "This model has no map from data to noise; distil one with icd.")
-    assert model.inverse is not None
+    forward = model.networks.get("inverse")
+    require(forward is not None, "This model has no map from data to noise; distil one with icd.")
+    assert forward is not None
     times = _route(model)
     draws = Draws(len(x), seed, "encode", device=x.device)
     start = torch.full((len(x),), times[0], device=x.device)
-    return follow(
-        model.inverse.eval(), model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond
-    )
+    return follow(forward, model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond)
 
 
 @torch.inference_mode()

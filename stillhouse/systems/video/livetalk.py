@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -206,7 +206,7 @@ class LiveTalk(Method):
         return denoising_loss(self.fake, x, each, batch.noise(), cond, velocity_weight)
 
     def samplings(self) -> dict[int, Sampling]:
-        return {len(self.levels): replace(streaming(self.levels, self.chunk, self.shape[0]), sink=self.sink)}
+        return {len(self.levels): streaming(self.levels, self.chunk, self.shape[0], self.sink)}
 
 
 def velocity_weight(at: At) -> Tensor:

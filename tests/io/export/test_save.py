@@ -287,13 +287,12 @@ def test_an_inverse_student_is_kept(root: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for p in back.parameters():
             p += 0.1
-    model = replace(model, inverse=back)
+    model = replace(model, companions={"inverse": back})
     folder = model.save_pretrained(tmp_path / "both")
     x, t = torch.ones(1, *model.shape), torch.tensor([0.5])
     with torch.no_grad():
         for again in (load(folder), load(folder / "lora", base=root / "sd-0")):
-            assert again.inverse is not None
-            for ours, theirs in ((model.denoiser, again.denoiser), (back, again.inverse)):
+            for ours, theirs in ((model.denoiser, again.denoiser), (back, again.companions["inverse"])):
                 assert (ours(x, t).raw - theirs(x, t).raw).abs().max() < 1e-5
         assert (back(x, t).raw - model.denoiser(x, t).raw).abs().max() > 1e-2
 
@@ -468,7 +467,7 @@ def test_guidance_asked_of_a_student_without(opened: Opened, caplog: pytest.LogC
 
 def test_a_fine_tuned_pipeline_is_guided_as_before(tmp_path):
     model = load(tiny.build("sd", tmp_path / "sd"))
-    model.samplings = {4: replace(model.sampling(4), guidance=1.0)}
+    model.samplings = {4: model.sampling(4).changed(guidance=1.0)}
     for method, no_scale in (("denoising", False), ("lora_distill", True)):
         replace(model, info={"method": method}).save_pretrained(tmp_path / method)
         config = json.loads((tmp_path / method / "unet" / "config.json").read_text())

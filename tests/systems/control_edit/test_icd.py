@@ -42,8 +42,8 @@ def ready(world=WORLD, conditional=True, student=None, **options):
     size = {"width": 16, "depth": 1, "classes": 4, "guidance_input": method.high_guidance > 1}
     student = student or stirred(world.network(TABLE, 0, kind="v", **size))
     method.setup(world.exact(TABLE), student, world.shape, conditional, total=100)
-    if method.inverse is not None and not isinstance(method.inverse.net, GaussianMap):
-        stirred(method.inverse, 1)
+    if method.companions and not isinstance(method.forward.net, GaussianMap):
+        stirred(method.forward, 1)
     return method
 
 
@@ -63,7 +63,12 @@ def batch_of(rows=64, world=WORLD, player="student"):
 
 def model_of(method):
     return Model(
-        method.student, WORLD.shape, 4, method.samplings(), info=method.describe(), inverse=method.inverse
+        method.student,
+        WORLD.shape,
+        4,
+        method.samplings(),
+        info=method.describe(),
+        companions=method.companions,
     )
 
 
@@ -101,7 +106,7 @@ def test_the_true_maps_have_next_to_no_loss():
         for net in nets:
             nn.init.constant_(net.scale, scale)
         method = ready(GAUSSIAN, False, Denoiser(nets[0], TABLE, "x0"), levels=levels, high_guidance=1.0)
-        method.inverse.net = nets[1]
+        method.forward.net = nets[1]
         return [
             float(getattr(method, f"{p}_loss")(batch_of(4096, GAUSSIAN, p)).detach())
             for p in ("student", "forward")
@@ -140,7 +145,7 @@ def asked(method, name):
 
 def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
     method = ready(scales=4)
-    down, up = asked(method, "student"), asked(method, "inverse")
+    down, up = asked(method, "student"), asked(method, "forward")
     method.loss("student", batch_of(256))
     scales = next(w for _, w in down if w is not None).unique()
     torch.testing.assert_close(scales, torch.tensor([1.0, 2.0, 3.0, 4.0]))
@@ -154,7 +159,7 @@ def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
 
 
 def test_each_loss_teaches_its_own_map_alone():
-    for player, mine, other in (("student", "student", "inverse"), ("forward", "inverse", "student")):
+    for player, mine, other in (("student", "student", "forward"), ("forward", "forward", "student")):
         method = ready()
         method.loss(player, batch_of()).backward()
         assert all(p.grad is None for p in getattr(method, other).parameters())
@@ -171,7 +176,7 @@ def test_editing_is_three_calls_up_and_three_down():
     method = ready()
     model, x = model_of(method), Draws(16, "x").normal(2)
     labels = torch.arange(16) % 4
-    with count_calls(method.inverse) as up, count_calls(method.student) as down:
+    with count_calls(method.forward) as up, count_calls(method.student) as down:
         made = edit(model, x, labels, (labels + 1) % 4, guidance=4.0)
     assert up() == down() == 3 and torch.isfinite(made).all()
     assert torch.equal(encode(model, x, labels), encode(model, x, labels))
@@ -179,7 +184,7 @@ def test_editing_is_three_calls_up_and_three_down():
     noise = encode(model, x, labels)
     start = TABLE.noise(x, torch.full((16,), 1 / 30), Draws(16, 0, "encode").normal(2))
     with torch.no_grad():
-        by_hand = follow(method.inverse, start, [1 / 30, 1 / 3, 2 / 3, 1.0], labels)
+        by_hand = follow(method.forward, start, [1 / 30, 1 / 3, 2 / 3, 1.0], labels)
         down_by_hand = follow(method.student, noise, [1.0, 2 / 3, 1 / 3, 0.0], labels, [1.0, 4.0, 4.0])
     torch.testing.assert_close(noise, by_hand)
     torch.testing.assert_close(decode(model, noise, labels, guidance=4.0), down_by_hand)
@@ -220,12 +225,12 @@ def test_it_runs_on_a_pipeline(tmp_path):
     for player in method.turns(0):
         method.loss(player, batch).backward()
     assert float(method.student.net.time_embedding.cond_proj.weight.grad.abs().sum()) > 0
-    assert any(float(p.grad.abs().sum()) > 0 for p in method.inverse.parameters() if p.grad is not None)
+    assert any(float(p.grad.abs().sum()) > 0 for p in method.forward.parameters() if p.grad is not None)
     model = Model(
         method.student,
         family.shape,
         samplings=method.samplings(),
         info=method.describe(),
-        inverse=method.inverse,
+        companions=method.companions,
     )
     assert torch.isfinite(edit(model, x, cond, family.encode(["a dog", "a cat"]), guidance=8.0)).all()

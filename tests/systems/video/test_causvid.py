@@ -224,7 +224,7 @@ def test_a_saved_student_streams_as_it_did(tmp_path):
     again = load(tmp_path)
     assert (
         again.denoiser.net.chunk == CHUNK
-        and again.sampling().window == FRAMES - CHUNK
+        and again.sampling().stream.window == FRAMES - CHUNK
         and again.form == "video"
     )
     assert torch.equal(again.sample(3, seed=1, frames=9), student.sample(3, seed=1, frames=9))

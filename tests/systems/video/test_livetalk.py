@@ -228,6 +228,6 @@ def test_it_refuses_what_can_not_be(options, sentence):
 
 
 def test_a_sink_must_leave_room():
-    assert built(sink=2).samplings()[3].sink == 2
+    assert built(sink=2).samplings()[3].stream.sink == 2
     with pytest.raises(StillhouseError, match="sink"):
         built(sink=3)

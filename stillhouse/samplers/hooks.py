@@ -1,0 +1,171 @@
+"""What is done to a clean estimate before the step, as plain data that is saved with a sampling.
+
+A hook is ``hook(prediction, s) -> prediction`` for :func:`stillhouse.samplers.rollout.rollout`; its
+description is a dictionary with its ``name`` and fields, which :func:`read_hook` turns into one for each
+walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.conditions import Condition
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.guidance import Guided
+from stillhouse.core.prediction import Prediction
+
+
+@dataclass
+class Walked:
+    """The walk that a hook acts in: the model's companions, the condition, a stream of its own random
+    numbers, the grid."""
+
+    networks: Mapping[str, Denoiser]
+    cond: Condition
+    draws: Draws
+    times: Sequence[float]
+
+
+class SavedHook:
+    """A hook whose fields are plain data. ``networks``: names of the companions that it calls."""
+
+    name: ClassVar[str]
+
+    def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
+        """The corrected prediction.
+
+        Arguments:
+            pred: what was predicted at ``(x_t, t)``.
+            s: the time (B,) that the step leads to.
+            walked: the walk it happens in.
+        """
+        raise NotImplementedError
+
+    def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
+        """Further network evaluations of one walk that evaluates at ``asked`` along ``times``."""
+        return 0
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the companions it calls."""
+        return ()
+
+
+@dataclass
+class Clip(SavedHook):
+    """Clean estimates held within [-1, 1] (Saharia et al., 2022, arXiv 2205.11487, section 2.3).
+
+    ``quantile``: 1 clips at 1 (static thresholding); below, each sample is clipped at that quantile of its
+    absolute values where this is above 1, and divided by it (dynamic thresholding).
+    """
+
+    quantile: float = 1.0
+    name = "clip"
+
+    def __post_init__(self) -> None:
+        require(0 < self.quantile <= 1, f"The quantile of clipping lies in (0, 1], not {self.quantile}.")
+
+    def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
+        if self.quantile == 1:
+            return pred.with_x0(pred.x0.clamp(-1, 1))
+        flat = pred.x0.flatten(1).abs().float()
+        level = torch.quantile(flat, self.quantile, dim=1).clamp_min(1).to(pred.x0)
+        level = level.reshape(-1, *[1] * (pred.x0.dim() - 1))
+        return pred.with_x0(pred.x0.clamp(-level, level) / level)
+
+
+@dataclass
+class TeacherMix(SavedHook):
+    """The student's estimate drawn towards what a teacher makes of it: Distillation++ (Park, Lee & Ye, 2024,
+    arXiv 2412.08871).
+
+    At the guided steps ``x <- (1 - strength) x + strength D_teacher(alpha_s x + sigma_s eps, s)``: one
+    gradient step on a score-distillation loss at inference, all of its constants folded into ``strength``.
+
+    ``network``: the companion that is the teacher. ``steps``: indices of the guided steps. ``guidance``: the
+    teacher's scale. ``level``: where the estimate is shown to it: at the ``next`` time of the grid, at the
+    ``same`` one, or at a ``random`` one. Nothing happens where that level is the clean end.
+    """
+
+    network: str = "teacher"
+    strength: float = 0.5
+    steps: tuple[int, ...] = (0,)
+    guidance: float = 1.0
+    level: Literal["next", "same", "random"] = "next"
+    name = "distillation_pp"
+
+    def __post_init__(self) -> None:
+        self.steps = tuple(int(k) for k in self.steps)
+        require(0 <= self.strength <= 1, f"The strength of a correction lies in [0, 1], not {self.strength}.")
+        if self.level not in ("next", "same", "random"):
+            raise unknown("level of a correction", self.level, ("next", "same", "random"))
+        require(all(k >= 0 for k in self.steps), f"Steps are counted from 0, not {self.steps}.")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (self.network,)
+
+    def _guided(self, t: float, times: Sequence[float]) -> bool:
+        k = min(range(len(times) - 1), key=lambda i: abs(times[i] - t))
+        end = {"next": times[k + 1], "same": times[k], "random": 1.0}[self.level]
+        return k in self.steps and end > 0
+
+    def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
+        each = 2 if self.guidance != 1 and conditional else 1
+        return each * sum(self._guided(t, times) for t in asked)
+
+    def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
+        t = pred.at.t
+        if not self._guided(float(t.flatten()[0]), walked.times):
+            return pred
+        teacher = walked.networks[self.network]
+        level = {"next": s, "same": t, "random": None}[self.level]
+        if level is None:
+            low = teacher.process.t_min
+            level = (low + (1 - low) * walked.draws.uniform(dtype=torch.float64)).clamp_min(1e-3)
+        x = pred.x0.float()
+        probe = teacher.process.noise(x, level, walked.draws.normal_like(x))
+        guided = teacher if self.guidance == 1 else Guided(teacher, self.guidance)
+        answer = guided(probe.to(pred.x0), level, walked.cond).x0.float()
+        return pred.with_x0(((1 - self.strength) * x + self.strength * answer).to(pred.x0))
+
+
+HOOKS: dict[str, type[SavedHook]] = {kind.name: kind for kind in (Clip, TeacherMix)}
+
+
+def read_hook(config: Mapping[str, Any]) -> SavedHook:
+    """The hook that a dictionary describes; raises :class:`StillhouseError` for an unknown name or field."""
+    fields = dict(config)
+    name = str(fields.pop("name", ""))
+    if name not in HOOKS:
+        raise unknown("hook", name, HOOKS)
+    try:
+        return HOOKS[name](**fields)
+    except TypeError as error:
+        raise StillhouseError(f"The hook '{name}' can't be made from {fields}: {error}.") from error
+
+
+def describe_hook(hook: SavedHook) -> dict[str, Any]:
+    """A hook as plain data; the inverse of :func:`read_hook`."""
+    fields = asdict(hook)  # type: ignore[call-overload]
+    return {"name": hook.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+
+
+def check_hooks(hooks: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse hooks that can't be made."""
+    for hook in hooks:
+        read_hook(hook)
+
+
+def hook_calls(
+    hook: Mapping[str, Any], asked: Sequence[float], times: Sequence[float], conditional: bool
+) -> int:
+    """Evaluations that a hook adds to a walk; see :meth:`SavedHook.calls`."""
+    return read_hook(hook).calls(asked, times, conditional)
