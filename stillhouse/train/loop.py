@@ -30,6 +30,7 @@ from stillhouse.train.journal import Journal
 from stillhouse.train.method import EMA, Batch, Method, copy_weights
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.stage import locate
 
 
 class Interrupted(StillhouseError):
@@ -82,7 +83,7 @@ class Trainer:
             f"{recipe.grad_accum} micro-batch(es).",
         )
         self.rows = recipe.batch // recipe.grad_accum // self.engine.world
-        self.lengths = method.stages(recipe.steps)
+        method.stages(recipe.steps)  # too few iterations are refused before anything is made
         with torch.random.fork_rng(
             devices=[]
         ):  # torch's initialisers know no generator: lend them a seeded one
@@ -179,7 +180,6 @@ class Trainer:
         began = time.perf_counter()
         stage, within = self._stage(step)
         if stage != self.method.stage:
-            self.method.stage = stage
             self.method.enter(stage)
             for player in self.players.values():
                 player.restart()
@@ -198,7 +198,7 @@ class Trainer:
                     seed_of(self.recipe.seed, self.engine.rank, step, name)
                 )  # dropout knows no generator
                 value = self._turn(player, batches, step)
-            logged[f"{name}/lr"] = player.schedule(within, self.lengths[stage])
+            logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
             norm = player.gradient_norm()
             if self._finite(name, step, value, norm):
                 player.clip(norm)
@@ -248,11 +248,7 @@ class Trainer:
 
     def _stage(self, step: int) -> tuple[int, int]:
         """The stage that ``step`` is in, and its number within it."""
-        for stage, length in enumerate(self.lengths):
-            if step < length:
-                return stage, step
-            step -= length
-        return len(self.lengths) - 1, self.lengths[-1]
+        return locate(self.method.plan, step)
 
     def stream(self, step: int, part: int, name: str) -> Draws:
         """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however
@@ -275,7 +271,15 @@ class Trainer:
             tuple(self.teacher.shape) if x is None else tuple(x.shape[1:])
         )  # pictures of several sizes come a size a batch
         return Batch(
-            step, self.rows, shape, x, cond, turns, lambda name: self.stream(step, part, name), drawn
+            step,
+            self.rows,
+            shape,
+            x,
+            cond,
+            turns,
+            lambda name: self.stream(step, part, name),
+            drawn,
+            within=self._stage(step)[1],
         )
 
     def _bank_rows(self, shard: int, count: int) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,10 @@ from stillhouse.core.process import Process
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage, locate
 
 Decay = float | Callable[[int], float]
+T = TypeVar("T")
 
 
 def option(
@@ -60,6 +62,7 @@ class Batch:
     player: str = ""
     memo: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
+    within: int = 0  # the iteration's number within its stage
 
     @property
     def data(self) -> Tensor:
@@ -96,8 +99,9 @@ class Batch:
         self.logs[f"{self.player}/{name}"] = float(value.detach() if torch.is_tensor(value) else value)
 
 
-def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tensor]:
-    """The student's samples of one iteration: made once, used by every player.
+def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
+    """What the student made in one iteration, a tensor or a dataclass of them: made once, used by every
+    player.
 
     They carry the student's gradient only if it is among the iteration's turns, and only it is handed them
     with a graph.
@@ -105,7 +109,7 @@ def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tenso
     key = f"shared/{make.__name__}"
 
     @functools.wraps(make)
-    def once(self: Method, batch: Batch) -> Tensor:
+    def once(self: Method, batch: Batch) -> T:
         if key not in batch.memo:
             asking, batch.player = batch.player, "samples"
             with learning(self.players["student"], "student" in batch.turns):
@@ -113,11 +117,20 @@ def shared(make: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tenso
             batch.player = asking
         made = batch.memo[key]
         if batch.player == "student":
-            batch.memo[key] = made.detach()  # its graph is spent with the student's turn
+            batch.memo[key] = detached(made)  # its graph is spent with the student's turn
             return made
-        return made.detach()
+        return detached(made)
 
     return once
+
+
+def detached(made: T) -> T:
+    """A tensor, or a dataclass of tensors and other things, without its graph."""
+    if isinstance(made, Tensor):
+        return made.detach()  # type: ignore[return-value]
+    assert dataclasses.is_dataclass(made) and not isinstance(made, type)
+    values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    return replace(made, **{k: v.detach() if torch.is_tensor(v) else v for k, v in values.items()})
 
 
 class learning:
@@ -200,16 +213,22 @@ class Method:
     def build(self) -> None:
         """Create the players beside the student, slow copies and frozen copies."""
 
-    def turns(self, step: int) -> list[str]:
-        """Which players move in iteration ``step``, in order."""
-        return list(self.players)
+    def turns(self, step: int) -> Sequence[str]:
+        """Which players move in iteration ``step`` of the run, in order: what its stage says, else all."""
+        number, within = locate(self.plan, step)
+        turns = self.plan[number].turns
+        return list(self.players) if turns is None else turns(within)
 
-    def stages(self, total: int) -> list[int]:
-        """Lengths of the run's stages; optimisers start anew in each."""
-        return [total]
+    def stages(self, total: int) -> list[Stage]:
+        """The parts of a run of ``total`` iterations; optimisers start anew in each."""
+        return [Stage("training", total)]
 
     def enter(self, stage: int) -> None:
-        """Called when ``stage`` (1, 2, …) begins."""
+        """Make ``stage`` the current one, and do what it does when it begins."""
+        self.stage = stage
+        begin = self.current.enter
+        if begin is not None:
+            begin()
 
     free_steps: ClassVar[bool] = False  # the product is a many-step model that any solver may walk
 
@@ -233,7 +252,7 @@ class Method:
             teacher,
             denoiser=student,
             companions={name: self.final(module) for name, module in self.companions.items()},
-            samplings=self.samplings(),
+            samplings=self.samplings() if self.current.samplings is None else self.current.samplings(),
             free_steps=self.free_steps,
             info=self.describe(),
         )
@@ -277,13 +296,18 @@ class Method:
         self.frozen: dict[str, nn.Module] = {}
         self.companions: dict[str, nn.Module] = {}  # modules of players that are kept with the student
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
-        self.stage = 0
+        self.plan, self.stage = self.stages(total), 0
         self.player("student", student)
         self.build()
 
     @property
     def process(self) -> Process:
         return self.student.process
+
+    @property
+    def current(self) -> Stage:
+        """The stage that the run is in."""
+        return self.plan[self.stage]
 
     def player(self, name: str, *modules: nn.Module) -> Any:
         """Register modules that learn together as ``name`` (again: add to it); returns the first of them."""
@@ -318,9 +342,10 @@ class Method:
         yield from ((f"frozen.{name}", m) for name, m in self.frozen.items())
 
     def loss(self, player: str, batch: Batch) -> Tensor:
-        """``<player>_loss(batch)``."""
+        """The player's loss in the current stage."""
         batch.player = player
-        return getattr(self, f"{player}_loss")(batch)
+        loss = self.current.losses.get(player)
+        return loss(batch) if loss is not None else getattr(self, f"{player}_loss")(batch)
 
 
 def copy_weights(target: nn.Module, source: nn.Module) -> None:

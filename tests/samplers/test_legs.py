@@ -78,7 +78,9 @@ def test_a_larger_leg_begins_from_the_enlarged_picture():
 
 
 def test_a_leg_may_run_a_part_of_the_network():
-    net = build_model({"name": "dit", "image_channels": 1, "patch": 2, "width": 16, "depth": 3, "classes": 0})
+    net = build_model(
+        {"name": "dit", "image_channels": 1, "patch": 2, "dim": 16, "heads": 2, "depth": 3, "classes": 0}
+    )
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     model = Denoiser(net, Flow())

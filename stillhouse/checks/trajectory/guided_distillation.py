@@ -54,7 +54,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     student = world.network(
         process, seed, kind="v", width=64, depth=3, classes=4, guidance_input=method.takes_guidance
     )
-    halves = method.stages(1200)
+    halves = [stage.length for stage in method.stages(1200)]
     recipe = Recipe(steps=sum(halves), batch=256, seed=seed, lr={"student": 5e-3}, ema=0.98)
     teacher = load(exact, shape=world.shape, classes=4)
     first: list[Denoiser] = []

@@ -60,10 +60,15 @@ def ladder(first: int, last: int) -> list[int]:
     return halvings(first, last)[1:]
 
 
-def stage_lengths(total: int, rungs: list[int]) -> list[int]:
-    """``total`` iterations shared among the stages of a ladder; the last halvings are the hard ones and get
-    double."""
-    shares = [2 if n <= 2 else 1 for n in rungs]
+def halving_lengths(total: int, steps: list[int]) -> list[int]:
+    """Iterations of the stages of a ladder, ``total`` in all; the last halvings are the hard ones and get
+    double.
+
+    Arguments:
+        total: iterations to share.
+        steps: how many steps the student of each stage takes.
+    """
+    shares = [2 if n <= 2 else 1 for n in steps]
     lengths = [max(1, total * share // sum(shares)) for share in shares]
     lengths[-1] += total - sum(lengths)
     require(lengths[-1] > 0, f"{total} iterations are too few for {len(shares)} halvings.")

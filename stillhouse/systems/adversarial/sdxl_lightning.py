@@ -24,6 +24,19 @@ from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.simple import renoise_up
 from stillhouse.train.method import Batch, Method, copy_weights, option, shared
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage, enough
+
+
+@dataclass
+class Jump:
+    """Where a jump of the student begins, ``x_t`` at ``t``, where it ends, ``x_s`` at ``s``, and where the
+    teacher's steps lead, ``target``."""
+
+    x_t: Tensor
+    t: Tensor
+    s: Tensor
+    x_s: Tensor
+    target: Tensor
 
 
 @dataclass
@@ -86,29 +99,40 @@ class SDXLLightning(Method):
         return self.ladder[-1]
 
     # -- stages ------------------------------------------------------------------------------------
-    def stages(self, total: int) -> list[int]:
-        count = len(self.ladder) - 1 + self.x0_student
-        lengths = parted(total, [1.0] * count)
-        require(min(lengths) > 0, f"{total} iterations are too few for {count} stages.")
-        return lengths
+    def stages(self, total: int) -> list[Stage]:
+        """A conversion where it is asked for, then a stage for each student of the ladder."""
+        lengths = parted(total, [1.0] * (len(self.ladder) - 1 + self.x0_student))
+        regression, adversarial = {"student": self.regression_loss}, {"student": self.adversarial_loss}
+        made = []
+        if self.x0_student:
+            alone = {"student": self.conversion_loss}
+            made.append(Stage("conversion", lengths.pop(0), self.regression_turns, alone))
+        for k, length in enumerate(lengths):
+            name, plain = f"{self.ladder[k]} to {self.ladder[k + 1]} steps", k < self.plain
+            turns = self.regression_turns if plain else self.adversarial_turns
+            made.append(Stage(name, length, turns, regression if plain else adversarial, self.promote))
+        return enough(made, total)
 
-    def place(self, step: int) -> tuple[int, float]:
-        """The rung of the ladder that ``step`` teaches (0 for the first student, -1 while a noise network is
-        converted), and the share of the stage that is over."""
-        lengths, rung = self.stages(self.total), -int(self.x0_student)
-        while step >= lengths[0] and len(lengths) > 1:
-            step, rung = step - lengths.pop(0), rung + 1
-        return rung, step / lengths[0]
+    @staticmethod
+    def regression_turns(step: int) -> list[str]:
+        return ["student"]
 
-    def adversarial(self, step: int) -> bool:
-        return self.place(step)[0] >= self.plain
+    @staticmethod
+    def adversarial_turns(step: int) -> list[str]:
+        return ["critic", "student"]
 
-    def sees_start(self, step: int) -> bool:
-        """Whether the critic is shown where a jump began."""
-        return self.place(step)[1] < self.relax
+    def promote(self) -> None:
+        """The student becomes the model that the next one follows."""
+        copy_weights(self.previous, self.student)
 
-    def turns(self, step: int) -> list[str]:
-        return ["critic", "student"] if self.adversarial(step) else ["student"]
+    @property
+    def student_number(self) -> int:
+        """Which student of the ladder learns, from 0; -1 while a noise network is converted."""
+        return self.stage - int(self.x0_student)
+
+    def with_start(self, batch: Batch) -> bool:
+        """Whether the critic is given where a jump began: not in the rest of a stage (relaxation)."""
+        return batch.within / self.current.length < self.relax
 
     # -- players -----------------------------------------------------------------------------------
     def make_student(self, teacher: Denoiser) -> Denoiser:
@@ -133,9 +157,6 @@ class SDXLLightning(Method):
                 "critic", JumpCritic(fake_for(self.teacher, self.student), self.shape)
             )
 
-    def enter(self, stage: int) -> None:
-        copy_weights(self.previous, self.student)
-
     # -- jumps -------------------------------------------------------------------------------------
     def at(self, share: Tensor) -> Tensor:
         """The time at a share of the way from ``t_min`` to 1; the lowest one is the clean end."""
@@ -143,55 +164,51 @@ class SDXLLightning(Method):
         return torch.where(share > 0, low + (1 - low) * share, torch.zeros_like(share))
 
     @shared
-    def landing(self, batch: Batch) -> Tensor:
-        """The student's jump, one DDIM step; its start, end and the teacher's landing are left in
-        ``batch.memo``."""
-        rung, _ = self.place(batch.step)
-        n, source = self.ladder[rung + 1], self.original if rung == 0 else self.previous
-        starts, sub = max(n, self.times), self.ladder[rung] // n
+    def student_jump(self, batch: Batch) -> Jump:
+        """One DDIM step of the student within an interval of the grid, and the teacher's steps from there."""
+        k = self.student_number
+        n, source = self.ladder[k + 1], self.original if k == 0 else self.previous
+        starts, sub = max(n, self.times), self.ladder[k] // n
         i = batch.draws.integers(1, starts + 1)
         top, bottom = i / starts, (i * n - starts).clamp_min(0) / (starts * n)
-        path = [self.at(bottom + (top - bottom) * ((sub - k) / sub)) for k in range(sub + 1)]
+        path = [self.at(bottom + (top - bottom) * ((sub - j) / sub)) for j in range(sub + 1)]
         t, s, eps = path[0], path[-1], batch.noise()
         # exactly noise at the top, as the sampler starts, even where the schedule leaves some signal there
         x_t = torch.where(
             expand_to(t, eps) < 1, self.process.noise(batch.data, t, eps), eps * self.process.prior_std
         )
-        batch.memo["jump"] = x_t, t, s, teacher_steps(source, x_t, path, batch.cond, DDIM())
-        return jump(self.student, x_t, t, s, batch.cond)
+        target = teacher_steps(source, x_t, path, batch.cond, DDIM())
+        return Jump(x_t, t, s, jump(self.student, x_t, t, s, batch.cond), target)
 
-    def student_loss(self, batch: Batch) -> Tensor:
-        if self.place(batch.step)[0] < 0:
-            return self.conversion(batch)
-        landed = self.landing(batch)
-        if not self.adversarial(batch.step):
-            return (landed - batch.memo["jump"][3]).square().mean()
-        return generator_loss(self.judge([landed], batch)[0])
+    def regression_loss(self, batch: Batch) -> Tensor:
+        made = self.student_jump(batch)
+        return (made.x_s - made.target).square().mean()
+
+    def adversarial_loss(self, batch: Batch) -> Tensor:
+        made = self.student_jump(batch)
+        return generator_loss(self.logits([made.x_s], made, batch)[0])
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        landed = self.landing(batch)
-        real, fake = self.judge([batch.memo["jump"][3], landed], batch)
+        made = self.student_jump(batch)
+        real, fake = self.logits([made.target, made.x_s], made, batch)
         return discriminator_loss(real, fake)
 
-    def judge(self, landed: list[Tensor], batch: Batch) -> list[Tensor]:
-        """The critic's logits of landings, which for one and two steps are noised on to the same level with
-        the same noise."""
-        x_t, t, s, _ = batch.memo["jump"]
-        start = (x_t, t) if self.sees_start(batch.step) else None
-        if self.noise_levels and self.ladder[self.place(batch.step)[0] + 1] <= 2:
-            chosen = torch.tensor(self.noise_levels, device=s.device)[
-                batch.draws.integers(0, len(self.noise_levels))
-            ]
+    def logits(self, ends: list[Tensor], made: Jump, batch: Batch) -> list[Tensor]:
+        """The critic's logits of where jumps end, which for one and two steps are noised on to the same level
+        with the same noise."""
+        start = (made.x_t, made.t) if self.with_start(batch) else None
+        s = made.s
+        if self.noise_levels and self.ladder[self.student_number + 1] <= 2:
+            drawn = batch.draws.integers(0, len(self.noise_levels))
+            chosen = torch.tensor(self.noise_levels, device=s.device)[drawn]
             level, eps = torch.maximum(s, chosen), batch.noise()  # noise can be added, never taken away
-            landed = [renoise_up(self.process, x, s, level, eps) for x in landed]
+            ends = [renoise_up(self.process, x, s, level, eps) for x in ends]
             s = level
-        level = s.clamp_min(
-            max(self.process.t_min, 1e-3)
-        )  # no network was ever asked about exactly clean states
-        return self.critic(landed, level, start, batch.cond)
+        # no network was trained on exactly clean states
+        return self.critic(ends, s.clamp_min(max(self.process.t_min, 1e-3)), start, batch.cond)
 
-    def conversion(self, batch: Batch) -> Tensor:
-        """The student of a noise network learns to say the clean image that the teacher means."""
+    def conversion_loss(self, batch: Batch) -> Tensor:
+        """The student of a noise network learns the clean image that the teacher's output stands for."""
         t = uniform(self.process, batch.draws)
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():

@@ -22,6 +22,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.ema import ramped
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage
 
 
 @dataclass
@@ -78,28 +79,39 @@ class SlimFlow(Method):
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
         return teacher_pairs(Guided(self.teacher, self.guidance), self.shape, draws, cond, self.pair_steps)
 
-    def stages(self, total: int) -> list[int]:
+    def stages(self, total: int) -> list[Stage]:
         reflow = max(1, round(total * self.reflow_share))
         require(reflow < total, f"{total} iterations are too few for reflow and distillation.")
-        return [reflow, total - reflow]
+        return [
+            Stage("annealing reflow", reflow, losses={"student": self.reflow_loss}),
+            Stage(
+                "flow-guided distillation",
+                total - reflow,
+                losses={"student": self.distillation_loss},
+                enter=self.begin_distillation,
+            ),
+        ]
 
-    def enter(self, stage: int) -> None:
+    def begin_distillation(self) -> None:
+        """Both networks of the second stage are the reflowed one's average."""
         for model in (self.student, self.guide):
             copy_weights(model, self.reflowed)
 
-    def student_loss(self, batch: Batch) -> Tensor:
-        pair = self.mirrored(batch)
-        return self.reflow(batch, **pair) if self.stage == 0 else self.distil(batch, **pair)
+    def reflow_loss(self, batch: Batch) -> Tensor:
+        return self.reflow(batch, **self.mirrored(batch))
+
+    def distillation_loss(self, batch: Batch) -> Tensor:
+        return self.distil(batch, **self.mirrored(batch))
 
     def reflow(self, batch: Batch, eps: Tensor, x: Tensor, cond: Condition = None) -> Tensor:
-        beta = self.fading(batch.step)
+        beta = self.fading(batch.within)
         eps = math.sqrt(1 - beta**2) * eps + beta * batch.noise()
         t = batch.times(1e-3, 1.0)
         return (self.student(self.process.noise(x, t, eps), t, cond).velocity - (eps - x)).square().mean()
 
     def fading(self, step: int) -> float:
         """Share ``beta`` of fresh noise: 1 is flow matching, 0 is reflow on the teacher's coupling."""
-        length = self.anneal * self.stages(self.total)[0]
+        length = self.anneal * self.plan[0].length
         return 1 - min(1.0, step / length) if length else 0.0
 
     def distil(self, batch: Batch, eps: Tensor, x: Tensor, cond: Condition = None) -> Tensor:

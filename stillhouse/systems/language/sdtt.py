@@ -19,6 +19,7 @@ from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replace
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage, enough
 
 
 @dataclass
@@ -59,9 +60,12 @@ class SDTT(Method):
         )
         require(lengthened <= math.log(self.teacher_steps) + 1e-9, sentence)
 
-    def stages(self, total: int) -> list[int]:
-        require(total >= self.rounds, f"{total} iterations are too few for {self.rounds} rounds.")
-        return [total * (i + 1) // self.rounds - total * i // self.rounds for i in range(self.rounds)]
+    def stages(self, total: int) -> list[Stage]:
+        ends = [total * i // self.rounds for i in range(self.rounds + 1)]
+        rounds = [
+            Stage(f"round {i + 1}", ends[i + 1] - ends[i], enter=self.promote) for i in range(self.rounds)
+        ]
+        return enough(rounds, total, "rounds")
 
     def build(self) -> None:
         self.masked = of_masks(self.process)
@@ -72,7 +76,8 @@ class SDTT(Method):
             else self.student
         )
 
-    def enter(self, stage: int) -> None:
+    def promote(self) -> None:
+        """The student, or its average, becomes the teacher."""
         copy_weights(self.previous, self.next_teacher)
 
     @property

@@ -17,10 +17,11 @@ from stillhouse.core.prediction import Eps, Score
 from stillhouse.core.process import expand_to
 from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.states.time_sampler import snap_to_table
-from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
+from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_lengths, halving_target, ladder
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage
 
 
 @dataclass
@@ -66,15 +67,17 @@ class GuidedDistillation(Method):
     def takes_guidance(self) -> bool:
         return self.low_guidance < self.high_guidance
 
-    @property
-    def rungs(self) -> list[int]:
-        """How many steps the student of each halving takes over all of time; the extra one of the stochastic
-        sampler takes half."""
-        return [*self.ladder, *([self.steps // 2] if self.stochastic else [])]
-
-    def stages(self, total: int) -> list[int]:
+    def stages(self, total: int) -> list[Stage]:
+        """Guidance first; then a stage a halving, and one more for the jumps of the stochastic sampler, whose
+        student takes half as many steps over all of time."""
+        steps = [*self.ladder, *([self.steps // 2] if self.stochastic else [])]
         first = max(1, round(total * self.guidance_share))
-        return [first, *stage_lengths(total - first, self.rungs)]
+        names = [*(f"{2 * n} to {n} steps" for n in self.ladder), "jumps of two intervals"]
+        lengths = halving_lengths(total - first, steps)
+        halvings = [
+            Stage(name, length, enter=self.promote) for name, length in zip(names, lengths, strict=False)
+        ]
+        return [Stage("guidance as an input", first), *halvings]
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
         return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
@@ -92,7 +95,8 @@ class GuidedDistillation(Method):
         )
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
-    def enter(self, stage: int) -> None:
+    def promote(self) -> None:
+        """The student becomes the teacher."""
         copy_weights(self.previous, self.student)
 
     def student_loss(self, batch: Batch) -> Tensor:

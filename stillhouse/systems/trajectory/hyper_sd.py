@@ -29,9 +29,26 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.train.method import Batch, Method, option, shared
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage, alternating, enough
 
 # the squared error's share beside the critic's, from this number of segments up (our reading of the paper)
 SQUARED_SHARE = {8: 0.9, 4: 0.8, 2: 0.5, 1: 0.3}
+
+
+@dataclass
+class SegmentStage(Stage):
+    """A stage of consistency within ``segments`` segments of time."""
+
+    segments: int = 1
+
+
+@dataclass
+class SegmentJump:
+    """Where a jump of the student ends, ``x_s`` at ``s``, and where it should, ``target``."""
+
+    s: Tensor
+    x_s: Tensor
+    target: Tensor
 
 
 @dataclass
@@ -116,32 +133,34 @@ class HyperSD(Method):
         require(once, f"The score stage is for a one-step student, not one of {self.last_segments} segments.")
 
     # -- stages ------------------------------------------------------------------------------------
-    @property
-    def phases(self) -> list[tuple[str, float]]:
-        """Each stage's kind (a number of segments, ``reward`` or ``score``) and its share of the run."""
+    def stages(self, total: int) -> list[Stage]:
+        """Consistency within fewer and fewer segments; then the reward; then scores."""
         ladder = halvings(self.segments, self.last_segments)
+        late = [share for share in (self.reward_share, self.score_share) if share]
         each = (1 - self.reward_share - self.score_share) / len(ladder)
-        late = [("reward", self.reward_share), ("score", self.score_share)]
-        return [(str(k), each) for k in ladder] + [(kind, share) for kind, share in late if share]
+        lengths = parted(total, [each] * len(ladder) + late)
+        made: list[Stage] = [
+            self.segment_stage(k, length) for k, length in zip(ladder, lengths, strict=False)
+        ]
+        if self.reward_share:
+            made.append(self.reward_stage(lengths[len(ladder)]))
+        if self.score_share:
+            made.append(self.score_stage(lengths[-1], total - lengths[-1]))
+        return enough(made, total)
 
-    def stages(self, total: int) -> list[int]:
-        lengths = parted(total, [share for _, share in self.phases])
-        require(min(lengths) > 0, f"{total} iterations are too few for {len(lengths)} stages.")
-        return lengths
+    def segment_stage(self, segments: int, length: int) -> SegmentStage:
+        turns = ["critic", "student"] if self.critic else ["student"]
+        losses = {"student": self.segment_loss, "critic": self.critic_loss}
+        name = f"{segments} segment{'s' if segments > 1 else ''}"
+        return SegmentStage(name, length, lambda step: turns, losses, segments=segments)
 
-    def phase(self, step: int) -> str:
-        """The kind of the stage that ``step`` is in."""
-        for (kind, _), length in zip(self.phases, self.stages(self.total), strict=True):
-            if step < length:
-                return kind
-            step -= length
-        return self.phases[-1][0]
+    def reward_stage(self, length: int) -> Stage:
+        return Stage("reward feedback", length, lambda step: ["student"], {"student": self.reward_loss})
 
-    def turns(self, step: int) -> list[str]:
-        kind = self.phase(step)
-        if kind == "score":
-            return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
-        return ["critic", "student"] if self.critic and kind != "reward" else ["student"]
+    def score_stage(self, length: int, before: int) -> Stage:
+        turns = alternating(self.fake_per_student, offset=before)
+        losses = {"student": self.score_loss, "fake": self.fake_loss}
+        return Stage("score distillation", length, turns, losses)
 
     # -- players -----------------------------------------------------------------------------------
     def build(self) -> None:
@@ -172,65 +191,57 @@ class HyperSD(Method):
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
         return teacher_pairs(self.guided, self.shape, draws, cond, steps=self.levels)
 
-    def student_loss(self, batch: Batch) -> Tensor:
-        kind = self.phase(batch.step)
-        return (
-            self.reward_loss(batch)
-            if kind == "reward"
-            else self.score_loss(batch)
-            if kind == "score"
-            else self.segment_loss(batch)
-        )
-
     # -- consistency within segments ---------------------------------------------------------------
     def segments_at(self, batch: Batch) -> int:
         """The stage's number of segments; in the last stage of a unified student any of them, one for the
         whole batch."""
-        k = int(self.phase(batch.step))
+        k = self.stage_segments
         if self.unified and k == self.last_segments:
             ladder = halvings(self.segments, self.last_segments)
             return ladder[batch.stream("segments").one_integer(0, len(ladder))]
         return k
 
+    @property
+    def stage_segments(self) -> int:
+        """The number of segments that the current stage is about."""
+        assert isinstance(self.current, SegmentStage)
+        return self.current.segments
+
     @shared
-    def landing(self, batch: Batch) -> Tensor:
-        """The student's jump within a segment; where it should have landed, and when, are left in
-        ``batch.memo``."""
+    def segment_jump(self, batch: Batch) -> SegmentJump:
+        """The student's jump within a segment, and where the teacher's step and the slow copy's jump end."""
         shares = segment_pair(self.levels, self.segments_at(batch), batch.draws)
         t, u, b = (self.process.t_min + (1 - self.process.t_min) * share for share in shares)
         s = b + (u - b) * batch.draws.uniform()
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             x_u = teacher_steps(self.guided, x_t, [t, u], batch.cond, DDIM())
-            # at the segment's end the state itself is asked for: that ties the chain of equalities to the
+            # at the segment's end the state itself is the target: that ties the chain of equalities to the
             # teacher
             target = torch.where(expand_to(u - b, x_u) > 0, jump(self.target, x_u, u, s, batch.cond), x_u)
-        batch.memo["landing"] = target, s
-        return jump(self.student, x_t, t, s, batch.cond)
+        return SegmentJump(s, jump(self.student, x_t, t, s, batch.cond), target)
 
     def segment_loss(self, batch: Batch) -> Tensor:
-        x = self.landing(batch)
-        target, s = batch.memo["landing"]
-        squared = (x - target).square().mean()
+        made = self.segment_jump(batch)
+        squared = (made.x_s - made.target).square().mean()
         if not self.critic:
             return squared
-        full = next(share for least, share in SQUARED_SHARE.items() if int(self.phase(batch.step)) >= least)
+        full = next(share for least, share in SQUARED_SHARE.items() if self.stage_segments >= least)
         share = 1 - self.critic * (1 - full)
-        fool = generator_loss(self.judge(x, s, batch), kind="hinge")
-        batch.log("fool", fool)
-        return share * squared + (1 - share) * fool
+        adversarial = generator_loss(self.logits(made.x_s, made.s, batch), kind="hinge")
+        batch.log("generator", adversarial)
+        return share * squared + (1 - share) * adversarial
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        x = self.landing(batch)
-        s = batch.memo["landing"][1]
-        real = self.process.noise(batch.data, s, batch.noise())
-        return discriminator_loss(self.judge(real, s, batch), self.judge(x, s, batch), kind="hinge")
+        made = self.segment_jump(batch)
+        real = self.process.noise(batch.data, made.s, batch.noise())
+        real, fake = self.logits(real, made.s, batch), self.logits(made.x_s, made.s, batch)
+        return discriminator_loss(real, fake, kind="hinge")
 
-    def judge(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
+    def logits(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
         """Logits of states at ``s``, read off frozen features."""
-        return self.head(
-            features(self.feature_net, x, s.clamp_min(max(self.process.t_min, 1e-3)), batch.cond)
-        )
+        level = s.clamp_min(max(self.process.t_min, 1e-3))
+        return self.head(features(self.feature_net, x, level, batch.cond))
 
     # -- reward feedback ---------------------------------------------------------------------------
     def reward_loss(self, batch: Batch) -> Tensor:

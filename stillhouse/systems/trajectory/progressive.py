@@ -14,10 +14,11 @@ from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import Eps, Score
 from stillhouse.core.process import expand_to
-from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_target, ladder, stage_lengths
+from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_lengths, halving_target, ladder
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
+from stillhouse.train.stage import Stage
 
 
 @dataclass
@@ -43,8 +44,12 @@ class Progressive(Method):
         super().__post_init__()
         self.ladder = ladder(self.teacher_steps, self.steps)  # the students' numbers of steps: N/2, N/4, …
 
-    def stages(self, total: int) -> list[int]:
-        return stage_lengths(total, self.ladder)
+    def stages(self, total: int) -> list[Stage]:
+        lengths = halving_lengths(total, self.ladder)
+        return [
+            Stage(f"{2 * n} to {n} steps", length, enter=self.promote)
+            for n, length in zip(self.ladder, lengths, strict=True)
+        ]
 
     def build(self) -> None:
         blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
@@ -55,7 +60,8 @@ class Progressive(Method):
         )
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
-    def enter(self, stage: int) -> None:
+    def promote(self) -> None:
+        """The student becomes the teacher."""
         copy_weights(self.previous, self.student)
 
     def student_loss(self, batch: Batch) -> Tensor:

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.draws import Draws
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.video.clips import (
@@ -18,19 +16,18 @@ from stillhouse.parts.video.clips import (
     clip_matching,
     level_times,
     make_causal,
-    ode_loss,
     score_times,
     streaming,
-    trajectories,
     whole_clip_fake,
 )
+from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, copy_weights, option, shared
+from stillhouse.train.method import Batch, option, shared
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class CausVid(Method):
+class CausVid(CausalMethod):
     """From Slow Bidirectional to Fast Autoregressive Video Diffusion Models. Yin et al., 2024 (arXiv
     2412.07772, algorithm 1).
 
@@ -72,30 +69,11 @@ class CausVid(Method):
         self.fake: Denoiser = self.player("fake", whole_clip_fake(self.teacher, self.student))
         make_causal(self.student, self.chunk)
 
-    def stages(self, total: int) -> list[int]:
-        first = round(self.ode_share * total)
-        return [first, total - first]
+    def path_teacher(self) -> Denoiser:
+        return Guided(self.teacher, self.path_guidance)
 
-    def enter(self, stage: int) -> None:
-        if isinstance(
-            self.teacher, ExactDenoiser
-        ):  # no teacher's copy to begin with: what the student has learned is nearest to one
-            copy_weights(self.fake, self.student)
-
-    def turns(self, step: int) -> list[str]:
-        since = step - self.stages(self.total)[0]
-        if since < 0:
-            return ["student"]
-        moves = since >= self.warmup and since % self.fake_per_student == 0
-        return ["student", "fake"] if moves else ["fake"]
-
-    @property
-    def bank_size(self) -> int:
-        return self.paths if self.ode_share else 0
-
-    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
-        teacher = Guided(self.teacher, self.path_guidance)
-        return trajectories(teacher, self.shape, draws, cond, self.levels, self.teacher_steps, self.shift)
+    def stored_levels(self, batch: Batch) -> Tensor:
+        return self.drawn(batch)
 
     def drawn(self, batch: Batch) -> Tensor:
         """Which level each frame is at, (rows, F); the last one is clean."""
@@ -108,11 +86,8 @@ class CausVid(Method):
         t = level_times(self.process, self.levels, self.drawn(batch))
         return self.student(self.process.noise(batch.data, t, batch.noise()), t, batch.cond).x0
 
-    def student_loss(self, batch: Batch) -> Tensor:
+    def matching_loss(self, batch: Batch) -> Tensor:
         levels = self.drawn(batch)
-        if batch.step < self.stages(self.total)[0]:
-            stored = batch.stored()
-            return ode_loss(self.student, stored["path"], levels, self.levels, stored.get("cond"))
         learns = levels < len(self.levels)
         return clip_matching(
             self.samples(batch), self.real, self.fake, batch.cond, batch.draws, self.shift, learns

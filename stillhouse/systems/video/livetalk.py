@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.draws import Draws
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At, divide
 from stillhouse.parts.targets.denoising import denoising_loss
@@ -20,21 +19,20 @@ from stillhouse.parts.video.clips import (
     chunk_levels,
     clip_matching,
     make_causal,
-    ode_loss,
     score_times,
     self_rollout,
     streaming,
-    trajectories,
     whole_clip_fake,
 )
+from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Clamped, of_frames
-from stillhouse.train.method import Batch, Method, copy_weights, option, shared
+from stillhouse.train.method import Batch, option, shared
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class LiveTalk(Method):
+class LiveTalk(CausalMethod):
     """LiveTalk: Real-Time Multimodal Interactive Video Diffusion, by on-policy distillation. Chern et al.,
     2025 (arXiv 2512.23576).
 
@@ -104,38 +102,16 @@ class LiveTalk(Method):
         make_causal(self.student, self.chunk)
         self.samplings()  # refuses a sink that leaves no room, before anything is learned
 
-    def stages(self, total: int) -> list[int]:
-        first = round(self.ode_share * total)
-        return [first, total - first]
-
-    def enter(self, stage: int) -> None:
-        if isinstance(
-            self.teacher, ExactDenoiser
-        ):  # no teacher's copy to begin with: what the student has learned is nearest to one
-            copy_weights(self.fake, self.student)
-
-    def turns(self, step: int) -> list[str]:
-        since = step - self.stages(self.total)[0]
-        if since < 0:
-            return ["student"]
-        moves = since >= self.warmup and since % self.fake_per_student == 0
-        return ["student", "fake"] if moves else ["fake"]
-
     # -- stage 1: the ends of the teacher's paths --------------------------------------------------
-    @property
-    def bank_size(self) -> int:
-        return self.paths if self.ode_share else 0
+    def path_teacher(self) -> Denoiser:
+        return TwoGuided(self.teacher, self.path_guidance, self.path_guidance)
 
-    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
-        teacher = TwoGuided(self.teacher, self.path_guidance, self.path_guidance)
-        return trajectories(teacher, self.shape, draws, cond, self.levels, self.teacher_steps, self.shift)
-
-    def initialisation(self, batch: Batch) -> Tensor:
-        stored, clean = batch.stored(), len(self.levels)
+    def stored_levels(self, batch: Batch) -> Tensor:
+        clean = len(self.levels)
         levels = chunk_levels(batch.draws, clean + 1, self.chunk, self.shape[0])
         if self.reference:
             levels[:, 0] = clean
-        return ode_loss(self.student, stored["path"], levels, self.levels, stored.get("cond"))
+        return levels
 
     # -- stage 2: its own streams ------------------------------------------------------------------
     def length(self, batch: Batch) -> int:
@@ -182,9 +158,7 @@ class LiveTalk(Method):
         )
         return made[:, -self.shape[0] :]
 
-    def student_loss(self, batch: Batch) -> Tensor:
-        if batch.step < self.stages(self.total)[0]:
-            return self.initialisation(batch)
+    def matching_loss(self, batch: Batch) -> Tensor:
         x, (cond, known) = self.samples(batch), self.scored(batch)
         real, fake = (
             (self.real, self.fake)
