@@ -36,7 +36,7 @@ def inspect(words: list[str]) -> int:
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
     pred = describe(family)
-    pred["methods"] = {s.slug: list(s.needs) for s in list_systems()}
+    pred["methods"] = {s.slug: list(s.needs) for s in list_systems() if s.kind == "method"}
     print(json.dumps(pred, indent=2, ensure_ascii=False) if given.json else table(pred))
     return 0
 

@@ -15,8 +15,8 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import uniform
 from stillhouse.systems.compression.slimflow import SlimFlow
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, NoData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe

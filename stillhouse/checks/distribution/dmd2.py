@@ -10,8 +10,8 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.systems.distribution.dmd2 import DMD2
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture

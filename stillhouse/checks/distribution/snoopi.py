@@ -15,8 +15,8 @@ from stillhouse.model import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, Prompts
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.world import Mixture

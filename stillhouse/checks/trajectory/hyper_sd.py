@@ -17,9 +17,9 @@ from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture

@@ -46,7 +46,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     world = get_world(WORLD, radius=1.5, std=0.12)
     teacher = load(world.exact(Flow()), shape=world.shape)
     method = Watched(warmup=150, **OPTIONS[ablation])
-    data = InfiniteData(world) if "data" in method.needs else NoData(world.shape)
+    data = InfiniteData(world) if method.requires("data") else NoData(world.shape)
     recipe = Recipe(steps=700, batch=32, seed=seed, ema=0.99)
     student = Trainer(
         method, teacher, data, recipe, student=world.network(Flow(), seed, width=64, depth=2), quiet=True
