@@ -12,9 +12,7 @@ def systems(words: list[str]) -> int:
 
     parser = Parser("systems", "List the systems by family and by world, read from their files.")
     parser.add_argument("--family", help="only this family")
-    parser.add_argument(
-        "--kind", choices=KINDS, help="only this kind: method, operation, program or estimator"
-    )
+    parser.add_argument("--kind", choices=KINDS, help="only this kind")
     parser.add_argument("--world", help="only those that are shown, or can be tried, in this world")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as a JSON list")

@@ -31,8 +31,8 @@ KINDS = ("method", "operation", "program", "estimator")
 class System:
     """One system, as its file declares it.
 
-    ``kind``: of :data:`KINDS`. ``paper``: title, authors, year and number. ``file``: relative to the folder that
-    holds the package. ``needs``: as :mod:`stillhouse.train.needs` reads them. ``name``: of its class.
+    ``kind``: of :data:`KINDS`. ``paper``: title, authors, year and number. ``file``: relative to the folder
+    that holds the package. ``needs``: as :mod:`stillhouse.train.needs` reads them. ``name``: of its class.
     ``problem``: what is wrong with the file, in one sentence; all that is not known of it then is empty.
     """
 
@@ -258,8 +258,8 @@ def markdown() -> str:
     lines = [
         "# Systems",
         "",
-        f"{len(rows)} systems: {', '.join(counts)}. Written by `stillhouse systems --markdown` from the systems' "
-        "own files.",
+        f"{len(rows)} systems: {', '.join(counts)}. Written by `stillhouse systems --markdown` from "
+        "the systems' own files.",
     ]
     for family in sorted({s.family for s in rows}):
         lines += [

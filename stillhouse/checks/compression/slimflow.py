@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -26,6 +26,7 @@ WORLD = "mixture"
 ABLATIONS = {
     "guide": "The two-step target on fresh noise is dropped: the student is distilled on its few pairs alone."
 }
+CONTRACT = Contract(options={"pairs": 32, "pair_steps": 4})
 FEW, SAMPLES = 24, 2048
 
 

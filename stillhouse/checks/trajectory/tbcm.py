@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -27,6 +27,9 @@ ABLATIONS = {
     "call is the teacher's one step.",
     "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
 }
+CONTRACT = Contract(
+    options={"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0, "adaptive": True}
+)
 OPTIONS: dict[str, dict[str, Any]] = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
 SAMPLES = 4096
 
