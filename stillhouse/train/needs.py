@@ -1,5 +1,5 @@
-"""What a system asks of its user, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``, ``"reward
-if mode=both"``.
+"""What a system asks of its user, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``,
+``"data if states=data"``.
 
 Imports nothing heavy: the registry reads needs without importing a system.
 """

@@ -22,8 +22,9 @@ class Denoising(Method):
     """Denoising Diffusion Probabilistic Models. Ho, Jain & Abbeel, 2020 (arXiv 2006.11239).
 
     Plain denoising training, without a teacher: the network learns to predict what it is for (data, noise,
-    velocity …) from noised data. Tokens are learned by their likelihood bound, at stratified times. With ``label_dropout`` it learns the
-    unconditional answer as well, which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
+    velocity …) from noised data. Tokens are learned by their likelihood bound, at stratified times. With
+    ``label_dropout`` it learns the unconditional answer as well, which guidance needs (Ho & Salimans, 2022,
+    arXiv 2207.12598).
     """
 
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
