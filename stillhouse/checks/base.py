@@ -52,12 +52,12 @@ def at_least(claim: str, value: float, bound: float) -> Claim:
 class Contract:
     """A setting of one system in which its kind's contract suite takes seconds and every branch of it.
 
-    ``options``: of the system. ``world``: name and options. ``process``, ``kind``: of the small network that is
-    the teacher or, for a system without one, the network that is trained; ``network``: that network's options,
-    of the world's own kind. ``means``: options under which a method's losses are plain means over the batch,
-    where ``options`` has a term that is none. ``still``: samples of the product follow from their conditions
-    alone. ``models``: what an operation or a program is given besides its teacher, by the name of the need,
-    made of the teacher. ``estimators``: scikit-learn estimators, for a system that is one.
+    ``options``: of the system. ``world``: name and options. ``process``, ``kind``: of the small network that
+    is the teacher or, for a system without one, the network that is trained; ``network``: its options, of the
+    world's own kind. ``means``: options under which a method's losses are plain means over the batch, where
+    ``options`` has a term that is none. ``still``: samples of the product follow from their conditions alone.
+    ``models``: what an operation or a program is given besides its teacher, by the name of the need, made of
+    the teacher. ``estimators``: scikit-learn estimators, for a system that is one.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
