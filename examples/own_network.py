@@ -13,8 +13,8 @@ import stillhouse
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import Flow
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import TensorData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 

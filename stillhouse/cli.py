@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export", "write a student's sampler as one graph: ONNX, or torch.export's .pt2"),
     "report": ("look", "write a run's HTML page"),
     "check": ("check", "measure the claims of systems"),
+    "new": ("new", "write the skeleton of a system and of its check"),
     "demo": ("look", "distil a real model in five minutes and show the result"),
 }
 

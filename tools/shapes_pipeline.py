@@ -29,8 +29,8 @@ from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.captions import VOCABULARY
 from stillhouse.metrics.reader import load_reader, prompt_fidelity
 from stillhouse.model import Model, load
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import TensorData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import World, get_world

@@ -29,8 +29,8 @@ from stillhouse.model import Model, load, shipped
 from stillhouse.models.letters import texts_of
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.registry import find
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
@@ -234,7 +234,7 @@ def data_of(
         require(path.exists(), f"There is no data '{data}': {known}.")
         if teacher.tokenizer is not None:
             return TensorData(token_rows(read_text(path), teacher.tokenizer, teacher.shape[0]), seed=seed)
-        pictures = "data" not in method.needs or path.is_dir() or path.suffix not in PROMPT_FILES
+        pictures = not method.requires("data") or path.is_dir() or path.suffix not in PROMPT_FILES
         require(
             pictures,
             f"{name} learns from real data, and '{data}' holds prompts alone; give it pictures with "
@@ -243,7 +243,7 @@ def data_of(
         return data_for(teacher, data, cache=cache, seed=seed)
     if not isinstance(data, str):
         return data
-    if data == "none" or (data == "auto" and "data" not in method.needs):
+    if data == "none" or (data == "auto" and not method.requires("data")):
         return _conditions(world, teacher)
     require(
         world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."

@@ -32,11 +32,16 @@ def inspect(words: list[str]) -> int:
     from stillhouse.io.pipelines import open_pipeline
     from stillhouse.io.pipelines.describe import describe
     from stillhouse.systems.registry import list_systems
+    from stillhouse.train.needs import read_need
 
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
     pred = describe(family)
-    pred["methods"] = {s.slug: list(s.needs) for s in list_systems()}
+    pred["methods"] = {
+        s.slug: [need.name for need in map(read_need, s.needs) if not (need.option and not need.unless)]
+        for s in list_systems(kind="method")
+        if "teacher" in s.needs
+    }
     print(json.dumps(pred, indent=2, ensure_ascii=False) if given.json else table(pred))
     return 0
 
@@ -93,11 +98,8 @@ def table(pred: dict[str, Any]) -> str:
             f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none",
         ),
         ("steps", f"{pred['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
-        (
-            "methods",
-            ", ".join(s for s, needs in pred["methods"].items() if "data" not in needs) + " without data",
-        ),
-        ("", ", ".join(s for s, needs in pred["methods"].items() if "data" in needs) + " with data"),
+        ("methods", ", ".join(s for s, needs in pred["methods"].items() if "data" in needs) + " with data"),
+        ("", ", ".join(s for s, needs in pred["methods"].items() if "data" not in needs) + " without data"),
     ]
     rows += [("remark" if i == 0 else "", line) for i, line in enumerate(pred["remarks"])]
     return "\n".join(f"{name:<10} {value}" for name, value in rows)

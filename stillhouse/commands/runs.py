@@ -24,7 +24,7 @@ ENTRIES = {
 
 def train(words: list[str]) -> int:
     """``stillhouse train --world W …``"""
-    from stillhouse.train.denoising import Denoising
+    from stillhouse.systems.training.denoising import Denoising
 
     parser = _parser("train", "Train a teacher from a world's data.")
     parser.add_argument(

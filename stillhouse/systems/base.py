@@ -20,6 +20,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.model import Model
 from stillhouse.train.data import Data
 from stillhouse.train.method import Method, check_option
+from stillhouse.train.needs import requires
 
 T = TypeVar("T")
 
@@ -59,6 +60,10 @@ class _Options:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             check_option(type(self).__name__, f, getattr(self, f.name))
+
+    def requires(self, need: str) -> bool:
+        """Whether it needs ``need`` under these options: a name such as ``teacher`` or ``data``."""
+        return requires(self.needs, need, self)
 
     def describe(self) -> dict[str, Any]:
         """Name and options as plain data, for headers and reports."""

@@ -17,7 +17,7 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
     require(made == given, f"The teacher makes samples of shape {made}, the data has {given}.")
     known = not (data.classes and teacher.classes and data.classes > teacher.classes)
     require(known, f"The data has {data.classes} classes, the teacher knows {teacher.classes}.")
-    has_samples = "data" not in method.needs or data.rows(0, Draws(1, "probe"))[0] is not None
+    has_samples = not method.requires("data") or data.rows(0, Draws(1, "probe"))[0] is not None
     require(has_samples, f"{name} learns from real data; give it a world or a data folder.")
     if student is not None:
         same_size(method, teacher.denoiser, student)
@@ -25,7 +25,7 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
 
 def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
     """Refuse a student of another architecture where the method copies weights between the two."""
-    if "same-size" not in method.needs or isinstance(teacher, ExactDenoiser):
+    if not method.same_size or isinstance(teacher, ExactDenoiser):
         return
     shapes = [{k: tuple(v.shape) for k, v in d.net.state_dict().items()} for d in (teacher, student)]
     count = [sum(p.numel() for p in d.parameters()) for d in (teacher, student)]

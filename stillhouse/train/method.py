@@ -25,6 +25,7 @@ from stillhouse.core.errors import require
 from stillhouse.core.process import Process
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.needs import requires
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
 
@@ -196,14 +197,18 @@ class Method:
     """
 
     worlds: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # of: data, pairs, same-size (student and teacher of equal architecture)
+    kind: ClassVar[str] = "method"
+    needs: ClassVar[tuple[str, ...]] = ()  # as stillhouse.train.needs reads them
+    same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_option(type(self).__name__, f, getattr(self, f.name))
+
+    def requires(self, need: str) -> bool:
+        """Whether a run with these options needs ``need``: a name such as ``teacher`` or ``data``."""
+        return requires(self.needs, need, self)
 
     # -- what a method answers ---------------------------------------------------------------------
     def make_student(self, teacher: Denoiser) -> Denoiser:

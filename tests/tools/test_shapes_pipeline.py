@@ -17,7 +17,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.metrics.captions import VOCABULARY
 from stillhouse.model import Model, load, shipped
 from stillhouse.systems.registry import find
-from stillhouse.train.denoising import Denoising
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.worlds.base import World, get_world
 from tools import shapes_pipeline as made
 from tools.teachers import quality

@@ -35,7 +35,7 @@ def work(folder):
         teacher = load(world.network(Flow(), width=16, depth=1), shape=world.shape, classes=world.classes)
         data = (
             InfiniteData(world, labelled=True)
-            if "data" in method.needs
+            if method.requires("data")
             else NoData(world.shape, world.classes)
         )
         if slug == "progressive":

@@ -6,8 +6,8 @@ import torch
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import load
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import shipped_network
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
@@ -26,6 +26,7 @@ ABLATIONS = {
     "estimate": "The target is the teacher's clean estimate at the state itself, not where its solver ends.",
     "frozen": "The law of the start times stays that of the first quarter: pure noise is never met.",
 }
+CONTRACT = Contract(options={"grid": 8, "steps": 4, "low_guidance": 1.0, "high_guidance": 3.0})
 SAMPLES = 8192
 
 

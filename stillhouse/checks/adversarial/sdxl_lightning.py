@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -20,6 +20,7 @@ from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
 ABLATIONS = {"start": "The critic never sees the state that the jump began at."}
+CONTRACT = Contract(options={"ladder": (8, 4, 2, 1), "x0_student": True})
 SAMPLES = 8192
 LADDER = (16, 2)
 STEPS = 900

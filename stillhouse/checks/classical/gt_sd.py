@@ -7,13 +7,23 @@ import math
 from statistics import median
 
 import numpy as np
+from sklearn.tree import DecisionTreeRegressor
 
-from stillhouse.checks.base import Claim, at_least, at_most
-from stillhouse.systems.classical.gt_sd import GroundTruthDistiller
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.systems.classical.gt_sd import GroundTruthClassifier, GroundTruthDistiller
 from stillhouse.worlds.tables.world import Tables
 
 WORLD = "tables"
 ABLATIONS = {"no_labels": "No labels after the first step (alpha = 0)."}
+CONTRACT = Contract(
+    world={"name": "tables"},
+    estimators=(
+        GroundTruthDistiller(),
+        GroundTruthDistiller(kernel="linear", steps=math.inf, alpha=0.5),
+        GroundTruthDistiller(DecisionTreeRegressor(max_depth=3, random_state=0), alpha=0.5),
+        GroundTruthClassifier(),
+    ),
+)
 STEPS, RUNS, RIDGES, GAMMA = 24, 5, np.geomspace(1e-2, 1e2, 41), 1 / 20
 
 

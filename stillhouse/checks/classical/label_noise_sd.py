@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.classical.soft import SoftMLP
 from stillhouse.core.draws import seed_of
 from stillhouse.systems.classical.label_noise_sd import NoisyLabelDistiller, best_imitation, parameter_error
@@ -19,6 +19,13 @@ ABLATIONS = {
     "clean": "The labels are right: there is nothing to be pushed away from.",
     "bounded": "The imitation number stays at 1, where the claim asks for 2.",
 }
+CONTRACT = Contract(
+    world={"name": "tables"},
+    estimators=(
+        NoisyLabelDistiller(),
+        NoisyLabelDistiller(SoftMLP((16,), iterations=80, lr=0.03), xi=1.5),
+    ),
+)
 RUNS, TRAIN = 3, 700
 
 

@@ -4,8 +4,9 @@ truth lies on one direction."""
 from __future__ import annotations
 
 import numpy as np
+from sklearn.tree import DecisionTreeRegressor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.classical.mixing import factors, tails
 from stillhouse.core.draws import seed_of
 from stillhouse.systems.classical.repeated_sd import RepeatedDistiller, best_for, true_risk
@@ -15,6 +16,14 @@ ABLATIONS = {
     "spread": "The truth lies evenly on all directions: ridge is the oracle already.",
     "clipped": "The mixing numbers are confined to [0, 1].",
 }
+CONTRACT = Contract(
+    world={"name": "tables"},
+    estimators=(
+        RepeatedDistiller(),
+        RepeatedDistiller(mixing="closed", ridge=[0.1, 1.0, 10.0]),
+        RepeatedDistiller(DecisionTreeRegressor(max_depth=3, random_state=0), mixing=0.7),
+    ),
+)
 RIDGES = np.geomspace(1e-3, 1e4, 141)
 
 

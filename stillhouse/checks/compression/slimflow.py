@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -15,8 +15,8 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import uniform
 from stillhouse.systems.compression.slimflow import SlimFlow
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, NoData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
@@ -26,6 +26,7 @@ WORLD = "mixture"
 ABLATIONS = {
     "guide": "The two-step target on fresh noise is dropped: the student is distilled on its few pairs alone."
 }
+CONTRACT = Contract(options={"pairs": 32, "pair_steps": 4})
 FEW, SAMPLES = 24, 2048
 
 

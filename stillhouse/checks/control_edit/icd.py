@@ -6,9 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import shipped_network
 from stillhouse.core.draws import Draws
+from stillhouse.core.process import ScaledLinearVP
 from stillhouse.metrics.distances import paired_rmse, sliced_wasserstein
 from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
@@ -24,6 +25,9 @@ ABLATIONS = {
     "preserve": "The two maps are not asked to undo each other; each is consistent with the teacher's path "
     "alone."
 }
+CONTRACT = Contract(
+    options={"segments": 2, "levels": 6, "high_guidance": 4.0}, process=ScaledLinearVP(), kind="v"
+)
 SAMPLES, SEGMENTS, LEVELS = 4096, 3, 24
 
 

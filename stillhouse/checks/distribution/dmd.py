@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.systems.distribution.dmd import DMD
@@ -23,6 +23,7 @@ ABLATIONS = {
     "matching": "No score difference: regression on the pairs alone.",
     "fake": "The sample itself takes the place of the fake score's estimate (score distillation sampling).",
 }
+CONTRACT = Contract(options={"pairs": 32, "pair_steps": 4, "first_time": 0.7}, kind="x0")
 PAIRS = 20
 RUNS = 2
 

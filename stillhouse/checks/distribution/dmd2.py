@@ -3,15 +3,15 @@ student above its teacher."""
 
 from __future__ import annotations
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.systems.distribution.dmd2 import DMD2
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
@@ -22,6 +22,7 @@ ABLATIONS = {
     "two-times": "The fake score moves once per student step, not five times.",
     "critic": "The critic on real data has no weight in the student's loss.",
 }
+CONTRACT = Contract(options={"steps": 2, "fake_per_student": 2})
 UPDATES = 250  # of the student
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.bridge import Brownian
 from stillhouse.core.conditions import Condition
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -23,6 +23,12 @@ ABLATIONS = {
     "spread": "The auxiliary bridge's error is not taken off the teacher's: nothing asks for different "
     "answers to one point."
 }
+CONTRACT = Contract(
+    options={"steps": 2, "fake_per_student": 2},
+    process=Brownian(0.6),
+    kind="x0",
+    world={"name": "mixture", "bridge": "told"},
+)
 BRIDGE = Brownian(0.6)
 STEPS, BATCH, RATES = 2000, 128, {"student": 2e-3, "fake": 4e-3}
 SAMPLES, WALK = 8192, 50

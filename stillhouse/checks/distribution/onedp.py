@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import At
 from stillhouse.core.process import Flow
@@ -27,6 +27,7 @@ ABLATIONS = {
     "weight": "The deterministic form with the weight alpha in the place of alpha^2: more pull at high "
     "noise.",
 }
+CONTRACT = Contract(options={"fake_per_student": 2}, world={"name": "control", "task": "bandit"})
 SAMPLES = 1024
 RATES = {"student": 1e-3, "fake": 2e-3}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
 from stillhouse.core.draws import Draws
 from stillhouse.samplers.draw import draw_samples
@@ -19,6 +19,7 @@ ABLATIONS = {
     "projection": "The loss is the squared difference of the two denoisers, along the same gradient path, "
     "with no projected term."
 }
+CONTRACT = Contract()
 
 
 @dataclass

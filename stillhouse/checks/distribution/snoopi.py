@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
@@ -15,8 +15,8 @@ from stillhouse.model import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, Prompts
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.world import Mixture
@@ -26,6 +26,7 @@ ABLATIONS = {
     "negatives": "Trained without negative prompts: their weight is 0 throughout, and the teacher is "
     "guided away from none."
 }
+CONTRACT = Contract(options={"first_time": 0.7, "rank": 2})
 WORDS = ("left", "right", "up", "down")
 AWAY = torch.tensor([1.0, -1.0, -1.0, 1.0])  # where each of them is not, along its own axis
 ROWS = 500  # of each pair

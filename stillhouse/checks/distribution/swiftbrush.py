@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
@@ -29,6 +29,7 @@ ABLATIONS = {
     "guidance": "Only the teacher is guided, the fake is not.",
     "adapter": "The adapter stays without effect: the fake score is the teacher.",
 }
+CONTRACT = Contract(options={"first_time": 0.7, "rank": 2, "guidance": 2.0})
 START = 0.7
 RATES = {"student": 1e-3, "fake": 1e-3}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.discrete import Masked, of_words
@@ -27,6 +27,12 @@ ABLATIONS = {
     "reverse": "Forward KL in its place: the best answer to the teacher's targets is their mean, which was "
     "known before."
 }
+CONTRACT = Contract(
+    options={"teacher_steps": 8, "rounds": 3, "teacher_ema": 0.5},
+    process=Masked(6),
+    kind="logits",
+    world={"name": "text", "kind": "chain"},
+)
 SAMPLES = 8000
 FIT, STEPS = 1500, 600
 

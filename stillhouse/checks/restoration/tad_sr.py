@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.bridge import ResShift
 from stillhouse.systems.restoration.tad_sr import TADSR
 from stillhouse.train.data import Prompts
@@ -21,6 +21,12 @@ ABLATIONS = {
     "levels": "The score distillation draws from all 15 noise levels, not from the three smallest.",
     "detail": "No score distillation: regression on the teacher's walk alone.",
 }
+CONTRACT = Contract(
+    options={"steps": 4, "levels": 2, "maps": 4},
+    process=ResShift(steps=4),
+    kind="scaled",
+    world={"name": "mixture", "bridge": "told"},
+)
 BRIDGE = ResShift()
 STEPS, BATCH, RATE, RUNS, SAMPLES = 250, 128, 5e-3, 5, 8192
 

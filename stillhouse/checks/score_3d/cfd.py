@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow, LinearVP
@@ -27,6 +27,11 @@ ABLATIONS = {
     "do with each other.",
     "fresh": "Every step draws its noise anew (score distillation sampling at falling times).",
 }
+CONTRACT = Contract(
+    options={"scene": "points", "size": 1, "scenes": 4, "gamma": 0.1, "guidance": 1.5},
+    world={"name": "objects", "kind": "cube"},
+    still=True,
+)
 SEEDS = 300  # objects made at once, each from its own noise
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -25,6 +25,7 @@ ABLATIONS = {
     "endpoint": "The target is the teacher's clean estimate at the noisy state itself, not the consistent "
     "answer one step on."
 }
+CONTRACT = Contract(process=VE(), kind="edm")
 SAMPLES = 8192
 
 

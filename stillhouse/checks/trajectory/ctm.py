@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE
 from stillhouse.metrics.distances import paired_rmse, sliced_wasserstein
@@ -26,6 +26,12 @@ ABLATIONS = {
     "leads.",
     "one_end": "Jumps are trained to the clean end alone, as a consistency model's are.",
 }
+CONTRACT = Contract(
+    options={"levels": 8, "critic_from": 0.5},
+    process=VE(),
+    kind="edm",
+    means={"levels": 8, "denoising": False},
+)
 SAMPLES = 8192
 
 

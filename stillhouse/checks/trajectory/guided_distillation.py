@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import predict_x0
@@ -27,6 +27,7 @@ ABLATIONS = {
     "deaf": "The student is not given the guidance scale that its target was made with.",
     "halving_alone": "The first stage asks for the conditional answer, without guidance.",
 }
+CONTRACT = Contract(options={"teacher_steps": 8, "steps": 4, "stochastic": True})
 SAMPLES = 8192
 SCALES = (1.0, 2.0, 4.0)
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_least, at_most
+from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
@@ -17,9 +17,9 @@ from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.training.denoising import Denoising
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.denoising import Denoising
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
@@ -29,6 +29,19 @@ ABLATIONS = {
     "segments": "One segment from the start, for as many iterations.",
     "margin": "The reward is never high enough: samples are pushed on for ever.",
 }
+CONTRACT = Contract(
+    options={
+        "segments": 2,
+        "levels": 4,
+        "critic": 0.5,
+        "unified": True,
+        "reward": "stillhouse.checks.trajectory.hyper_sd:across",
+        "reward_share": 0.25,
+        "score_share": 0.25,
+        "margin": 9.0,
+        "pairs": 32,
+    }
+)
 SAMPLES = 8192
 EACH = 300  # iterations to a stage
 MARGIN = 0.5

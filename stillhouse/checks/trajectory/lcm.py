@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import ScaledLinearVP
@@ -25,6 +25,11 @@ ABLATIONS = {
     "endpoint": "The target is the guided teacher's clean estimate at the noisy state itself, not the "
     "consistent answer one step on."
 }
+CONTRACT = Contract(
+    options={"low_guidance": 1.0, "high_guidance": 4.0, "levels": 10, "steps": 2},
+    process=ScaledLinearVP(),
+    kind="v",
+)
 SAMPLES = 4096
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
@@ -24,6 +24,7 @@ ABLATIONS = {
     "unguided": "The adapter is asked for the conditional answer: it folds in nothing.",
     "adapter_on": "The teacher is read with the adapter on, so that the target runs away from the student.",
 }
+CONTRACT = Contract(options={"guidance": 3.0, "steps": 4})
 SAMPLES, GUIDANCE, STEPS = 2048, 3.0, 32
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
@@ -29,6 +29,7 @@ ABLATIONS = {
     "last_estimate": "The target is the teacher's last clean estimate, not the one whose single step lands "
     "where its two do.",
 }
+CONTRACT = Contract(options={"teacher_steps": 4})
 SAMPLES = 16384
 
 

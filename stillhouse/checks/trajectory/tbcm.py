@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -27,6 +27,9 @@ ABLATIONS = {
     "call is the teacher's one step.",
     "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
 }
+CONTRACT = Contract(
+    options={"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0, "adaptive": True}
+)
 OPTIONS: dict[str, dict[str, Any]] = {"tangent": {"tangent_share": 0.0}, "data": {"states": "data"}, "": {}}
 SAMPLES = 4096
 
@@ -46,7 +49,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     world = get_world(WORLD, radius=1.5, std=0.12)
     teacher = load(world.exact(Flow()), shape=world.shape)
     method = Watched(warmup=150, **OPTIONS[ablation])
-    data = InfiniteData(world) if "data" in method.needs else NoData(world.shape)
+    data = InfiniteData(world) if method.requires("data") else NoData(world.shape)
     recipe = Recipe(steps=700, batch=32, seed=seed, ema=0.99)
     student = Trainer(
         method, teacher, data, recipe, student=world.network(Flow(), seed, width=64, depth=2), quiet=True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser, count_calls
 from stillhouse.core.draws import Draws
@@ -29,6 +29,11 @@ ABLATIONS = {
     "start": "No ODE initialisation: the score difference alone, for as many iterations as both stages have.",
     "causal": "No ODE initialisation, and both scores of a frame see no later chunk.",
 }
+CONTRACT = Contract(
+    options={"paths": 32, "teacher_steps": 4, "ode_share": 0.5, "fake_per_student": 2, "warmup": 1},
+    world={"name": "clips", "kind": "ring", "frames": 6},
+    network={"dim": 16, "depth": 1, "heads": 2},
+)
 START, MATCHING, ALONE = (
     700,
     600,

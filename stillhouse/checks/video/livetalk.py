@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stillhouse.checks.base import Claim, at_most
+from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import Flow
 from stillhouse.metrics.video import drift
@@ -23,6 +23,19 @@ ABLATIONS = {
     "iterations.",
     "start": "The second stage begins after a tenth of the first one's iterations.",
 }
+CONTRACT = Contract(
+    options={
+        "levels": (1.0, 0.6),
+        "paths": 32,
+        "teacher_steps": 4,
+        "ode_share": 0.5,
+        "warmup": 1,
+        "fake_per_student": 1,
+        "longest": 12,
+    },
+    world={"name": "clips", "kind": "ring", "frames": 6},
+    network={"dim": 16, "depth": 1, "heads": 2},
+)
 START, OWN = 1500, 450  # iterations of the two stages
 FRAMES, LONG, SAMPLES = 8, 64, 256
 

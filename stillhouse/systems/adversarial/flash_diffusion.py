@@ -59,8 +59,9 @@ class FlashDiffusion(Method):
     )
     high_guidance: float = option(1.0, "largest teacher guidance scale (the paper takes 13)", low=0)
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, name="adamw", schedule="cosine"),
         "critic": Optim(lr=5e-4, name="adamw"),

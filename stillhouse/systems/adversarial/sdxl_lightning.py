@@ -74,8 +74,10 @@ class SDXLLightning(Method):
         "all others",
     )
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes")
-    needs = ("data", "same-size")
+    needs = ("teacher", "data")
+    same_size = True
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.99)),
         "critic": Optim(lr=1e-3, betas=(0.0, 0.99)),

@@ -33,6 +33,7 @@ class GroundTruthDistiller(Distiller):
     After ``fit``: ``ridge_``, ``alphas_`` and, for the linear kernel, ``coef_``.
     """
 
+    kind = "estimator"
     worlds = ("tables",)
     needs = ("labels",)
 

@@ -26,6 +26,7 @@ class NoisyLabelDistiller(SoftDistiller):
     :class:`stillhouse.classical.soft.SoftDistiller`.
     """
 
+    kind = "estimator"
     worlds = ("tables",)
     needs = ("labels",)
 

@@ -31,6 +31,7 @@ class RepeatedDistiller(Distiller):
     None where the weights are those of no sequence of rounds) and, for the linear kernel, ``coef_``.
     """
 
+    kind = "estimator"
     worlds = ("tables",)
     needs = ("labels",)
 

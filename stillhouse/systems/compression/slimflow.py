@@ -54,8 +54,9 @@ class SlimFlow(Method):
     average: float = option(0.999, "decay of the reflowed network's average", low=0, high=1)
     distance: str = option("l2", "distance of the distillation", choices=tuple(DISTANCES))
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
-    needs = ("pairs",)
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, clip=1.0, schedule="cosine", warmup=50)}
 
     def make_student(self, teacher: Denoiser) -> Denoiser:

@@ -44,8 +44,9 @@ class ICD(Method):
     scales: int = option(5, "guidance scales it is trained at, evenly from 1", low=2)
     preserve: float = option(1.5, "weight of the preserve losses", low=0)
 
+    kind = "method"
     worlds = ("shapes", "mixture")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=7e-4, clip=1.0),
         "forward": Optim(lr=7e-4, clip=1.0),

@@ -51,8 +51,9 @@ class DMD(Method):
     )
     score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
-    needs = ("pairs",)
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),

@@ -48,15 +48,13 @@ class DMD2(Method):
     )
     score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes")
+    needs = ("teacher", "data unless gan_weight=0")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.needs = ("data",) if self.gan_weight else ()  # type: ignore[misc]
 
     def build(self) -> None:
         self.real = Guided(self.teacher, self.guidance)

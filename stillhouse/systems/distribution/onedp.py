@@ -53,7 +53,9 @@ class OneDP(Method):
     )
     score_t_max: float = option(0.95, "where these times end: near 1 every answer is the mean", low=0, high=1)
 
+    kind = "method"
     worlds = ("control",)
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=3e-4, clip=1.0),
         "fake": Optim(lr=1e-3, clip=1.0),

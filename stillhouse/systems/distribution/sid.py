@@ -44,7 +44,9 @@ class SiD(Method):
     score_t_max: float = option(0.98, "where these times end", low=0, high=1)
     fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_SAMPLERS))
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),

@@ -55,7 +55,9 @@ class Snoopi(Method):
     )
     score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
+    kind = "method"
     worlds = ("mixture", "shapes")
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, name="adamw", clip=1.0),
         "fake": Optim(lr=1e-3, name="adamw", clip=1.0),

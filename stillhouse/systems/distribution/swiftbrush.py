@@ -45,7 +45,9 @@ class SwiftBrush(Method):
     )
     score_t_max: float = option(0.981, "where these times end", low=0, high=1)
 
+    kind = "method"
     worlds = ("mixture", "shapes")
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, clip=1.0),
         "fake": Optim(lr=1e-3, clip=1.0),

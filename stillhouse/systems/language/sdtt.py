@@ -46,8 +46,10 @@ class SDTT(Method):
         0.0, "decay of the average that becomes the next teacher (0: the student itself)", low=0, high=0.99999
     )
 
+    kind = "method"
     worlds = ("text",)
-    needs = ("data", "same-size")
+    needs = ("teacher", "data")
+    same_size = True
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=3e-4, clip=1.0)}
     free_steps = True
 

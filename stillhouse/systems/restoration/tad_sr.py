@@ -59,7 +59,9 @@ class TADSR(Method):
     maps: int = option(64, "logits of the critic at each place", low=1)
     time_aware: bool = option(True, "whether the critic is told the noise level")
 
+    kind = "method"
     worlds = ("mixture", "photos")
+    needs = ("teacher", "data unless gan_weight=0")
     optim: ClassVar[dict[str, Optim]] = {
         "critic": Optim(lr=5e-5, name="adamw"),
         "student": Optim(lr=5e-5, name="adamw"),
@@ -71,7 +73,6 @@ class TADSR(Method):
             self.levels <= self.steps,
             f"TADSR option 'levels' is at most 'steps', {self.steps}, not {self.levels}.",
         )
-        self.needs = ("data",) if self.gan_weight else ()  # type: ignore[misc]
 
     def build(self) -> None:
         self.grid = make_grid(

@@ -74,7 +74,9 @@ class CFD(Method):
         high=1,
     )
 
+    kind = "method"
     worlds = ("objects",)
+    needs = ("teacher",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=0.02, betas=(0.9, 0.99))}
 
     def __post_init__(self) -> None:

@@ -55,8 +55,9 @@ class CM(Method):
         1.0, "largest teacher guidance scale; the student hears it when it varies", low=0
     )
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, name="radam", schedule="cosine")}
 
     def __post_init__(self) -> None:

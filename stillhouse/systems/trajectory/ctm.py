@@ -43,8 +43,9 @@ class CTM(Method):
         1.0, "share of the run after which a discriminator joins (1: never)", low=0, high=1
     )
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=4e-4, name="radam"),
         "critic": Optim(lr=2e-3, betas=(0.5, 0.9)),

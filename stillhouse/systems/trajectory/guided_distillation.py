@@ -49,8 +49,9 @@ class GuidedDistillation(Method):
         "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
     )
 
+    kind = "method"
     worlds = ("mixture", "shapes")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="linear", clip=1.0)}
 
     def __post_init__(self) -> None:

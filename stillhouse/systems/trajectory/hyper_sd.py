@@ -102,8 +102,9 @@ class HyperSD(Method):
     pair_weight: float = option(0.25, "weight of their squared error", low=0)
     reward_weight: float = option(0.1, "weight of the reward in the score stage, if there is a reward", low=0)
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes")
-    needs = ("data",)
+    needs = ("teacher", "data", "reward unless reward_share=0")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, schedule="cosine"),
         "critic": Optim(lr=1e-3, betas=(0.5, 0.9)),

@@ -45,8 +45,9 @@ class LCM(Method):
         0.95, "decay of the slow copy per step (0: the student itself, none is kept)", low=0, high=1
     )
 
+    kind = "method"
     worlds = ("mixture", "shapes")
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
 
     def __post_init__(self) -> None:

@@ -37,8 +37,9 @@ class LoraDistill(Method):
     steps: int = option(50, "default number of steps per sample", low=1)
     solver: str = option("dpm++", "default solver of the student", choices=("dpm++", "unipc", "ddim", "heun"))
 
+    kind = "method"
     worlds = ("shapes", "mixture")
-    needs = ("data",)
+    needs = ("teacher", "data")
     free_steps = True
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, name="adamw", weight_decay=1e-2, clip=1.0)}
 

@@ -36,8 +36,10 @@ class Progressive(Method):
         "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
     )
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
-    needs = ("data", "same-size")
+    needs = ("teacher", "data")
+    same_size = True
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=5e-4, schedule="linear", clip=1.0)}
 
     def __post_init__(self) -> None:

@@ -59,7 +59,9 @@ class TBCM(Method):
     )
     exact: bool = option(True, "forward-mode derivative; otherwise a finite difference")
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist")
+    needs = ("teacher", "data if states=data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
 
     def __post_init__(self) -> None:
@@ -68,8 +70,6 @@ class TBCM(Method):
             self.low_guidance <= self.high_guidance,
             f"Guidance runs from low to high, not {self.low_guidance} to {self.high_guidance}.",
         )
-        if self.states == "data":
-            self.needs = ("data",)  # type: ignore[misc]
 
     @property
     def takes_guidance(self) -> bool:

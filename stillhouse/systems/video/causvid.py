@@ -52,8 +52,9 @@ class CausVid(CausalMethod):
         0, "first iterations of the second stage in which the fake score learns alone", low=0
     )
 
+    kind = "method"
     worlds = ("clips",)
-    needs = ("data",)
+    needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),

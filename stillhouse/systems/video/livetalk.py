@@ -80,7 +80,9 @@ class LiveTalk(CausalMethod):
     )
     sink: int = option(0, "first frames of a stream that its cache keeps for ever", low=0)
 
+    kind = "method"
     worlds = ("clips",)
+    needs = ("teacher", "data if reference=true")
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
@@ -94,7 +96,6 @@ class LiveTalk(CausalMethod):
             not self.reference or self.chunk > 1,
             "LiveTalk option 'reference' needs a chunk of 2 frames or more: one of them is given.",
         )
-        self.needs = ("data",) if self.reference else ()  # type: ignore[misc]
 
     def build(self) -> None:
         self.real = TwoGuided(self.teacher, self.guidance, self.sound_guidance)

@@ -112,7 +112,7 @@ def test_the_critic_trains_the_fakes_encoder():
 
 def test_no_critic_needs_no_data():
     method = built(gan_weight=0.0)
-    assert method.needs == () and DMD2().needs == ("data",) and "head" not in vars(method)
+    assert not method.requires("data") and DMD2().requires("data") and "head" not in vars(method)
 
 
 def test_student_moves_once_in_so_many_fake_steps():

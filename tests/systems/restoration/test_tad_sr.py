@@ -160,7 +160,7 @@ def test_the_critic_alone_moves_the_student_through_the_teachers_features():
 
 
 def test_needs_and_refusals():
-    assert TADSR().needs == ("data",) and TADSR(gan_weight=0.0).needs == ()
+    assert TADSR().requires("data") and not TADSR(gan_weight=0.0).requires("data")
     assert TADSR(gan_weight=0.0).turns(0) == ["student"] and TADSR().turns(0) == ["critic", "student"]
     with pytest.raises(StillhouseError, match="'levels' is at most 'steps', 4, not 5"):
         TADSR(steps=4, levels=5)

@@ -144,7 +144,7 @@ def test_a_run_is_a_start_and_then_its_own_streams():
 # -- the given first frame -------------------------------------------------------------------------
 def test_a_given_frame_stays_as_it_is_and_is_excluded_from_what_the_fake_learns():
     method = built(reference=True)
-    assert method.needs == ("data",) and LiveTalk().needs == ()
+    assert method.requires("data") and not LiveTalk().requires("data")
     batch, seen = batch_of(method), []
     x = method.samples(batch)
     assert torch.equal(x[:, :1], batch.data[:, :1]) and not torch.equal(x[:, 1:2], batch.data[:, 1:2])

@@ -1,4 +1,4 @@
-"""Training a model from data: where teachers come from."""
+"""denoising: training a model from data, which is where teachers come from."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from stillhouse.train.recipe import Optim
 
 @dataclass
 class Denoising(Method):
-    """Plain denoising training: the network learns what it is asked to say about noised data.
+    """Denoising Diffusion Probabilistic Models. Ho, Jain & Abbeel, 2020 (arXiv 2006.11239).
 
-    Tokens are learned by their likelihood bound, at stratified times. With ``label_dropout`` it learns the
-    unconditional answer as well, which guidance needs (Ho & Salimans, 2022, arXiv 2207.12598).
+    Plain denoising training, without a teacher: the network learns to predict what it is for (data, noise,
+    velocity …) from noised data. Tokens are learned by their likelihood bound, at stratified times. With
+    ``label_dropout`` it learns the unconditional answer as well, which guidance needs (Ho & Salimans, 2022,
+    arXiv 2207.12598).
     """
 
     label_dropout: float = option(0.1, "share of samples whose condition is hidden", low=0, high=1)
@@ -33,6 +35,7 @@ class Denoising(Method):
     )
     guidance: float = option(1.0, "default guidance scale of samples (1: none)", low=0)
 
+    kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes", "text")
     needs = ("data",)
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", warmup=100, clip=1.0)}

@@ -1,0 +1,51 @@
+"""denoising: from data alone a network learns to make what it never saw made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import SAMPLES, figures
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Flow
+from stillhouse.model import Model, load
+from stillhouse.systems.training.denoising import Denoising
+from stillhouse.train.data import InfiniteData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.mixture.layouts import make_mixture
+
+WORLD = "mixture"
+ABLATIONS = {"clean": "The target is the noised state itself, not the data in it: nothing is denoised."}
+CONTRACT = Contract(options={"steps": 4})
+ITERATIONS, STEPS = 800, 32
+
+
+class Unchanged(Denoising):
+    """The network is asked for the state that it is given."""
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        t = batch.draws.uniform()
+        x_t = self.process.noise(batch.data, t, batch.noise())
+        return (self.student(x_t, t, self.condition(batch)).x0 - x_t).square().flatten(1).mean(1).mean()
+
+
+def check(seed: int, ablation: str = "") -> list[Claim]:
+    """The ring of Gaussians, of which the network sees samples and nothing else."""
+    world = make_mixture()
+    network: Denoiser = world.network(Flow(), seed, width=64, depth=3, classes=0)
+    untrained: Model = load(network.copy(), shape=world.shape)
+    method = (Unchanged if ablation else Denoising)(steps=STEPS)
+    recipe = Recipe(steps=ITERATIONS, batch=256, seed=seed, ema=0.99)
+    model = Trainer(method, untrained, InfiniteData(world), recipe, student=network, quiet=True).fit()
+    made = figures(model.sample(SAMPLES, seed=seed), world, seed)
+    before = replace(untrained, samplings=model.samplings).sample(SAMPLES, seed=seed)
+    return [
+        at_most(
+            "SWD of the trained network / of the untrained", made.swd / figures(before, world, seed).swd, 0.25
+        ),
+        at_most("share of samples off every mode", made.off_mode, 0.2),
+    ]
