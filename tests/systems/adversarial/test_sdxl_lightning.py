@@ -19,6 +19,7 @@ from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.stage import locate
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 torch.set_num_threads(1)
@@ -43,6 +44,12 @@ def batch_of(step=0, player="student", rows=ROWS) -> Batch:
     )
 
 
+def at(method, batch):
+    """The batch at its place in the run, the method in the stage of its step."""
+    method.stage, batch.within = locate(method.plan, batch.step)
+    return batch
+
+
 @pytest.mark.parametrize("process", [Flow(), LinearVP(), VE()])
 @pytest.mark.parametrize(("step", "n"), [(0, 4), (100, 2), (200, 1)])
 def test_the_teacher_walks_the_jump_in_its_own_steps(process, step, n):
@@ -51,8 +58,8 @@ def test_the_teacher_walks_the_jump_in_its_own_steps(process, step, n):
         for p in method.previous.parameters():
             p += 0.05
     batch = batch_of(step)
-    landed = method.landing(batch)
-    x_t, t, s, target = batch.memo["jump"]
+    made = method.student_jump(at(method, batch))
+    x_t, t, s, landed, target = made.x_t, made.t, made.s, made.x_s, made.target
     source = Guided(method.teacher, 3.0) if n == 4 else method.previous
     low = process.t_min
     share_t, share_s = (t - low) / (1 - low), torch.where(s > 0, (s - low) / (1 - low), 0)
@@ -76,8 +83,9 @@ def test_a_student_of_few_steps_is_trained_at_more_times():
     starts = {}
     for times in (1, 4):
         batch = batch_of(250)
-        built(times=times).landing(batch)
-        _, t, s, _ = batch.memo["jump"]
+        method = built(times=times)
+        made = method.student_jump(at(method, batch))
+        t, s = made.t, made.s
         starts[times] = t.unique().tolist()
         assert (s == 0).all()
     assert starts == {1: [1.0], 4: [0.25, 0.5, 0.75, 1.0]}
@@ -85,16 +93,19 @@ def test_a_student_of_few_steps_is_trained_at_more_times():
 
 def test_stages_follow_the_ladder_and_relax_halfway():
     method = built()
-    assert method.stages(300) == [100, 100, 100] and method.steps == 1
-    assert [method.place(step)[0] for step in (0, 99, 100, 199, 200, 299)] == [0, 0, 1, 1, 2, 2]
+    assert [stage.length for stage in method.stages(300)] == [100, 100, 100] and method.steps == 1
+    numbers = [at(method, batch_of(step)) and method.student_number for step in (0, 99, 100, 199, 200, 299)]
+    assert numbers == [0, 0, 1, 1, 2, 2]
     assert method.turns(0) == ["student"] and method.turns(100) == ["critic", "student"]
-    assert method.sees_start(100) and method.sees_start(149) and not method.sees_start(150)
-    assert built(relax=1.0).sees_start(199) and not built(relax=0.0).sees_start(100)
-    assert (
-        built(plain=0).adversarial(0)
-        and not built(plain=2).adversarial(199)
-        and built(plain=2).adversarial(200)
-    )
+
+    def with_start(step, **options):
+        method = built(**options)
+        return method.with_start(at(method, batch_of(step)))
+
+    assert with_start(100) and with_start(149) and not with_start(150)
+    assert with_start(199, relax=1.0) and not with_start(100, relax=0.0)
+    moves = [built(plain=plain).turns(step) for plain, step in ((0, 0), (2, 199), (2, 200))]
+    assert moves == [["critic", "student"], ["student"], ["critic", "student"]]
     assert set(built(ladder=(8, 4)).players) == {"student"}
     with pytest.raises(StillhouseError, match="too few for 3 stages"):
         method.stages(2)
@@ -112,9 +123,10 @@ def test_entering_a_stage_makes_the_student_the_teacher():
 
 def test_the_first_stage_is_a_regression():
     method, batch = built(), batch_of()
-    loss = method.student_loss(batch)
-    x_t, t, s, target = batch.memo["jump"]
-    torch.testing.assert_close(loss, (jump(method.student, x_t, t, s, batch.cond) - target).square().mean())
+    loss = method.loss("student", batch)
+    made = batch.memo["shared/student_jump"]
+    x_s = jump(method.student, made.x_t, made.t, made.s, batch.cond)
+    torch.testing.assert_close(loss, (x_s - made.target).square().mean())
 
 
 def shown(step, process=None, **options):
@@ -124,10 +136,11 @@ def shown(step, process=None, **options):
     method.critic.register_forward_pre_hook(
         lambda _m, args: met.update(landed=args[0], s=args[1], start=args[2])
     )
-    method.critic_loss(batch).backward()
+    method.critic_loss(at(method, batch)).backward()
     assert all(p.grad is None for p in method.student.parameters())
     assert all(p.grad is None for p in method.teacher.parameters())
-    return met, batch.memo["jump"], method
+    made = batch.memo["shared/student_jump"]
+    return met, (made.x_t, made.t, made.s, made.target), method
 
 
 def test_the_critic_sees_landing_and_start_then_the_landing_alone():
@@ -162,7 +175,7 @@ def test_landings_of_one_and_two_steps_are_noised_on_to_the_same_level(process):
 
 def test_only_the_student_learns_to_fool():
     method, batch = built(), batch_of(210)
-    method.student_loss(batch).backward()
+    method.loss("student", at(method, batch)).backward()
     assert all(
         p.grad is not None and torch.isfinite(p.grad).all() for p in method.student.net.output.parameters()
     )
@@ -176,12 +189,12 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
         built(Cosine(), kind="eps", ladder=(8, 4))
     built(LinearVP(), kind="eps", ladder=(8, 4))  # with signal left at the top, several steps will do
     method = built(LinearVP(), kind="eps", x0_student=True)
-    assert isinstance(method.student.kind, X0) and method.stages(400) == [100] * 4
-    assert [method.place(step)[0] for step in (0, 75, 150, 225)] == [-1, 0, 1, 2] and method.turns(0) == [
-        "student"
-    ]
+    assert isinstance(method.student.kind, X0) and [s.length for s in method.stages(400)] == [100] * 4
+    numbers = [at(method, batch_of(step)) and method.student_number for step in (0, 75, 150, 225)]
+    assert numbers == [-1, 0, 1, 2] and method.turns(0) == ["student"]
+    at(method, batch_of())
     batch = batch_of()
-    loss = method.student_loss(batch)
+    loss = method.loss("student", batch)
     draws = Draws(ROWS, 0, "student")
     t = draws.uniform()
     x_t = LinearVP().noise(batch.x, t, draws.normal(2))

@@ -28,6 +28,7 @@ def batch(step=0, rows=64, bank=None, shape=(2,)):
         ("student",),
         lambda name: Draws(rows, step, name),
         bank,
+        within=step,
         player="student",
     )
 

@@ -19,6 +19,7 @@ from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
+from stillhouse.train.stage import locate
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
@@ -53,6 +54,12 @@ def batch_of(step=0, player="student", rows=ROWS) -> Batch:
     )
 
 
+def at(method, batch):
+    """The batch at its place in the run, the method in the stage of its step."""
+    method.stage, batch.within = locate(method.plan, batch.step)
+    return batch
+
+
 def test_landings_agree_where_the_paths_are_straight():
     """A single point of data makes every path a line: the exact denoiser is consistent with itself, whatever
     the segments."""
@@ -61,8 +68,8 @@ def test_landings_agree_where_the_paths_are_straight():
         method = built(teacher=point.exact(Flow()), segments=segments, last_segments=segments, levels=8)
         method.student = method.target = method.teacher
         batch = batch_of()
-        x = method.landing.__wrapped__(method, batch)
-        torch.testing.assert_close(x, batch.memo["landing"][0], atol=1e-3, rtol=0)
+        made = method.segment_jump.__wrapped__(method, batch)
+        torch.testing.assert_close(made.x_s, made.target, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("segments", [1, 2, 8])
@@ -71,8 +78,8 @@ def test_the_target_is_the_slow_copys_landing_and_at_the_segments_end_the_state_
     asked = []
     method.target.register_forward_hook(lambda _m, args, _said: asked.append(args[:2]))
     batch = batch_of()
-    method.landing(batch)
-    (x_u, u), (target, s) = asked[0], batch.memo["landing"]
+    made = method.segment_jump(batch)
+    (x_u, u), target, s = asked[0], made.target, made.s
     b = (u * segments + 1e-4).floor() / segments
     edge = (u - b).abs() < 1e-6
     assert ((s >= b - 1e-6) & (s <= u + 1e-6)).all() and edge.any()
@@ -81,23 +88,19 @@ def test_the_target_is_the_slow_copys_landing_and_at_the_segments_end_the_state_
 
 
 def test_the_teachers_step_is_guided():
-    batch, met = batch_of(), []
+    met = []
     for w in (1.0, 3.0):
         method = built(segments=8, last_segments=8, levels=8, guidance=w)
-        method.landing(batch := batch_of())
-        met.append(batch.memo["landing"][0])
+        met.append(method.segment_jump(batch_of()).target)
     assert (met[0] - met[1]).abs().max() > 1e-3
 
 
 def test_stages_follow_one_another_and_say_who_moves():
     method = built(total=80, **{**ALL, "segments": 4})
-    assert [kind for kind, _ in method.phases] == ["4", "2", "1", "reward", "score"] and sum(
-        method.stages(80)
-    ) == 80
-    kinds = [method.phase(step) for step in range(80)]
-    assert kinds.count("reward") == kinds.count("score") == 20 and kinds == sorted(
-        kinds, key=["4", "2", "1", "reward", "score"].index
-    )
+    names = ["4 segments", "2 segments", "1 segment", "reward feedback", "score distillation"]
+    assert [stage.name for stage in method.plan] == names
+    lengths = [stage.length for stage in method.plan]
+    assert lengths[3:] == [20, 20] and sum(lengths) == 80 and max(lengths[:3]) - min(lengths[:3]) <= 1
     assert method.turns(0) == ["critic", "student"] and method.turns(45) == ["student"]
     assert method.turns(60) == ["student", "fake"] and method.turns(61) == ["fake"]
     assert built().turns(0) == ["student"] and set(built().players) == {"student"}
@@ -109,11 +112,11 @@ def test_the_critic_takes_over_as_the_segments_grow():
     shares = []
     for k in (8, 4, 2, 1):
         method = built(segments=k, last_segments=k, levels=8, critic=1.0)
-        method.judge = lambda x, s, batch: torch.full((len(x),), -1.0)  # the student is told off with 1
+        method.logits = lambda x, s, batch: torch.full((len(x),), -1.0)  # the student is told off with 1
         batch = batch_of()
-        loss = method.student_loss(batch)
+        loss = method.loss("student", at(method, batch))
         batch.player = "student"
-        plain = built(segments=k, last_segments=k, levels=8).student_loss(batch_of())
+        plain = built(segments=k, last_segments=k, levels=8).loss("student", batch_of())
         shares.append(float((loss - 1) / (plain - 1)))
     assert shares == pytest.approx([0.9, 0.8, 0.5, 0.3], abs=1e-4)
 
@@ -121,8 +124,8 @@ def test_the_critic_takes_over_as_the_segments_grow():
 def test_the_reward_stage_lifts_what_falls_short_and_nothing_else():
     method = built(**ALL)
     batch = batch_of(step=4)
-    assert method.phase(4) == "reward"
-    loss = method.student_loss(batch)
+    assert at(method, batch) and method.current.name == "reward feedback"
+    loss = method.loss("student", at(method, batch))
     draws = Draws(ROWS, 4, "student")
     t = draws.uniform(0, 1)
     x = predict_x0(method.student, Flow().noise(batch.x, t, draws.normal(2)), t, batch.cond)
@@ -130,16 +133,16 @@ def test_the_reward_stage_lifts_what_falls_short_and_nothing_else():
     (gradient,) = torch.autograd.grad(loss, method.student.net.output.weight)
     assert gradient.any()
     easy = built(**ALL, margin=-1e6)
-    assert float(easy.student_loss(batch_of(step=4)).detach()) == 0
+    assert float(easy.loss("student", at(easy, batch_of(step=4))).detach()) == 0
 
 
 def test_the_score_stage_moves_samples_along_the_difference():
     method = built(**{**ALL, "reward": "", "reward_share": 0.0}, guidance=2.0, first_time=0.7)
     batch = batch_of(step=7)
-    assert method.phase(7) == "score"
+    assert at(method, batch) and method.current.name == "score distillation"
     made = []
     method.student.register_forward_hook(lambda _m, args, pred: made.append((args, pred.x0)))
-    loss = method.student_loss(batch)
+    loss = method.loss("student", at(method, batch))
     (args, x) = made[0]
     x_1 = Draws(ROWS, 7, "samples").normal(2)
     assert torch.allclose(args[0], 0.7 * x_1) and (args[1] == 0.7).all()
@@ -164,14 +167,14 @@ def test_pairs_hold_the_one_step_student():
     batch, again = batch_of(step=7), batch_of(step=7)
     for one, ends in ((batch, rows["x"]), (again, method.once(rows["eps"], rows["cond"]).detach())):
         one.bank = lambda draws, ends=ends: {**rows, "x": ends}
-        one.loss = float(method.student_loss(one).detach())
+        one.loss = float(method.loss("student", at(method, one)).detach())
     assert batch.loss > again.loss + 1e-3 and again.logs["student/pairs"] == pytest.approx(0, abs=1e-10)
 
 
 def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_more_calls():
     method = built(segments=4, unified=True, levels=8, total=80)
-    assert {method.segments_at(batch_of(step)) for step in range(60, 80)} == {1, 2, 4}
-    assert {method.segments_at(batch_of(step)) for step in range(20)} == {4}
+    assert {method.segments_at(at(method, batch_of(step))) for step in range(60, 80)} == {1, 2, 4}
+    assert {method.segments_at(at(method, batch_of(step))) for step in range(20)} == {4}
     ways = method.samplings()
     assert list(ways) == [1, 2, 4] and ways[4].times == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert [way.solver["gamma"] for way in ways.values()] == [1.0, 0.5, 0.25] and Renoise(

@@ -35,6 +35,7 @@ def built(world=None, **options) -> LiveTalk:
         for module in method.players.values():
             for p in module.parameters():
                 p += 0.1 * torch.randn(p.shape, generator=g)
+    method.stage = 1  # its own streams
     return method
 
 
@@ -135,8 +136,8 @@ def test_who_gets_gradient():
 
 def test_a_run_is_a_start_and_then_its_own_streams():
     method = LiveTalk(ode_share=0.75, warmup=4, fake_per_student=3)
-    method.total = 40
-    assert method.stages(40) == [30, 10] and method.turns(29) == ["student"]
+    method.plan = method.stages(40)
+    assert [stage.length for stage in method.plan] == [30, 10] and method.turns(29) == ["student"]
     assert [len(method.turns(step)) for step in range(30, 40)] == [1, 1, 1, 1, 1, 1, 2, 1, 1, 2]
     assert LiveTalk(ode_share=0.0).bank_size == 0 < LiveTalk().bank_size
 
