@@ -16,8 +16,8 @@ def new(words: list[str]) -> int:
     """``stillhouse new SYSTEM --family F --kind K``"""
     parser = Parser(
         "new",
-        "Write the skeleton of a system and of its check: a small working example of its kind, which passes its "
-        "contract suite as it stands, with the places marked where the mathematics goes.",
+        "Write the skeleton of a system and of its check: a small working example of its kind, which passes "
+        "its contract suite as it stands, with the places marked where the mathematics goes.",
     )
     parser.add_argument("system", metavar="SYSTEM", help="its name: small letters, digits and underscores")
     parser.add_argument("--family", required=True, help="folder of related systems; a new one is made")

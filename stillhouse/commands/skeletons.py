@@ -1,5 +1,5 @@
-"""What ``stillhouse new`` writes: per kind a minimal system that works, and its check. ``SLUG``, ``FAMILY`` and
-``NAME`` stand for its names."""
+"""What ``stillhouse new`` writes: per kind a minimal system that works, and its check. ``SLUG``, ``FAMILY``
+and ``NAME`` stand for its names."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ CONTRACT = Contract(SETTING)  # a setting of seconds, for tests/systems/test_con
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The claim of the paper goes here: measured at a scale of seconds, with a margin, and failing without the
-    key idea. This example claims that the product works at all."""
+    """The claim of the paper goes here: measured in seconds, with a margin, and failing without the key idea.
+    This example claims that the product works at all."""
 BODY
 '''
 
