@@ -16,9 +16,8 @@ def new(words: list[str]) -> int:
     """``stillhouse new SYSTEM --family F --kind K``"""
     parser = Parser(
         "new",
-        "Write the skeleton of a system and of its check: a small working example of its kind, which "
-        "passes its "
-        "contract suite as it stands, with the places marked where the mathematics goes.",
+        "Write the skeleton of a system and of its check: a small working example of its kind, which passes "
+        "its contract suite as it stands, with the places marked where the mathematics goes.",
     )
     parser.add_argument("system", metavar="SYSTEM", help="its name: small letters, digits and underscores")
     parser.add_argument("--family", required=True, help="folder of related systems; a new one is made")
@@ -67,10 +66,20 @@ def write_system(slug: str, family: str, kind: str, root: Path) -> list[Path]:
     for path, text in files.items():
         path.parent.mkdir(exist_ok=True)
         (path.parent / "__init__.py").touch()
-        path.write_text(text.replace("SLUG", slug).replace("FAMILY", family).replace("NAME", name))
+        path.write_text(_filled(text, slug, family, name), encoding="utf-8")
     page = root / "docs" / f"{family.replace('_', '-')}.md"
     if page.parent.is_dir():
         head = page.read_text(encoding="utf-8").rstrip() if page.exists() else f"# {family}"
         page.write_text(f"{head}\n\n{paragraph(slug, family)}", encoding="utf-8")
         files[page] = ""
     return list(files)
+
+
+def _filled(text: str, slug: str, family: str, name: str) -> str:
+    """A skeleton with its names, its own imports in the order that they have under these."""
+    made = text.replace("SLUG", slug).replace("FAMILY", family).replace("NAME", name)
+    lines = made.splitlines()
+    ours = [i for i, line in enumerate(lines) if line.startswith("from stillhouse.")]
+    for i, line in zip(ours, sorted((lines[i] for i in ours), key=lambda x: x.split()[1]), strict=True):
+        lines[i] = line
+    return "\n".join(lines) + "\n"

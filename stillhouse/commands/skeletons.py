@@ -187,8 +187,8 @@ CONTRACT = Contract(SETTING)  # a setting of seconds, for tests/systems/test_con
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The claim of the paper goes here: measured at a scale of seconds, with a margin, and failing without the
-    key idea. This example claims that the product works at all."""
+    """The claim of the paper goes here: measured in seconds, with a margin, and failing without the key idea.
+    This example claims that the product works at all."""
 BODY
 '''
 
@@ -197,7 +197,8 @@ _WHOLE = """    world = get_world(WORLD)
     teacher = load(network, shape=world.shape, classes=world.classes)
 PRODUCT
     x = student.sample(256, seed=seed)
-    return [at_least("share of finite samples", 0.0 if ablation else x.isfinite().float().mean().item(), 1.0)]"""
+    share = 0.0 if ablation else x.isfinite().float().mean().item()
+    return [at_least("share of finite samples", share, 1.0)]"""
 
 
 def _check(imports: str, world: str, setting: str, body: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 from sklearn.base import BaseEstimator
 
+from stillhouse import cli
+from stillhouse.checks.runner import run_checks
 from stillhouse.core.errors import StillhouseError
 from stillhouse.systems import registry as systems
 from stillhouse.systems.registry import citation, class_of, find, get_system, list_systems, read_system
 from stillhouse.train.method import Method
+from stillhouse.train.needs import equals
 
 METHOD = '''
 """Module."""
@@ -27,8 +31,9 @@ class Mine(Method):
     Second paragraph (arXiv 9999.99999).
     """
     strength: float = option(1.0, "how much", low=0)
+    kind = "method"
     worlds = ("mixture", "digits")
-    needs = ("data",)
+    needs = ("teacher", "data unless strength=0")
 '''
 
 
@@ -48,12 +53,14 @@ def test_a_new_file_is_known_without_another_edit(tree: Path) -> None:
     (system,) = list_systems()
     assert system.config() == {
         "slug": "my_slug",
+        "kind": "method",
         "family": "new-family",
         "paper": "A Short Title. Somebody & Another, 2031 (arXiv 3101.12345)",
         "file": "stillhouse/systems/new_family/my_slug.py",
         "worlds": ("mixture", "digits"),
-        "needs": ("data",),
+        "needs": ("teacher", "data unless strength=0"),
         "name": "Mine",
+        "problem": "",
     }
     assert systems.families() == ["new-family"]
 
@@ -77,43 +84,62 @@ def test_listing_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_step_on_the_way_is_not_the_method(tree: Path) -> None:
-    more = (
-        "\n\nclass Base(Method):\n    pass\n\n\nclass _Hidden(Method):\n    pass\n\n\nclass Helper:\n   "
-        " pass\n"
-    )
-    (tree / "two.py").write_text(METHOD.replace("class Mine(Method)", "class Mine(Base)") + more)
-    order = (
-        (tree / "two.py")
-        .read_text()
-        .replace("@dataclass\nclass Mine", "class Base(Method):\n    pass\n\n\n@dataclass\nclass Mine", 1)
-    )
-    (tree / "two.py").write_text(order)
+def test_a_class_without_a_kind_is_a_helper(tree: Path) -> None:
+    more = "\n\nclass Base(Method):\n    pass\n\n\nclass _Hidden(Method):\n    kind = 'method'\n"
+    (tree / "two.py").write_text(METHOD + more)
     assert read_system(tree / "two.py").name == "Mine"
 
 
-def test_a_class_made_from_a_part_counts_when_it_names_its_worlds(tree: Path) -> None:
-    text = (
-        "from stillhouse.parts.family import Family\n\nclass Mine(Family):\n    worlds = "
-        "('mixture',)\n\nclass Net(Family):\n    pass\n"
-    )
-    (tree / "part.py").write_text(text)
-    assert read_system(tree / "part.py").name == "Mine"
-
-
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("class A:\n    pass\n", r"must hold one method class, not 0 \(none\)"),
-        ("from x import Method\nclass A(Method):\n    pass\nclass B(Method):\n    pass\n", r"not 2 \(A, B\)"),
+        ("class A:\n    pass\n", r"one public class that names its kind, not 0 \(none\)"),
+        ("def program():\n    pass\n", r"one public class that names its kind, not 0 \(none\)"),
+        ("class A:\n    kind = 'method'\nclass B:\n    kind = 'method'\n", r"not 2 \(A, B\)"),
         ("class A(:\n", "not valid Python.*line 1"),
-        ("from x import Method\nclass A(Method):\n    worlds = make()\n", "must be a tuple of plain words"),
+        ("class A:\n    kind = 'method'\n    worlds = make()\n", "'worlds' of the system A must be written"),
+        ("class A:\n    kind = 'method'\n    needs = 'data'\n", "must be a tuple of plain words"),
+        ("class A:\n    kind = make()\n", "'kind' of the system A must be written as plain words"),
+        ("class A:\n    kind = 'metod'\n", "no kind of system in .* 'metod'; did you mean 'method'"),
+        ("class A:\n    kind = 'method'\n    needs = ('dat',)\n", "A need is one of .*, not 'dat'"),
+        ("x = '\0'\n", "not valid Python|can't be read"),
     ],
 )
-def test_a_file_that_is_no_method_is_told(tree: Path, text: str, told: str) -> None:
+def test_a_broken_file_is_one_row_and_takes_nothing_else_down(
+    tree: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "good.py").write_text(METHOD)
     (tree / "bad.py").write_text(text)
-    with pytest.raises(StillhouseError, match=told):
-        list_systems()
+    bad, good = list_systems()
+    assert re.search(message, bad.problem) and good.problem == "" and good.name == "Mine"
+    assert "\n" not in bad.problem
+    assert cli.main(["systems"]) == 0
+    assert "bad            BROKEN: " in capsys.readouterr().out
+    assert get_system("good") == good
+    with pytest.raises(StillhouseError, match=message):
+        get_system("bad")
+    with pytest.raises(StillhouseError, match=message):
+        find("bad")
+
+
+def test_a_broken_file_fails_alone_in_check(tree: Path) -> None:
+    (tree / "bad.py").write_text("class A(:\n")
+    (outcome,) = run_checks(["bad"])
+    assert not outcome.as_it_should and "not valid Python" in outcome.claims[0].claim
+
+
+def test_kinds_are_chosen() -> None:
+    assert {s.slug for s in list_systems(kind="estimator")} == {"repeated_sd", "label_noise_sd", "gt_sd"}
+    with pytest.raises(StillhouseError, match="no kind of system 'metod'"):
+        list_systems(kind="metod")
+
+
+def test_needs_follow_the_options(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(METHOD)
+    kind = find(str(tmp_path / "mine.py"))
+    assert kind().requires("data") and not kind(strength=0).requires("data")
+    assert kind().requires("teacher") and not kind().requires("reward")
+    assert equals(True, "true") and equals(0.0, "0") and equals("data", "data") and not equals(1, "one")
 
 
 def test_unknown_names_get_the_nearest() -> None:
@@ -157,11 +183,11 @@ def test_a_file_from_outside_has_the_same_rights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "name", "told"),
     [
-        ("", "gone.py:Mine", "There is no method file"),
-        ("", "m.py:Yours", "no class 'Yours'.*its methods: Mine"),
-        ("", "m.py:dataclass", "'dataclass' in .* is not a Method"),
-        ("class Net:\n    pass\n", "m.py:Net", "is not a Method"),
-        ("class Other(Method):\n    pass\n", "m.py", r"holds 2 methods \(Mine, Other\)"),
+        ("", "gone.py:Mine", "There is no system's file"),
+        ("", "m.py:Yours", "no class 'Yours'.*its systems: Mine"),
+        ("", "m.py:dataclass", "'dataclass' in .* is not a system"),
+        ("class Net:\n    pass\n", "m.py:Net", "is not a system"),
+        ("class Other(Method):\n    pass\n", "m.py", r"holds 2 systems \(Mine, Other\)"),
         ("1 / 0\n", "m.py:Mine", "can't be imported: ZeroDivisionError"),
         ("def f(:\n", "m.py:Mine", "can't be imported: SyntaxError"),
     ],
