@@ -34,5 +34,5 @@ for name, model in (("teacher", teacher), ("student", student)):
             out / f"{name}-{steps}-steps.txt",
             texts_of(model.tokenizer, model.sample(n, steps=2 if QUICK else steps)),
         )
-print("\n".join(texts_of(teacher.tokenizer, student.sample(n, "the ________ of an array is a "))))
+print("\n".join(student.fill("the ________ of an array is a ", n)))
 print(f"look at the texts in {out}")

@@ -32,6 +32,6 @@ for noise in ("consistent", "per-camera"):
     views = student.sample(12, world.condition(labels))
     found = ", ".join(f"{name} {value:.2f}" for name, value in world.measure(views, labels).items())
     print(f"{noise} noise: {found}")
-    save_clips(out / f"{noise}.gif", world.frames_of(views, labels), fps=6)
+    save_clips(out / f"{noise}.gif", world.display.view(views, labels).clips, fps=6)
     write_ply(out / f"{noise}.ply", student.denoiser.net)
 print(f"look at {out}/consistent.gif, {out}/per-camera.gif; a viewer of splats opens {out}/consistent.ply")

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import stillhouse
-from stillhouse.core.draws import Draws
 from stillhouse.io.photo import Photo, read_photo, write_photo
-from stillhouse.samplers.tiled import restore
 from stillhouse.worlds.photos.world import find_photograph
 
 QUICK = "--quick" in sys.argv
@@ -29,9 +27,8 @@ student = stillhouse.distill(
 # neither has learned from this photograph
 cat = read_photo(find_photograph("skimage", "chelsea.png") or find_photograph("sklearn", "flower.jpg"))
 side = 16 if QUICK else 96
-small = Photo(cat.colour[:, 80 : 80 + side, 110 : 110 + side]).enlarged(4)
-write_photo(out / "given.png", small)
+small = Photo(cat.colour[:, 80 : 80 + side, 110 : 110 + side])
+write_photo(out / "given.png", small.enlarged(4))
 for name, model in (("teacher", teacher), ("student", student)):
-    large = restore(model.denoiser.eval(), model.sampling(), small.colour[None], Draws(1, 0))
-    write_photo(out / f"{name}.png", Photo(large[0]))
+    write_photo(out / f"{name}.png", model.restore(small))
 print(f"look at {out}/given.png, {out}/teacher.png and {out}/student.png")

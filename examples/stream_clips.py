@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 import stillhouse
-from stillhouse.core.draws import Draws
 from stillhouse.io.media import save_clips
-from stillhouse.samplers.streaming import stream
 from stillhouse.worlds.base import get_world
 
 QUICK = "--quick" in sys.argv
@@ -42,20 +40,12 @@ labels = world.balanced_labels(6)  # six texts, each with another sound
 frames = 20 if QUICK else 100
 save_clips(
     out / "students.gif",
-    world.frames_of(student.sample(6, world.condition(labels, frames), frames=frames)),
+    world.display.view(student.sample(6, world.condition(labels, frames), frames=frames)).clips,
     fps=12,
 )
 
-# the same by hand: chunks come as they are made, whatever one wants to do with them
-chunks = stream(
-    student.denoiser,
-    student.sampling(),
-    world.shape[1:],
-    world.condition(labels, frames),
-    Draws(6, "by hand"),
-    frames=frames,
-)
+# the same as a stream: chunks come as they are made, whatever one wants to do with them
 began = time.perf_counter()
-for number, chunk in enumerate(chunks):
+for number, chunk in enumerate(student.stream(world.condition(labels, frames), frames=frames)):
     print(f"chunk {number}: {tuple(chunk.shape)} after {1000 * (time.perf_counter() - began):.0f} ms")
 print(f"look at {out}/students.gif")

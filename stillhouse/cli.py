@@ -15,16 +15,16 @@ from stillhouse.core.errors import StillhouseError, unknown
 # command: its module below stillhouse.commands, and what it does
 COMMANDS = {
     "systems": ("systems", "list the distillation methods"),
-    "inspect": ("inspect", "say what is understood of a Diffusers pipeline"),
+    "inspect": ("inspect", "describe a Diffusers pipeline as it was read"),
     "train": ("runs", "train a teacher from a world's data"),
     "distill": ("runs", "make a student from a teacher (distill METHOD --help lists the method's options)"),
-    "sample": ("look", "draw samples of a model"),
-    "evaluate": ("look", "measure a model beside its teacher and the data"),
+    "sample": ("sample", "draw samples of a model"),
+    "evaluate": ("evaluate", "measure a model beside its teacher and the data"),
     "export": ("export", "write a student's sampler as one graph: ONNX, or torch.export's .pt2"),
-    "report": ("look", "write a run's HTML page"),
+    "report": ("report", "write a run's HTML page"),
     "check": ("check", "measure the claims of systems"),
     "new": ("new", "write the skeleton of a system and of its check"),
-    "demo": ("look", "distil a real model in five minutes and show the result"),
+    "demo": ("demo", "distil a real model in five minutes and show the result"),
 }
 
 

@@ -4,7 +4,7 @@ are both this."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stillhouse import forms
 from stillhouse.adapters import Adapted
 from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
 from stillhouse.core.denoiser import Denoiser
@@ -22,12 +23,13 @@ from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process, process_from_config
 from stillhouse.io.language import Pretrained, is_language, open_language, save_language
 from stillhouse.io.weights import companion_file, load_module, save_denoiser, save_module
-from stillhouse.models.letters import Tokenizer, tokenizer_from, with_gaps
+from stillhouse.models.letters import Tokenizer, tokenizer_from
 from stillhouse.models.words import Words
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 
 if TYPE_CHECKING:
+    from stillhouse.io.photo import Photo
     from stillhouse.io.pipelines import Family
 
 log = logging.getLogger("stillhouse")
@@ -151,11 +153,9 @@ class Model:
 
     @property
     def form(self) -> str:
-        """What a sample is: ``text`` (L,), ``video`` (F, C, H, W), ``image`` (C, H, W), ``actions`` (H, A) or
-        ``points`` (D,)."""
-        if self.denoiser.process.discrete:
-            return "text"
-        return {4: "video", 3: "image", 2: "actions"}.get(len(self.shape), "points")
+        """What a sample is: ``text`` (L,), ``video`` (F, C, H, W), ``image`` (C, H, W), ``actions`` (H, A),
+        ``scene`` (a view under a camera), ``audio`` (T,) or ``points`` (D,); see :mod:`stillhouse.forms`."""
+        return forms.of(self).name
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's
@@ -228,38 +228,44 @@ class Model:
     def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
         """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a
         ``codec``, else themselves."""
-        samples = self.denoiser.process.to_data(samples, cond)
-        return (
-            samples if self.codec is None else torch.cat([self.codec.decode(one) for one in samples.split(1)])
-        )
+        return forms.of(self).pictures(self, samples, cond)
 
     def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]:
         """The shape of a sample of ``frames`` frames, 0 for the usual one."""
-        require(frames >= 0, f"A clip has at least one frame, not {frames}.")
-        if frames in (0, self.shape[0]):
-            return self.shape
-        require(
-            self.form == "video",
-            f"Only clips have a number of frames; this model makes samples of shape {tuple(self.shape)}.",
-        )
-        stuck = (
-            f"This model makes clips of {self.shape[0]} frames, all at once; distil a causal student "
-            f"to stream {frames}."
-        )
-        require(bool(sampling.stream), stuck)
-        return (frames, *self.shape[1:])
+        return forms.of(self).of_length(self, frames, sampling)
 
     def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
         """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as
         needed."""
-        require(self.tokenizer is not None, "This model has no tokenizer, and can't read a prompt.")
-        require(
-            self.denoiser.process.name == "masked",
-            "Only a masked process keeps what a prompt says; this model revises every token.",
-        )
-        require(len(prompts) > 0, "The list of prompts is empty.")
-        assert self.tokenizer is not None
-        return cycled(with_gaps(self.tokenizer, prompts, self.shape[0]), n)
+        return forms.of(self).gaps(self, n, prompts)
+
+    def fill(self, prompts: str | Sequence[str], n: int = 0, **how: Any) -> list[str]:
+        """Texts that keep ``prompts`` but for their gaps, as ``model.fill("the ____ of a text", n=4)``; see
+        :meth:`stillhouse.forms.text.Text.fill`."""
+        form = forms.of(self)
+        if not isinstance(form, forms.Text):
+            raise StillhouseError(
+                f"Only a text is filled in; this model makes samples of the form {form.name}."
+            )
+        return form.fill(self, prompts, n, **how)
+
+    def stream(self, cond: Condition = None, **how: Any) -> Iterator[Tensor]:
+        """The clips of a causal student as chunks that come as they are made, as
+        ``model.stream("a red circle", frames=96)``; see :meth:`stillhouse.forms.video.Video.stream`."""
+        form = forms.of(self)
+        if not isinstance(form, forms.Video):
+            raise StillhouseError(
+                f"Only clips are streamed; this model makes samples of the form {form.name}."
+            )
+        return form.stream(self, cond, **how)
+
+    def restore(self, image: Tensor | Photo | str | Path, scale: int | None = None, **how: Any) -> Any:
+        """A whole picture, enlarged and restored tile by tile, as ``model.restore("photo.jpg")``; a tensor
+        for a tensor, else a photograph; see :meth:`stillhouse.forms.photograph.Photograph.restore`."""
+        form = forms.of(self)
+        if not isinstance(form, forms.Photograph):
+            raise StillhouseError(forms.Photograph.refusal)
+        return form.restore(self, image, scale, **how)
 
     def condition_of(self, n: int, cond: Condition) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""

@@ -22,7 +22,8 @@ from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
 from stillhouse.metrics.distances import paired_rmse
-from stillhouse.metrics.scores import Score, mean_scores
+from stillhouse.metrics.metric import PAIRED_RMSE, declared
+from stillhouse.metrics.scores import Score, mean_scores, metric_of
 from stillhouse.model import Model
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import prior
@@ -125,7 +126,8 @@ def evaluate(
     ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
     ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
     ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data,
-    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric.
+    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric,
+    ``metrics``: title, direction and unit of each.
     ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the
     teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk
     for a network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by
@@ -164,6 +166,7 @@ def evaluate(
     batch = min(BATCH, math.ceil(n / 4))  # at least four turns to take a median of
     labels = labels_for(model, world, n)
     worth = {}
+    known = [*world.metrics, PAIRED_RMSE, *(metric_of(name, score) for name, score in (scores or {}).items())]
     if scores:  # of real data first: a score that fails does so before any walk
         scorable = bool(world.captions) and model.text is not None and labels is not None
         require(
@@ -205,16 +208,19 @@ def evaluate(
         )
     mine = next(w for w in walks if w.who == "student" and w.default)
     its = next((w for w in walks if w.who == "teacher" and w.default), None)
-    identity_metrics = world.identity_metrics(n)
+    identity_metrics, floor = world.identity_metrics(n), {**world.floor(n, seed), **worth}
+    measured = [name for found in (*(row["metrics"] for row in rows), floor) for name in found]
+    metrics_known = declared(measured, known, f"World '{world.name}'")
     return {
         "world": getattr(world, "config", {"name": world.name}),
         "n": n,
         "seed": seed,
         "batch": batch,
         "metric": next(iter(rows[0]["metrics"])),
+        "metrics": {name: metric.config() for name, metric in metrics_known.items()},
         "rows": rows,
         **({"untouched": {k: _plain(v) for k, v in identity_metrics.items()}} if identity_metrics else {}),
-        "floor": {k: _plain(v) for k, v in {**world.floor(n, seed), **worth}.items()},
+        "floor": {k: _plain(v) for k, v in floor.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),
         "speed_up": statistics.median(a / b for a, b in zip(its.seconds, mine.seconds, strict=True))

@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.api.evaluate import exact_teacher, versions
 from stillhouse.api.options import build, build_recipe, fields_of, read_yaml, recipe_entries, run_fields
 from stillhouse.core.conditions import Condition, cycled, move
@@ -22,11 +23,9 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.process import process_from_config
 from stillhouse.core.spellings import current_options
-from stillhouse.io.images import save_samples
-from stillhouse.io.texts import read_text, save_texts, token_rows
+from stillhouse.io.texts import read_text, token_rows
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model, load, shipped
-from stillhouse.models.letters import texts_of
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.registry import find
 from stillhouse.systems.training.denoising import Denoising
@@ -312,10 +311,8 @@ def _run(
     folder = Path(out) if out else None
 
     def grid(step: int, samples: Tensor) -> None:
-        if folder and teacher.tokenizer:
-            save_texts(folder / "grids" / f"step-{step:08d}.txt", texts_of(teacher.tokenizer, samples))
-        elif folder:
-            save_samples(folder / "grids" / f"step-{step:08d}", teacher.pictures(samples))
+        if folder:
+            forms.of(teacher).save_grid(folder / "grids" / f"step-{step:08d}", teacher, samples)
 
     info: dict[str, Any] = {k: config[k] for k in ("teacher", "student", "network", "run") if k in config}
     info |= {

@@ -1,4 +1,4 @@
-"""``stillhouse inspect``: what the house understands of a Diffusers pipeline, before anything is trained."""
+"""``stillhouse inspect``: how a Diffusers pipeline was read, before anything is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def inspect(words: list[str]) -> int:
     """``stillhouse inspect DIR``"""
     parser = Parser(
         "inspect",
-        "Say what was understood of a Diffusers pipeline: network, process, latents, text, guidance.",
+        "Describe a Diffusers pipeline as it was read: network, process, latents, text, guidance.",
     )
     parser.add_argument(
         "pipeline",
@@ -49,6 +49,11 @@ def inspect(words: list[str]) -> int:
 def product(sizes: list[int]) -> str:
     """Sizes with a times sign between them."""
     return " × ".join(map(str, sizes))
+
+
+def needs_data(needs: list[str]) -> bool:
+    """Whether a system with these needs takes data as its options stand by default."""
+    return any(need == "data" or need.startswith("data unless ") for need in needs)
 
 
 def table(pred: dict[str, Any]) -> str:
@@ -89,7 +94,7 @@ def table(pred: dict[str, Any]) -> str:
             )
         )
     if isinstance(pred["condition"], dict):
-        rows.append(("told", ", ".join(f"{k} {product(v)}" for k, v in pred["condition"].items())))
+        rows.append(("condition", ", ".join(f"{k} {product(v)}" for k, v in pred["condition"].items())))
     if pred["classes"]:
         rows.append(("classes", str(pred["classes"])))
     rows += [

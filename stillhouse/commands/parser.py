@@ -7,9 +7,10 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, NoReturn
 
-from stillhouse.api.options import default_of, pairs
+from stillhouse.api.options import default_of, pairs, read_yaml
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.spellings import current_option
 
@@ -50,6 +51,30 @@ class Parser(argparse.ArgumentParser):
             return word
         print(f"stillhouse: the option {flag} is called {new} now.", file=sys.stderr)
         return new + equals + value
+
+
+def numbers(text: str, flag: str) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Arguments:
+        text: as "1,2,5", may be empty.
+        flag: the option that they were given for, named in the error's sentence.
+
+    Returns:
+        The numbers.
+    """
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise StillhouseError(
+            f"{flag} takes whole numbers with commas between them, not '{text}'."
+        ) from error
+
+
+def run_entries(folder: str | Path) -> dict[str, Any]:
+    """The entries of a run's YAML, none for a folder that is no run's."""
+    path = Path(folder) / "run.yaml"
+    return read_yaml(path) if path.is_file() else {}
 
 
 class Pairs(argparse.Action):

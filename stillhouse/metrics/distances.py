@@ -8,6 +8,10 @@ from torch import Tensor
 
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require
+from stillhouse.metrics.metric import Metric
+
+SWD = Metric("swd", "low", "", "distance to real data along random directions", "Sliced Wasserstein")
+MMD = Metric("mmd", "low", "", "kernel distance to real data", "MMD²")
 
 
 def _flat(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require
+from stillhouse.metrics.metric import Metric
+
+FRECHET = Metric("frechet", "low", "", "between features of samples and of real data", "Fréchet distance")
+NEIGHBOURS = (
+    Metric("coverage", "high", "share", "of real data with a sample nearby"),
+    Metric("recall", "high", "share", "of real data within reach of the samples"),
+    Metric("precision", "high", "share", "of samples within reach of real data"),
+    Metric("density", "high", "", "real neighbours of a sample, 1 for real data"),
+)
 
 
 def _check(samples: Tensor, real: Tensor, least: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,15 @@ from torch import Tensor
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.token_likelihood import nelbo, stratified
+from stillhouse.metrics.metric import Metric
 from stillhouse.model import Model
+
+PERPLEXITY = Metric("perplexity", "low", "", "of samples, under an n-gram model of the training text")
+VARIETY = (
+    Metric("entropy", "high", "nats", "of single tokens; falls when texts repeat themselves"),
+    Metric("bigram_entropy", "high", "nats", "of pairs of tokens"),
+)
+DISTINCT = Metric("distinct", "high", "share", "of runs of eight tokens that occur once", "Distinct 8-grams")
 
 
 def codes(tokens: Tensor, n: int, vocab: int) -> Tensor:

@@ -14,6 +14,20 @@ from torch.nn import functional as F
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_weights
 from stillhouse.metrics.captions import COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
+from stillhouse.metrics.metric import Metric
+
+FIDELITY = (
+    Metric(
+        "fidelity",
+        "high",
+        "share",
+        "of pictures in which the reader finds all that the caption names",
+        "Prompt fidelity",
+    ),
+    Metric("shape_fidelity", "high", "share", "of pictures with the shapes of all objects right"),
+    Metric("colour_fidelity", "high", "share", "of pictures with the colours of all objects right"),
+    Metric("layout_fidelity", "high", "share", "of pictures with the objects where they should be"),
+)
 
 HEADS = {
     "layout": len(LAYOUTS),

@@ -14,6 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.metrics.metric import Metric
+
+RESTORATION = (
+    Metric("psnr", "high", "dB", "to the true photograph", "PSNR"),
+    Metric("ssim", "high", "", "structural similarity to the true photograph", "SSIM"),
+    Metric("lpips", "low", "", "perceptual distance to the true photograph", "LPIPS"),
+)
 
 RANGE = 2.0  # of a pixel, from -1 to 1
 

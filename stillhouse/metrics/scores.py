@@ -1,7 +1,9 @@
 """Scores of pictures under their prompts: CLIP's, from weights of the user's own, and any function
 ``f(images, prompts) -> (B,)``.
 
-Images are (B, 3, H, W) in [-1, 1]; a higher score is better. Nothing is downloaded, and no pickle is opened.
+Images are (B, 3, H, W) in [-1, 1]. A function states its direction by an attribute ``better``: ``low``,
+``one``, or ``high``, which is taken where it states none; its ``unit`` likewise. Nothing is downloaded, and
+no pickle is opened.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.metrics.metric import Metric
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
+CLIP = Metric("clip", "high", "", "100 times the cosine between a picture and its caption", "CLIP score")
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 MEAN, STD = (
@@ -140,6 +144,23 @@ def find_score(name: str) -> Score:
     require(callable(found), f"There is no function '{function}' in '{source}' to be a score.")
     assert found is not None
     return found
+
+
+def metric_of(name: str, score: Score) -> Metric:
+    """The direction and unit of a score.
+
+    Arguments:
+        name: of the figure.
+        score: a function whose attributes ``better`` (high if there is none) and ``unit`` state them.
+
+    Returns:
+        Its metric; raises :class:`StillhouseError` for a direction that there is not.
+    """
+    if name == CLIP.name and isinstance(getattr(score, "__self__", None), ClipScore):
+        return CLIP
+    lines = (getattr(score, "__doc__", None) or "").strip().splitlines()
+    better, unit = getattr(score, "better", "high"), getattr(score, "unit", "")
+    return Metric(name, str(better), str(unit), lines[0].rstrip(".") if lines else "")
 
 
 def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[str]) -> dict[str, float]:

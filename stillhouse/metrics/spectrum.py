@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require
+from stillhouse.metrics.metric import Metric
+
+HIGH_BAND = Metric(
+    "high_band_ratio", "one", "", "energy of fine detail over that of real data", "High-band energy"
+)
 
 
 def band_energy(images: Tensor, cut: float = 0.25) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.metrics.distances import sliced_wasserstein
+from stillhouse.metrics.distances import SWD, sliced_wasserstein
 from stillhouse.metrics.features import FeatureExtractor, class_accuracy, features_of, load_features
-from stillhouse.metrics.fidelity import frechet_distance, precision_recall
-from stillhouse.metrics.spectrum import high_band_ratio
+from stillhouse.metrics.fidelity import FRECHET, NEIGHBOURS, frechet_distance, precision_recall
+from stillhouse.metrics.metric import ACCURACY
+from stillhouse.metrics.spectrum import HIGH_BAND, high_band_ratio
+
+IMAGES = (FRECHET, SWD, ACCURACY, *NEIGHBOURS, HIGH_BAND)
 
 
 def measure_images(

@@ -7,6 +7,17 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require
+from stillhouse.metrics.metric import Metric
+
+DISTANCES = (
+    Metric("frame_distance", "low", "", "of a frame to the nearest true one, squared"),
+    Metric("clip_distance", "low", "", "of a clip to the nearest true one, squared"),
+)
+STEADINESS = (
+    Metric("flicker", "one", "", "jerks from frame to frame over those of true clips"),
+    Metric("change", "one", "", "motion from frame to frame over that of true clips"),
+)
+MOTION = Metric("motion_fidelity", "high", "share", "of clips or steps that move as they were asked to")
 
 AT_ONCE = 4096  # rows compared with a bank at a time, so that memory stays small
 

@@ -19,7 +19,8 @@ from stillhouse.api.runs import distill
 from stillhouse.core.errors import require
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model, load
-from stillhouse.report.page import calls, duration, metric, write_report
+from stillhouse.report.figures import calls, duration
+from stillhouse.report.page import write_report
 from stillhouse.report.plots import number
 from stillhouse.systems.registry import find
 from stillhouse.worlds.base import World, get_world
@@ -81,7 +82,7 @@ def main(
     masters = {name: _fitting(load(source), get_world(name)) for name, source in sources.items()}
     work = _claim(out)
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         if not quiet:
             print(text, flush=True)
 
@@ -89,14 +90,14 @@ def main(
     runs = []
     for name, students in recipes.items():
         source, master, world = sources[name], masters[name], get_world(name)
-        say(f"\nTeacher: {source}, {master.parameters:,} weights.")
+        show(f"\nTeacher: {source}, {master.parameters:,} weights.")
         results[name] = {}
         for index, (slug, recipe) in enumerate(students.items()):
             options = _options(slug, recipe, source, world, master, seed)
-            say(f"\nDistilling with {slug}, {options['iterations']} iterations.")
+            show(f"\nDistilling with {slug}, {options['iterations']} iterations.")
             runs.append(work / name / slug)
             student = distill(source, slug, world=world, out=runs[-1], quiet=quiet, **options)
-            say("Measuring it beside its teacher." if index == 0 else "Measuring it.")
+            show("Measuring it beside its teacher." if index == 0 else "Measuring it.")
             results[name][slug] = evaluate(
                 student,
                 world,
@@ -110,15 +111,15 @@ def main(
                 show=not quiet,
             )
             atomic_write(runs[-1] / EVALUATION, (json.dumps(results[name][slug], indent=2) + "\n").encode())
-    say("\nDrawing the page.")
+    show("\nDrawing the page.")
     write_report(
         runs, work / "report.html", title=f"{', '.join(Path(s).stem for s in sources.values())}, distilled"
     )
     summary = {"teachers": sources, "seconds": round(time.perf_counter() - began, 1), "students": results}
     atomic_write(work / "metrics.json", (json.dumps(summary, indent=2) + "\n").encode())
     _swap(work, out)
-    say("\n" + "\n\n".join(_told(found) for found in results.values()))
-    say(f"\nDone in {duration(time.perf_counter() - began)}. Look at {out / 'report.html'}")
+    show("\n" + "\n\n".join(_summary(found) for found in results.values()))
+    show(f"\nDone in {duration(time.perf_counter() - began)}. Look at {out / 'report.html'}")
     return out / "report.html"
 
 
@@ -199,7 +200,7 @@ def _beside(out: Path) -> tuple[Path, Path]:
     return out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
 
 
-def _told(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures that matter, a line each."""
     first = next(iter(results.values()))
     key = first["metric"]
@@ -210,4 +211,4 @@ def _told(results: Mapping[str, Mapping[str, Any]]) -> str:
         for name, r in rows
     ]
     lines.append(f"{'real data':<24}{number(first['floor'].get(key)):>12}")
-    return "\n".join([f"{'':<14}{'':>10}{metric(key).title[:11]:>12}{'per sample':>12}", *lines])
+    return "\n".join([f"{'':<14}{'':>10}{first['metrics'][key]['title'][:11]:>12}{'per sample':>12}", *lines])

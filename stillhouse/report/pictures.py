@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,16 +13,6 @@ from stillhouse.core.errors import require
 from stillhouse.io.media import contact_sheet, gif, pictures_of
 
 GAP = 1  # pixels between two images
-
-
-def is_image(shape: Sequence[int]) -> bool:
-    """Whether samples of ``shape`` are grey or colour images (C, H, W)."""
-    return len(shape) == 3 and shape[0] in (1, 3)
-
-
-def is_point(shape: Sequence[int]) -> bool:
-    """Whether samples of ``shape`` are points with two coordinates to draw."""
-    return len(shape) == 1 and shape[0] >= 2
 
 
 def tile(images: Tensor, columns: int) -> Tensor:

@@ -12,20 +12,21 @@ import torch
 import yaml
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model, load
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
 from stillhouse.worlds.base import World, get_world
 
-# samples drawn for the page, by what they are
-COUNT = {"image": 40, "text": 6, "video": 8, "actions": 12, "points": 1000}
 POINTS = 1000  # of real data
+WHOLE = 128  # pixels of the side of a whole picture that is restored
 
 
 @dataclass
@@ -37,10 +38,13 @@ class Strip:
     nfe: int
     default: bool
     samples: Tensor
-    texts: list[str] | None = None
-    frames: Tensor | None = None  # (B, F, C, H, W), where the samples are best seen moving
-    images: Tensor | None = None  # (B, C, H, W), where the world draws them in its own way
-    whole: Tensor | None = None  # (1, C, H, 3 H): a whole photograph, spoilt, restored and true
+    view: View | None = None  # as the world shows them
+    whole: Tensor | None = None  # (1, C, H, 3 H): a whole photograph, degraded, restored and true
+
+    @property
+    def shown(self) -> View | None:
+        """What is looked at: the world's view, else what the numbers alone can show."""
+        return view_of(self.samples) if self.view is None else self.view
 
 
 @dataclass
@@ -63,8 +67,9 @@ def draw_strips(
     model: Model, teacher: Model | None, world: World, evaluation: dict[str, Any], seed: int = 0
 ) -> tuple[list[Strip], Tensor | None]:
     """Samples of the ways that ``evaluation`` measured, all from the same noise, and their labels."""
-    labels = labels_for(model, world, COUNT["actions"] if model.cond_kind else COUNT[model.form])
-    count = COUNT[model.form] if labels is None else len(labels)
+    form = forms.of(model)
+    labels = labels_for(model, world, form.labels_shown(model))
+    count = form.shown if labels is None else len(labels)
     strips = []
     for row in evaluation["rows"]:
         owner = model if row["who"] == "student" else teacher
@@ -80,18 +85,17 @@ def draw_strips(
         device = owner.denoiser.device
         cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
-        drawn = (world.text_of(samples), world.frames_of(samples, labels), world.images_of(samples, labels))
+        view = world.display.view(samples, labels)
         whole = _whole(walk, world, seed) if row["default"] else None
-        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples, *drawn, whole))
+        strips.append(Strip(row["who"], row["steps"], row["nfe"], row["default"], samples, view, whole))
     return strips, labels
 
 
 def _whole(walk: Walk, world: World, seed: int) -> Tensor | None:
     """A whole photograph as ``walk`` restores it, tile by tile, between what was given and the truth."""
-    shown = world.photograph()
-    if shown is None:
+    if world.display.whole is None:
         return None
-    degraded, true = shown
+    degraded, true = world.display.whole(WHOLE)
     device = walk.model.denoiser.device
     draws = Draws(1, seed, "photograph", device=device)
     made = restore(
@@ -117,7 +121,8 @@ def make_view(
 ) -> RunView:
     """A view of a student that is at hand, pictures included."""
     strips, labels = draw_strips(model, teacher, world, evaluation)
-    real = world.sample_data(POINTS, Draws(POINTS, "report", "real"))[0] if model.form == "points" else None
+    dots = len(world.shape) == 1 and not model.denoiser.process.discrete
+    real = world.sample_data(POINTS, Draws(POINTS, "report", "real"))[0] if dots else None
     captions = [world.captions[int(i)] for i in labels] if world.captions and labels is not None else []
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 
@@ -156,13 +161,13 @@ def view_of_folder(folder: str | Path) -> RunView:
         teacher,
         world,
         evaluation,
-        teacher_name=_told(source, world),
+        teacher_name=_teacher_name(source, world),
         config=config,
         rows=read(journal) if journal.is_file() else [],
     )
 
 
-def _told(source: Any, world: World) -> str:
+def _teacher_name(source: Any, world: World) -> str:
     """A teacher's name for people."""
     if not source:
         return f"{world.name} (in memory)"

@@ -18,6 +18,8 @@ from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.process import Process
+from stillhouse.forms.views import Display
+from stillhouse.metrics.metric import Metric
 from stillhouse.models.letters import Tokenizer
 
 
@@ -45,6 +47,7 @@ class World:
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
     infinite: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
     network_defaults: dict[str, Any]
+    metrics: tuple[Metric, ...] = ()  # all that `measure` may find, each with its direction and unit
     config: dict[str, Any]
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -130,24 +133,11 @@ class World:
             two_time=two_time,
         )
 
-    # -- for people: a world gives those of its samples (B, *shape) that mean something ------------
-    def text_of(self, samples: Tensor) -> list[str] | None:
-        """What samples read, one string each."""
-        return None
-
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Samples as moving pictures (B, F, 1 or 3, H, W) in [-1, 1]."""
-        return None
-
-    def photograph(self, side: int = 128) -> tuple[Tensor, Tensor] | None:
-        """A whole picture to be made better and how it should be, each (1, C, side, side), in a world of
-        patches of such."""
-        return None
-
-    def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Samples as still pictures (B, 1 or 3, H, W) in [-1, 1], where those show more than the samples
-        themselves."""
-        return None
+    @property
+    def display(self) -> Display:
+        """What this world adds to how its samples are shown and asked for; see
+        :class:`stillhouse.forms.views.Display`."""
+        return Display()
 
     def endpoint(
         self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0

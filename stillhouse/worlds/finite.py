@@ -19,6 +19,7 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.process import Process, expand_to
+from stillhouse.metrics.suite import IMAGES
 from stillhouse.worlds.base import World, require_samples
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class FiniteWorld(World):
     """A world of labelled images held in memory. Subclasses give ``name, shape`` and ``load() -> (images in
     [-1, 1], labels)``."""
 
+    metrics = IMAGES
     test_share = 0.2
     classes = 10
     class_names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -6,8 +6,11 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from stillhouse.cli import main
-from stillhouse.commands.sampling_image import scale_of
+from stillhouse.commands.sample import world_entry
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import process_from_config
+from stillhouse.forms.photograph import scale_of
+from stillhouse.io.photo import read_photo, write_photo
 from stillhouse.model import Model, load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.photos.world import Photos
@@ -77,10 +80,29 @@ def test_steps_seed_scale_and_name_are_obeyed(run, tmp_path, monkeypatch, capsys
 def test_the_scale_is_that_of_the_run(run):
     model = load(run / "model")
     assert model.cond_kind == "image"
-    assert scale_of(model, str(run)) == scale_of(model, str(run / "model")) == 2
-    assert scale_of(model, "elsewhere") == 4
+    assert scale_of(world_entry(model, str(run))) == scale_of(world_entry(model, str(run / "model"))) == 2
+    assert scale_of(world_entry(model, "elsewhere")) == 4
     model.info["recipe"] = {"world": {"name": "photos", "task": "jpeg"}}
-    assert scale_of(model, "elsewhere") == 1
+    assert scale_of(world_entry(model, "elsewhere")) == 1
+
+
+def test_a_photograph_is_restored_in_one_line(run, tmp_path):
+    model = load(run / "model")
+    given = photograph(tmp_path / "in.png", "RGBA", 20, 24, 4)
+    main(["sample", str(run), "--image", str(given), "--scale", "2", "--out", str(tmp_path / "out.png")])
+    photo = model.restore(given, 2)
+    write_photo(tmp_path / "own.png", photo)
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "out.png").read_bytes()
+    colour = read_photo(given).colour
+    assert model.restore(colour).shape == (3, 80, 96) and model.restore(colour[None], 1).shape == (
+        1,
+        3,
+        20,
+        24,
+    )
+    torch.testing.assert_close(model.restore(colour, 2), photo.colour)
+    with pytest.raises(StillhouseError, match="restores no photographs"):
+        load("mnist").restore(colour)
 
 
 def test_bad_input_gets_one_sentence_and_writes_nothing(run, tmp_path, capsys):

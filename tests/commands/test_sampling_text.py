@@ -8,6 +8,7 @@ import pytest
 
 from stillhouse.cli import main
 from stillhouse.core.discrete import Masked
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import process_from_config
 from stillhouse.model import Model, load
 from stillhouse.samplers.sampling import Sampling
@@ -58,6 +59,14 @@ def test_a_text_with_gaps_is_filled_in_and_gone_on_with(model, tmp_path, capsys)
     assert all(line.startswith("ab") and line[4:6] == "cd" for line in lines[::2])
     assert where == str(tmp_path / "texts.txt") and (tmp_path / "texts.txt").read_text().splitlines() == lines
     assert told == "4 texts of 12 tokens in 4 step(s)"
+
+
+def test_a_text_is_filled_in_in_one_line(model):
+    filled = load(model).fill("ab__cd", n=3)
+    assert len(filled) == 3 and all(text.startswith("ab") and text[4:6] == "cd" for text in filled)
+    assert len(load(model).fill(["ab", "cd"])) == 2
+    with pytest.raises(StillhouseError, match="Only a text is filled in"):
+        load("mixture").fill("a _")
 
 
 def test_without_a_prompt_texts_are_written_freely(model, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import stillhouse
 from stillhouse.cli import main
+from stillhouse.core.errors import StillhouseError
 from stillhouse.io.media import read_clip, read_sound
 from stillhouse.worlds.clips.talking import TalkingClips
 
@@ -132,6 +133,19 @@ def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, 
     assert (
         code == 2 and sentence in sentence and "Traceback" not in sentence and not list(tmp_path.glob("a.*"))
     )
+
+
+def test_a_stream_is_one_line_and_the_same_as_the_clips(runs):
+    model = stillhouse.load(runs / "ring" / "model")
+    chunks = list(model.stream(n=2, frames=5, seed=3))
+    assert [chunk.shape[1] for chunk in chunks] == [2, 2, 1]
+    assert torch.equal(torch.cat(chunks, 1), model.sample(2, seed=3, frames=5))
+    endless = model.stream([0, 1]) if model.text else model.stream(torch.tensor([0, 1]))
+    assert next(endless).shape == (2, 2, 16, 1, 1)
+    with pytest.raises(StillhouseError, match="distil a causal student"):
+        stillhouse.load(runs / "whole" / "model").stream()
+    with pytest.raises(StillhouseError, match="Only clips are streamed"):
+        stillhouse.load("mixture").stream()
 
 
 def test_only_clips_have_frames(capsys):

@@ -16,7 +16,11 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import Model
-from stillhouse.report.page import best, calls, duration, quality_charts, render, summary, table, write_report
+from stillhouse.report.cards import best, summary
+from stillhouse.report.charts import quality_charts
+from stillhouse.report.figures import calls, duration, metrics_of
+from stillhouse.report.page import render, write_report
+from stillhouse.report.table import table
 from stillhouse.report.view import RunView, Strip, make_view, view_of_folder
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
@@ -291,6 +295,18 @@ def test_captions_stand_above_the_pictures_that_were_asked_for():
     check(page)
     assert "<li>scene 0</li>" in page and "<li>scene 9</li>" in page and "<li>scene 10</li>" not in page
     assert "one class a column" not in page
+
+
+def test_a_figure_without_a_direction_is_refused():
+    view = image_view("a", 1, 1.0)
+    view.evaluation["rows"][0]["metrics"]["charm"] = 2.0
+    with pytest.raises(StillhouseError, match="'charm', but declares no direction"):
+        render([view])
+    view.evaluation["metrics"] = {"charm": {"better": "high", "unit": "share", "help": "of smiles"}}
+    assert metrics_of([view])["charm"].arrow == "↑" and "share of smiles" in render([view])
+    view.evaluation["metrics"]["charm"]["better"] = "more"
+    with pytest.raises(StillhouseError, match="better low, high"):
+        render([view])
 
 
 def test_broken_folders_are_refused(tmp_path):

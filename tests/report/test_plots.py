@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.report.pictures import GAP, bounds_of, data_uri, is_image, is_point, png, tile
+from stillhouse.forms.views import Dots, Pictures, view_of
+from stillhouse.report.pictures import GAP, bounds_of, data_uri, png, tile
 from stillhouse.report.plots import Axis, Series, line_chart, number, scatter, smooth
 
 
@@ -99,8 +100,11 @@ def test_a_sheet_and_its_png_hold_the_pixels():
 
 
 def test_what_can_be_drawn():
-    assert is_image((1, 32, 32)) and is_image((3, 8, 8)) and not is_image((2, 8, 8)) and not is_image((8,))
-    assert is_point((2,)) and is_point((6,)) and not is_point((1,))
+    for shape in ((1, 32, 32), (3, 8, 8)):
+        assert isinstance(view_of(torch.zeros(4, *shape)), Pictures)
+    for shape in ((2,), (6,), (8,)):
+        assert isinstance(view_of(torch.zeros(4, *shape)), Dots)
+    assert view_of(torch.zeros(4, 2, 8, 8)) is None and view_of(torch.zeros(4, 1)) is None
     left, right, bottom, top = bounds_of(torch.tensor([[0.0, 0.0], [4.0, 2.0]]))
     assert right - left == pytest.approx(top - bottom) == pytest.approx(4.6) and (
         left + right

@@ -76,7 +76,7 @@ def test_the_chain_of_the_card():
 
 def test_what_the_chain_never_writes_has_no_likelihood():
     assert SMALL.log_prob(torch.tensor([[2, 2, 1, 1]])).item() == -math.inf
-    assert SMALL.text_of(torch.tensor([[0, 1, 2, 3]])) == ["abc_"]
+    assert SMALL.display.view(torch.tensor([[0, 1, 2, 3]])).texts == ["abc_"]
 
 
 @pytest.mark.parametrize("process", [Masked(3), Uniform(3)])

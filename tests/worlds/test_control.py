@@ -96,7 +96,7 @@ def test_what_is_heard_belongs_to_the_rows(world):
 
 def test_frames_show_the_robot_on_its_way(world):
     x, labels = world.data("test")
-    frames = world.frames_of(x[:2], labels[:2])
+    frames = world.display.view(x[:2], labels[:2]).clips
     assert frames.shape == (2, 9, 3, 48, 48) and float(frames.min()) >= -1 and float(frames.max()) <= 1
     moved = (frames[0, 0] - frames[0, -1]).abs().amax(0) > 0.2
     assert 10 < int(moved.sum()) < 400  # the robot and its trail, nothing else

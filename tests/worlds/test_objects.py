@@ -4,6 +4,7 @@ import torch
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Cosine, Flow
+from stillhouse.forms.views import Clips
 from stillhouse.models.scenes.camera import axes
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.objects.solids import body, nose
@@ -135,12 +136,12 @@ def test_points_near_a_corner_are_held(cube):
     assert cube.held(points) == 0.75
     x, labels = cube.sample_data(2000, Draws(2000, 3))
     assert cube.measure(x, labels)["off_mode"] == pytest.approx(0.011, abs=0.01)  # exp(-9 / 2)
-    assert cube.frames_of(x, labels) is None
+    assert not isinstance(cube.display.view(x, labels), Clips)
 
 
 def test_a_turn_table_goes_round(world):
     labels = torch.tensor([5, 0, 3])
-    film = world.frames_of(world.views[4, labels], labels)
+    film = world.display.view(world.views[4, labels], labels).clips
     assert torch.equal(film, world.views[4, [0, 3, 5]][None])
 
 

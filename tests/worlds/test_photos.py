@@ -22,7 +22,7 @@ def world() -> Photos:
 
 
 def test_a_whole_photograph_is_shown_spoilt_and_true():
-    degraded, true = Photos().photograph(64)
+    degraded, true = Photos().display.whole(64)
     assert degraded.shape == true.shape == (1, 3, 64, 64) and true.abs().max() <= 1
     assert 1e-3 < float((degraded - true).square().mean()) < 0.1
 
@@ -126,7 +126,7 @@ def test_figures_rank_what_they_should(world):
     assert degraded["high_band_ratio"] < 0.5 < 1 == true["high_band_ratio"] < 1.5 < noisy["high_band_ratio"]
     assert world.identity_metrics(200) == degraded and "lpips" not in degraded
     assert set(world.measure(clean)) == {"frechet", "high_band_ratio"}
-    assert world.images_of(given, labels)[:4].shape == (4, 3, 32, 96)
+    assert world.display.view(given, labels).images[:4].shape == (4, 3, 32, 96)
 
 
 def test_network_hears_the_spoilt_image(world):

@@ -52,10 +52,10 @@ def test_windows_start_with_words_and_follow_from_the_draws(world):
     assert torch.equal(x, world.sample_data(64, Draws(64, "x"))[0]) and not torch.equal(
         x, world.sample_data(64, Draws(64, "y"))[0]
     )
-    held = {t for t in world.text_of(world.data("test")[0])}
+    held = {t for t in world.display.view(world.data("test")[0]).texts}
     assert (
         world.data("test")[0].shape == (1024, 64)
-        and len(held & set(world.text_of(world.data("train")[0]))) < 20
+        and len(held & set(world.display.view(world.data("train")[0]).texts)) < 20
     )
 
 

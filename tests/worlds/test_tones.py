@@ -64,5 +64,5 @@ def test_sound_and_clip_must_fit():
 
 def test_notes_as_pictures(world):
     notes, _ = world.sample_data(4, Draws(4, 0))
-    pictures = world.images_of(notes)
+    pictures = world.display.view(notes).images
     assert pictures.shape == (4, 1, 64, 256) and float(pictures.amin()) < 0 < float(pictures.amax()) <= 1

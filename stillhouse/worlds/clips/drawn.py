@@ -14,7 +14,18 @@ from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import SHAPES
-from stillhouse.metrics.video import change, clip_distance, flicker, frame_distances, motion
+from stillhouse.metrics.fidelity import FRECHET
+from stillhouse.metrics.reader import FIDELITY
+from stillhouse.metrics.video import (
+    DISTANCES,
+    MOTION,
+    STEADINESS,
+    change,
+    clip_distance,
+    flicker,
+    frame_distances,
+    motion,
+)
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.drawing import PAINT, distance
@@ -84,6 +95,7 @@ class DrawnClips(World):
     """
 
     name = "clips"
+    metrics = (*FIDELITY[:3], MOTION, FRECHET, *DISTANCES, *STEADINESS)
     shape = (FRAMES, 3, SIDE, SIDE)
     captions = CAPTIONS
     infinite = True
@@ -163,10 +175,6 @@ class DrawnClips(World):
     def exact(self, process: Process) -> FiniteDenoiser:
         """The denoiser of the 2,000 training clips, which takes no condition."""
         return FiniteDenoiser(process, self.data("train")[0])
-
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The clips themselves."""
-        return samples.clamp(-1, 1)
 
     def frame_curve(self, clips: Tensor) -> Tensor:
         """Squared distance to the nearest true frame by frame number, (F,), for clips of any length; see

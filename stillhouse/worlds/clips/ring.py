@@ -13,6 +13,9 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
+from stillhouse.forms.views import Clips, Display
+from stillhouse.metrics.metric import Metric
+from stillhouse.metrics.video import DISTANCES, STEADINESS
 from stillhouse.worlds.base import World, require_samples
 
 SIDE = 16
@@ -73,6 +76,12 @@ class RingClips(World):
     """
 
     name = "clips"
+    metrics = (
+        Metric("fidelity", "high", "share", "of clips at the speed asked for", "Prompt fidelity"),
+        *DISTANCES,
+        Metric("speeds", "high", "", "of six, with at least a quarter of their share", "Speeds held"),
+        *STEADINESS,
+    )
     sigma_data = 0.9
 
     def __init__(
@@ -123,10 +132,14 @@ class RingClips(World):
     def exact(self, process: Process) -> ClipDenoiser:
         return ClipDenoiser(process, *self.every(self.frames))
 
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._strips)
+
+    def _strips(self, samples: Tensor, labels: Tensor | None = None) -> Clips:
         """Each frame as a strip of grey pixels, (N, F, 1, 16, 16) in [-1, 1]."""
         strip = samples.flatten(2).clamp(0, self.height) * (2 / self.height) - 1
-        return strip[:, :, None, None].expand(-1, -1, 1, SIDE, -1)
+        return Clips(strip[:, :, None, None].expand(-1, -1, 1, SIDE, -1))
 
     def frame_curve(self, clips: Tensor) -> Tensor:
         """Squared distance to the nearest true frame by frame number, (F,), for clips of any length."""

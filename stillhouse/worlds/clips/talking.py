@@ -11,7 +11,9 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process, expand_to
-from stillhouse.metrics.video import clip_distance, frame_distances, nearest
+from stillhouse.forms.views import Clips, Display
+from stillhouse.metrics.metric import Metric
+from stillhouse.metrics.video import DISTANCES, MOTION, clip_distance, frame_distances, nearest
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.tones.world import LOUD, QUIET, loudness, utter
@@ -117,6 +119,11 @@ class TalkingClips(World):
     """
 
     name = "clips"
+    metrics = (
+        *DISTANCES,
+        Metric("sync", "high", "share", "of frames as open as the sound is loud"),
+        MOTION,
+    )
     shape = (FRAMES, PIXELS, 1, 1)
     cond_kind = "audio"
     sigma_data = 0.6
@@ -212,9 +219,13 @@ class TalkingClips(World):
         said_frames = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
         return float(((which >= PIXELS) == (said_frames > 0.5)).double().mean())
 
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._rings, sound=self.listen, condition=self.condition)
+
+    def _rings(self, samples: Tensor, labels: Tensor | None = None) -> Clips:
         """Every frame as a grey picture of the ring cut open, 8 rows high."""
-        return samples.clamp(-1, 1).permute(0, 1, 3, 4, 2).expand(-1, -1, -1, 8, -1)
+        return Clips(samples.clamp(-1, 1).permute(0, 1, 3, 4, 2).expand(-1, -1, -1, 8, -1))
 
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None

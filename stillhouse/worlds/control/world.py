@@ -13,7 +13,9 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import extra, require, unknown
 from stillhouse.core.process import Process, expand_to
+from stillhouse.forms.views import Clips, Display
 from stillhouse.io.data.lerobot import read_lerobot
+from stillhouse.metrics.metric import Metric
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.control import arena
 
@@ -62,6 +64,12 @@ class Control(World):
     """
 
     name = "control"
+    metrics = (
+        Metric("success", "high", "share", "of actions near one of the expert's"),
+        Metric("valid", "high", "share", "of actions that an expert might take"),
+        Metric("distance", "low", "", "of a chunk to the nearest that was shown in such a place"),
+        Metric("left", "data", "share", "that takes the left of two ways", "Left way"),
+    )
     cond_kind = "observation"
 
     def __init__(self, task: str = "arena", data: str = "", horizon: int = HORIZON):
@@ -232,15 +240,18 @@ class Control(World):
         )
         return arena.Arena()
 
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._carried_out)
+
+    def _carried_out(self, samples: Tensor, labels: Tensor | None = None) -> Clips | None:
         """Chunks carried out where rows ``labels`` were seen, (N, H + 1, 3, 48, 48): obstacle grey, goal
         green, robot red."""
         if self.task != "arena" or labels is None:
             return None
         seen = self.condition(labels)["features"].cpu()  # type: ignore[index]
-        return arena.picture(
-            torch.cat([seen[:, None], arena.follow(seen, samples.detach().float().cpu().clamp(-1, 1))], 1)
-        )
+        places = arena.follow(seen, samples.detach().float().cpu().clamp(-1, 1))
+        return Clips(arena.picture(torch.cat([seen[:, None], places], 1)))
 
 
 def share(what: Tensor, among: Tensor) -> float:

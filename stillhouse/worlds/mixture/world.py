@@ -14,6 +14,8 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process, expand_to
+from stillhouse.metrics.distances import MMD, SWD
+from stillhouse.metrics.metric import ACCURACY, Metric
 from stillhouse.worlds.base import World, require_samples
 
 
@@ -85,6 +87,14 @@ class Mixture(World):
     """
 
     name = "mixture"
+    metrics = (
+        SWD,
+        MMD,
+        Metric("modes", "high", "", "modes with at least a quarter of their weight", "Modes held"),
+        Metric("off_mode", "low", "share", "of samples far from every mode", "Off-mode share"),
+        ACCURACY,
+        Metric("diversity", "high", "share", "of pairs made of one given point that lie at different modes"),
+    )
     infinite = True
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor, labels: Tensor):

@@ -14,6 +14,8 @@ from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
 from stillhouse.core.process import Process
+from stillhouse.forms.views import Clips, Display
+from stillhouse.metrics.metric import Metric
 from stillhouse.models.scenes.camera import Lens, orbit
 from stillhouse.models.scenes.points import flat
 from stillhouse.worlds.base import World, require_samples
@@ -67,6 +69,12 @@ class Objects(World):
 
     name = "objects"
     cond_kind = "camera"
+    metrics = (
+        Metric("object_psnr", "high", "dB", "to the nearest object seen from all cameras", "Object PSNR"),
+        Metric("view_psnr", "high", "dB", "of each view to the nearest true one", "View PSNR"),
+        Metric("agree", "high", "share", "of views that show the same object", "Agreement"),
+        Metric("off_mode", "low", "share", "of samples far from every mode", "Off-mode share"),
+    )
     lens = Lens(extent=1.0)
 
     def __init__(self, kind: str = "solids", cameras: int = 0, side: int = 16):
@@ -206,12 +214,16 @@ class Objects(World):
             return self.measure(*self.sample_data(n, draws, labels))
         return self.measure(self.views[draws.one_integer(0, len(self.views)), labels], labels)
 
-    def frames_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._turn_table)
+
+    def _turn_table(self, samples: Tensor, labels: Tensor | None = None) -> Clips | None:
         """A turn-table (1, F, 3, side, side): views in the order of their cameras around the object."""
         if self.kind == "cube":
             return None
         labels = self.balanced_labels(len(samples)) if labels is None else labels.cpu()
-        return samples[labels.argsort(stable=True)][None]
+        return Clips(samples[labels.argsort(stable=True)][None])
 
 
 def _psnr(error: float) -> float:

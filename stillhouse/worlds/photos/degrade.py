@@ -13,9 +13,7 @@ from torch.nn import functional as F
 
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import unknown
-
-# how many times smaller than its restored copy a picture of each task is
-SCALES = {"x4": 4, "x2": 2, "blur": 1, "noise": 1, "jpeg": 1, "real": 2}
+from stillhouse.io.photo import SCALES
 
 
 class Dice:

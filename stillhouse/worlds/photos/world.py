@@ -22,9 +22,13 @@ from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.prediction import EDM
 from stillhouse.core.process import Process
-from stillhouse.metrics.restoration import Lpips, psnr, ssim
+from stillhouse.forms.views import Display, Pictures
+from stillhouse.io.photo import SCALES
+from stillhouse.metrics.fidelity import FRECHET
+from stillhouse.metrics.restoration import RESTORATION, Lpips, psnr, ssim
+from stillhouse.metrics.spectrum import HIGH_BAND
 from stillhouse.worlds.base import World, require_samples
-from stillhouse.worlds.photos.degrade import SCALES, degrade, shrunk
+from stillhouse.worlds.photos.degrade import degrade, shrunk
 
 PLACES = {"sklearn": "datasets/images", "skimage": "data"}
 # package and file; the second list is never learned from
@@ -86,6 +90,7 @@ class Photos(World):
     """
 
     name = "photos"
+    metrics = (FRECHET, *RESTORATION, HIGH_BAND)
     cond_kind = "image"
     infinite = True
     default_process = {"name": "resshift", "kappa": 0.5, "first": 0.02}
@@ -228,7 +233,11 @@ class Photos(World):
         labels = self.balanced_labels(n)
         return self.measure(self.condition(labels)["image"], labels)
 
-    def photograph(self, side: int = 128) -> tuple[Tensor, Tensor]:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._beside, whole=self._photograph)
+
+    def _photograph(self, side: int) -> tuple[Tensor, Tensor]:
         """The middle of a held-out photograph, spoilt and true, each (1, 3, side, side): for people, who look
         at photographs."""
         whole = _photographs("test")[-1].float()[None] / 127.5 - 1
@@ -236,15 +245,14 @@ class Photos(World):
         true = whole[..., top : top + side, left : left + side]
         return degrade(true, torch.zeros(1, dtype=torch.long), self.task).clamp(-1, 1), true
 
-    def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor | None:
+    def _beside(self, samples: Tensor, labels: Tensor | None = None) -> Pictures | None:
         """Spoilt, restored and true patches side by side, (N, 3, size, 3 size); None where nobody says which
         patches they are."""
         if labels is None:
             return None
-        return torch.cat(
-            [self.condition(labels)["image"].cpu(), samples.detach().float().cpu(), self.clean(labels.cpu())],
-            3,
-        )
+        given, true = self.condition(labels)["image"].cpu(), self.clean(labels.cpu())
+        sheet = torch.cat([given, samples.detach().float().cpu(), true], 3)
+        return Pictures(sheet, columns=2, few=3, by_class=False)
 
 
 def _inner(images: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import CAPTIONS, LONGEST, OBJECTS, VOCABULARY, held_out
+from stillhouse.metrics.reader import FIDELITY
+from stillhouse.metrics.suite import IMAGES
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.drawing import SIDE, compose, draw
@@ -36,6 +38,7 @@ class Shapes(World):
     """
 
     name = "shapes"
+    metrics = (*FIDELITY, *IMAGES)
     shape = (3, SIDE, SIDE)
     captions = CAPTIONS
     infinite = True

@@ -16,7 +16,9 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At
 from stillhouse.core.process import Process, process_from_config
-from stillhouse.metrics.language import entropy
+from stillhouse.forms.views import Display, Texts
+from stillhouse.metrics.language import VARIETY, entropy
+from stillhouse.metrics.metric import Metric
 from stillhouse.worlds.base import World, require_samples
 
 FOLLOWERS = ((0, 5), (3, 4), (0, 1), (0, 4), (0, 3), (1, 2))  # the two likely successors of each state
@@ -99,6 +101,10 @@ class Chain(World):
     """
 
     name = "text"
+    metrics = (
+        Metric("nll", "low", "nats a token", "of samples under the true chain", "Negative log-likelihood"),
+        *VARIETY,
+    )
     infinite = True
     default_kind = "logits"
     network_defaults: dict[str, Any]
@@ -175,12 +181,16 @@ class Chain(World):
             process, seed, kind=kind, two_time=two_time, guidance_input=guidance_input, **{**own, **options}
         )
 
-    def text_of(self, samples: Tensor) -> list[str]:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._read)
+
+    def _read(self, samples: Tensor, labels: Tensor | None = None) -> Texts:
         """Samples (B, length) as words of the letters a, b, c …; what is no letter is an underscore."""
-        return [
-            "".join(chr(ord("a") + v) if 0 <= v < self.vocab else "_" for v in row)
-            for row in samples.tolist()
-        ]
+        rows = samples.tolist()
+        return Texts(
+            ["".join(chr(ord("a") + v) if 0 <= v < self.vocab else "_" for v in row) for row in rows]
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log-likelihood of texts (B, L), in nats, shape (B,); -inf for what the chain never writes."""

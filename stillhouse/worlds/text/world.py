@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.process import Process
-from stillhouse.metrics.language import NGram, distinct, entropy
+from stillhouse.forms.views import Display, Texts
+from stillhouse.metrics.language import DISTINCT, PERPLEXITY, VARIETY, NGram, distinct, entropy
 from stillhouse.models import build_model
 from stillhouse.models.letters import Letters, texts_of
 from stillhouse.worlds.base import World, require_samples
@@ -35,6 +36,7 @@ class Text(World):
     """
 
     name = "text"
+    metrics = (PERPLEXITY, *VARIETY, DISTINCT)
     infinite = True
     default_kind = "logits"
     tokenizer: Letters
@@ -128,9 +130,13 @@ class Text(World):
         """:meth:`measure` of ``n`` windows of the held-out text."""
         return self.measure(self._windows("test", n, Draws(n, "floor", seed)))
 
-    def text_of(self, samples: Tensor) -> list[str]:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._read)
+
+    def _read(self, samples: Tensor, labels: Tensor | None = None) -> Texts:
         """The texts of tokens (B, length)."""
-        return texts_of(self.tokenizer, samples)
+        return Texts(texts_of(self.tokenizer, samples))
 
 
 def make_text(kind: str = "bytes", process: str = "masked", **options: Any) -> World:

@@ -12,7 +12,9 @@ from torch import Tensor
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
-from stillhouse.metrics.distances import sliced_wasserstein
+from stillhouse.forms.views import Display, Pictures
+from stillhouse.metrics.distances import SWD, sliced_wasserstein
+from stillhouse.metrics.metric import ACCURACY, Metric
 from stillhouse.metrics.video import nearest
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.finite import FiniteDenoiser
@@ -90,6 +92,11 @@ class Tones(World):
     chance."""
 
     name = "tones"
+    metrics = (
+        Metric("spectral_distance", "low", "", "of a note's spectrum to the nearest real one, squared"),
+        SWD,
+        ACCURACY,
+    )
     shape = (LENGTH,)
     classes = len(INSTRUMENTS)
     class_names = tuple(INSTRUMENTS)
@@ -124,10 +131,15 @@ class Tones(World):
         """The denoiser of the 2,000 training notes under their labels."""
         return FiniteDenoiser(process, *self.data("train"))
 
-    def images_of(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+    @property
+    def display(self) -> Display:
+        return Display(show=self._curves)
+
+    def _curves(self, samples: Tensor, labels: Tensor | None = None) -> Pictures:
         """The notes as curves: pictures (B, 1, 64, 256) in [-1, 1]."""
         rows = torch.linspace(1.1, -1.1, 64)[None, :, None]
-        return 1 - 2 * (1 - (samples.float().cpu()[:, None] - rows).abs() / 0.07).clamp_min(0)[:, None]
+        ink = (1 - (samples.float().cpu()[:, None] - rows).abs() / 0.07).clamp_min(0)
+        return Pictures((1 - 2 * ink)[:, None], columns=2, few=3, by_class=False)
 
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None

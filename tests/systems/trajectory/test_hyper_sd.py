@@ -19,8 +19,8 @@ from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Batch
-from stillhouse.train.stage import locate
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.stage import locate
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 torch.set_num_threads(1)

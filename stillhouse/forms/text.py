@@ -1,0 +1,116 @@
+"""Texts (L,) of tokens: printed, written as .txt, and filled in where a prompt has gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.forms.base import DEFAULT_OUT, Form, Request, Sampled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillhouse.models.letters import Tokenizer
+
+
+class Text(Form):
+    """Rows of tokens of a discrete process."""
+
+    name = "text"
+    shown, few = 6, 8
+
+    def fits(self, model: Sampled) -> bool:
+        return model.denoiser.process.discrete
+
+    def gaps(self, model: Sampled, n: int, prompts: Sequence[str]) -> Tensor:
+        """The states that texts with gaps are filled in from.
+
+        Arguments:
+            model: of texts, with a tokenizer and a masked process.
+            n: rows.
+            prompts: each ``_`` a token to be filled in, like all that follows; repeated as often as needed.
+
+        Returns:
+            Tokens (n, L).
+        """
+        from stillhouse.core.conditions import cycled
+        from stillhouse.models.letters import with_gaps
+
+        if model.tokenizer is None:
+            raise StillhouseError("This model has no tokenizer, and can't read a prompt.")
+        require(
+            model.denoiser.process.name == "masked",
+            "Only a masked process keeps what a prompt says; this model revises every token.",
+        )
+        require(len(prompts) > 0, "The list of prompts is empty.")
+        return cycled(with_gaps(model.tokenizer, prompts, model.shape[0]), n)
+
+    def fill(
+        self,
+        model: Sampled,
+        prompts: str | Sequence[str],
+        n: int = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+    ) -> list[str]:
+        """Texts that keep ``prompts`` but for their gaps.
+
+        Arguments:
+            model: of texts, with a tokenizer and a masked process.
+            prompts: one or several; each ``_`` is a token to be filled in, like all that follows.
+            n: number of texts, prompts in turn; 0 for one a prompt.
+            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
+
+        Returns:
+            ``n`` strings.
+        """
+        words = [prompts] if isinstance(prompts, str) else list(prompts)
+        tokenizer = self._tokenizer(model)
+        tokens = model.sample(n or max(1, len(words)), words, steps=steps, guidance=guidance, seed=seed)
+        return _read(tokenizer, tokens)
+
+    def sample(self, model: Sampled, request: Request) -> str:
+        """Texts, printed and, if a file is named, written; prompts are kept but for their gaps."""
+        from stillhouse.io.images import save_samples
+        from stillhouse.io.texts import save_texts
+
+        require(not request.labels, "A model of texts takes no labels.")
+        tokenizer = self._tokenizer(model)
+        n = request.n if request.n is not None else len(request.prompts) or self.few
+        tokens = model.sample(
+            n,
+            list(request.prompts) or None,
+            steps=request.steps,
+            guidance=request.guidance,
+            seed=request.seed,
+        ).cpu()
+        lines = texts = _read(tokenizer, tokens)
+        if request.out != DEFAULT_OUT:
+            path = Path(request.out)
+            made = save_texts(path, texts) if path.suffix == ".txt" else save_samples(path, tokens)
+            lines = [*texts, str(made)]
+        steps = len(model.sampling(request.steps).times) - 1
+        return "\n".join([*lines, f"{n} texts of {model.shape[0]} tokens in {steps} step(s)"])
+
+    def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:
+        from stillhouse.io.texts import save_texts
+
+        if model.tokenizer is None:
+            return super().save_grid(path, model, samples)
+        return save_texts(path.with_suffix(".txt"), _read(model.tokenizer, samples))
+
+    @staticmethod
+    def _tokenizer(model: Sampled) -> Tokenizer:
+        if model.tokenizer is None:
+            raise StillhouseError("This model has no tokenizer, so that its tokens can't be read.")
+        return model.tokenizer
+
+
+def _read(tokenizer: Tokenizer, tokens: Tensor) -> list[str]:
+    from stillhouse.models.letters import texts_of
+
+    return texts_of(tokenizer, tokens)
