@@ -165,7 +165,7 @@ class Job:
                 first = student_of(part.network or None, place, self.base, part.method, recipe.seed)
             data = self.data if part.data is None else part.data
             folder = self.folder / "parts" / part.name if self.folder else None
-            # a finished part makes no step: its last checkpoint is opened, whose bits the next one starts from
+            # a finished part makes no step: its last checkpoint is opened
             trainer = self._trainer(part.method, self.base, data, recipe, first, folder)
             if not made:
                 self._record(trainer.engine)

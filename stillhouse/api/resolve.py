@@ -62,9 +62,7 @@ def right_command(command: str, kind: type[Any], slug: str | None) -> None:
         taught or command == "train",
         f"'{name}' is trained from data alone, without a teacher; use stillhouse train {name}.",
     )
-    require(
-        not taught or command == "distill", f"'{name}' needs a teacher; use stillhouse distill {name}."
-    )
+    require(not taught or command == "distill", f"'{name}' needs a teacher; use stillhouse distill {name}.")
 
 
 def split_options(kind: type[Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,8 +182,8 @@ def data_of(
     seed: int,
     cache: Path | None = None,
 ) -> Data:
-    """Where the run's rows come from; see :func:`stillhouse.distill`. ``cache``: where latents and embeddings are
-    kept."""
+    """Where the run's rows come from; see :func:`stillhouse.distill`. ``cache``: where latents and embeddings
+    are kept."""
     if isinstance(data, tuple):
         x, cond = data
         labelled = torch.is_tensor(cond) and not cond.is_floating_point()
@@ -269,8 +267,12 @@ def student_of(
     method: Any,
     seed: int,
 ) -> Denoiser | None:
-    if isinstance(student, Denoiser):
-        return student
+    if isinstance(student, Denoiser | Model):
+        return student.denoiser if isinstance(student, Model) else student
+    require(
+        student is None or isinstance(student, Mapping),
+        f"A method makes its student from a network, width=64 for example, not from '{student}'.",
+    )
     closed = isinstance(teacher.denoiser, ExactDenoiser)
     if student is None and not closed:
         return None

@@ -71,9 +71,7 @@ class Run:
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Its file's text, with the versions it is made with; written to ``path`` if that is given."""
-        text = yaml.safe_dump(
-            {**self.entries(), "versions": versions()}, sort_keys=False, allow_unicode=True
-        )
+        text = yaml.safe_dump({**self.entries(), "versions": versions()}, sort_keys=False, allow_unicode=True)
         if path is not None:
             atomic_write(Path(path), text.encode())
         return text
