@@ -16,8 +16,11 @@ from stillhouse.core.errors import StillhouseError, unknown
 COMMANDS = {
     "systems": ("systems", "list the distillation methods"),
     "inspect": ("inspect", "describe a Diffusers pipeline as it was read"),
-    "train": ("runs", "train a teacher from a world's data"),
-    "distill": ("runs", "make a student from a teacher (distill METHOD --help lists the method's options)"),
+    "train": ("train", "train a model from data, without a teacher"),
+    "distill": (
+        "distill",
+        "make a student from a teacher (distill METHOD --help lists the method's options)",
+    ),
     "sample": ("sample", "draw samples of a model"),
     "evaluate": ("evaluate", "measure a model beside its teacher and the data"),
     "export": ("export", "write a student's sampler as one graph: ONNX, or torch.export's .pt2"),

@@ -42,7 +42,7 @@ class Video(Form):
         if frames in (0, model.shape[0]):
             return model.shape
         require(
-            bool(sampling.chunk),
+            bool(sampling.stream),
             f"This model makes clips of {model.shape[0]} frames, all at once; distil a causal student "
             f"to stream {frames}.",
         )
@@ -81,7 +81,7 @@ class Video(Form):
 
         sampling, device = model.sampling(steps, guidance), model.denoiser.device
         require(
-            bool(sampling.chunk),
+            bool(sampling.stream),
             f"This model makes clips of {model.shape[0]} frames, all at once; distil a causal student to "
             "stream.",
         )
@@ -126,7 +126,7 @@ class Video(Form):
         shape = model.of_length(frames, sampling)
         cond = move(model.condition_of(n, wish), device)
         began, first = time.perf_counter(), 0.0
-        if sampling.chunk:
+        if sampling.stream:
             chunks = []
             walk = self.stream(
                 model,
@@ -153,8 +153,8 @@ class Video(Form):
             path = save_samples(out, clips)
         else:
             path = save_clips(out, _drawn(world, clips), fps=asked["fps"], columns=request.columns)
-        per = f"chunk of {sampling.chunk} frames" if sampling.chunk else "clip"
-        start = f", the first chunk after {first:.2f} s" if sampling.chunk else ""
+        per = f"chunk of {sampling.stream.chunk} frames" if sampling.stream else "clip"
+        start = f", the first chunk after {first:.2f} s" if sampling.stream else ""
         return (
             f"{path}: {n} clip(s) of {frames} frames in {self.cost(model, request)} per {per}; "
             f"{frames / seconds:.1f} frames a second{start}"

@@ -198,7 +198,7 @@ class Method:
 
     worlds: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = "method"
-    needs: ClassVar[tuple[str, ...]] = ()  # as stillhouse.train.needs reads them
+    needs: ClassVar[tuple[str, ...]] = ("teacher",)  # as stillhouse.train.needs reads them
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
 

@@ -105,10 +105,14 @@ def test_only_teachers_of_the_world_are_taken(tmp_path):
 
 
 def test_recipes_name_real_options():
-    from stillhouse.api.runs import _split
+    from stillhouse.api.options import build_recipe
+    from stillhouse.api.resolve import split_options, system_class, system_of
 
     students = [(slug, recipe) for world in demo.RECIPES.values() for slug, recipe in world.items()]
     for slug, recipe in students:
-        method, run = _split(slug, {k: v for k, v in recipe.items() if k != "seconds"})
+        own, run_options = split_options(
+            system_class(slug), {k: v for k, v in recipe.items() if k != "seconds"}
+        )
+        method, run = system_of(slug, own), build_recipe(run_options)
         assert method.describe()["method"] == slug and run.steps == recipe["iterations"]
     assert sum(recipe["seconds"] for _, recipe in students) <= 210  # of the 300 that the whole demo may take

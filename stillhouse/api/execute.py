@@ -1,0 +1,252 @@
+"""Running a :class:`~stillhouse.api.run.Run`: a method by the loop, an operation at once, a program part by
+part."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stillhouse import forms
+from stillhouse.api.options import build_recipe, recipe_entries
+from stillhouse.api.resolve import (
+    callable_on,
+    data_of,
+    default_teacher,
+    free_folder,
+    name_of,
+    open_model,
+    requires,
+    right_command,
+    student_of,
+    system_class,
+    system_of,
+    teacher_of,
+    untrained,
+    world_of,
+)
+from stillhouse.api.run import CACHE, CONFIG, Run
+from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
+from stillhouse.model import Model
+from stillhouse.parts.states.segments import parted
+from stillhouse.systems.base import Operation, Program, Work
+from stillhouse.train.data import Data
+from stillhouse.train.engine import Engine
+from stillhouse.train.loop import Interrupted, Trainer
+from stillhouse.train.method import Method
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.base import WORLDS, get_world
+
+
+@dataclass
+class Memory:
+    """Objects that take the place of a run's names: those that a Python caller has in memory."""
+
+    system: Any = None
+    teacher: Any = None
+    world: Any = None
+    data: Any = None
+    student: Any = None
+
+
+def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, quiet: bool = False) -> Model:
+    """Start ``run``, or go on with it.
+
+    Arguments:
+        run: what to do, by names.
+        memory: objects in the place of some of these names.
+        resume: go on in the run's folder.
+        quiet: no progress bar.
+
+    Returns:
+        The product; with ``run.out`` it is in ``out/model`` as well, and the run in ``out/run.yaml``.
+    """
+    memory = memory or Memory()
+    free_folder(run.out, resume)
+    named = memory.system if memory.system is not None else run.system or "denoising"
+    system = system_of(named, run.options)
+    recipe = build_recipe(run.recipe)
+    right_command(run.command, system_class(named), run.system)
+    place = world_of(memory.world if memory.world is not None else run.world)
+    given = memory.data if memory.data is not None else run.data
+    if run.command == "train":
+        process = run.process or (place.default_process if place else "flow")
+        kind = run.kind or (place.default_kind if place else "velocity")
+        base = untrained(place, given, run.network, process, kind, recipe.seed)
+        run = replace(run, process=process, kind=kind)
+    else:
+        wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
+        base = teacher_of(wanted, place, run.adapter)
+        run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
+        if place is None and base.world in WORLDS:
+            place = get_world(base.world)
+    folder = Path(run.out) if run.out else None
+    data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
+    student = memory.student if memory.student is not None else run.student or None
+    run = replace(
+        run,
+        system=name_of(named),
+        world=getattr(place, "config", None),
+        options=system.describe()["options"],
+        recipe=recipe_entries(recipe),
+    )
+    job = Job(run, base, data, recipe, folder, resume, quiet)
+    if isinstance(system, Operation):
+        return job.operation(system, student)
+    if isinstance(system, Program):
+        return job.program(system, student, place)
+    model = job.method(system, student_of(student, place, base, system, recipe.seed))
+    if folder and model.pipeline is not None and (folder / "model").is_dir():
+        _show_in(folder)
+    return model
+
+
+@dataclass
+class Job:
+    """A run whose names have become objects. ``base``: the teacher, or the untrained model of a run without
+    one."""
+
+    run: Run
+    base: Model
+    data: Data
+    recipe: Recipe
+    folder: Path | None
+    resume: bool
+    quiet: bool
+
+    def method(self, method: Method, student: Denoiser | None) -> Model:
+        """The product of a training run."""
+        trainer = self._trainer(method, self.base, self.data, self.recipe, student, self.folder)
+        self._record(trainer.engine)
+        return trainer.fit(resume=self.folder is not None)
+
+    def operation(self, operation: Operation, student: Any) -> Model:
+        """The product of an operation; nothing is written before it is there. A finished one is opened."""
+        if self.folder and self.resume and (self.folder / "model").is_dir():
+            return open_model(self.folder)
+        models = self._models(operation, student)
+        device = Engine(self.recipe.precision).device
+        for model in models.values():
+            model.denoiser.to(device)
+        made = operation.apply(models, Work(self.data, self.recipe.seed, self.quiet, device))
+        return self._keep(operation, made)
+
+    def program(self, program: Program, student: Any, place: Any) -> Model:
+        """The joined product of a program's parts, each a run of its own in ``parts/NAME``."""
+        if self.folder and self.resume and (self.folder / "model").is_dir():
+            return open_model(self.folder)
+        models = self._models(program, student)
+        parts = program.parts(models, self.data)
+        names = [part.name for part in parts]
+        require(bool(parts), f"{type(program).__name__} has no parts to run.")
+        require(len(set(names)) == len(names), f"Two parts of {type(program).__name__} have one name.")
+        lengths = parted(self.recipe.steps, [part.share for part in parts])
+        require(
+            min(lengths) > 0,
+            f"{self.recipe.steps} iteration(s) can't be shared by {len(parts)} parts; give more iterations.",
+        )
+        made: dict[str, Model] = {}
+        for part, steps in zip(parts, lengths, strict=True):
+            require(
+                not part.student or part.student in made,
+                f"The part '{part.name}' starts from '{part.student}', which no part before it makes.",
+            )
+            recipe = replace(self.recipe, steps=steps, lr={**self.recipe.lr, **part.lr})
+            if part.student:
+                first = made[part.student].denoiser.copy()
+            else:
+                first = student_of(part.network or None, place, self.base, part.method, recipe.seed)
+            data = self.data if part.data is None else part.data
+            folder = self.folder / "parts" / part.name if self.folder else None
+            # a finished part makes no step: its last checkpoint is opened
+            trainer = self._trainer(part.method, self.base, data, recipe, first, folder)
+            if not made:
+                self._record(trainer.engine)
+            made[part.name] = trainer.fit(resume=folder is not None)
+            if trainer.stopping and len(made) < len(parts):
+                raise Interrupted(f"Stopped after the part '{part.name}', all saved.")
+        return self._keep(program, program.join(models, made))
+
+    def _models(self, system: Operation | Program, student: Any) -> dict[str, Model]:
+        """The models that ``system`` needs, by the names of the needs."""
+        models = {"teacher": self.base} if requires(system, "teacher") else {}
+        if isinstance(student, str | Path):
+            student = open_model(student)
+        if requires(system, "student"):
+            require(
+                isinstance(student, Model),
+                f"{type(system).__name__} needs a student beside the teacher; name a model or a run: "
+                "--student-model runs/cm.",
+            )
+            models["student"] = student
+        return models
+
+    def _trainer(
+        self,
+        method: Method,
+        base: Model,
+        data: Data,
+        recipe: Recipe,
+        student: Denoiser | None,
+        folder: Path | None,
+    ) -> Trainer:
+        who = "model" if self.run.command == "train" else "teacher"
+        for name, denoiser in ((who, base.denoiser), ("student", student)):
+            if denoiser is not None:
+                callable_on(name, denoiser, base, data)
+
+        def grid(step: int, samples: Tensor) -> None:
+            if folder:
+                forms.of(base).save_grid(folder / "grids" / f"step-{step:08d}", base, samples)
+
+        return Trainer(
+            method,
+            base,
+            data,
+            recipe,
+            student=student,
+            out=folder,
+            quiet=self.quiet,
+            on_grid=grid,
+            info=self._info(),
+        )
+
+    def _info(self) -> dict[str, Any]:
+        """What the product's header keeps of the run."""
+        entries = self.run.entries()
+        info = {k: entries[k] for k in ("teacher", "student", "network", "run") if k in entries}
+        # a student's numbers are scaled as its teacher's are
+        return info | {k: self.base.info[k] for k in ("scales",) if k in self.base.info}
+
+    def _record(self, engine: Engine) -> None:
+        """Write ``run.yaml``, once."""
+        engine.wait()  # every process has looked at the folder before the first file appears in it
+        if self.folder and engine.main and not (self.resume and (self.folder / CONFIG).exists()):
+            self.run.to_yaml(self.folder / CONFIG)
+        engine.wait()
+
+    def _keep(self, system: Operation | Program, model: Model) -> Model:
+        """``model`` with what made it in its header, saved in the run's folder."""
+        facts: Mapping[str, Any] = system.describe() | self._info()
+        model = replace(model, info={**model.info, **facts})
+        engine = Engine(self.recipe.precision)
+        self._record(engine)
+        if self.folder and engine.main:
+            model.save_pretrained(self.folder / "model")
+            if model.pipeline is not None:
+                _show_in(self.folder)
+        engine.wait()
+        return model
+
+
+def _show_in(folder: Path) -> None:
+    """Let the run's folder open in Diffusers as its ``model`` does: by a link to each part, where the file
+    system has links."""
+    for part in (folder / "model").iterdir():
+        with contextlib.suppress(OSError):
+            (folder / part.name).symlink_to(Path("model") / part.name)

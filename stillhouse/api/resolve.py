@@ -1,0 +1,359 @@
+"""Names as objects: the teacher, world, data, network and options that a run means. The one place where this
+is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.api.evaluate import exact_teacher
+from stillhouse.api.options import RENAMED, build, fields_of, read_yaml, run_fields
+from stillhouse.api.run import CACHE, CONFIG
+from stillhouse.core.conditions import Condition, cycled, move
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.process import process_from_config
+from stillhouse.core.spellings import current_options
+from stillhouse.io.texts import read_text, token_rows
+from stillhouse.model import Model, load, shipped
+from stillhouse.models import build_model
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.base import Operation, Program
+from stillhouse.systems.registry import find
+from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
+from stillhouse.train.method import Method
+from stillhouse.train.needs import read_need
+from stillhouse.worlds.base import World, open_world
+
+DATA = ("auto", "world", "none")
+CONDITIONS = 4096  # of a world, for a run that needs nothing else
+System = Method | Operation | Program
+
+
+def system_class(system: str | type | System) -> type[Any]:
+    """The class of a system that a run can be made of; raises :class:`StillhouseError` for another thing."""
+    if isinstance(system, str):
+        return find(system)
+    kind = system if isinstance(system, type) else type(system)
+    require(issubclass(kind, System), f"{kind.__name__} is not a Method, an Operation or a Program.")
+    return kind
+
+
+def requires(system: Any, need: str) -> bool:
+    """Whether ``system`` (an object, or its class) needs ``need``."""
+    if isinstance(system, type):  # before its options are known: whether any of them makes it a need
+        return any(read_need(text).name == need for text in system.needs)
+    return system.requires(need)
+
+
+def right_command(command: str, kind: type[Any], slug: str | None) -> None:
+    """Refuse ``train`` for a system that has a teacher, and ``distill`` for one that has none."""
+    taught, name = requires(kind, "teacher"), slug or kind.__name__
+    require(
+        taught or command == "train",
+        f"'{name}' is trained from data alone, without a teacher; use stillhouse train {name}.",
+    )
+    require(not taught or command == "distill", f"'{name}' needs a teacher; use stillhouse distill {name}.")
+
+
+def split_options(kind: type[Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords as the system's own options and the entries of its run.
+
+    Arguments:
+        kind: class of the system.
+        options: its fields and those of :class:`Recipe`; where both have a name it is the system's, and the
+            run's has ``run_`` before it.
+
+    Returns:
+        The options, and the run's entries under the names of a run's file.
+    """
+    mine = fields_of(kind)
+    runs = run_fields(mine)
+    options = current_options(options, {**runs, **mine})
+    for name in options:
+        if name not in mine and name not in runs:
+            raise unknown(f"option of {kind.__name__} named", name, [*mine, *runs])
+    own = {k: v for k, v in options.items() if k in mine}
+    return own, {RENAMED.get(runs[k], runs[k]): v for k, v in options.items() if k not in mine}
+
+
+def system_of(system: str | type | System, options: Mapping[str, Any]) -> Any:
+    """The system with its ``options``; an object that is given is copied with them."""
+    kind = system_class(system)
+    if isinstance(system, System):
+        return replace(system, **options)
+    return build(kind, options, kind.__name__)
+
+
+def name_of(system: str | type | System) -> str | None:
+    """What :func:`system_class` finds the system again by; None for a class that lives in no file of its
+    own."""
+    kind = system_class(system)
+    if kind.__module__.startswith("stillhouse."):
+        return kind.__module__.rpartition(".")[2]
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return f"{Path(file).resolve()}:{kind.__name__}" if file else None
+
+
+def world_of(world: World | str | Mapping[str, Any] | None) -> World | None:
+    """The world that was meant; see :func:`stillhouse.distill`."""
+    return open_world(world) if isinstance(world, str | Mapping) else world
+
+
+def default_teacher(world: World | None) -> str:
+    """Name of the teacher that a world has: the shipped one, or its closed form where there is none or the
+    world has options."""
+    require(world is not None, "Name a teacher, or a world that has one.")
+    assert world is not None
+    plain = getattr(world, "config", None) == {"name": world.name}
+    return world.name if plain and world.name in shipped() else "exact"
+
+
+def teacher_of(
+    teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None
+) -> Model:
+    """The teacher that was meant; see :func:`stillhouse.distill`."""
+    if isinstance(teacher, Model):
+        return teacher
+    if isinstance(teacher, Denoiser):
+        require(
+            world is not None,
+            "A bare denoiser does not say what its samples are; name a world, or load it with its shape.",
+        )
+        assert world is not None
+        steps = {64: Sampling.steps(teacher.process, 64)}
+        return _of_world(world, teacher, steps)
+    name, _, process = str(teacher).partition(":")
+    if name != "exact":
+        return open_model(teacher, adapter)
+    require(world is not None, "The closed-form teacher is a world's; name the world.")
+    assert world is not None
+    return exact_teacher(world, process_from_config(process or world.default_process))
+
+
+def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) -> Model:
+    """A many-step model of a world's samples."""
+    shown = world.balanced_labels(16) if world.captions else None
+    prompts = () if shown is None else tuple(world.captions[int(i)] for i in shown)
+    spoken = {
+        "text": world.text,
+        "prompts": prompts,
+        "cond_kind": world.cond_kind,
+        "tokenizer": world.tokenizer,
+    }
+    info = {"scales": world.scales} if hasattr(world, "scales") else {}
+    return Model(
+        denoiser,
+        world.shape,
+        world.classes,
+        samplings,
+        free_steps=True,
+        world=world.name,
+        info=info,
+        **spoken,  # type: ignore[arg-type]
+    )
+
+
+def open_model(source: str | Path, adapter: str | None = None) -> Model:
+    """What :func:`stillhouse.load` takes, or the folder of a run that has come to its end."""
+    folder = Path(source)
+    if (folder / CONFIG).exists():
+        require(
+            (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
+        )
+        adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
+    return load(source, adapter=adapter) if adapter else load(source)
+
+
+def data_of(
+    data: Data | tuple[Tensor, Condition] | str | Path | None,
+    world: World | None,
+    teacher: Model,
+    method: Any,
+    seed: int,
+    cache: Path | None = None,
+) -> Data:
+    """Where the run's rows come from; see :func:`stillhouse.distill`. ``cache``: where latents and embeddings
+    are kept."""
+    if isinstance(data, tuple):
+        x, cond = data
+        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
+        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
+    data = "auto" if data is None else data
+    if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
+        from stillhouse.train.cached import PROMPT_FILES, data_for
+
+        path, name = Path(data), type(method).__name__
+        if not path.exists() and len(path.parts) == 1 and not path.suffix:
+            raise unknown("kind of data", str(data), DATA)
+        known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
+        require(path.exists(), f"There is no data '{data}': {known}.")
+        if teacher.tokenizer is not None:
+            return TensorData(token_rows(read_text(path), teacher.tokenizer, teacher.shape[0]), seed=seed)
+        pictures = not requires(method, "data") or path.is_dir() or path.suffix not in PROMPT_FILES
+        require(
+            pictures,
+            f"{name} learns from real data, and '{data}' holds prompts alone; give it pictures with "
+            "captions.",
+        )
+        return data_for(teacher, data, cache=cache, seed=seed)
+    if not isinstance(data, str):
+        return data
+    if data == "none" or (data == "auto" and not requires(method, "data")):
+        return _conditions(world, teacher)
+    require(
+        world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."
+    )
+    assert world is not None
+    if world.infinite:
+        return InfiniteData(world, labelled=teacher.conditional, model=teacher)
+    x, labels = world.data("train")
+    if not teacher.conditional:
+        return TensorData(x, seed=seed)
+    cond = world.condition(labels)
+    return TensorData(teacher.denoiser.process.to_state(x, cond), cond, world.classes, seed)
+
+
+def free_folder(out: str | Path | None, resume: bool) -> None:
+    """Refuse a folder that a run can't be made in, before anything is written there."""
+    require(out is not None or not resume, "To resume a run, give its folder.")
+    if out is None or resume:
+        return
+    folder = Path(out)
+    require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
+    # a run that was refused after its data had been encoded leaves that behind, and no run
+    busy = folder.exists() and any(entry.name != CACHE for entry in folder.iterdir())
+    require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
+
+
+def _conditions(world: World | None, teacher: Model) -> Data:
+    """A run without samples: labels, or the captions of a world."""
+    if teacher.cond_kind:
+        require(
+            world is not None and world.cond_kind == teacher.cond_kind,
+            f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
+        )
+        assert world is not None
+        learnt, held_out = (
+            world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
+        )
+        return Prompts(tuple(teacher.shape), learnt, held_out)
+    if teacher.text is None:
+        return NoData(tuple(teacher.shape), teacher.classes)
+    require(
+        world is not None and bool(world.captions),
+        "The teacher takes prompts; give a file of them: --data prompts.txt.",
+    )
+    assert world is not None
+    learnt, held_out = (
+        conditions_of(world, world.caption_ids(split), teacher) for split in ("train", "test")
+    )
+    return Prompts(tuple(teacher.shape), learnt, held_out)
+
+
+def student_of(
+    student: Denoiser | Mapping[str, Any] | None,
+    world: World | None,
+    teacher: Model,
+    method: Any,
+    seed: int,
+) -> Denoiser | None:
+    if isinstance(student, Denoiser | Model):
+        return student.denoiser if isinstance(student, Model) else student
+    require(
+        student is None or isinstance(student, Mapping),
+        f"A method makes its student from a network, width=64 for example, not from '{student}'.",
+    )
+    closed = isinstance(teacher.denoiser, ExactDenoiser)
+    if student is None and not closed:
+        return None
+    require(world is not None, "The student's network is of a world's size; name the world.")
+    assert world is not None
+    options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
+    if not teacher.classes:
+        options.setdefault("classes", 0)
+    return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+
+
+def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
+    """Refuse a network that can't be called on the run's samples, before anything is written."""
+    device = denoiser.device
+    cond = move(cycled(data.examples(2), 2), device)
+    try:
+        with torch.no_grad():
+            start = denoiser.process.start(Draws(2, "fits", device=device), teacher.shape)
+            denoiser.eval()(start, torch.ones(2, device=device), cond)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise StillhouseError(
+            f"The {who} can't be called on samples of shape {tuple(teacher.shape)}: {line}."
+        ) from error
+
+
+def untrained(
+    world: World | None,
+    data: Any,
+    network: Mapping[str, Any],
+    process: str | Mapping[str, Any],
+    kind: str,
+    seed: int,
+) -> Model:
+    """The model that a run without a teacher begins with.
+
+    Arguments:
+        world: whose samples it makes; None: those of ``data``.
+        data: tensors ``(x, cond)``, a :class:`Data`, or the path of images, whose first gives the size.
+        network: options of the network; without a world ``name`` is ``unet`` unless given.
+        process: how data becomes noise.
+        kind: what the network predicts.
+        seed: of its first weights.
+
+    Returns:
+        A many-step model with fresh weights.
+    """
+    made = process_from_config(process if isinstance(process, str) else dict(process))
+    if world is not None:
+        denoiser = world.network(made, seed, kind=kind, **network)
+        return _of_world(world, denoiser, {1: Sampling.steps(denoiser.process, 1)})
+    require(
+        data is not None and data not in DATA if not isinstance(data, tuple) else True,
+        "Name what to train on: --world mnist, or --data with a folder of images.",
+    )
+    shape, classes = _shape_of(data, network)
+    options = {"name": "unet", "classes": classes, **network}
+    if len(shape) == 3 and options["name"] in ("unet", "dit"):
+        options.setdefault("image_channels", shape[0])
+    denoiser = Denoiser(build_model(options, seed), made, kind)
+    steps = {1: Sampling.steps(made, 1)}
+    return Model(denoiser, shape, options["classes"], steps, free_steps=True)
+
+
+def _shape_of(data: Any, network: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Shape of one sample of ``data``, and the number of its classes."""
+    if isinstance(data, tuple):
+        x, cond = data
+        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
+        return tuple(x.shape[1:]), int(cond.max()) + 1 if labelled else 0
+    if not isinstance(data, str | Path):
+        return tuple(data.shape), data.classes
+    require(Path(data).exists(), f"There is no data '{data}': neither a folder nor a file of images.")
+    from stillhouse.io.data import open_source
+
+    source = open_source(data)
+    channels, image, labels = int(network.get("image_channels", 3)), None, []
+    for row in source.rows():
+        image = image or source.open(row)
+        labels.append(row.label)
+        if image is not None and row.label is None:
+            break  # without a label on each there are no classes
+    require(image is not None, f"'{data}' holds no image that can be read.")
+    assert image is not None
+    classes = 0 if None in labels else max(labels) + 1
+    return (channels, image.height, image.width), classes

@@ -1,0 +1,133 @@
+"""A run as plain data: what is made of what, how, and where. One YAML file is one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillhouse.api.evaluate import versions
+from stillhouse.api.options import read_yaml
+from stillhouse.core.errors import require, unknown
+from stillhouse.io.weights import atomic_write
+
+CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
+COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet", "versions")
+ENTRIES = {
+    "train": (*COMMON, "network", "process", "kind"),
+    "distill": (*COMMON, "teacher", "adapter", "student"),
+}
+
+
+@dataclass
+class Run:
+    """One run, each thing by its name; nothing is opened before it starts.
+
+    ``command``: ``distill`` (there is a teacher) or ``train``. ``system``: a slug or ``FILE.py:CLASS``.
+    ``teacher``, ``world``, ``data``, ``student``: as :func:`stillhouse.distill` takes them; None where the
+    object was only in memory. ``network``, ``process``, ``kind``: of a model that is trained from scratch.
+    ``options``: the system's own, ``recipe``: the fields of :class:`~stillhouse.train.recipe.Recipe` by the
+    names of :func:`~stillhouse.api.options.run_fields`.
+    """
+
+    command: str = "distill"
+    system: str | None = None
+    teacher: str | None = None
+    adapter: str | None = None
+    world: Mapping[str, Any] | str | None = None
+    data: str | None = "auto"
+    student: Mapping[str, Any] | str | None = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    process: Mapping[str, Any] | str | None = None
+    kind: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    out: str | Path | None = None
+
+    def entries(self) -> dict[str, Any]:
+        """The entries of its file, without the folder that the file lies in."""
+        own: dict[str, Any]
+        if self.command == "train":
+            own = {
+                "world": self.world,
+                "data": self.data,
+                "network": self.network,
+                "process": self.process,
+                "kind": self.kind,
+            }
+        else:
+            own = {
+                "teacher": self.teacher,
+                **({"adapter": self.adapter} if self.adapter else {}),
+                "world": self.world,
+                "data": self.data,
+                "student": self.student,
+            }
+        head = {"command": self.command, "method": self.system}
+        return _listed({**head, **own, "options": self.options, "run": self.recipe})
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Its file's text, with the versions it is made with; written to ``path`` if that is given."""
+        text = yaml.safe_dump({**self.entries(), "versions": versions()}, sort_keys=False, allow_unicode=True)
+        if path is not None:
+            atomic_write(Path(path), text.encode())
+        return text
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, command: str = "") -> Run:
+        """The run that a file describes.
+
+        Arguments:
+            path: the file, or the folder of a run.
+            command: refuse a file of another command; empty: any.
+
+        Returns:
+            The run; one that is read from its own folder is to stay there (``out``).
+        """
+        file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
+        entries = read_entries(file, command)
+        run = cls.from_entries(entries)
+        if run.out is None and file.name == CONFIG:
+            run.out = file.parent
+        return run
+
+    @classmethod
+    def from_entries(cls, entries: Mapping[str, Any]) -> Run:
+        """The run of a file's entries, or of the command line's."""
+        given = {k: v for k, v in entries.items() if k not in ("versions", "quiet", "method", "run")}
+        given["system"] = entries.get("system") or entries.get("method")
+        given["recipe"] = dict(entries.get("run") or {})
+        given["options"] = dict(entries.get("options") or {})
+        given["network"] = dict(entries.get("network") or {})
+        return cls(**given)
+
+
+def read_entries(path: Path, command: str = "") -> dict[str, Any]:
+    """The entries of a run's file, checked by name; raises :class:`StillhouseError` for another command's."""
+    read = read_yaml(path)
+    meant = read.get("command", command or "distill")
+    require(
+        not command or meant == command,
+        f"'{path}' describes a run of stillhouse {meant}, not of stillhouse {command}.",
+    )
+    if meant not in ENTRIES:
+        raise unknown("command of a run", str(meant), ENTRIES)
+    for entry in read:
+        if entry not in ENTRIES[meant]:
+            raise unknown("entry of a run file", str(entry), ENTRIES[meant])
+    for section in ("options", "run"):
+        require(
+            isinstance(read.get(section) or {}, dict),
+            f"The entry '{section}' of '{path}' holds names and values.",
+        )
+    return {**read, "command": meant}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, all the way down: plain YAML has no tuples."""
+    if isinstance(value, Mapping):
+        return {k: _listed(v) for k, v in value.items()}
+    return [_listed(v) for v in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,72 @@
+"""``stillhouse distill``: a run of a system that has a teacher."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from stillhouse.commands.parser import Pairs
+from stillhouse.commands.running import add_options, named_system, run_parser, start
+from stillhouse.core.errors import StillhouseError, require
+
+
+def distill(words: list[str]) -> int:
+    """``stillhouse distill SYSTEM …``"""
+    name = named_system(words, "distill")
+    parser = run_parser(
+        f"distill {name or 'SYSTEM'}",
+        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS].",
+    )
+    parser.add_argument(
+        "--teacher",
+        default=argparse.SUPPRESS,
+        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, or "
+        "exact:PROCESS [default the world's]",
+    )
+    parser.add_argument(
+        "--data",
+        default=argparse.SUPPRESS,
+        help="folder of images, parquet or tar files, or a file of prompts; auto, world or none [auto: the "
+        "world's if needed]",
+    )
+    parser.add_argument(
+        "--adapter",
+        metavar="FILE.py:CLASS",
+        default=argparse.SUPPRESS,
+        help="how a Diffusers pipeline of an unknown kind is read",
+    )
+    what = "network that the student is made from, e.g. width=64 [default the teacher]"
+    parser.add_argument(
+        "--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what
+    )
+    parser.add_argument(
+        "--student-model",
+        dest="student",
+        metavar="MODEL",
+        default=argparse.SUPPRESS,
+        help="the student that an operation needs: a folder of a run or of a model",
+    )
+    if not name:
+        parser.parse(words)  # shows the help if that was asked for
+        raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
+
+    from stillhouse.api.resolve import right_command, system_class
+
+    kind = system_class(name)
+    right_command("distill", kind, name)
+    add_options(parser, kind, kind.__name__)
+    return start(words, parser, "distill", name, _check)
+
+
+def _check(entries: dict[str, Any], out: str) -> None:
+    require(
+        bool(entries.get("teacher") or entries.get("world")),
+        "Name a teacher or a world: --teacher mnist, or --world mixture.",
+    )
+    for entry in ("teacher", "data", "student"):
+        kept = entries.get(entry, "") is not None
+        require(
+            kept,
+            f"The run in '{out}' was started from Python with its own {entry} in memory; resume it from "
+            "there.",
+        )
