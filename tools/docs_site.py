@@ -18,7 +18,9 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 BORROWED = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 # the reference, from what a user meets first to the mathematics below
-PACKAGES = "api model train systems samplers solvers forms parts classical metrics worlds io adapters models core"
+PACKAGES = (
+    "api model train systems samplers solvers forms parts classical metrics worlds io adapters models core"
+)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -47,13 +49,19 @@ def example_page(file: Path) -> str:
 def on_files(files: Files, config: Any) -> Files:
     """The pages that are not files of ``docs/``."""
     made = {page: (ROOT / source).read_text() for page, source in BORROWED.items()}
-    packages = [p for p in PACKAGES.split() if any((ROOT / "stillhouse" / p).with_suffix(s).exists() for s in ("", ".py"))]
+    packages = [
+        p
+        for p in PACKAGES.split()
+        if any((ROOT / "stillhouse" / p).with_suffix(s).exists() for s in ("", ".py"))
+    ]
     rows = []
     for package in packages:
         names = modules(package)
         made[f"api/{package}.md"] = f"# stillhouse.{package}\n\n" + "\n".join(f"::: {n}\n" for n in names)
         rows.append(f"- [stillhouse.{package}]({package}.md): {len(names)} modules")
-    made["api/index.md"] = "# Reference\n\nFrom the docstrings, package by package.\n\n" + "\n".join(rows) + "\n"
+    made["api/index.md"] = (
+        "# Reference\n\nFrom the docstrings, package by package.\n\n" + "\n".join(rows) + "\n"
+    )
     examples = sorted((ROOT / "examples").glob("*.py"))
     made.update({f"examples/{file.stem}.md": example_page(file) for file in examples})
     for page, text in made.items():
