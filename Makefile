@@ -59,7 +59,7 @@ teachers: .venv/.installed
 	@touch $@
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 clean:

@@ -49,19 +49,15 @@ def example_page(file: Path) -> str:
 def on_files(files: Files, config: Any) -> Files:
     """The pages that are not files of ``docs/``."""
     made = {page: (ROOT / source).read_text() for page, source in BORROWED.items()}
-    packages = [
-        p
-        for p in PACKAGES.split()
-        if any((ROOT / "stillhouse" / p).with_suffix(s).exists() for s in ("", ".py"))
-    ]
+    there = {path.stem for path in (ROOT / "stillhouse").iterdir()}
+    packages = [package for package in PACKAGES.split() if package in there]
     rows = []
     for package in packages:
         names = modules(package)
         made[f"api/{package}.md"] = f"# stillhouse.{package}\n\n" + "\n".join(f"::: {n}\n" for n in names)
         rows.append(f"- [stillhouse.{package}]({package}.md): {len(names)} modules")
-    made["api/index.md"] = (
-        "# Reference\n\nFrom the docstrings, package by package.\n\n" + "\n".join(rows) + "\n"
-    )
+    listed = "\n".join(rows)
+    made["api/index.md"] = f"# Reference\n\nFrom the docstrings, package by package.\n\n{listed}\n"
     examples = sorted((ROOT / "examples").glob("*.py"))
     made.update({f"examples/{file.stem}.md": example_page(file) for file in examples})
     for page, text in made.items():
