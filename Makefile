@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := stillhouse tests benchmarks examples tools
 
-.PHONY: help demo test lint format check teachers clean
+.PHONY: help demo test lint format check teachers docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test      lint, types, import contracts and all tests"
 	@echo "make lint      the first three alone;  make format  mends the layout"
 	@echo "make check     every system's claim in its world, and its ablations"
+	@echo "make docs      the documentation as a site: build/site/index.html"
 	@echo "make teachers  train the shipped teachers, feature networks and the caption reader anew"
 
 $(BIN)/python:
@@ -36,6 +37,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 format: .venv/.installed
+	$(BIN)/python -m tools.tables
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
@@ -52,6 +54,14 @@ teachers: .venv/.installed
 	$(BIN)/python -m tools.reader
 	$(BIN)/python -m tools.teachers
 	$(BIN)/python -m tools.shapes_pipeline
+
+.venv/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

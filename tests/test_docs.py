@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def block(page: str, n: int = 0) -> str:
 
 
 def test_readme_example_runs(tmp_path, monkeypatch):
-    code = block("README.md")
+    code = block("README.md", 1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -39,20 +40,69 @@ def test_method_from_scratch_runs_from_outside_the_tree(tmp_path, monkeypatch):
     assert student.sample(8).shape == (8, 2)
 
 
-def test_the_page_of_systems_and_the_readme_s_counts_are_what_the_code_says():
-    from stillhouse.systems.registry import families, list_systems, markdown
+def test_the_table_of_systems_and_the_readmes_count_are_what_the_code_holds():
+    from stillhouse.systems.registry import markdown
+    from tools.tables import COUNT, readme
 
-    assert (ROOT / "docs/systems.md").read_text() == markdown(), (
-        "write it anew: stillhouse systems --markdown > docs/systems.md"
-    )
-    found = re.search(r"<!-- systems -->\n(.*?)<!-- /systems -->", (ROOT / "README.md").read_text(), re.S)
-    assert found and found.group(1).startswith(f"{len(list_systems())} systems")
-    assert all(f"{family} {len(list_systems(family))}" in found.group(1) for family in families())
+    page, front = ((ROOT / name).read_text() for name in ("docs/systems.md", "README.md"))
+    assert page == markdown() and front == readme(front), "write them anew: make format"
+    assert len(COUNT.findall(front)) == 1
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
+    ("marker", "contract", "package"),
+    [
+        ("floors", "Imports point down the floors", "stillhouse."),
+        ("core floors", "Imports point down the floors of the core", "stillhouse.core."),
+    ],
 )
+def test_floors_of_the_architecture_are_the_contracts(marker, contract, package):
+    page = (ROOT / "docs/architecture.md").read_text()
+    listed = re.search(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", page, re.S)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(c["layers"] for c in contracts if c["name"] == contract)
+    shown = [
+        row.removeprefix("- ").replace("`", "").replace(" · ", " | ").replace(", ", " : ")
+        for row in listed[1].splitlines()
+    ]
+    assert shown == [layer.replace(package, "") for layer in layers]
+
+
+def in_small(code: str) -> str:
+    """The code of a page with few iterations and small sizes, at the precision of a CPU."""
+    code = re.sub(r"iterations(=|\": )\d+", r"iterations\g<1>8", code)
+    code = re.sub(r"batch(=|\": )\d+", r"batch\g<1>4", code)
+    code = re.sub(r"\blora=\d+", "lora=2", code)
+    return code.replace('precision="bf16"', 'precision="fp32"').replace("n=500", "n=64")
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs/tasks").glob("*.md")))
+def test_pages_by_task_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "./my-sd" in (text := (ROOT / "docs/tasks" / page).read_text()):
+        from stillhouse.io.pipelines.tiny import build
+        from stillhouse.worlds.shapes.world import write_folder
+
+        build("sd", "my-sd")
+        write_folder("my-pictures", 8)
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(in_small(code), page, "exec"), names)
+
+
+def test_pages_name_the_options_of_today():
+    from stillhouse.core.spellings import OPTIONS
+
+    old = "|".join(name.replace("_", "-") for name in OPTIONS)
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        assert not re.findall(rf"--(?:{old})(?![\w-])", page.read_text()), page
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES += [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"

@@ -46,6 +46,15 @@ def unconditional(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra
     as ``Denoiser(call=…)``.
 
     It is shown ``r_t + y`` and says ``x_0`` (kind ``x0``), which becomes ``x_0 - y``.
+
+    Arguments:
+        net: a network called as ``net(x, t, None)``.
+        x: residuals ``r_t``, (B, …).
+        t: times in [0, 1], (B,).
+        cond: a condition with the degraded picture.
+
+    Returns:
+        The clean residual, (B, …).
     """
     y = degraded(cond)
     return net(x + y, t, None, **extra) - y
@@ -104,6 +113,15 @@ class Bridge(Process):
 
         ``r_0 + (eta_s / eta_t) (r_t - r_0)`` and ``kappa^2 eta_s (eta_t - eta_s) / eta_t``: a Brownian bridge
         between the two (Yue et al., 2023, arXiv 2307.12348; Liu et al., 2023, arXiv 2302.05872).
+
+        Arguments:
+            r_0: clean residuals, (B, …).
+            r_t: residuals at ``t``, (B, …).
+            t: times in (0, 1], (B,).
+            s: earlier times in [0, t), (B,).
+
+        Returns:
+            Mean (B, …) and standard deviation (B,).
         """
         here, there = self.eta(t), self.eta(s)
         share = there / here

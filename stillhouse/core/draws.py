@@ -57,14 +57,32 @@ class Draws:
     def uniform(
         self, low: float = 0.0, high: float = 1.0, *shape: int, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Uniform numbers in ``[low, high)`` of shape ``(rows, *shape)``."""
+        """Uniform numbers in ``[low, high)`` of shape ``(rows, *shape)``.
+
+        Arguments:
+            low: the least number.
+            high: above the largest one.
+            shape: of one row.
+            dtype: of the numbers.
+
+        Returns:
+            Numbers, (rows, *shape).
+        """
         drawn = torch.rand(
             self.rows * self.world, *shape, generator=self.generator, device=self.device, dtype=dtype
         )
         return low + (high - low) * self._mine(drawn)
 
     def integers(self, low: int, high: int) -> Tensor:
-        """Integers in ``low … high - 1`` of shape ``(rows,)``."""
+        """Integers in ``low … high - 1`` of shape ``(rows,)``.
+
+        Arguments:
+            low: the least one.
+            high: above the largest one.
+
+        Returns:
+            Integers of int64, (rows,).
+        """
         return self._mine(
             torch.randint(low, high, (self.rows * self.world,), generator=self.generator, device=self.device)
         )
@@ -78,9 +96,25 @@ class Draws:
         )
 
     def one_integer(self, low: int, high: int) -> int:
-        """One integer in ``low … high - 1``, the same for every sample and every process."""
+        """One integer in ``low … high - 1``, the same for every sample and every process.
+
+        Arguments:
+            low: the least one.
+            high: above the largest one.
+
+        Returns:
+            The integer.
+        """
         return int(torch.randint(low, high, (1,), generator=self.generator, device=self.device))
 
     def one_uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """One number in ``[low, high)``, the same for every sample and every process."""
+        """One number in ``[low, high)``, the same for every sample and every process.
+
+        Arguments:
+            low: the least number.
+            high: above the largest one.
+
+        Returns:
+            The number.
+        """
         return low + (high - low) * float(torch.rand(1, generator=self.generator, device=self.device))

@@ -13,7 +13,16 @@ class StillhouseError(Exception):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
-    """The error for a name that is not among ``known``, with the nearest one that is."""
+    """The error for a name that is not among ``known``, with the nearest one that is.
+
+    Arguments:
+        what: the kind of thing that was looked for, as in a sentence.
+        name: what was asked for.
+        known: the names that there are.
+
+    Returns:
+        The error, to be raised.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
@@ -21,13 +30,26 @@ def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
 
 
 def require(condition: bool, sentence: str) -> None:
-    """Raise :class:`StillhouseError` with ``sentence`` unless ``condition`` holds."""
+    """Raise :class:`StillhouseError` with ``sentence`` unless ``condition`` holds.
+
+    Arguments:
+        condition: what has to hold.
+        sentence: what was wrong, with which value, and what to do.
+    """
     if not condition:
         raise StillhouseError(sentence)
 
 
 def extra(module: str, name: str) -> ModuleType:
-    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so."""
+    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so.
+
+    Arguments:
+        module: dotted name of what is imported.
+        name: the extra of ``pip install 'stillhouse[name]'`` that brings it.
+
+    Returns:
+        The module.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -20,7 +20,15 @@ from stillhouse.core.process import expand_to
 
 def ddim_step(pred: Prediction, s: Tensor) -> Tensor:
     """``alpha_s x0 + sigma_s eps``: where the line of a prediction is at time ``s`` of shape (B,). This is
-    one DDIM step."""
+    one DDIM step.
+
+    Arguments:
+        pred: a prediction at B states.
+        s: where to, in [0, 1], (B,).
+
+    Returns:
+        The state at ``s``, (B, …).
+    """
     process, x = pred.at.process, pred.at.x
     return expand_to(process.alpha(s), x) * pred.x0 + expand_to(process.sigma(s), x) * pred.eps
 
@@ -28,7 +36,19 @@ def ddim_step(pred: Prediction, s: Tensor) -> Tensor:
 def jump(
     model: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
-    """``G(x_t, t -> s)`` for ``t, s`` of shape (B,); the identity at ``s = t``."""
+    """``G(x_t, t -> s)`` for ``t, s`` of shape (B,); the identity at ``s = t``.
+
+    Arguments:
+        model: a denoiser; one of two times is given ``s`` as an input.
+        x_t: states, (B, …).
+        t: their times in [0, 1], (B,).
+        s: where to, in [0, 1], (B,).
+        cond: a condition of B rows.
+        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+
+    Returns:
+        The states at ``s``, (B, …).
+    """
     pred = (
         model(x_t, t, cond, s=s, guidance=guidance)
         if model.two_time
@@ -40,7 +60,18 @@ def jump(
 def predict_x0(
     model: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
-    """``G(x_t, t -> 0)``: the clean end that the model sees from here, of the shape of ``x_t``."""
+    """``G(x_t, t -> 0)``: the clean end that the model sees from here, of the shape of ``x_t``.
+
+    Arguments:
+        model: a denoiser.
+        x_t: states, (B, …).
+        t: their times in [0, 1], (B,).
+        cond: a condition of B rows.
+        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+
+    Returns:
+        The clean estimate, (B, …).
+    """
     if model.two_time:
         return model(x_t, t, cond, s=torch.zeros_like(t), guidance=guidance).x0
     return model(x_t, t, cond, guidance=guidance).x0

@@ -19,7 +19,16 @@ from stillhouse.core.process import Process, expand_to
 
 def divide(numerator: Tensor, denominator: Tensor, instead: Tensor | None = None) -> Tensor:
     """``numerator / denominator``, and ``instead`` (0 unless given) where the denominator vanishes and the
-    view does not exist."""
+    view does not exist.
+
+    Arguments:
+        numerator: any shape.
+        denominator: of a shape that goes with it.
+        instead: what stands where the denominator is 0.
+
+    Returns:
+        The quotient, without inf or nan.
+    """
     tiny = 1e-14 if denominator.dtype == torch.float64 else 1e-7
     gone = denominator.abs() < tiny
     instead = torch.zeros_like(numerator) if instead is None else instead
@@ -58,7 +67,15 @@ class Kind:
     said."""
 
     def predict(self, raw: Tensor, at: At) -> Prediction:
-        """The prediction that a network's output ``raw`` stands for."""
+        """The prediction that a network's output ``raw`` stands for.
+
+        Arguments:
+            raw: the network's output, (B, …).
+            at: the process at the times of the batch.
+
+        Returns:
+            The prediction, with its views ``x0 eps velocity score``.
+        """
         return Prediction(raw.to(at.x.dtype), self, at)
 
     def inputs(self, at: At) -> tuple[Tensor, Tensor]:
@@ -66,7 +83,15 @@ class Kind:
         return at.x, at.t
 
     def time(self, process: Process, t: Tensor) -> Tensor:
-        """What the network is fed for a time ``t``."""
+        """What the network is fed for a time ``t``.
+
+        Arguments:
+            process: the denoiser's process.
+            t: times in [0, 1], (B,).
+
+        Returns:
+            The network's own time, (B,).
+        """
         return t
 
     def x0(self, raw: Tensor, at: At) -> Tensor:

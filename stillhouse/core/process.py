@@ -22,7 +22,15 @@ from stillhouse.core.errors import require, unknown
 
 
 def expand_to(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A per-sample coefficient ``(B,)`` shaped and typed to multiply ``x`` of shape ``(B, ...)``."""
+    """A per-sample coefficient ``(B,)`` shaped and typed to multiply ``x`` of shape ``(B, ...)``.
+
+    Arguments:
+        coefficient: one number a sample, (B,), or one a frame, (B, F).
+        x: what it will multiply, (B, …).
+
+    Returns:
+        The coefficient with trailing dimensions of 1, of the type and on the device of ``x``.
+    """
     return coefficient.to(device=x.device, dtype=x.dtype).reshape(
         coefficient.shape + (1,) * (x.dim() - coefficient.dim())
     )
@@ -89,15 +97,41 @@ class Process:
         return self.time(-ratio.log())
 
     def noise(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """``alpha(t) x + sigma(t) eps`` for ``x, eps`` of shape ``(B, ...)``, ``t`` of shape ``(B,)``."""
+        """``alpha(t) x + sigma(t) eps`` for ``x, eps`` of shape ``(B, ...)``, ``t`` of shape ``(B,)``.
+
+        Arguments:
+            x: clean data, (B, …).
+            t: times in [0, 1], (B,).
+            eps: standard normal noise, (B, …).
+
+        Returns:
+            The state ``x_t``, (B, …).
+        """
         return expand_to(self.alpha(t), x) * x + expand_to(self.sigma(t), x) * eps
 
     def velocity(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """``d x_t / dt = alpha' x + sigma' eps`` along the line of one pair (x, eps)."""
+        """``d x_t / dt = alpha' x + sigma' eps`` along the line of one pair (x, eps).
+
+        Arguments:
+            x: clean data, (B, …).
+            t: times in [0, 1], (B,).
+            eps: the noise of the pair, (B, …).
+
+        Returns:
+            The slope, (B, …), per unit of ``t``.
+        """
         return expand_to(self.dalpha(t), x) * x + expand_to(self.dsigma(t), x) * eps
 
     def score(self, t: Tensor, eps: Tensor) -> Tensor:
-        """``grad log q(x_t | x_0) = -eps / sigma(t)``."""
+        """``grad log q(x_t | x_0) = -eps / sigma(t)``.
+
+        Arguments:
+            t: times in (0, 1], (B,).
+            eps: the noise in the state, (B, …).
+
+        Returns:
+            The score, (B, …).
+        """
         return -eps / expand_to(self.sigma(t), eps)
 
     @cached_property
@@ -114,17 +148,44 @@ class Process:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Where a walk from time ``t`` starts, (rows, *shape): noise of deviation ``sigma(t)``, unless
-        ``std`` says otherwise."""
+        ``std`` says otherwise.
+
+        Arguments:
+            draws: the random numbers, for as many rows as it has.
+            shape: of one sample.
+            t: the time, in [0, 1].
+            std: standard deviation in the place of ``sigma(t)``.
+            dtype: of the state.
+
+        Returns:
+            The state, (rows, *shape).
+        """
         level = self.sigma(torch.tensor(t, dtype=torch.float64)).item() if std is None else std
         return level * draws.normal(*shape, dtype=dtype)
 
     def to_state(self, x: Tensor, cond: Condition) -> Tensor:
         """The ``x_0`` of this process for data ``x`` (B, …) under ``cond``: itself, unless the process goes
-        from one picture to another."""
+        from one picture to another.
+
+        Arguments:
+            x: data, (B, …).
+            cond: their condition, B rows.
+
+        Returns:
+            ``x_0``, (B, …).
+        """
         return x
 
     def to_data(self, x: Tensor, cond: Condition) -> Tensor:
-        """The inverse of :meth:`to_state`."""
+        """The inverse of :meth:`to_state`.
+
+        Arguments:
+            x: ``x_0`` of the process, (B, …).
+            cond: their condition, B rows.
+
+        Returns:
+            Data, (B, …).
+        """
         return x
 
     def config(self) -> dict[str, Any]:
@@ -390,6 +451,15 @@ def convert(x: Tensor, t: Tensor, source: Process, target: Process) -> tuple[Ten
 
     Takes ``x`` of shape ``(B, ...)`` at ``t`` of shape ``(B,)`` under ``source``; returns ``(x', t')`` under
     ``target``. The scale is the ratio of ``hypot(alpha, sigma)``, which is finite at both ends.
+
+    Arguments:
+        x: a state, (B, …).
+        t: its times in [0, 1], (B,).
+        source: the process that it is a state of.
+        target: the process that it becomes a state of.
+
+    Returns:
+        The state (B, …) and its times (B,) under ``target``.
     """
     there = target.time(source.log_snr(t))
     scale = torch.hypot(target.alpha(there), target.sigma(there)) / torch.hypot(

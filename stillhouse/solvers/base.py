@@ -21,7 +21,15 @@ Predict = Callable[[Tensor, Tensor, Tensor], Prediction]
 
 
 def fresh(draws: Draws | None, x: Tensor) -> Tensor:
-    """Standard normal noise like ``x``; a walk that needs some must have been given draws."""
+    """Standard normal noise like ``x``; a walk that needs some must have been given draws.
+
+    Arguments:
+        draws: the walk's random numbers, or None.
+        x: states, (B, …).
+
+    Returns:
+        Noise, (B, …).
+    """
     if draws is None:
         raise RuntimeError("this walk draws noise but was given none; pass draws")
     return draws.normal_like(x)
@@ -36,7 +44,12 @@ class History:
     left: int = 0  # steps after this one
 
     def keep(self, pred: Prediction, most: int) -> None:
-        """Remember ``pred``, forgetting all but the newest ``most``."""
+        """Remember ``pred``, forgetting all but the newest ``most``.
+
+        Arguments:
+            pred: the newest prediction.
+            most: how many are kept, at least 1.
+        """
         self.pred = [*self.pred, pred][-most:]
 
 
@@ -50,11 +63,31 @@ class Solver:
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,)."""
+        """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,).
+
+        Arguments:
+            predict: ``predict(x, t, s)``, the model's prediction at a state.
+            x: states, (B, …).
+            t: their times in [0, 1], (B,).
+            s: where to, (B,).
+            history: what the solver remembers of this walk.
+            draws: random numbers, for a stochastic solver.
+
+        Returns:
+            The states at ``s``, (B, …).
+        """
         raise NotImplementedError
 
     def asked(self, process: Process, times: Sequence[float]) -> list[float]:
-        """The times at which one walk along ``times`` evaluates the network, repeated as often as it does."""
+        """The times at which one walk along ``times`` evaluates the network, repeated as often as it does.
+
+        Arguments:
+            process: the process of the walk.
+            times: the grid, falling, n + 1 numbers in [0, 1].
+
+        Returns:
+            The times of all evaluations, in order.
+        """
         return [t for t in times[:-1] for _ in range(self.evaluations)]
 
     def config(self) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from stillhouse.core.process import Process, expand_to
 
 def gap(process: Process, t: Tensor, s: Tensor) -> Tensor:
     """``h = lambda_s - lambda_t > 0`` for ``s < t`` of shape (B,); inf from ``alpha_t = 0`` and to ``sigma_s
-    = 0``."""
+    = 0``.
+
+    Arguments:
+        process: the process of the walk.
+        t: times in [0, 1], (B,).
+        s: earlier times, (B,).
+
+    Returns:
+        Differences of half log-SNR, (B,).
+    """
     return process.log_snr(s) - process.log_snr(t)
 
 
@@ -26,6 +35,14 @@ def noisy_ddim_step(pred: Prediction, s: Tensor, std: Tensor) -> Tensor:
 
     ``std = 0`` is DDIM; the state at ``s`` keeps its marginal whatever ``std <= sigma_s`` is (Song et al.,
     2020, arXiv 2010.02502, eq. 12).
+
+    Arguments:
+        pred: a prediction at B states.
+        s: where to, in [0, 1], (B,).
+        std: standard deviation of the noise that is added then, (B,), at most ``sigma_s``.
+
+    Returns:
+        The mean of the step, (B, …).
     """
     process, x = pred.at.process, pred.at.x
     kept = (process.sigma(s) ** 2 - std**2).clamp_min(0).sqrt()

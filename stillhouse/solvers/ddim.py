@@ -36,7 +36,15 @@ class DDIM(Solver):
 
     def transition(self, pred: Prediction, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``pred`` was asked to time
-        ``s`` of shape (B,)."""
+        ``s`` of shape (B,).
+
+        Arguments:
+            pred: a prediction at B states.
+            s: where to, in [0, 1], (B,).
+
+        Returns:
+            Mean (B, …) and standard deviation (B,).
+        """
         process, t = pred.at.process, pred.at.t
         if not self.eta:
             return ddim_step(pred, s), torch.zeros_like(process.sigma(s))

@@ -38,7 +38,15 @@ def cosine(n: int) -> Tensor:
 
 def shifted(n: int, shift: float = 3.0) -> Tensor:
     """``a t / (1 + (a - 1) t)``: ``a`` times a flow's noise ratio on the uniform grid (Esser et al., 2024,
-    arXiv 2403.03206, eq. 23)."""
+    arXiv 2403.03206, eq. 23).
+
+    Arguments:
+        n: steps, at least 1.
+        shift: ``a``, positive; 1 is the uniform grid.
+
+    Returns:
+        Falling times, float64, (n + 1,).
+    """
     require(shift > 0, f"A grid's shift must be positive, not {shift}.")
     t = uniform(n)
     return shift * t / (1 + (shift - 1) * t)
@@ -70,6 +78,16 @@ def karras(
 
     Karras et al., 2022 (arXiv 2206.00364, eq. 5). The ends default to EDM's [0.002, 80], as far as the
     process has them.
+
+    Arguments:
+        process: where times come from.
+        n: steps, at least 1.
+        rho: 7 in EDM; larger ones crowd the small levels.
+        sigma_min: the last level before 0, as ``sigma / alpha``.
+        sigma_max: the first level.
+
+    Returns:
+        Falling times, float64, (n + 1,).
     """
     _enough(n)
     low, high = _ratios(process, sigma_min, sigma_max)
@@ -85,6 +103,16 @@ def log_snr(
 
     ``zero``: the last of the ``n`` steps leads to ``t = 0``; otherwise the grid ends at ``high``. The ends
     default to those of :func:`karras`.
+
+    Arguments:
+        process: where times come from.
+        n: steps, at least 1.
+        low: half log-SNR of the first time.
+        high: half log-SNR of the last time before 0.
+        zero: whether the last step leads to 0.
+
+    Returns:
+        Falling times, float64, (n + 1,).
     """
     _enough(n)
     least, most = _ratios(
@@ -108,7 +136,16 @@ def _table(process: Process, n: int) -> int:
 
 def leading(process: Process, n: int, offset: int = 1) -> Tensor:
     """Table steps ``i (steps // n) + offset``, falling, then 0: Stable Diffusion's default. Starts below ``t
-    = 1``; shape ``(n + 1,)``."""
+    = 1``; shape ``(n + 1,)``.
+
+    Arguments:
+        process: one with a table of steps.
+        n: steps, from 1 to the table's.
+        offset: added to every table step.
+
+    Returns:
+        Falling times, float64, (n + 1,).
+    """
     steps = _table(process, n)
     index = torch.arange(n - 1, -1, -1, dtype=torch.float64) * (steps // n) + offset
     return _with_zero((index.clamp(max=steps - 1) + 1) / steps)
@@ -116,7 +153,15 @@ def leading(process: Process, n: int, offset: int = 1) -> Tensor:
 
 def linspace(process: Process, n: int) -> Tensor:
     """``n`` table steps, rounded from an even spacing of the first to the last, then 0: shape ``(n +
-    1,)``."""
+    1,)``.
+
+    Arguments:
+        process: one with a table of steps.
+        n: steps, from 1 to the table's.
+
+    Returns:
+        Falling times, float64, (n + 1,).
+    """
     steps = _table(process, n)
     index = (
         torch.linspace(steps - 1, 0, n, dtype=torch.float64).round()
@@ -128,7 +173,15 @@ def linspace(process: Process, n: int) -> Tensor:
 
 def trailing(process: Process, n: int) -> Tensor:
     """Table steps counted back from the last one, then 0 (Lin et al., 2023, arXiv 2305.08891): starts at ``t
-    = 1``; shape ``(n + 1,)``."""
+    = 1``; shape ``(n + 1,)``.
+
+    Arguments:
+        process: one with a table of steps.
+        n: steps, from 1 to the table's.
+
+    Returns:
+        Falling times, float64, (n + 1,).
+    """
     steps = _table(process, n)
     index = (torch.arange(n, 0, -1, dtype=torch.float64) * (steps / n)).round()
     return _with_zero(index / steps)
@@ -136,7 +189,15 @@ def trailing(process: Process, n: int) -> Tensor:
 
 def thinned(levels: Tensor, n: int) -> list[float]:
     """``n`` of a student's trained ``levels`` (falling times), evenly by index from the first, then 0: its
-    grid of ``n`` calls."""
+    grid of ``n`` calls.
+
+    Arguments:
+        levels: falling times ending in 0, (N + 1,).
+        n: calls, at most N.
+
+    Returns:
+        The grid, n + 1 numbers.
+    """
     _enough(n)
     require(n < len(levels), f"A student trained on {len(levels)} levels can't be sampled in {n} calls.")
     return [*levels[[i * (len(levels) - 1) // n for i in range(n)]].tolist(), 0.0]
@@ -149,7 +210,16 @@ GRIDS: dict[str, Callable[..., Tensor]] = {
 
 def make_grid(config: str | dict[str, Any], process: Process, steps: int) -> Tensor:
     """The grid of that name and parameters with ``steps`` steps, float64 ``(steps + 1,)``; raises
-    :class:`StillhouseError` if unknown."""
+    :class:`StillhouseError` if unknown.
+
+    Arguments:
+        config: a name, or a name with the grid's parameters.
+        process: where times come from.
+        steps: how many, at least 1.
+
+    Returns:
+        Falling times from at most 1 to 0, float64, (steps + 1,).
+    """
     fields = {"name": config} if isinstance(config, str) else dict(config)
     name = str(fields.pop("name", ""))
     if name not in GRIDS:

@@ -52,6 +52,19 @@ def endpoint(
     within ``atol + rtol max|u|``. Down to ``sigma = 0`` it stops a hair short and lands with one DDIM step,
     since a data prediction says nothing of the slope there. Without gradient. Raises :class:`StillhouseError`
     when the tolerance can't be met.
+
+    Arguments:
+        model: the denoiser whose ODE is walked.
+        x: states, (B, …).
+        t0: their times in [0, 1].
+        t1: where to, in [0, 1].
+        cond: a condition of B rows.
+        rtol: tolerance relative to the largest element.
+        atol: absolute tolerance.
+        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+
+    Returns:
+        The states at ``t1``, (B, …).
     """
     require(rtol > 0 and atol > 0, f"Tolerances must be positive, not rtol {rtol}, atol {atol}.")
     process, rows = model.process, len(x)

@@ -46,7 +46,18 @@ class Renoise(Solver):
 
 def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -> Tensor:
     """From a state at ``t`` up to one at ``s >= t``: scale the signal, add what is missing of the noise
-    ``eps``."""
+    ``eps``.
+
+    Arguments:
+        process: the process of the walk.
+        x: states, (B, …).
+        t: their times in [0, 1], (B,).
+        s: later times, (B,).
+        eps: standard normal noise, (B, …).
+
+    Returns:
+        The states at ``s``, (B, …).
+    """
     scale = process.alpha(s) / process.alpha(t)
     added = (process.sigma(s) ** 2 - (scale * process.sigma(t)) ** 2).clamp_min(0).sqrt()
     return expand_to(scale, x) * x + expand_to(added, x) * eps
