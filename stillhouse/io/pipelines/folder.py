@@ -187,7 +187,7 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
         file.suffix == ".safetensors",
         f"'{file}' is neither a pipeline's folder nor a .safetensors checkpoint.",
     )
-    config = required(
+    named = required(
         config,
         f"The single file '{file}' holds weights alone; name a folder of the same kind of pipeline, for "
         "its configuration and tokenizers, "
@@ -195,7 +195,7 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
     )
     import diffusers
 
-    index = check_folder(Path(config))
+    index = check_folder(Path(named))
     known: Any = getattr(diffusers, index["_class_name"], None)
     require(
         hasattr(known, "from_single_file"),
