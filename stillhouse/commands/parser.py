@@ -138,7 +138,7 @@ def add_fields(
             options |= {"nargs": "+", "action": Pairs, "metavar": "KEY=VALUE"}
         else:
             kinds = ((int, "N"), (float, "X"), ((tuple, list), "A,B,…"))
-            options["metavar"] = next((m for k, m in kinds if isinstance(default, k)), "WORD")  # type: ignore[arg-type]
+            options["metavar"] = next((m for k, m in kinds if isinstance(default, k)), "WORD")
         group.add_argument("--" + name.replace("_", "-"), **options)
 
 

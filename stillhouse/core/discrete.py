@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required_type
 from stillhouse.core.prediction import KINDS, At, Kind, Prediction
 from stillhouse.core.process import Process, at_least_float32
 
@@ -270,21 +270,16 @@ class Uniform(Tokens):
 
 def of_tokens(process: Process) -> Tokens:
     """``process``, if it is one of tokens; otherwise one sentence."""
-    require(
-        isinstance(process, Tokens), f"This works on tokens, not on states of the process '{process.name}'."
+    return required_type(
+        process, Tokens, f"This works on tokens, not on states of the process '{process.name}'."
     )
-    assert isinstance(process, Tokens)
-    return process
 
 
 def of_masks(process: Process) -> Masked:
     """``process``, if its tokens are masked; otherwise one sentence."""
-    require(
-        isinstance(process, Masked),
-        f"This works on masked tokens, not on states of the process '{process.name}'.",
+    return required_type(
+        process, Masked, f"This works on masked tokens, not on states of the process '{process.name}'."
     )
-    assert isinstance(process, Masked)
-    return process
 
 
 @dataclass
@@ -306,9 +301,7 @@ class TokenPrediction(Prediction):
 
 def of_words(pred: Prediction) -> TokenPrediction:
     """``pred``, if it is about tokens; otherwise one sentence."""
-    require(isinstance(pred, TokenPrediction), "This works on tokens; the model says something else.")
-    assert isinstance(pred, TokenPrediction)
-    return pred
+    return required_type(pred, TokenPrediction, "This works on tokens; the model says something else.")
 
 
 class Logits(Kind):

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class StillhouseError(Exception):
@@ -38,6 +41,34 @@ def require(condition: bool, sentence: str) -> None:
     """
     if not condition:
         raise StillhouseError(sentence)
+
+
+def required(value: T | None, sentence: str) -> T:
+    """A value that must be given.
+
+    Arguments: value: what was given, or None. sentence: what is said in its absence, one sentence.
+
+    Returns:
+        ``value``, of a type without None. Raises :class:`StillhouseError` with ``sentence`` for None alone; a
+        zero or an empty list is a value.
+    """
+    if value is None:
+        raise StillhouseError(sentence)
+    return value
+
+
+def required_type(value: object, kind: type[T] | tuple[type[T], ...], sentence: str) -> T:
+    """A value that must be of a certain type.
+
+    Arguments: value: what was given. kind: the class it must be an instance of, or several of them.
+    sentence: what is said of any other value, one sentence.
+
+    Returns:
+        ``value``, of type ``kind``. Raises :class:`StillhouseError` with ``sentence`` otherwise.
+    """
+    if not isinstance(value, kind):
+        raise StillhouseError(sentence)
+    return value
 
 
 def extra(module: str, name: str) -> ModuleType:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.core.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require, required_type
 from stillhouse.io.weights import atomic_write
 from stillhouse.models.scenes import Gaussians, Points, Scene, Voxels
 
@@ -99,10 +99,9 @@ def _fields(scene: Scene, number: int) -> dict[str, Tensor]:
         return dict(zip((*PLACE, *SPLAT), torch.cat(parts, 1).float().unbind(1), strict=True))
     if isinstance(scene, Points):
         return dict(zip(PLACE, scene.centre[number].float().unbind(1), strict=True))
-    require(isinstance(scene, Voxels), f"A {scene.name} scene has no place in space, and no .ply file.")
-    assert isinstance(scene, Voxels)
-    full = scene.density[number, 0] > FULL
+    voxels = required_type(scene, Voxels, f"A {scene.name} scene has no place in space, and no .ply file.")
+    full = voxels.density[number, 0] > FULL
     edge = full.shape[0]
-    place = (full.nonzero() * (2 / (edge - 1)) - 1) * scene.reach
-    colour = (torch.sigmoid(scene.colour[number][:, full]) * 255).round()
+    place = (full.nonzero() * (2 / (edge - 1)) - 1) * voxels.reach
+    colour = (torch.sigmoid(voxels.colour[number][:, full]) * 255).round()
     return dict(zip((*PLACE, "red", "green", "blue"), (*place.unbind(1), *colour), strict=True))

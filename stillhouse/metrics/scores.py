@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,8 +142,7 @@ def find_score(name: str) -> Score:
         ) from error
     found = getattr(module, function, None)
     require(callable(found), f"There is no function '{function}' in '{source}' to be a score.")
-    assert found is not None
-    return found
+    return cast(Score, found)
 
 
 def metric_of(name: str, score: Score) -> Metric:

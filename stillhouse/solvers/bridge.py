@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stillhouse.core.bridge import Bridge
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required_type
 from stillhouse.core.process import expand_to
 from stillhouse.solvers.base import History, Predict, Solver, fresh
 
@@ -38,11 +38,10 @@ class Posterior(Solver):
         clean = predict(x + self.noise * fresh(draws, x) if self.noise else x, t, s)
         if bool((s == 0).all()):
             return clean.x0
-        bridge = clean.at.process
-        require(
-            isinstance(bridge, Bridge),
-            f"The solver 'bridge' walks a bridge, not the process '{bridge.name}'.",
+        bridge = required_type(
+            clean.at.process,
+            Bridge,
+            f"The solver 'bridge' walks a bridge, not the process '{clean.at.process.name}'.",
         )
-        assert isinstance(bridge, Bridge)
         mean, std = bridge.posterior(clean.x0, x, t, s)
         return mean + expand_to(std, x) * fresh(draws, x)

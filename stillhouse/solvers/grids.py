@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.errors import require, unknown
+from stillhouse.core.errors import require, required_type, unknown
 from stillhouse.core.process import Process, ScaledLinearVP
 
 
@@ -125,13 +125,13 @@ def log_snr(
 
 def _table(process: Process, n: int) -> int:
     _enough(n)
-    require(
-        isinstance(process, ScaledLinearVP),
+    steps = required_type(
+        process,
+        ScaledLinearVP,
         f"This spacing counts the steps of a table; process '{process.name}' has none.",
-    )
-    assert isinstance(process, ScaledLinearVP)
-    require(n <= process.steps, f"A grid of {n} steps can't be had from a table of {process.steps}.")
-    return process.steps
+    ).steps
+    require(n <= steps, f"A grid of {n} steps can't be had from a table of {steps}.")
+    return steps
 
 
 def leading(process: Process, n: int, offset: int = 1) -> Tensor:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition, restored
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.weights import atomic_write
 
 INDEX, PROBE, HEADER = "index.json", "probe.safetensors", "stillhouse"
@@ -50,12 +50,9 @@ class Cache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        index = _index(self.folder)
-        require(
-            index is not None and index["complete"],
-            f"The cache in '{self.folder}' is not finished; encode its data to the end.",
-        )
-        assert index is not None
+        unfinished = f"The cache in '{self.folder}' is not finished; encode its data to the end."
+        index = required(_index(self.folder), unfinished)
+        require(index["complete"], unfinished)
         self.key: dict[str, Any] = index["key"]
         self.shape: tuple[int, ...] | None = tuple(index["shape"]) if index["shape"] else None
         self.labelled: bool = index["labelled"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, extra, require
+from stillhouse.core.errors import StillhouseError, extra, require, required_type
 
 INFO = "meta/info.json"
 STATE, ACTION, EPISODE, FRAME, TIME = (
@@ -100,12 +100,9 @@ def read_lerobot(
     folder = Path(folder)
     require(horizon >= 1, f"A chunk has at least one action, not {horizon}.")
     info = _info(folder)
-    rate = info.get("fps")
-    require(
-        isinstance(rate, int | float) and rate > 0,
-        f"'{folder / INFO}' gives no frame rate: 'fps' is {rate!r}.",
-    )
-    assert isinstance(rate, int | float)
+    no_rate = f"'{folder / INFO}' gives no frame rate: 'fps' is {info.get('fps')!r}."
+    rate = required_type(info.get("fps"), (int, float), no_rate)
+    require(rate > 0, no_rate)
     require(
         fps is None or fps == rate,
         f"The demonstrations in '{folder}' were recorded at {rate:g} frames a second, not at {fps}.",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.pipelines.base import Family, quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.video import VideoFamily
@@ -187,16 +187,15 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
         file.suffix == ".safetensors",
         f"'{file}' is neither a pipeline's folder nor a .safetensors checkpoint.",
     )
-    require(
-        config is not None,
+    named = required(
+        config,
         f"The single file '{file}' holds weights alone; name a folder of the same kind of pipeline, for "
         "its configuration and tokenizers, "
         "as config (--config).",
     )
-    assert config is not None
     import diffusers
 
-    index = check_folder(Path(config))
+    index = check_folder(Path(named))
     known: Any = getattr(diffusers, index["_class_name"], None)
     require(
         hasattr(known, "from_single_file"),

@@ -9,7 +9,7 @@ from stillhouse.core.bridge import Bridge, degraded, unconditional
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required_type
 from stillhouse.core.prediction import divide
 from stillhouse.core.process import Process, expand_to
 from stillhouse.worlds.mixture.world import Mixture
@@ -115,12 +115,12 @@ class BridgedMixture(Mixture):
         self.network_defaults = {**self.network_defaults, "image_cond": self.shape[0]}
 
     def exact(self, process: Process) -> BridgedDenoiser:  # type: ignore[override]
-        require(
-            isinstance(process, Bridge),
+        bridge = required_type(
+            process,
+            Bridge,
             f"This world is bridged; its closed form is of a bridge, not of '{process.name}'.",
         )
-        assert isinstance(process, Bridge)
-        return BridgedDenoiser(process, self, self.blind)
+        return BridgedDenoiser(bridge, self, self.blind)
 
     def _numbers(self, split: str) -> Tensor:
         require(split in PAIRS, f"A world has the splits 'train' and 'test', not '{split}'.")
