@@ -171,7 +171,7 @@ class Adapted(Denoiser):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
         self.base.net._apply(fn, recurse)  # where a player goes, the base goes with it
-        return super()._apply(fn, recurse)  # type: ignore[return-value]
+        return super()._apply(fn, recurse)
 
     def merged(self) -> Denoiser:
         """A plain denoiser with the adapter folded into a copy of the base's weights."""
@@ -236,7 +236,7 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
     for name, module in net.named_modules():
         if any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B")):
             continue  # inside a layer that has adapters already
-        found[name] = module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[assignment]
+        found[name] = module.base_layer if hasattr(module, "base_layer") else module
     every = [
         name
         for name, module in found.items()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 BATCH = 50
 
 
-def drawn(pipe, prompts: list[str], steps: int, guidance: float) -> torch.Tensor:
+def drawn(pipe: Any, prompts: list[str], steps: int, guidance: float) -> torch.Tensor:
     """The pictures of ``prompts``."""
     made = []
     for start in range(0, len(prompts), BATCH):

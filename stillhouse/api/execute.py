@@ -87,7 +87,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
             place = get_world(base.world)
     folder = Path(run.out) if run.out else None
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
-    student = memory.student if memory.student is not None else run.student or None
+    student: Any = memory.student if memory.student is not None else run.student or None
     run = replace(
         run,
         system=name_of(named),
@@ -157,6 +157,7 @@ class Job:
                 f"The part '{part.name}' starts from '{part.student}', which no part before it makes.",
             )
             recipe = replace(self.recipe, steps=steps, lr={**self.recipe.lr, **part.lr})
+            first: Denoiser | None
             if part.student:
                 first = made[part.student].denoiser.copy()
             else:

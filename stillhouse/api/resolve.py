@@ -49,7 +49,8 @@ def system_class(system: str | type | System) -> type[Any]:
 def requires(system: Any, need: str) -> bool:
     """Whether ``system`` (an object, or its class) needs ``need``."""
     if isinstance(system, type):  # before its options are known: whether any of them makes it a need
-        return any(read_need(text).name == need for text in system.needs)
+        needs: tuple[str, ...] = getattr(system, "needs", ())
+        return any(read_need(text).name == need for text in needs)
     return system.requires(need)
 
 
@@ -88,7 +89,7 @@ def system_of(system: str | type | System, options: Mapping[str, Any]) -> Any:
     """The system with its ``options``; an object that is given is copied with them."""
     kind = system_class(system)
     if isinstance(system, System):
-        return replace(system, **options)
+        return replace(system, **options)  # type: ignore[type-var]
     return build(kind, options, kind.__name__)
 
 
@@ -355,5 +356,6 @@ def _shape_of(data: Any, network: Mapping[str, Any]) -> tuple[tuple[int, ...], i
             break  # without a label on each there are no classes
     require(image is not None, f"'{data}' holds no image that can be read.")
     assert image is not None
-    classes = 0 if None in labels else max(labels) + 1
+    numbers = [label for label in labels if label is not None]
+    classes = max(numbers) + 1 if len(numbers) == len(labels) else 0
     return (channels, image.height, image.width), classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.forms.base import Form, Option, Request, Sampled, Setting
@@ -36,7 +36,7 @@ class Video(Form):
     def fits(self, model: Sampled) -> bool:
         return len(model.shape) == 4
 
-    def of_length(self, model: Sampled, frames: int, sampling) -> tuple[int, ...]:
+    def of_length(self, model: Sampled, frames: int, sampling: Any) -> tuple[int, ...]:
         """The shape of a clip of ``frames`` frames, 0 for the usual one; a stream chooses freely."""
         require(frames >= 0, f"A clip has at least one frame, not {frames}.")
         if frames in (0, model.shape[0]):
@@ -95,7 +95,7 @@ class Video(Form):
             move(model.condition_of(n, cond), device),
             Draws(n, seed, "sample", device=device),
             frames=frames,
-            given=move(given, device),  # type: ignore[arg-type]
+            given=move(given, device),
         )
         return chunks if latents else (model.pictures(chunk) for chunk in chunks)
 

@@ -9,6 +9,7 @@ import io
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ def gif(pictures: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _mp4(av, path: Path, pictures: np.ndarray, fps: float) -> None:
+def _mp4(av: Any, path: Path, pictures: np.ndarray, fps: float) -> None:
     from fractions import Fraction
 
     with av.open(str(path), "w", format="mp4") as film:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def read_photo(path: str | Path, scale: int = 1) -> Photo:
         raise StillhouseError(f"The picture '{path}' is damaged: {str(error).rstrip('.')}.") from error
 
 
-def _numbers(image) -> Photo:
+def _numbers(image: Any) -> Photo:
     """A Pillow image as tensors."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more a pixel
         light = torch.from_numpy(np.asarray(image).astype(np.float32))[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Protocol
 
 import torch
@@ -54,7 +55,7 @@ class FeatureNet(nn.Module):
         return self.head(self(images))
 
 
-def asset(world: str):
+def asset(world: str) -> Traversable:
     """Where the shipped weights of a world's classifier lie."""
     return files("stillhouse") / "assets" / f"features-{world}.safetensors"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def reading_loss(reader: Reader, images: Tensor, captions: Tensor, smoothing: fl
     )
 
 
-def reader_asset():
+def reader_asset() -> Traversable:
     """Where the shipped reader's weights lie."""
     return files("stillhouse") / "assets" / "reader-shapes.safetensors"
 

@@ -43,7 +43,7 @@ def taps(
             raise unknown("submodule", name, [n for n in inner if n])
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: seen.__setitem__(name, output)
 
     hooks = [inner[name].register_forward_hook(keep(name)) for name in names]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ class Tiled(Denoiser):
             # rows of one call: all images at the first place, then all at the second …
             cuts = [(..., slice(top, top + high), slice(left, left + wide)) for top, left in some]
 
-            def cut(image: Tensor, cuts=cuts) -> Tensor:
+            def cut(image: Tensor, cuts: list[Any] = cuts) -> Tensor:
                 return torch.cat([image[c] for c in cuts])
 
             def repeat(rows: Tensor | None, n: int = len(some)) -> Tensor | None:

@@ -3,7 +3,7 @@ what it would have seen."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ class Prompts:
         return cycled(self.held_out, n)
 
 
-def conditions_of(world, labels: Tensor | None, model: Model | None = None) -> Condition:
+def conditions_of(world: Any, labels: Tensor | None, model: Model | None = None) -> Condition:
     """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a
     Diffusers pipeline."""
     if labels is None or model is None or model.pipeline is None or model.text is None:
@@ -115,7 +115,7 @@ class InfiniteData:
     """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it
     is a pipeline."""
 
-    def __init__(self, world, labelled: bool = False, model: Model | None = None):
+    def __init__(self, world: Any, labelled: bool = False, model: Model | None = None):
         self.world, self.labelled, self.classes, self.model = (
             world,
             labelled,

@@ -119,4 +119,4 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
                 f"The LoRA in '{folder}' has no weights for the layer '{layer}'; copy the whole folder.",
             )
             weight.copy_(found[name])
-    return student.requires_grad_(False)  # type: ignore[return-value]
+    return student.requires_grad_(False)

@@ -90,7 +90,7 @@ def _companions(folder: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _beside(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser:
-    net = type(family.network).from_pretrained(folder).eval().requires_grad_(False)  # type: ignore[attr-defined]
+    net = type(family.network).from_pretrained(folder).eval().requires_grad_(False)
     return _of_kind(Denoiser(net, family.process, family.kind, call=family.ask, empty=family.empty), about)
 
 

@@ -195,7 +195,7 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
     )
     import diffusers
 
-    index = check_folder(Path(named))
+    index = check_folder(Path(str(named)))
     known: Any = getattr(diffusers, index["_class_name"], None)
     require(
         hasattr(known, "from_single_file"),

@@ -199,7 +199,7 @@ class Control(World):
             labels is not None,
             "An action is good or bad where something was seen: give the rows' numbers as labels.",
         )
-        samples, seen = samples.detach().float().cpu(), self.condition(labels)["features"].cpu()  # type: ignore[index]
+        samples, seen = samples.detach().float().cpu(), self.condition(labels)["features"].cpu()
         if self.task == "arena":
             return self._measured(samples, seen)
         if self.task == "data":
@@ -249,7 +249,7 @@ class Control(World):
         green, robot red."""
         if self.task != "arena" or labels is None:
             return None
-        seen = self.condition(labels)["features"].cpu()  # type: ignore[index]
+        seen = self.condition(labels)["features"].cpu()
         places = arena.follow(seen, samples.detach().float().cpu().clamp(-1, 1))
         return Clips(arena.picture(torch.cat([seen[:, None], places], 1)))
 
