@@ -92,7 +92,7 @@ def export_policy(
         "cond_kind": model.cond_kind,
         "world": model.world,
         "sampling": sampling.config(),
-        **_told(model),
+        **_condition_facts(model),
     }
     content = onnx_bytes(program, list(given), about) if form == "onnx" else torch_bytes(program, about)
     run, off = opened(content, form), 0.0
@@ -110,7 +110,7 @@ def export_policy(
     return Exported(path, shapes, len(sampler.plan.calls), off)
 
 
-def _told(model: Model) -> dict[str, object]:
+def _condition_facts(model: Model) -> dict[str, object]:
     """What of a model's own notes a runtime needs: how actions and observations were scaled."""
     return {key: model.info[key] for key in ("method", "scales") if key in model.info}
 

@@ -100,7 +100,10 @@ class GymFleet:
         self.won, self.lost, self.left = torch.zeros(3, episodes, dtype=torch.bool).unbind()
         self.envs, self.steps = [self.make() for _ in range(episodes)], 0
         self.seen = torch.stack(
-            [vector(self._told(i, partial(env.reset, seed=seed + i))[0]) for i, env in enumerate(self.envs)]
+            [
+                vector(self._observed(i, partial(env.reset, seed=seed + i))[0])
+                for i, env in enumerate(self.envs)
+            ]
         )
         return self.seen
 
@@ -109,7 +112,7 @@ class GymFleet:
         for i, env in enumerate(self.envs):
             if self.won[i] or self.lost[i]:
                 continue
-            seen, reward, ended, cut, info = self._told(i, partial(env.step, actions[i].numpy()))
+            seen, reward, ended, cut, info = self._observed(i, partial(env.step, actions[i].numpy()))
             self.seen = torch.cat([self.seen[:i], vector(seen)[None], self.seen[i + 1 :]])
             self.left[i] = bool(info.get("left", self.left[i]))
             if ended or cut:
@@ -117,7 +120,7 @@ class GymFleet:
                 self.won[i], self.lost[i] = bool(good), not good
         return self.seen
 
-    def _told(self, episode: int, act: Callable[[], Any]) -> Any:
+    def _observed(self, episode: int, act: Callable[[], Any]) -> Any:
         try:
             return act()
         except (

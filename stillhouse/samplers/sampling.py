@@ -88,7 +88,10 @@ class Leg:
             networks: the model's companions by name.
         """
         walker = self.walker(model, networks or {})
-        asked, guided = make_solver(self.solver).asked(walker.process, self.times), self.guided(walker)
+        asked, guided = (
+            make_solver(self.solver).evaluation_times(walker.process, self.times),
+            self.guided(walker),
+        )
         calls = sum(_cost(guided, t) for t in asked) if conditional else len(asked)
         return calls + sum(hook_calls(hook, asked, self.times, conditional) for hook in self.hooks)
 

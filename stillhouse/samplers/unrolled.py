@@ -121,7 +121,7 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     require(not sampling.stream, "A stream keeps what it has made; it can't be unrolled.")
     require(sampling.plain, "Only a walk of one leg without saved hooks can be unrolled.")
     solver = make_solver(sampling.solver)
-    size = 2 * (2 * len(solver.asked(denoiser.process, sampling.times)) + 2 * len(sampling.times))
+    size = 2 * (2 * len(solver.evaluation_times(denoiser.process, sampling.times)) + 2 * len(sampling.times))
     condition = torch.zeros(1)
     tape, draws = Tape(size, getattr(denoiser.net, "config", None), condition), Units(size)
     noted = Denoiser(tape, denoiser.process, denoiser.kind, two_time=denoiser.two_time)

@@ -78,7 +78,7 @@ class Solver:
         """
         raise NotImplementedError
 
-    def asked(self, process: Process, times: Sequence[float]) -> list[float]:
+    def evaluation_times(self, process: Process, times: Sequence[float]) -> list[float]:
         """The times at which one walk along ``times`` evaluates the network, repeated as often as it does.
 
         Arguments:

@@ -57,6 +57,6 @@ class Heun(Solver):
         correction = p_s.eps - p_t.eps - k * (p_s.x0 - p_t.x0)
         return euler + expand_to(weight / 2, x) * correction
 
-    def asked(self, process: Process, times: Sequence[float]) -> list[float]:
+    def evaluation_times(self, process: Process, times: Sequence[float]) -> list[float]:
         clean = process.sigma(torch.tensor(times[-1], dtype=torch.float64)).item() == 0
         return [*times[:-1], *(times[1:-1] if clean else times[1:])]

@@ -46,7 +46,7 @@ class Probe:
         finally:
             denoiser.train(learning)
 
-    def judge(self, samples: Tensor) -> tuple[dict[str, float], str]:
+    def assess(self, samples: Tensor) -> tuple[dict[str, float], str]:
         """Health figures, and a warning (empty if all is well)."""
         diversity = float(samples.float().std(0).mean())
         health = {

@@ -315,7 +315,7 @@ class Trainer:
         if not self.engine.main or not (grid or (step + 1) % every == 0):
             return
         samples = self.probe.samples(self.student())
-        health, warning = self.probe.judge(samples)
+        health, warning = self.probe.assess(samples)
         self.journal.note(step, **health)
         if warning:
             self.journal.message(f"Step {step + 1}: {warning}")

@@ -47,7 +47,7 @@ class FiniteDenoiser(ExactDenoiser):
         self.register_buffer("labels", torch.zeros(len(data), dtype=torch.long) if labels is None else labels)
         self.classes, self.chunk = classes, chunk
 
-    def _answer(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
+    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
         points = self.points.to(x)
         # |x|^2 is common to all points and drops out of the softmax, so the distances are one matrix product
         near = alpha * (x @ points.T) - 0.5 * alpha**2 * self.squares.to(x)
@@ -73,7 +73,9 @@ class FiniteDenoiser(ExactDenoiser):
             for f in (self.process.alpha, self.process.sigma)
         )
         parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
-        answers = [self._answer(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts]
+        answers = [
+            self._posterior_mean(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts
+        ]
         return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
 
 

@@ -15,6 +15,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
@@ -27,10 +28,10 @@ STEPS = 900
 RATES = {"student": 1e-3, "critic": 2e-3}
 
 
-class Blind(SDXLLightning):
+class WithoutStart(SDXLLightning):
     """The critic judges landings alone, from the first iteration on."""
 
-    def sees_start(self, step: int) -> bool:
+    def with_start(self, batch: Batch) -> bool:
         return False
 
 
@@ -51,7 +52,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         way = Sampling.steps(Flow(), steps, solver="ddim")
         return draw_samples(model.denoiser, way, world.shape, None, Draws(SAMPLES, seed, "sample"))
 
-    blind = run(Blind)
+    blind = run(WithoutStart)
     seeing = blind if ablation else run(SDXLLightning)
     target = ends(teacher, 32)
     apart = [float((ends(model, 2) - target).square().sum(1).mean().sqrt()) for model in (seeing, blind)]

@@ -38,7 +38,7 @@ class Endpoint(CM):
     ) -> Tensor:
         return self.teacher(x_t, t, batch.cond).x0
 
-    def answer(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+    def target_x0(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         return x_u
 
 

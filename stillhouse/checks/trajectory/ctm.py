@@ -38,7 +38,7 @@ SAMPLES = 8192
 class Endpoint(CTM):
     """Plain regression onto the denoiser."""
 
-    def answer(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
+    def target_x0(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
         return self.teacher(x_t, times[0], batch.cond).x0
 
 

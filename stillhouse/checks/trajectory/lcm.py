@@ -36,7 +36,7 @@ SAMPLES = 4096
 class Endpoint(LCM):
     """Plain regression onto the guided denoiser."""
 
-    def answer(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+    def target_x0(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         return Guided(self.teacher, self.high_guidance if w is None else w)(x_t, t, batch.cond).x0
 
 

@@ -110,12 +110,12 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             CausVid(**matching), world, teacher, before.denoiser.copy(), MATCHING, seed, "matching"
         )
     else:
-        kind, judge = (
+        kind, logits = (
             (CausVid, teacher)
             if ablation == "start"
             else (Symmetric, CausalTeacher(world, Flow(), CausVid().chunk))
         )
-        after = trained(kind(**matching), world, judge, network(), START + MATCHING, seed, "matching")
+        after = trained(kind(**matching), world, logits, network(), START + MATCHING, seed, "matching")
     first, second = (world.measure(model.sample(SAMPLES, seed=seed)) for model in (before, after))
 
     def still(found: dict[str, float]) -> float:

@@ -138,7 +138,7 @@ def fill(
         _wait_for(lambda: _index(folder) is not None)  # the first process makes it
         index = _index(folder) or {}
         _same_key(folder, index["key"], wanted)
-        _same_answers(folder, probe, index["probe"])
+        _same_encodings(folder, probe, index["probe"])
     if index["complete"] and all(_shard(folder, n).exists() for n in range(len(index["shards"]))):
         return Cache(folder)
     number = 0
@@ -204,7 +204,7 @@ def _same_key(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None
         raise StillhouseError(_refused(folder, SAID.get(name, f"another {name}") + shown))
 
 
-def _same_answers(
+def _same_encodings(
     folder: Path, probe: Callable[..., tuple[dict[str, Tensor], list[str]]], prompts: list[str]
 ) -> None:
     """The encoders are known by what they say, not by their files: a codec in another folder or precision is

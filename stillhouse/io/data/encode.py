@@ -88,10 +88,10 @@ def encode_source(
         if text is None:
             return torch.tensor([-1 if row.label is None else row.label for row in rows]) if classes else None
         sized = text.at(*at) if sizes and hasattr(text, "at") else text
-        return _told(sized, [row.caption or "" for row in rows], dtype)
+        return _encoded(sized, [row.caption or "" for row in rows], dtype)
 
     def probe(prompts: list[str] | None) -> tuple[dict[str, Tensor], list[str]]:
-        prompts = _asked(row.caption for row in source.rows()) if prompts is None else prompts
+        prompts = _wanted(row.caption for row in source.rows()) if prompts is None else prompts
         coarse = torch.randn(1, channels, 4, 4, generator=torch.Generator().manual_seed(seed_of("probe")))
         image = torch.nn.functional.interpolate(coarse, size, mode="bilinear").clamp(-1, 1)
         with torch.no_grad():
@@ -100,7 +100,7 @@ def encode_source(
                 if codec
                 else torch.zeros(1, channels, *size)
             }
-        return {**answers, **flattened(_told(text, prompts, torch.float32) if text else None)}, prompts
+        return {**answers, **flattened(_encoded(text, prompts, torch.float32) if text else None)}, prompts
 
     def ready(row: Row) -> tuple[Size, Tensor, bool] | None:
         bad = classes and not text and row.label is not None and not 0 <= row.label < classes
@@ -188,13 +188,13 @@ def encode_prompts(
     place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def probe(asked: list[str] | None) -> tuple[dict[str, Tensor], list[str]]:
-        asked = _asked(iter(prompts)) if asked is None else asked
-        return flattened(_told(text, asked, torch.float32)), asked
+        asked = _wanted(iter(prompts)) if asked is None else asked
+        return flattened(_encoded(text, asked, torch.float32)), asked
 
     def make(rows: Iterator[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         mine, parts = list(rows), []
         for start in range(0, len(mine), batch):
-            parts.append(_told(text, mine[start : start + batch], dtype))
+            parts.append(_encoded(text, mine[start : start + batch], dtype))
             bar.update(len(mine[start : start + batch]))
         tensors = {f"/{name}": part for name, part in flattened(join(parts)).items()}
         return tensors, {"rows": {"": [(prompt, prompt) for prompt in mine]}, "skipped": {}, "labelled": True}
@@ -218,13 +218,13 @@ def _ahead(work: Callable[[Row], Any], rows: Iterator[Row]) -> Iterator[tuple[Ro
             yield row, made.result()
 
 
-def _asked(captions: Iterator[str | None]) -> list[str]:
+def _wanted(captions: Iterator[str | None]) -> list[str]:
     """What a text encoder is known by: the data's own first caption (others may be beyond its vocabulary),
     and the empty one."""
     return [*filter(None, [next(filter(None, captions), None)]), ""]
 
 
-def _told(text: Any, captions: Sequence[str], dtype: torch.dtype) -> Condition:
+def _encoded(text: Any, captions: Sequence[str], dtype: torch.dtype) -> Condition:
     with torch.no_grad():
         cond = move(text.encode(list(captions)), "cpu")
     return apply(

@@ -62,7 +62,7 @@ def with_idle_input(net: Any, size: int = SIZE) -> nn.Module:
     return _with_embedding(net, embedding, size)
 
 
-def hearing(net: Any) -> nn.Module:
+def with_guidance_projection(net: Any) -> nn.Module:
     """The inverse of :func:`with_idle_input`."""
     embedding = _twin(net.time_embedding)
     embedding.cond_proj = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.io.export.guidance_input import hearing
+from stillhouse.io.export.guidance_input import with_guidance_projection
 from stillhouse.io.export.lora import check_base, read_lora
 from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
@@ -91,7 +91,9 @@ def _companions(folder: Path, about: dict[str, Any]) -> list[str]:
 
 def _beside(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser:
     net = type(family.network).from_pretrained(folder).eval().requires_grad_(False)
-    return _of_kind(Denoiser(net, family.process, family.kind, call=family.ask, empty=family.empty), about)
+    return _of_kind(
+        Denoiser(net, family.process, family.kind, call=family.call_network, empty=family.empty), about
+    )
 
 
 def _opened(
@@ -116,5 +118,5 @@ def _opened(
         family = open_pipeline(view, adapter, **options)
     family.folder = folder
     if about.get("idle_input", about.get("deaf")):
-        setattr(family.pipe, family.part, hearing(family.network))
+        setattr(family.pipe, family.part, with_guidance_projection(family.network))
     return family

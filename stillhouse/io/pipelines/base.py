@@ -139,7 +139,7 @@ class Family:
         """The network as a denoiser that shares its weights with the pipeline."""
         net: Any = self.network.eval()
         net.middle = self.middle
-        return Denoiser(net, self.process, self.kind, call=self.ask, empty=self.empty)
+        return Denoiser(net, self.process, self.kind, call=self.call_network, empty=self.empty)
 
     @property
     def middle(self) -> str:
@@ -150,7 +150,7 @@ class Family:
         blocks = {name: getattr(self.network, name, None) for name in ("transformer_blocks", "blocks")}
         return next((f"{name}.{len(found) // 2}" for name, found in blocks.items() if found), "")
 
-    def ask(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
+    def call_network(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
         """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
 
         Networks with a learned variance give twice the channels; the second half is the variance and is

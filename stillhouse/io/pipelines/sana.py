@@ -29,15 +29,15 @@ class Sana(Family):
         return self.network.config.patch_size
 
     def encode_plain(self, prompts: list[str]) -> Condition:
-        return self._told(
+        return self._encoded(
             prompts,
             inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default,
         )
 
     def null_condition(self) -> Condition:
-        return self._told([""], None)
+        return self._encoded([""], None)
 
-    def _told(self, prompts: list[str], instruction: list[str] | None) -> Condition:
+    def _encoded(self, prompts: list[str], instruction: list[str] | None) -> Condition:
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,

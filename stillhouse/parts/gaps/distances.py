@@ -25,4 +25,11 @@ def absolute(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().flatten(1).mean(1)
 
 
+def elementwise_huber(a: Tensor, b: Tensor, width: float = 1e-3) -> Tensor:
+    """``sqrt((a - b)^2 + width^2) - width`` of each element, its mean over each sample, (B,)."""
+    return ((a - b).square() + width**2).sqrt().sub(width).flatten(1).mean(1)
+
+
+# by the names of a method's option; `huber` is of a whole sample's norm, and for latents of each element
 DISTANCES = {"l2": squared, "huber": pseudo_huber, "l1": absolute}
+LATENT_DISTANCES = {"huber": elementwise_huber, "l2": squared}

@@ -55,7 +55,7 @@ def noise_share(at: At) -> Tensor:
     return at.sigma**2 / (at.alpha**2 + at.sigma**2)
 
 
-WEIGHTS = {
+SCORE_WEIGHTS = {
     "ratio": lambda at: at.sigma / at.alpha,
     "sigma2": noise_share,
     "one": lambda at: torch.ones_like(at.sigma),
@@ -76,14 +76,14 @@ def sds_gradient(
     with ``eps``.
 
     ``fake``: whose noise estimate, under ``fake_cond``, is ``eps_B``; None: ``eps`` itself. ``weight``: a
-    name in :data:`WEIGHTS`. With ``eps`` and the ratio this is ``x - D(x_t)``. Without gradient; NaN becomes
-    0.
+    name in :data:`SCORE_WEIGHTS`. With ``eps`` and the ratio this is ``x - D(x_t)``. Without gradient; NaN
+    becomes 0.
     """
     with torch.no_grad():
         x_t = real.process.noise(x, t, eps)
         pred = real(x_t, t, cond)
         against = eps if fake is None else fake(x_t, t, fake_cond).eps
-        return torch.nan_to_num(WEIGHTS[weight](pred.at) * (pred.eps - against))
+        return torch.nan_to_num(SCORE_WEIGHTS[weight](pred.at) * (pred.eps - against))
 
 
 def surrogate_loss(x: Tensor, g: Tensor, reduction: str = "mean") -> Tensor:

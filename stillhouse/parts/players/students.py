@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.guidance import takes_guidance
+from stillhouse.core.prediction import Eps, Score
 from stillhouse.models import build_model
 
 SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
@@ -45,7 +48,7 @@ def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: b
         and not two_time
         and hasattr(getattr(denoiser.net, "time_embedding", None), "cond_proj")
     ):
-        return _hearing_unet(denoiser)
+        return _guided_unet(denoiser)
     config = config_of(denoiser)
     config |= {
         "two_time": two_time or config.get("two_time", False),
@@ -64,12 +67,30 @@ def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: b
     )
 
 
-def _hearing_unet(denoiser: Denoiser) -> Denoiser:
+def _guided_unet(denoiser: Denoiser) -> Denoiser:
     """A copy of a Diffusers U-Net that is told a guidance scale as those of latent consistency models are."""
     from stillhouse.io.export import with_guidance_input
 
     net = with_guidance_input(denoiser.net).requires_grad_(True)
     return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, empty=denoiser.empty)
+
+
+def require_clean_start(
+    student: Denoiser, *, one_step: bool = False, advice: str = "use a velocity, v or x0 network"
+) -> None:
+    """Refuse a student that predicts the noise where it would start from pure noise, which holds no clean
+    image.
+
+    Arguments: student: whose clean estimate at ``t = 1`` is needed. one_step: refuse it also where the
+    schedule leaves some signal at ``t = 1``: one step from there divides the prediction by next to nothing.
+    advice: what to do instead.
+    """
+    noise_kind = isinstance(student.kind, Eps | Score)
+    empty = float(student.process.alpha(torch.ones(1))) < 1e-3
+    require(
+        not noise_kind or not (one_step or empty),
+        f"Pure noise holds no clean image, so a student that predicts the noise can't start there; {advice}.",
+    )
 
 
 def shrunk(denoiser: Denoiser, share: float) -> Denoiser:

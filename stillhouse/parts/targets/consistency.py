@@ -1,5 +1,5 @@
 """What the consistency family shares: the guided teacher's step, the answer at its end, the tie to the data,
-an element-wise distance."""
+the tie to the data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from stillhouse.core.flowmap import ddim_step, predict_x0
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM, KINDS, Bounded
 from stillhouse.core.process import ScaledLinearVP, expand_to
-
-
-def huber(a: Tensor, b: Tensor, width: float = 1e-3) -> Tensor:
-    """``sqrt((a - b)^2 + width^2) - width`` of each element, its mean over each sample, (B,)."""
-    return ((a - b).square() + width**2).sqrt().sub(width).flatten(1).mean(1)
 
 
 def guided_step(

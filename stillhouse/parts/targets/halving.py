@@ -12,7 +12,7 @@ from stillhouse.core.flowmap import ddim_step
 from stillhouse.core.process import Process, expand_to
 from stillhouse.parts.states.segments import halvings
 
-WEIGHTS = ("truncated_snr", "snr_plus_one", "one")
+CLEAN_WEIGHTS = ("truncated_snr", "snr_plus_one", "one")
 
 
 def halving_target(
@@ -41,8 +41,8 @@ def halving_target(
 
 
 def clean_weight(process: Process, t: Tensor, name: str = "truncated_snr") -> Tensor:
-    """Weight (B,) of a clean estimate's squared error, one of :data:`WEIGHTS`; the signal-to-noise ratio is
-    bounded at 400."""
+    """Weight (B,) of a clean estimate's squared error, one of :data:`CLEAN_WEIGHTS`; the signal-to-noise
+    ratio is bounded at 400."""
     if name == "one":
         return torch.ones_like(t)
     snr = torch.exp(2 * process.log_snr(t).clamp(max=3.0))

@@ -17,12 +17,13 @@ from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
+from stillhouse.parts.players.guidance_range import GuidanceRange
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.time_sampler import around, one_of
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Batch, option
 from stillhouse.train.recipe import Optim
 
 # shares of the four start modes (pure noise first) in each quarter of the run
@@ -35,7 +36,7 @@ CRITIC_TIMES = (0.01, 0.25, 0.5, 0.75)
 
 
 @dataclass
-class FlashDiffusion(Method):
+class FlashDiffusion(GuidanceRange):
     """Flash Diffusion: Accelerating Any Conditional Diffusion Model for Few Steps Image Generation. Chadebec
     et al., 2024 (arXiv 2406.02347, algorithm 1).
 
@@ -71,8 +72,6 @@ class FlashDiffusion(Method):
         super().__post_init__()
         require(self.grid % 4 == 0, f"FlashDiffusion option 'grid' is a multiple of 4, not {self.grid}.")
         require(self.steps != 3, "FlashDiffusion option 'steps' is 1, 2 or 4, not 3.")
-        low, high = self.low_guidance, self.high_guidance
-        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
 
     def build(self) -> None:
         if self.adversarial:
@@ -107,7 +106,7 @@ class FlashDiffusion(Method):
             batch.stream(f"{batch.player} {purpose}").one_uniform(self.low_guidance, self.high_guidance),
         )
 
-    def ask(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
+    def student_estimate(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
         """A state that the student is asked at, the index of its time, and the student's clean estimate
         there."""
         j = one_of(self.start_law(batch.step), batch.stream(f"{batch.player} start"))
@@ -123,7 +122,7 @@ class FlashDiffusion(Method):
         return rollout(teacher, x_t, self.times[j:], make_solver(self.solver), cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
-        x_t, j, x = self.ask(batch)
+        x_t, j, x = self.student_estimate(batch)
         target = self.endpoint(x_t, j, self.guided(batch, "endpoint"), batch.cond)
         loss = DISTANCES[self.distance](x, target).mean()
         batch.log("distance", loss)
@@ -133,18 +132,18 @@ class FlashDiffusion(Method):
             g = dmd_gradient(x, t, batch.noise(), self.guided(batch, "matching"), self.student, batch.cond)
             loss = loss + 2 * weight * surrogate_loss(x, g)
         if weight := self.adversarial * ADVERSARIAL_RAMP[part]:
-            fool = generator_loss(self.judge([x], batch)[0], kind="least_squares")
-            batch.log("fool", fool)
-            loss = loss + weight * fool
+            generator = generator_loss(self.logits([x], batch)[0], kind="least_squares")
+            batch.log("generator", generator)
+            loss = loss + weight * generator
         return loss
 
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            _, _, x = self.ask(batch)
-        real, fake = self.judge([batch.data, x], batch)
+            _, _, x = self.student_estimate(batch)
+        real, fake = self.logits([batch.data, x], batch)
         return discriminator_loss(real, fake, "least_squares")
 
-    def judge(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
+    def logits(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
         """Logits of each of ``samples``, all noised to the same times with the same noise."""
         times = torch.tensor(CRITIC_TIMES, device=samples[0].device).clamp_min(self.process.t_min)
         t, eps = times[batch.draws.integers(0, len(times))], batch.noise()

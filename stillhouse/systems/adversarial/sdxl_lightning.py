@@ -12,10 +12,11 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.prediction import X0, Eps, Score
+from stillhouse.core.prediction import X0
 from stillhouse.core.process import expand_to
 from stillhouse.parts.gaps.critic import JumpCritic, discriminator_loss, generator_loss
 from stillhouse.parts.gaps.score import fake_for
+from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.segments import parted
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.teacher import teacher_steps
@@ -59,18 +60,18 @@ class SDXLLightning(Method):
     guidance: float = option(1.0, "guidance scale of the first teacher (1: none; the paper takes 6)", low=0)
     relax: float = option(
         0.5,
-        "share of an adversarial stage after which the critic no longer sees the start (1: never)",
+        "share of an adversarial stage after which the critic is no longer given the start (1: never)",
         low=0,
         high=1,
     )
     times: int = option(4, "fewest start times that a student is trained at, be its steps fewer", low=1)
     noise_levels: tuple[float, ...] = option(
         (0.01, 0.25, 0.5, 0.75),
-        "times up to which the critic of 2 or 1 steps sees landings noised; none: none",
+        "times to which landings are noised for the critic of 2 or 1 steps; none: none",
     )
     x0_student: bool = option(
         False,
-        "make the student of a noise network one that says the clean image, in a stage of its own before "
+        "make the student of a noise network one that predicts the clean image, in a stage of its own before "
         "all others",
     )
 
@@ -144,14 +145,7 @@ class SDXLLightning(Method):
         return student
 
     def build(self) -> None:
-        blind = isinstance(self.student.kind, Eps | Score) and (
-            self.steps == 1 or float(self.process.alpha(torch.ones(1))) < 1e-3
-        )
-        require(
-            not blind,
-            "One step from pure noise divides a noise prediction by next to nothing; set x0_student, and the "
-            "student says the clean image.",
-        )
+        require_clean_start(self.student, one_step=self.steps == 1, advice="set x0_student")
         self.original = Guided(self.teacher, self.guidance)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
         if self.plain < len(self.ladder) - 1:

@@ -19,9 +19,10 @@ from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.process import expand_to
 from stillhouse.model import Model
+from stillhouse.parts.gaps.distances import elementwise_huber
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.students import with_inputs
-from stillhouse.parts.targets.consistency import guided_step, huber
+from stillhouse.parts.targets.consistency import guided_step
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, option
 from stillhouse.train.recipe import Optim
@@ -118,7 +119,7 @@ class ICD(Method):
             x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if w is None else w)
             on = jump(model, x_s, s.clamp_min(float(self.times[1])), b, batch.cond, w)
             target = torch.where(expand_to(arrived, x_s).bool(), x_s, on)
-        return huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
+        return elementwise_huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
 
     def undoing(self, model: Denoiser, batch: Batch, upwards: bool) -> Tensor:
         """Across one segment, ``model`` must come back to a noised state from where the other map has taken
@@ -134,7 +135,7 @@ class ICD(Method):
         x = self.process.noise(batch.data, here, batch.noise())
         with torch.no_grad():
             away = jump(other, x, here, there, batch.cond)
-        return huber(jump(model, away, there, here, batch.cond), x).mean()
+        return elementwise_huber(jump(model, away, there, here, batch.cond), x).mean()
 
     def samplings(self) -> dict[int, Sampling]:
         times = level_times(self.process.t_min, self.levels)[boundaries(self.segments, self.levels)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,17 +13,17 @@ from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option, shared
-from stillhouse.train.recipe import Optim
+from stillhouse.train.method import Batch, option, shared
 
 
 @dataclass
-class DMD(Method):
+class DMD(OneCallScore):
     """One-step Diffusion with Distribution Matching Distillation. Yin et al., 2023 (arXiv 2311.18828,
     algorithm 1).
 
@@ -33,9 +32,6 @@ class DMD(Method):
     modes in place.
     """
 
-    first_time: float = option(
-        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
-    )
     guidance: float = option(1.0, "teacher guidance scale (1: none), in the score and in the pairs", low=0)
     pairs: int = option(512, "stored teacher pairs", low=0)
     pair_steps: int = option(0, "Heun steps of a pair's trajectory (0: adaptive, tolerance 1e-5)", low=0)
@@ -43,21 +39,11 @@ class DMD(Method):
     matching_weight: float = option(1.0, "weight of the score difference", low=0)
     distance: str = option("l2", "distance of the regression", choices=tuple(DISTANCES))
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher",)
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def build(self) -> None:
         self.real = Guided(self.teacher, self.guidance)
@@ -85,7 +71,7 @@ class DMD(Method):
     def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
         return dmd_gradient(
             x,
-            uniform(self.process, batch.draws, self.score_t_min, self.score_t_max),
+            self.score_times(batch),
             batch.noise(),
             self.real,
             self.fake,

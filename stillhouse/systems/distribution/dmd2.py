@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,16 +10,16 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation, student_grid
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option, shared
-from stillhouse.train.recipe import Optim
+from stillhouse.train.method import Batch, option, shared
 
 
 @dataclass
-class DMD2(Method):
+class DMD2(OneCallScore):
     """Improved Distribution Matching Distillation for Fast Image Synthesis. Yin et al., 2024 (arXiv
     2405.14867).
 
@@ -31,30 +30,17 @@ class DMD2(Method):
     """
 
     steps: int = option(1, "calls of the student per sample", low=1)
-    first_time: float = option(
-        1.0, "time that the first call is told; its input is pure noise of that level", low=0.01, high=1
-    )
     fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
     gan_weight: float = option(
         5e-3, "weight of the critic in the student's loss (0: no critic, no data)", low=0
     )
     critic_weight: float = option(1e-2, "weight of the critic's own loss beside the fake's", low=0)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes")
     needs = ("teacher", "data unless gan_weight=0")
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def build(self) -> None:
         self.real = Guided(self.teacher, self.guidance)
@@ -78,7 +64,7 @@ class DMD2(Method):
         x = self.samples(batch)
         g = dmd_gradient(
             x,
-            uniform(self.process, batch.draws, self.score_t_min, self.score_t_max),
+            self.score_times(batch),
             batch.noise(),
             self.real,
             self.fake,
@@ -86,21 +72,21 @@ class DMD2(Method):
         )
         loss = surrogate_loss(x, g)
         if self.gan_weight:
-            fool = generator_loss(self.judge(x, batch))
-            batch.log("fool", fool)
-            loss = loss + self.gan_weight * fool
+            adversarial = generator_loss(self.logits(x, batch))
+            batch.log("generator", adversarial)
+            loss = loss + self.gan_weight * adversarial
         return loss
 
     def fake_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
         loss = denoising_loss(self.fake, x, uniform(self.process, batch.draws), batch.noise(), batch.cond)
         if self.gan_weight:
-            critic = discriminator_loss(self.judge(batch.data, batch), self.judge(x, batch))
+            critic = discriminator_loss(self.logits(batch.data, batch), self.logits(x, batch))
             batch.log("critic", critic)
             loss = loss + self.critic_weight * critic
         return loss
 
-    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+    def logits(self, x: Tensor, batch: Batch) -> Tensor:
         """Logits of ``x`` renoised to a time of its own, read off the fake's middle features."""
         t = uniform(self.process, batch.draws)
         return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))

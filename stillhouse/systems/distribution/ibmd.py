@@ -11,17 +11,17 @@ from stillhouse.core.bridge import Bridge
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import require
 from stillhouse.parts.gaps.score import fake_for
+from stillhouse.parts.players.score_range import ScoreRange
 from stillhouse.parts.states.backward_simulation import backward_simulation, student_grid
-from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.bridge import Posterior
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Batch, option
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class IBMD(Method):
+class IBMD(ScoreRange):
     """Inverse Bridge Matching Distillation. Gushchin et al., 2025 (arXiv 2502.01362).
 
     Bridge matching on pairs (x_0, x_1) learns ``E[x_0 | x_t]``. Which ``p(x_0 | x_1)`` would have given the
@@ -44,13 +44,6 @@ class IBMD(Method):
     )
     fake_per_student: int = option(4, "updates of the auxiliary bridge per update of the student", low=1)
     spread: float = option(1.0, "weight of the part that keeps diversity (1: the exact distance)", low=0)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the bridges are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "photos")
@@ -99,7 +92,7 @@ class IBMD(Method):
         return (d_real - x) ** 2 - self.spread * (d_fake - x) ** 2
 
     def between(self, batch: Batch) -> Tensor:
-        return uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        return self.score_times(batch)
 
     def samplings(self) -> dict[int, Sampling]:
         return {self.steps: Sampling([*self.times, 0.0], Posterior(self.noise).config())}

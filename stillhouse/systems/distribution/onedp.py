@@ -12,18 +12,18 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.prediction import At
 from stillhouse.parts.gaps.score import difference, fake_for, noise_share, surrogate_loss
+from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.simple import Renoise
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.method import Batch, option, shared
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class OneDP(Method):
+class OneDP(OneCallScore):
     """One-Step Diffusion Policy: Fast Visuomotor Policies via Diffusion Distillation. Wang et al., 2024
     (arXiv 2410.21257).
 
@@ -38,19 +38,7 @@ class OneDP(Method):
         "noise in and both ways out, or one answer an observation",
         choices=("stochastic", "deterministic"),
     )
-    first_time: float = option(
-        1.0,
-        "time that the student is told; its input is pure noise of that level, or zeros",
-        low=0.01,
-        high=1,
-    )
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
     score_t_max: float = option(0.95, "where these times end: near 1 every answer is the mean", low=0, high=1)
 
     kind = "method"
@@ -86,7 +74,7 @@ class OneDP(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         actions = self.actions(batch)
-        t, eps = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max), batch.noise()
+        t, eps = self.score_times(batch), batch.noise()
         gap, pred = difference(actions, t, eps, self.teacher, self.fake if self.noisy else None, batch.cond)
         return surrogate_loss(actions, self.weight(pred.at) * gap)
 
@@ -101,7 +89,7 @@ class OneDP(Method):
         return 1 - noise_share(at)
 
     def fake_loss(self, batch: Batch) -> Tensor:
-        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        t = self.score_times(batch)
         return denoising_loss(self.fake, self.actions(batch), t, batch.noise(), batch.cond)
 
     def samplings(self) -> dict[int, Sampling]:

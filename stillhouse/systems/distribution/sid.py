@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.parts.gaps.score import fake_for
+from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler, uniform
+from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
-from stillhouse.train.recipe import Optim
+from stillhouse.train.method import Batch, option
 
 
 @dataclass
-class SiD(Method):
+class SiD(OneCallScore):
     """Score identity Distillation. Zhou et al., 2024 (arXiv 2404.04057, eq. 23 and algorithm 1).
 
     With ``delta = D_teacher - D_fake`` at ``x_t = alpha x + sigma eps``, the scores differ by ``alpha delta /
@@ -32,25 +31,15 @@ class SiD(Method):
     """
 
     first_time: float = option(
-        0.7, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
+        0.7, "time of the student's call, whose input is pure noise of that level", low=0.01, high=1
     )
     mix: float = option(1.2, "share of the direct term taken away (alpha in the paper)", low=0)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the denoisers are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
     fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_SAMPLERS))
 
     kind = "method"
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher",)
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
@@ -69,7 +58,7 @@ class SiD(Method):
         x = backward_simulation(
             self.student, [self.first_time], batch.draws, batch.cond, batch.shape
         )  # fresh noise, after the fake's update
-        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        t = self.score_times(batch)
         x_t = self.process.noise(x, t, batch.noise())
         d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0
         return self.weighed(x, d_real, self.fisher(x, d_real, d_fake))

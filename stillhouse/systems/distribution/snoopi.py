@@ -14,16 +14,17 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
+from stillhouse.parts.players.guidance_range import GuidanceRange
 from stillhouse.parts.players.negative import Negative
+from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.method import Batch, option, shared
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class Snoopi(Method):
+class Snoopi(OneCallScore, GuidanceRange):
     """SNOOPI: Supercharged One-step Diffusion Distillation with Proper Guidance. Nguyen et al., 2024 (arXiv
     2412.02687).
 
@@ -33,9 +34,6 @@ class Snoopi(Method):
     guided away from them and the fake never hears of them.
     """
 
-    first_time: float = option(
-        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
-    )
     low_guidance: float = option(0.5, "least guidance scale of both scores (1: none)", low=0)
     high_guidance: float = option(4.0, "greatest guidance scale of both scores", low=0)
     nasa: float = option(
@@ -47,13 +45,6 @@ class Snoopi(Method):
     rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
     lora_alpha: float = option(128.0, "the adapter's strength is this over its rank", low=0.01)
     dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.98, "where these times end", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "shapes")
@@ -98,7 +89,7 @@ class Snoopi(Method):
     def student_loss(self, batch: Batch) -> Tensor:
         x, scale = self.samples(batch), self.scale(batch)
         real = Guided(self.teacher, scale, self.negative(batch)[0] if self.nasa else None)
-        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        t = self.score_times(batch)
         return surrogate_loss(
             x, vsd_gradient(x, t, batch.noise(), real, Guided(self.fake, scale), batch.cond)
         )

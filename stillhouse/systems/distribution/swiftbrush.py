@@ -13,15 +13,15 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
+from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.method import Batch, option, shared
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class SwiftBrush(Method):
+class SwiftBrush(OneCallScore):
     """SwiftBrush: One-Step Text-to-Image Diffusion Model with Variational Score Distillation. Nguyen & Tran,
     2023 (arXiv 2312.05239).
 
@@ -30,20 +30,11 @@ class SwiftBrush(Method):
     needs.
     """
 
-    first_time: float = option(
-        1.0, "time that the student is told; its input is pure noise of that level", low=0.01, high=1
-    )
     guidance: float = option(4.5, "guidance scale of both scores, teacher and fake (1: none)", low=0)
     rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
     lora_alpha: float = option(108.0, "the adapter's strength is this over its rank", low=0.01)
     dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
-    score_t_min: float = option(
-        0.02,
-        "where the times begin at which the scores are compared, as a share of [t_min, 1]",
-        low=0,
-        high=1,
-    )
-    score_t_max: float = option(0.981, "where these times end", low=0, high=1)
+    score_t_max: float = option(0.981, "last time at which the scores are compared", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "shapes")
@@ -74,7 +65,7 @@ class SwiftBrush(Method):
             x,
             self.vsd_gradient(
                 x,
-                uniform(self.process, batch.draws, self.score_t_min, self.score_t_max),
+                self.score_times(batch),
                 batch.noise(),
                 batch,
             ),

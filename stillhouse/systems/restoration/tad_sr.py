@@ -57,7 +57,7 @@ class TADSR(Method):
         0.02, "weight of the critic in the student's loss (0: no critic, no data)", low=0
     )
     maps: int = option(64, "logits of the critic at each place", low=1)
-    time_aware: bool = option(True, "whether the critic is told the noise level")
+    time_aware: bool = option(True, "whether the critic takes the noise level")
 
     kind = "method"
     worlds = ("mixture", "photos")
@@ -103,7 +103,7 @@ class TADSR(Method):
 
     def critic_loss(self, batch: Batch) -> Tensor:
         return discriminator_loss(
-            self.judge(batch.data, batch), self.judge(self.samples(batch), batch), kind="hinge"
+            self.logits(batch.data, batch), self.logits(self.samples(batch), batch), kind="hinge"
         )
 
     def student_loss(self, batch: Batch) -> Tensor:
@@ -115,7 +115,7 @@ class TADSR(Method):
             t, eps = self.level(batch, "detail", self.levels)
             loss = loss + self.hsd_weight * (detail(x, target, t, eps, self.teacher, batch.cond) * x).mean()
         if self.gan_weight:
-            loss = loss + self.gan_weight * generator_loss(self.judge(x, batch), kind="hinge")
+            loss = loss + self.gan_weight * generator_loss(self.logits(x, batch), kind="hinge")
         return loss
 
     def target(self, batch: Batch) -> Tensor:
@@ -125,7 +125,7 @@ class TADSR(Method):
         with torch.no_grad():
             return teacher_steps(self.teacher, start, times, batch.cond, DDIM())
 
-    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+    def logits(self, x: Tensor, batch: Batch) -> Tensor:
         """The critic's logits of ``x`` noised to any level but the last."""
         t, eps = self.level(batch, "judge", self.steps - 1)
         return self.critic(self.teacher, self.process.noise(x, t, eps), t, batch.cond)

@@ -16,7 +16,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.models import build_model
 from stillhouse.models.scenes import Rendering, Scene
 from stillhouse.models.scenes.base import Rendered
-from stillhouse.parts.gaps.score import WEIGHTS, sds_gradient, surrogate_loss
+from stillhouse.parts.gaps.score import SCORE_WEIGHTS, sds_gradient, surrogate_loss
 from stillhouse.parts.scenes.distill_3d import falling
 from stillhouse.parts.scenes.noise_field import NoiseField, field_for, fixed_per_camera
 from stillhouse.parts.states.time_sampler import uniform
@@ -58,7 +58,9 @@ class CFD(Method):
         "falling from high to low over the run, or random between the two",
         choices=("annealed", "uniform"),
     )
-    weight: str = option("ratio", "of the difference: sigma / alpha, sigma^2, or 1", choices=tuple(WEIGHTS))
+    weight: str = option(
+        "ratio", "of the difference: sigma / alpha, sigma^2, or 1", choices=tuple(SCORE_WEIGHTS)
+    )
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
     first_time: float = option(0.95, "time at the start of the run", low=0.01, high=0.999)
     last_time: float = option(

@@ -13,18 +13,18 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.parts.gaps.distances import DISTANCES
-from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import thinned
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Batch, option
 from stillhouse.train.recipe import Optim
 
 
 @dataclass
-class CM(Method):
+class CM(GuidanceInput):
     """Consistency Models. Song, Dhariwal, Chen & Sutskever, 2023 (arXiv 2303.01469, algorithms 2 and 3).
 
     The student's answer at a noisy state is drawn to its slow copy's answer at the state one teacher step
@@ -50,10 +50,6 @@ class CM(Method):
     by_gap: bool = option(
         False, "weigh by 1 / (sigma_i - sigma_i+1) and draw levels log-normally (improved training from data)"
     )
-    low_guidance: float = option(1.0, "smallest teacher guidance scale (1: none)", low=0)
-    high_guidance: float = option(
-        1.0, "largest teacher guidance scale; the student hears it when it varies", low=0
-    )
 
     kind = "method"
     worlds = ("mixture", "digits", "mnist")
@@ -63,7 +59,6 @@ class CM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         low, high = self.low_guidance, self.high_guidance
-        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
         require(
             self.steps < self.levels,
             f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.",
@@ -76,13 +71,6 @@ class CM(Method):
             self.source == "teacher" or low == high == 1,
             "Guidance is the teacher's; training from data alone has none.",
         )
-
-    @property
-    def takes_guidance(self) -> bool:
-        return self.low_guidance < self.high_guidance
-
-    def make_student(self, teacher: Denoiser) -> Denoiser:
-        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         enforce_boundary(self.student)
@@ -119,7 +107,7 @@ class CM(Method):
         w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.takes_guidance else None
         with torch.no_grad():
             x_u = self.neighbour(x_t, t, u, eps, batch, w)
-            target = self.answer(x_u, u, batch, w)
+            target = self.target_x0(x_u, u, batch, w)
         gap = DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target)
         if self.by_gap:
             gap = gap / (self.process.sigma(t) - self.process.sigma(u))
@@ -134,7 +122,7 @@ class CM(Method):
         teacher = guided(self.teacher, self.high_guidance if w is None else w)
         return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
 
-    def answer(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+    def target_x0(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         """The slow copy's clean end; at the lowest level the state itself."""
         return consistency_target(self.target, x_u, u, self.process.t_min, batch.cond, w)
 
@@ -148,5 +136,6 @@ class CM(Method):
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
-        middle = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
-        return {k: Sampling(thinned(self.grid(self.levels), k), "renoise", middle) for k in ways}
+        return {
+            k: Sampling(thinned(self.grid(self.levels), k), "renoise", self.sampling_guidance) for k in ways
+        }

@@ -106,7 +106,7 @@ class CTM(Method):
         return self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
 
     @torch.no_grad()
-    def answer(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
+    def target_x0(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
         """Teacher along ``times`` from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the
         slow copy to the end."""
         x_u = teacher_steps(self.teacher, x_t, times, batch.cond)
@@ -115,7 +115,7 @@ class CTM(Method):
     def student_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
         x_t, times, s = batch.memo["start"]
-        loss = main = (landed - self.answer(x_t, times, s, batch)).square().mean()
+        loss = main = (landed - self.target_x0(x_t, times, s, batch)).square().mean()
         weight = last_weight(self.student)
         if self.denoising:
             other = denoising_loss(
@@ -123,8 +123,8 @@ class CTM(Method):
             )
             loss = loss + adaptive_weight(main, other, weight) * other
         if self.with_critic(batch.step):
-            fool = -self.judge(landed, batch).mean()
-            loss = loss + adaptive_weight(main, fool, weight, 0.01, 10.0) * fool
+            adversarial = -self.logits(landed, batch).mean()
+            loss = loss + adaptive_weight(main, adversarial, weight, 0.01, 10.0) * adversarial
         return loss
 
     def denoising_times(self, batch: Batch) -> Tensor:
@@ -132,13 +132,13 @@ class CTM(Method):
         noisy = 1 - 0.7 * (1 - self.process.t_min) * batch.draws.uniform()
         return torch.where(batch.draws.uniform() < 0.5, noisy, edm(self.process, batch.draws))
 
-    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+    def logits(self, x: Tensor, batch: Batch) -> Tensor:
         t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
         return self.head(features(self.teacher, x, t, batch.cond))
 
     def critic_loss(self, batch: Batch) -> Tensor:
         return discriminator_loss(
-            self.judge(batch.data, batch), self.judge(self.landing(batch), batch), kind="hinge"
+            self.logits(batch.data, batch), self.logits(self.landing(batch), batch), kind="hinge"
         )
 
     def samplings(self) -> dict[int, Sampling]:

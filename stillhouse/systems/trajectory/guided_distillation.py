@@ -13,19 +13,25 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.prediction import Eps, Score
 from stillhouse.core.process import expand_to
-from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.players.guidance_range import GuidanceInput
+from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.time_sampler import snap_to_table
-from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_lengths, halving_target, ladder
+from stillhouse.parts.targets.halving import (
+    CLEAN_WEIGHTS,
+    clean_weight,
+    halving_lengths,
+    halving_target,
+    ladder,
+)
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.method import Batch, copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage
 
 
 @dataclass
-class GuidedDistillation(Method):
+class GuidedDistillation(GuidanceInput):
     """On Distillation of Guided Diffusion Models. Meng, Rombach, Gao, Kingma, Ermon, Ho & Salimans, 2022
     (arXiv 2210.03142).
 
@@ -36,7 +42,9 @@ class GuidedDistillation(Method):
     """
 
     low_guidance: float = option(1.0, "smallest guidance scale (1: none)", low=0)
-    high_guidance: float = option(4.0, "largest guidance scale; the student hears it when it varies", low=0)
+    high_guidance: float = option(
+        4.0, "largest guidance scale; an input of the student when it varies", low=0
+    )
     teacher_steps: int = option(64, "DDIM steps that the halving starts from", low=2)
     steps: int = option(
         2, "intervals of the last student's grid; as many calls, one less with the stochastic sampler", low=1
@@ -46,7 +54,7 @@ class GuidedDistillation(Method):
         False, "train for, and sample by, jumps of two intervals with one of noise back up"
     )
     weight: str = option(
-        "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
+        "truncated_snr", "weight of the squared error of the clean estimate", choices=CLEAN_WEIGHTS
     )
 
     kind = "method"
@@ -56,17 +64,11 @@ class GuidedDistillation(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.low_guidance, self.high_guidance
-        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
         require(
             not self.stochastic or self.steps >= 2,
             "The stochastic sampler jumps two intervals: its grid needs 2 steps or more.",
         )
         self.ladder = ladder(self.teacher_steps, self.steps)
-
-    @property
-    def takes_guidance(self) -> bool:
-        return self.low_guidance < self.high_guidance
 
     def stages(self, total: int) -> list[Stage]:
         """Guidance first; then a stage a halving, and one more for the jumps of the stochastic sampler, whose
@@ -80,20 +82,12 @@ class GuidedDistillation(Method):
         ]
         return [Stage("guidance as an input", first), *halvings]
 
-    def make_student(self, teacher: Denoiser) -> Denoiser:
-        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
-
     def build(self) -> None:
         require(
             self.conditional or self.high_guidance == 1,
             "Guidance moves away from the unconditional answer: it needs conditions.",
         )
-        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
-        require(
-            not blind,
-            "Pure noise holds no clean image, so a student that says the noise can't start there; use v, "
-            "x0 or velocity.",
-        )
+        require_clean_start(self.student)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
     def promote(self) -> None:
@@ -135,8 +129,11 @@ class GuidedDistillation(Method):
         return i / n, (i - jump / 2) / n, (i - jump) / n
 
     def samplings(self) -> dict[int, Sampling]:
-        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         if not self.stochastic:
-            return {self.steps: Sampling.steps(self.process, self.steps, solver="ddim", guidance=w)}
+            return {
+                self.steps: Sampling.steps(
+                    self.process, self.steps, solver="ddim", guidance=self.sampling_guidance
+                )
+            }
         times = [i / self.steps for i in range(self.steps, 1, -1)]
-        return {self.steps - 1: Sampling([*times, 0.0], "leap", w)}
+        return {self.steps - 1: Sampling([*times, 0.0], "leap", self.sampling_guidance)}

@@ -14,10 +14,10 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.prediction import Eps, Score
 from stillhouse.core.process import expand_to
 from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.segments import halvings, parted, segment_pair
@@ -93,7 +93,7 @@ class HyperSD(Method):
     )
     first_time: float = option(
         1.0,
-        "time that the one call of the score stage is told; its input is pure noise of that level",
+        "time of the one call of the score stage; its input is pure noise of that level",
         low=0.01,
         high=1,
     )
@@ -165,12 +165,7 @@ class HyperSD(Method):
 
     # -- players -----------------------------------------------------------------------------------
     def build(self) -> None:
-        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
-        require(
-            not blind,
-            "Pure noise holds no clean image, so a student that says the noise can't jump from there; use "
-            "a velocity, v or x0 network.",
-        )
+        require_clean_start(self.student)
         self.guided = Guided(self.teacher, self.guidance)
         self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.worth: Reward | None = find_reward(self.reward) if self.reward else None

@@ -12,19 +12,17 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.process import ScaledLinearVP
-from stillhouse.parts.gaps.distances import squared
-from stillhouse.parts.players.students import with_inputs
-from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step, huber
+from stillhouse.parts.gaps.distances import LATENT_DISTANCES
+from stillhouse.parts.players.guidance_range import GuidanceInput
+from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Batch, option
 from stillhouse.train.recipe import Optim
-
-DISTANCES = {"huber": huber, "l2": squared}
 
 
 @dataclass
-class LCM(Method):
+class LCM(GuidanceInput):
     """Latent Consistency Models. Luo, Tan, Huang, Li & Zhao, 2023 (arXiv 2310.04378, algorithm 1).
 
     A consistency model on a grid of 50 DDIM times, so that a pair of neighbours is 20 steps of the teacher's
@@ -36,11 +34,11 @@ class LCM(Method):
 
     low_guidance: float = option(7.5, "smallest teacher guidance scale (1: none)", low=0)
     high_guidance: float = option(
-        7.5, "largest teacher guidance scale; the student hears it when it varies", low=0
+        7.5, "largest teacher guidance scale; an input of the student when it varies", low=0
     )
     levels: int = option(50, "DDIM times of the grid", low=2)
     steps: int = option(4, "default number of calls per sample", low=1)
-    distance: str = option("huber", "how two answers are compared", choices=tuple(DISTANCES))
+    distance: str = option("huber", "how two answers are compared", choices=tuple(LATENT_DISTANCES))
     decay: float = option(
         0.95, "decay of the slow copy per step (0: the student itself, none is kept)", low=0, high=1
     )
@@ -52,19 +50,10 @@ class LCM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.low_guidance, self.high_guidance
-        require(low <= high, f"Guidance runs from low to high, not {low} to {high}.")
         require(
             self.steps <= self.levels,
             f"A student trained on {self.levels} levels can't be sampled in {self.steps} calls.",
         )
-
-    @property
-    def takes_guidance(self) -> bool:
-        return self.low_guidance < self.high_guidance
-
-    def make_student(self, teacher: Denoiser) -> Denoiser:
-        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         require(
@@ -100,19 +89,20 @@ class LCM(Method):
         w = batch.draws.uniform(self.low_guidance, self.high_guidance) if self.takes_guidance else None
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
-            target = self.answer(x_t, t, u, batch, w)
-        return DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target).mean()
+            target = self.target_x0(x_t, t, u, batch, w)
+        return LATENT_DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target).mean()
 
-    def answer(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
+    def target_x0(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
         """What the slow copy says from where one guided DDIM step of the teacher leads; ``w`` (B,) is None
         where the scale is fixed."""
         x_u = guided_step(self.teacher, x_t, t, u, batch.cond, self.high_guidance if w is None else w)
         return consistency_target(self.target, x_u, u, float(self.grid[-1]), batch.cond, w)
 
     def samplings(self) -> dict[int, Sampling]:
-        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
         ways = [self.steps, *(k for k in (1, 2, 4, 8) if k != self.steps and k <= self.levels)]
         start = (
             1.0 if isinstance(self.process, ScaledLinearVP) else None
         )  # where Diffusers starts the walks of its tables
-        return {k: Sampling(thinned(self.make_grid(), k), "renoise", w, start) for k in ways}
+        return {
+            k: Sampling(thinned(self.make_grid(), k), "renoise", self.sampling_guidance, start) for k in ways
+        }

@@ -10,11 +10,16 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
-from stillhouse.core.prediction import Eps, Score
 from stillhouse.core.process import expand_to
-from stillhouse.parts.targets.halving import WEIGHTS, clean_weight, halving_lengths, halving_target, ladder
+from stillhouse.parts.players.students import require_clean_start
+from stillhouse.parts.targets.halving import (
+    CLEAN_WEIGHTS,
+    clean_weight,
+    halving_lengths,
+    halving_target,
+    ladder,
+)
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, Method, copy_weights, option
 from stillhouse.train.recipe import Optim
@@ -33,7 +38,7 @@ class Progressive(Method):
     teacher_steps: int = option(64, "DDIM steps of the first teacher", low=2)
     steps: int = option(1, "DDIM steps of the last student", low=1)
     weight: str = option(
-        "truncated_snr", "weight of the squared error of the clean estimate", choices=WEIGHTS
+        "truncated_snr", "weight of the squared error of the clean estimate", choices=CLEAN_WEIGHTS
     )
 
     kind = "method"
@@ -54,12 +59,7 @@ class Progressive(Method):
         ]
 
     def build(self) -> None:
-        blind = isinstance(self.student.kind, Eps | Score) and float(self.process.alpha(torch.ones(1))) < 1e-3
-        require(
-            not blind,
-            "Pure noise holds no clean image, so a student that says the noise can't start there; use a "
-            "velocity, v or x0 network.",
-        )
+        require_clean_start(self.student)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
     def promote(self) -> None:

@@ -16,19 +16,19 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Prediction
 from stillhouse.core.process import Trig, expand_to
 from stillhouse.models.embed import NumberEmbedding, zero
-from stillhouse.parts.players.students import with_inputs
+from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.tangent import tangent
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Batch, option
 from stillhouse.train.recipe import Optim
 
 HALF_PI = math.pi / 2
 
 
 @dataclass
-class TBCM(Method):
+class TBCM(GuidanceInput):
     """Image-Free Timestep Distillation via Continuous-Time Consistency with Trajectory-Sampled Pairs. Tang et
     al., 2025 (arXiv 2511.20410); the tangent objective is sCM's: Lu & Song, 2024 (arXiv 2410.11081, eq. 6 and
     algorithm 1).
@@ -44,10 +44,6 @@ class TBCM(Method):
         choices=("path", "data"),
     )
     levels: int = option(16, "points of one walk, pure noise included", low=2, high=256)
-    low_guidance: float = option(1.0, "smallest teacher guidance scale (1: none)", low=0)
-    high_guidance: float = option(
-        1.0, "largest teacher guidance scale; the student hears it when it varies", low=0
-    )
     warmup: int = option(
         1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0
     )
@@ -63,21 +59,6 @@ class TBCM(Method):
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher", "data if states=data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.low_guidance <= self.high_guidance,
-            f"Guidance runs from low to high, not {self.low_guidance} to {self.high_guidance}.",
-        )
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether the student is told the guidance scale."""
-        return self.low_guidance < self.high_guidance
-
-    def make_student(self, teacher: Denoiser) -> Denoiser:
-        return with_inputs(teacher, guidance_input=True) if self.takes_guidance else teacher.copy()
 
     def build(self) -> None:
         self.path_student = Converted(self.student, Trig())
@@ -167,8 +148,10 @@ class TBCM(Method):
 
     def samplings(self) -> dict[int, Sampling]:
         middle = float(self.process.time(Trig().log_snr(torch.tensor(1.1 / HALF_PI, dtype=torch.float64))))
-        w = (self.low_guidance + self.high_guidance) / 2 if self.takes_guidance else 1.0
-        return {1: Sampling([1.0, 0.0], "renoise", w), 2: Sampling([1.0, middle, 0.0], "renoise", w)}
+        return {
+            1: Sampling([1.0, 0.0], "renoise", self.sampling_guidance),
+            2: Sampling([1.0, middle, 0.0], "renoise", self.sampling_guidance),
+        }
 
 
 class LogVariance(nn.Module):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
+from stillhouse.parts.players.score_range import SCORE_OPTIM
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.video.clips import (
     check_levels,
@@ -23,7 +23,6 @@ from stillhouse.parts.video.clips import (
 from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.method import Batch, option, shared
-from stillhouse.train.recipe import Optim
 
 
 @dataclass
@@ -55,10 +54,7 @@ class CausVid(CausalMethod):
     kind = "method"
     worlds = ("clips",)
     needs = ("teacher", "data")
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def __post_init__(self) -> None:
         super().__post_init__()

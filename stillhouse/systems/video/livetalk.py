@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At, divide
+from stillhouse.parts.players.score_range import SCORE_OPTIM
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.video.audio_guidance import TwoGuided
 from stillhouse.parts.video.clips import (
@@ -28,7 +28,6 @@ from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Clamped, of_frames
 from stillhouse.train.method import Batch, option, shared
-from stillhouse.train.recipe import Optim
 
 
 @dataclass
@@ -83,10 +82,7 @@ class LiveTalk(CausalMethod):
     kind = "method"
     worlds = ("clips",)
     needs = ("teacher", "data if reference=true")
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def __post_init__(self) -> None:
         super().__post_init__()

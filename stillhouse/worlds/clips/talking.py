@@ -40,7 +40,7 @@ def spoken(number: Tensor, frames: int = FRAMES) -> Tensor:
     return (number[:, None] >> syllable & 1).float()
 
 
-def hearing(open: Tensor) -> Tensor:
+def sound_features(open: Tensor) -> Tensor:
     """What a network is told of sound, (B, F, 2): a 1 that stands for "there is sound", and how loud it is,
     about 0 … 1.
 
@@ -144,7 +144,7 @@ class TalkingClips(World):
         number = torch.arange(self.utterances * len(SPEEDS) * PIXELS)
         self._labels, start = number // PIXELS, number % PIXELS
         self._clips = self.clip(self._labels, start)
-        self._heard = hearing(spoken(torch.arange(self.utterances)))
+        self._heard = sound_features(spoken(torch.arange(self.utterances)))
         words = sorted({word for text in SPEEDS for word in text.split()})
         self._texts = Words(words, 2, dim=16).encode(
             [*SPEEDS, ""]
@@ -167,7 +167,9 @@ class TalkingClips(World):
             f"Conditions have the numbers 0 … {last}, and -1 for none.",
         )
         some, known = labels.cpu().clamp_min(0), labels.cpu() >= 0
-        sounding = self._heard if frames == FRAMES else hearing(spoken(torch.arange(self.utterances), frames))
+        sounding = (
+            self._heard if frames == FRAMES else sound_features(spoken(torch.arange(self.utterances), frames))
+        )
         features = sounding[some // len(SPEEDS)] * known[:, None, None]
         text = torch.where(known, some % len(SPEEDS), -1)
         pred = {name: part[text] for name, part in self._texts.items()}

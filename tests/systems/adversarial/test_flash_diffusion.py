@@ -59,7 +59,7 @@ def test_the_whole_batch_starts_at_one_time_and_from_pure_noise_at_the_top(proce
     method, met = built(process, adversarial=0.0), {}
     for step in range(300, 340):
         batch = batch_of(step)
-        x_t, j, _ = method.ask(batch)
+        x_t, j, _ = method.student_estimate(batch)
         eps = Draws(ROWS, step, "student").normal(2)
         t = torch.full((ROWS,), method.times[j])
         expected = eps * process.prior_std if j == 0 else process.noise(batch.x, t, eps)
@@ -103,7 +103,7 @@ def test_the_other_terms_come_in_quarter_by_quarter():
             method, batch = built(**options), batch_of(step)
             parts[name] = float(method.student_loss(batch).detach())
             if name == "matching":
-                t_x, j, x = method.ask(batch_of(step))
+                t_x, j, x = method.student_estimate(batch_of(step))
                 draws = Draws(ROWS, step, "student")
                 draws.normal(2)
                 t = draws.integers(0, 1000) / 1000
@@ -129,7 +129,7 @@ def test_real_and_fake_meet_the_critic_at_the_same_times_with_the_same_noise():
     method, met = built(), []
     method.feature_net.register_forward_pre_hook(lambda _m, args: met.append(args[:2]))
     batch = batch_of(step=300, player="critic")
-    one, two = method.judge([batch.data, batch.data], batch)
+    one, two = method.logits([batch.data, batch.data], batch)
     assert torch.equal(met[0][0], met[1][0]) and torch.equal(one, two)
     assert set(met[0][1].unique().tolist()) == {float(torch.tensor(t)) for t in (0.01, 0.25, 0.5, 0.75)}
     met.clear()

@@ -105,7 +105,7 @@ def test_who_gets_gradient():
 def test_the_critic_trains_the_fakes_encoder():
     method = built(first_time=0.7, gan_weight=0.5, critic_weight=0.5)
     first = list(method.fake.net.blocks[0].parameters())
-    logits = method.judge(batch_of().data, batch_of())
+    logits = method.logits(batch_of().data, batch_of())
     grads = torch.autograd.grad(discriminator_loss(logits, logits.new_zeros(ROWS)), first)
     assert sum(float(g.abs().sum()) for g in grads) > 0
 

@@ -155,7 +155,7 @@ def test_the_critic_alone_moves_the_student_through_the_teachers_features():
     method = built(gan_weight=1.0)
     x = torch.zeros(ROWS, 2, requires_grad=True)
     shaken(method.critic)
-    (gradient,) = torch.autograd.grad(method.judge(x, batch_of(method)).mean(), x)
+    (gradient,) = torch.autograd.grad(method.logits(x, batch_of(method)).mean(), x)
     assert float(gradient.abs().min()) > 0
 
 

@@ -73,9 +73,9 @@ def test_an_edm_student_says_the_state_itself_at_the_lowest_level():
 def test_the_last_target_is_the_state_whatever_the_network_says(process, kind):
     method = ready(process, kind)
     x, u = Draws(8, "x").normal(2), torch.full((8,), process.t_min)
-    assert torch.equal(method.answer(x, u, batch_of(8), None), x)
+    assert torch.equal(method.target_x0(x, u, batch_of(8), None), x)
     above = u + 0.1
-    assert torch.equal(method.answer(x, above, batch_of(8), None), predict_x0(method.target, x, above))
+    assert torch.equal(method.target_x0(x, above, batch_of(8), None), predict_x0(method.target, x, above))
 
 
 @pytest.mark.parametrize("process", [VE(), Flow()])

@@ -96,7 +96,7 @@ def test_the_true_flow_map_has_next_to_no_loss(process):
         method = ready(process, GAUSSIAN, student, denoising=False, levels=80, segment=3)
         batch = batch_of(2048, world=GAUSSIAN)
         landed = method.landing(batch)
-        return float((landed - method.answer(*batch.memo["start"], batch)).square().mean().detach())
+        return float((landed - method.target_x0(*batch.memo["start"], batch)).square().mean().detach())
 
     assert loss(1.0) < 1e-5 and loss(0.9) > 100 * loss(1.0)
 
@@ -110,12 +110,12 @@ def test_the_target_is_teacher_then_student_then_slow_copy():
     times, s = [torch.full((8,), v) for v in (0.8, 0.75, 0.7)], torch.full((8,), 0.5)
     x_u = teacher_steps(method.teacher, x, times)
     expected = method.to_clean(jump(method.student, x_u, times[-1], s), s, batch)
-    made = method.answer(x, times, s, batch)
+    made = method.target_x0(x, times, s, batch)
     torch.testing.assert_close(made, expected)
     assert not made.requires_grad
     # at s = u the inner jump is the identity
     torch.testing.assert_close(
-        method.answer(x, times, times[-1], batch),
+        method.target_x0(x, times, times[-1], batch),
         method.to_clean(x_u, times[-1], batch),
         atol=1e-4,
         rtol=1e-5,

@@ -14,8 +14,8 @@ from stillhouse.core.process import Flow, ScaledLinearVP
 from stillhouse.io.weights import kind_config, kind_from_config
 from stillhouse.model import Model
 from stillhouse.models import build_model
+from stillhouse.parts.gaps.distances import elementwise_huber
 from stillhouse.parts.players.students import with_inputs
-from stillhouse.parts.targets.consistency import huber
 from stillhouse.systems.trajectory.lcm import LCM
 from stillhouse.train.method import Batch
 from stillhouse.worlds.base import get_world
@@ -115,10 +115,10 @@ def test_a_pair_is_one_guided_ddim_step_apart_and_the_chain_ends_at_the_state():
     t, u = grid[3].expand(64), grid[4].expand(64)
     step = jump(Guided(method.teacher, w), x, t, u, batch.cond)
     torch.testing.assert_close(
-        method.answer(x, t, u, batch, w), predict_x0(method.target, step, u, batch.cond, w)
+        method.target_x0(x, t, u, batch, w), predict_x0(method.target, step, u, batch.cond, w)
     )
     last = jump(Guided(method.teacher, w), x, grid[-2].expand(64), grid[-1].expand(64), batch.cond)
-    assert torch.equal(method.answer(x, grid[-2].expand(64), grid[-1].expand(64), batch, w), last)
+    assert torch.equal(method.target_x0(x, grid[-2].expand(64), grid[-1].expand(64), batch, w), last)
 
 
 def test_one_scale_is_baked_in_and_the_student_may_be_its_own_target():
@@ -128,7 +128,7 @@ def test_one_scale_is_baked_in_and_the_student_may_be_its_own_target():
     expected = predict_x0(
         method.student, jump(Guided(method.teacher, 3.0), x, t, u, batch.cond), u, batch.cond
     )
-    torch.testing.assert_close(method.answer(x, t, u, batch, None), expected)
+    torch.testing.assert_close(method.target_x0(x, t, u, batch, None), expected)
     method.student_loss(batch).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.student.parameters())
 
@@ -143,7 +143,7 @@ def test_a_flow_has_its_own_boundary_and_an_even_grid():
 def test_huber_is_taken_element_by_element():
     a, b = torch.tensor([[3.0, 0.0], [0.0, 1e-4]]), torch.zeros(2, 2)
     expected = torch.tensor([(9 + 1e-6) ** 0.5 - 1e-3, (1e-8 + 1e-6) ** 0.5 - 1e-3]) / 2
-    torch.testing.assert_close(huber(a, b), expected)
+    torch.testing.assert_close(elementwise_huber(a, b), expected)
 
 
 def test_a_students_guidance_is_one_call():
