@@ -128,7 +128,7 @@ def _method_classes(tree: ast.Module) -> list[ast.ClassDef]:
             continue
         bases = {ast.unparse(base).split("[")[0].rpartition(".")[2] for base in node.bases}
         if (
-            "Method" in bases
+            bases & {"Method", "Operation", "Program"}
             or bases & set(known)
             or (bases & shared and _assigned(node, "worlds") is not None)
         ):
