@@ -19,7 +19,7 @@ from stillhouse.train.data import NoData
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
-ABLATIONS = {"search": "A random falling schedule of the same length stands in the place of the searched one."}
+ABLATIONS = {"search": "A random schedule of the same length stands in the place of the searched one."}
 CONTRACT = Contract(
     options={"steps": 3, "grid_steps": 12, "searched": 4, "guidance": 2.0},
     process=Cosine(),
@@ -92,13 +92,19 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         mean = sum(deviation(teacher, o, reference, fresh) for o in others) / len(others)
         margins.append(mean / mine)
     claims = [
-        at_most("deviation from the teacher, searched / even times, the worst of 4 to 8 steps", max(ratios), 0.6),
+        at_most("deviation from the teacher, searched / even times, worst of 4 to 8 steps", max(ratios), 0.6),
         at_least(
-            "deviation of random schedules, the mean of 20 / searched, the least of 4 to 8 steps", min(margins), 3
+            "deviation, mean of 20 random schedules / searched, least of 4 to 8 steps",
+            min(margins),
+            3,
         ),
     ]
     if not ablation:
         claims.append(
-            at_most("the same ratio where each noise is searched by itself", own_noise(teacher, base, seed), 0.6)
+            at_most(
+                "searched / even times where each noise is searched by itself",
+                own_noise(teacher, base, seed),
+                0.6,
+            )
         )
     return claims

@@ -65,6 +65,16 @@ def open_student(
         student = _of_kind(read_lora(folder, denoiser), about)
         has = (folder / INVERSE).is_dir()
         return family, student, _of_kind(read_lora(folder / INVERSE, student), about) if has else None, about
+    if form == "scheduler":
+        require(
+            base is not None,
+            f"'{folder}' is a scheduler without weights; give the pipeline it was searched for "
+            f"('{about['base_model']}') as its base.",
+        )
+        family = base if isinstance(base, Family) else open_pipeline(base, adapter, **sides)  # type: ignore[arg-type]
+        denoiser = family.denoiser()
+        check_base(denoiser.net, about["base"], folder, "scheduler", "searched")
+        return family, denoiser, None, about
     require(base is None, f"'{folder}' is a whole pipeline, no LoRA; load it without a base.")
     family = _opened(folder, about, adapter, sides)
     return family, _of_kind(family.denoiser(), about), _inverse(folder, family, about), about
