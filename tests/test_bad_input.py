@@ -79,7 +79,7 @@ def degraded(run: Path, tmp_path: Path) -> Path:
         (["distil"], "There is no command 'distil'; did you mean 'distill'?"),
         (["distill"], "Name a method"),
         (["distill", "progresive"], "There is no method 'progresive'; did you mean 'progressive'?"),
-        (["distill", "./gone.py:Mine"], "There is no method file './gone.py'."),
+        (["distill", "./gone.py:Mine"], "There is no system's file './gone.py'."),
         (["distill", "cm"], "Name a teacher or a world"),
         (["distill", "cm", "--world", "mixtur"], "There is no world 'mixtur'; did you mean 'mixture'?"),
         (

@@ -142,7 +142,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class NAME(ClassifierMixin, BaseEstimator):
@@ -159,6 +159,7 @@ class NAME(ClassifierMixin, BaseEstimator):
         self.estimator = estimator
 
     def fit(self, X: Any, y: Any) -> NAME:
+        X, y = validate_data(self, X, y)
         # the mathematics goes here; this example's student learns from the teacher's labels
         base = LogisticRegression() if self.estimator is None else self.estimator
         self.teacher_ = clone(base).fit(X, y)
@@ -170,7 +171,7 @@ class NAME(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """The student's labels of ``X``."""
         check_is_fitted(self)
-        return self.student_.predict(X)
+        return self.student_.predict(validate_data(self, X, reset=False))
 '''
 
 SYSTEMS = {"method": METHOD, "operation": OPERATION, "program": PROGRAM, "estimator": ESTIMATOR}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from stillhouse.core.errors import require
 from stillhouse.forms.base import Form, Option, Request, Sampled
-from stillhouse.io.weights import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +51,8 @@ def save_wav(path: str | Path, sounds: Tensor, rate: int = RATE) -> Path:
         Where it is.
     """
     path = Path(path)
+    from stillhouse.io.weights import atomic_write
+
     require(path.suffix == ".wav", f"Sounds are written as .wav, not '{path.suffix}'.")
     require(1 <= rate <= 384_000, f"A sound has 1 to 384,000 numbers a second, not {rate}.")
     numbers = (sounds.detach().float().cpu().flatten().clamp(-1, 1) * 32767).round().short()

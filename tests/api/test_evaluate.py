@@ -98,7 +98,7 @@ def test_a_student_on_another_scale_of_noise_starts_from_the_same_noise():
 
 def test_guidance_counts_double():
     teacher = exact_teacher(get_world("mixture"), Flow(), steps=4, solver="ddim")
-    teacher.samplings[4].guidance = 2.0
+    teacher.samplings[4] = teacher.samplings[4].changed(guidance=2.0)
     walks = walks_of(teacher, "teacher", [1, 2])
     assert [(w.steps, w.nfe, w.default) for w in walks] == [(1, 2, False), (2, 4, False), (4, 8, True)]
 

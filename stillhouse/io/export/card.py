@@ -17,12 +17,13 @@ from stillhouse.io.pipelines import Family
 
 LICENCE = ("license", "license_name", "license_link")
 PROMPT = "a red circle above a blue square"
+HEADS = {"full": "A student of", "lora": "A LoRA of", "scheduler": "A scheduler for"}
 
 
 @dataclass
 class Facts:
-    """What a card tells. ``form``: full or lora; ``takes_guidance``: the network takes the guidance scale;
-    ``no_scale``: as an input without effect."""
+    """What a card tells. ``form``: full, lora or scheduler; ``takes_guidance``: the network takes the
+    guidance scale; ``no_scale``: as an input without effect."""
 
     family: Family
     info: Mapping[str, Any]
@@ -100,9 +101,9 @@ def card(facts: Facts) -> str:
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
         f"# {facts.name}\n",
-        f"{'A LoRA of' if facts.form == 'lora' else 'A student of'} **{facts.base}** that samples in "
-        f"{_count(facts)}, "
-        f"distilled with the method `{facts.method}` of Stillhouse.\n",
+        f"{HEADS[facts.form]} **{facts.base}** that samples in {_count(facts)}, "
+        f"{'searched' if facts.form == 'scheduler' else 'distilled'} with the method `{facts.method}` of "
+        "Stillhouse.\n",
         f"## How to call it\n\n```python\n{snippet(facts)}```\n",
         "".join(f"- {sentence}\n" for sentence in pred),
         _table("Measured", facts.info.get("measured") or facts.info.get("metrics")),
@@ -128,14 +129,17 @@ def snippet(facts: Facts) -> str:
     """Python that opens and calls the student, run from the folder that it lies in."""
     trust = ", trust_remote_code=True" if facts.choice.own and facts.form == "full" else ""
     opened = facts.name if facts.form == "full" else facts.base
+    weightless = facts.form == "scheduler"
     lines = [
         "from diffusers import DiffusionPipeline",
         "",
         f'pipe = DiffusionPipeline.from_pretrained("{opened}"{trust})',
     ]
-    if facts.form == "lora":
+    if facts.form != "full":
         part = facts.family.part
-        if hasattr(facts.family.pipe, "load_lora_weights"):
+        if weightless:
+            pass
+        elif hasattr(facts.family.pipe, "load_lora_weights"):
             lines.append(f'pipe.load_lora_weights("{facts.name}")')
         else:
             lines = [

@@ -48,22 +48,24 @@ def fingerprint(net: nn.Module) -> dict[str, Any]:
     }
 
 
-def check_base(net: nn.Module, wanted: dict[str, Any], folder: str | Path) -> None:
+def check_base(
+    net: nn.Module, wanted: dict[str, Any], folder: str | Path, what: str = "LoRA", made: str = "trained"
+) -> None:
     """Refuse a base that an adapter was not trained on, with :class:`StillhouseError`."""
     found = fingerprint(net)
     alike = all(found[key] == wanted[key] for key in ("class", "weights"))
     require(
         alike,
-        f"The LoRA in '{folder}' belongs to a {wanted['class']} of {wanted['weights']:,} weights, not to "
+        f"The {what} in '{folder}' belongs to a {wanted['class']} of {wanted['weights']:,} weights, not to "
         f"this {found['class']} of "
-        f"{found['weights']:,}; give the base it was trained on.",
+        f"{found['weights']:,}; give the base it was {made} on.",
     )
     mine, its = (torch.tensor(f["probes"], dtype=torch.float64) for f in (found, wanted))
     same = bool(((mine - its).abs() <= NEAR * its.abs() + 1e-6).all())
     require(
         same,
-        f"The LoRA in '{folder}' was trained on other weights than this {found['class']}'s; give the base "
-        "it was trained on, or put it on "
+        f"The {what} in '{folder}' was {made} on other weights than this {found['class']}'s; give the base "
+        f"it was {made} on, or put it on "
         "this one in Diffusers (pipe.load_lora_weights) if you mean to.",
     )
 

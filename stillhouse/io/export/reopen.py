@@ -67,6 +67,16 @@ def open_student(
             name: _of_kind(read_lora(folder / name, student), about) for name in _companions(folder, about)
         }
         return family, student, beside, about
+    if form == "scheduler":
+        require(
+            base is not None,
+            f"'{folder}' is a scheduler without weights; give the pipeline it was searched for "
+            f"('{about['base_model']}') as its base.",
+        )
+        family = base if isinstance(base, Family) else open_pipeline(base, adapter, **sides)  # type: ignore[arg-type]
+        denoiser = family.denoiser()
+        check_base(denoiser.net, about["base"], folder, "scheduler", "searched")
+        return family, denoiser, {}, about
     require(base is None, f"'{folder}' is a whole pipeline, no LoRA; load it without a base.")
     family = _opened(folder, about, adapter, sides)
     beside = {name: _beside(folder / name, family, about) for name in _companions(folder, about)}

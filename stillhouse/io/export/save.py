@@ -28,7 +28,7 @@ from stillhouse.io.pipelines.base import quiet
 from stillhouse.io.weights import kind_config
 
 ABOUT, INDEX = "stillhouse.json", "model_index.json"
-FORMS = ("full", "lora", "both")
+FORMS = ("full", "lora", "both", "scheduler")
 LORA_FOLDER = "lora"
 
 
@@ -48,7 +48,8 @@ def save_pipeline(
     """Write the student ``denoiser`` of ``family``'s pipeline to ``folder``; returns the folder.
 
     ``form``: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
-    adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``. An adapter's default is
+    adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``; ``scheduler``, no weights
+    at all, for a model that is the pipeline's own network with other samplings. An adapter's default is
     both, since the one just works and the other is small enough to share; any other student's is full.
     ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step model and keeps
     the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it
@@ -64,8 +65,12 @@ def save_pipeline(
     if form not in FORMS:
         raise unknown("form of a saved student", form, FORMS)
     require(
-        form == "full" or isinstance(denoiser, Adapted),
+        form in ("full", "scheduler") or isinstance(denoiser, Adapted),
         "Only a student trained as an adapter can be saved as a LoRA; train with a lora rank.",
+    )
+    require(
+        form != "scheduler" or denoiser.net is family.network,
+        "Only a model with its pipeline's own weights can be saved as a scheduler alone.",
     )
     require(bool(samplings), "A student that says no number of steps can't be saved.")
     require(
@@ -97,6 +102,11 @@ def save_pipeline(
     }
 
     def build(place: Path) -> None:
+        if form == "scheduler":
+            _write_scheduler(place, choice)
+            facts.form = form
+            _write_about(place, facts, {**about, "form": form, "base": fingerprint(denoiser.net)})
+            return
         if form != "lora":
             _write_full(place, facts, denoiser, about, fixed_guidance)
             for name, denoiser_of in beside.items():

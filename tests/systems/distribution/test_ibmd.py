@@ -139,7 +139,7 @@ def test_z_enters_and_training_meets_the_states_of_sampling():
     k = batch.stream("depth").one_integer(1, 4)
     batch.player = "student"
     made = method.samples(batch).detach()
-    sampling.times = [*sampling.times[:k], 0.0]
+    sampling.legs[0].times = [*sampling.times[:k], 0.0]
     torch.testing.assert_close(
         made, draw_samples(method.student, sampling, (2,), method.cond, Draws(ROWS, 0, "student"))
     )
