@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +81,9 @@ class Clip(SavedHook):
         return pred.with_x0(pred.x0.clamp(-level, level) / level)
 
 
+LEVELS = ("next", "same", "random")
+
+
 @dataclass
 class TeacherMix(SavedHook):
     """The student's estimate drawn towards what a teacher makes of it: Distillation++ (Park, Lee & Ye, 2024,
@@ -98,38 +101,41 @@ class TeacherMix(SavedHook):
     strength: float = 0.5
     steps: tuple[int, ...] = (0,)
     guidance: float = 1.0
-    level: Literal["next", "same", "random"] = "next"
+    level: str = "next"
     name = "distillation_pp"
 
     def __post_init__(self) -> None:
         self.steps = tuple(int(k) for k in self.steps)
         require(0 <= self.strength <= 1, f"The strength of a correction lies in [0, 1], not {self.strength}.")
-        if self.level not in ("next", "same", "random"):
-            raise unknown("level of a correction", self.level, ("next", "same", "random"))
+        if self.level not in LEVELS:
+            raise unknown("level of a correction", self.level, LEVELS)
         require(all(k >= 0 for k in self.steps), f"Steps are counted from 0, not {self.steps}.")
 
     @property
     def networks(self) -> tuple[str, ...]:
         return (self.network,)
 
-    def _guided(self, t: float, times: Sequence[float]) -> bool:
+    def _shown_at(self, t: float, times: Sequence[float]) -> float | None:
+        """The time of the grid at which the estimate made at ``t`` is shown to the teacher; None for a step
+        that is not guided. It is the grid's next time, whatever time the solver's own jump leads to."""
         k = min(range(len(times) - 1), key=lambda i: abs(times[i] - t))
         end = {"next": times[k + 1], "same": times[k], "random": 1.0}[self.level]
-        return k in self.steps and end > 0
+        return end if k in self.steps and end > 0 else None
 
     def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
         each = 2 if self.guidance != 1 and conditional else 1
-        return each * sum(self._guided(t, times) for t in asked)
+        return each * sum(self._shown_at(t, times) is not None for t in asked)
 
     def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
         t = pred.at.t
-        if not self._guided(float(t.flatten()[0]), walked.times):
+        end = self._shown_at(float(t.flatten()[0]), walked.times)
+        if end is None:
             return pred
         teacher = walked.networks[self.network]
-        level = {"next": s, "same": t, "random": None}[self.level]
-        if level is None:
-            low = teacher.process.t_min
-            level = (low + (1 - low) * walked.draws.uniform(dtype=torch.float64)).clamp_min(1e-3)
+        level = torch.full_like(t, end)
+        if self.level == "random":
+            low = max(teacher.process.t_min, 1e-3)
+            level = walked.draws.uniform(low, 1.0, dtype=torch.float64)
         x = pred.x0.float()
         probe = teacher.process.noise(x, level, walked.draws.normal_like(x))
         guided = teacher if self.guidance == 1 else Guided(teacher, self.guidance)

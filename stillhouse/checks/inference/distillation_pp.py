@@ -1,0 +1,113 @@
+"""distillation_pp: a teacher that corrects a few-step student's own sampling takes its strays away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.core.conditions import Condition
+from stillhouse.core.draws import Draws
+from stillhouse.core.process import Flow
+from stillhouse.model import Model, load
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.systems.base import Work
+from stillhouse.systems.inference.distillation_pp import DistillationPP
+from stillhouse.train.data import NoData
+from stillhouse.train.loop import Trainer
+from stillhouse.train.method import Batch, Method
+from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.mixture.layouts import make_mixture
+from stillhouse.worlds.mixture.world import Mixture
+
+WORLD = "mixture"
+ABLATIONS = {
+    "level": "The teacher is shown the estimate at the time that the student was just asked at.",
+    "random": "The teacher is shown the estimate at a random time.",
+}
+FOUR = [1.0, 0.75, 0.5, 0.25, 0.0]
+STRENGTH, SAMPLES = 0.5, 8192
+
+
+def small_student(teacher: Model) -> dict[str, Model]:
+    """A student of two steps for the contract suite: the teacher's own network, walked in two."""
+    walks = {n: Sampling([(n - k) / n for k in range(n + 1)], "renoise") for n in (2, 3)}
+    return {"student": Model(teacher.denoiser.copy(), teacher.shape, teacher.classes, walks)}
+
+
+CONTRACT = Contract(
+    options={"guided_steps": 2, "guidance": 2.0},
+    network={"width": 16, "depth": 1, "classes": 8},
+    models=small_student,
+)
+
+
+@dataclass
+class _Endpoints(Method):
+    """Regression onto where the world's exact ODE ends, at the times of the grid."""
+
+    world: Mixture | None = None
+
+    @property
+    def bank_size(self) -> int:
+        return 16384
+
+    def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
+        assert self.world is not None
+        x, _ = self.world.sample_data(draws.rows, draws)
+        times = torch.tensor(sorted(set(FOUR) - {0.0}))
+        t = times[draws.integers(0, len(times))]
+        x_t = self.process.noise(x, t, draws.normal(*self.shape))
+        end = torch.empty_like(x)
+        for now in times.tolist():
+            end[t == now] = self.world.endpoint(self.process, x_t[t == now], t=now)
+        return {"x_t": x_t, "t": t, "x": end}
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        row = batch.stored()
+        return (self.student(row["x_t"], row["t"]).x0 - row["x"]).square().mean()
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {4: Sampling(FOUR, "renoise")}
+
+
+def ring() -> Mixture:
+    """The ring with narrow modes."""
+    return make_mixture(std=0.15)
+
+
+def trained(world: Mixture, seed: int) -> Model:
+    """A small student of the exact teacher."""
+    network = world.network(Flow(), seed, kind="x0", width=64, depth=2, classes=0)
+    teacher = load(world.exact(Flow()), shape=world.shape)
+    recipe = Recipe(steps=2500, batch=256, seed=seed, lr={"student": 2e-3}, schedule="cosine", ema=0.99)
+    method = _Endpoints(world)
+    data = NoData(world.shape)
+    return Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
+
+
+def strays(student: Model, seed: int, steps: int, **correction: str) -> float:
+    """Mass farther than 4 deviations from every mode; ``correction``: the level of a teacher's, none for
+    none."""
+    world = ring()
+    if correction:
+        teacher = load(world.exact(Flow()), shape=world.shape)
+        operation = DistillationPP(guided_steps=3, strength=STRENGTH, guidance=1.0, **correction)
+        work = Work(NoData(world.shape), seed, quiet=True)
+        student = operation.apply({"teacher": teacher, "student": student}, work)
+    return world.off_mode(student.sample(SAMPLES, steps=steps, seed=seed))
+
+
+def check(seed: int, ablation: str = "") -> list[Claim]:
+    """The ring of 8 with narrow modes (deviation 0.15), its exact teacher, a small student that regresses on
+    the teacher's ends and walks by re-noising in four steps; the first three are corrected.
+
+    The card's second claim, that a fifth step of the student alone brings little, does not show here: it
+    halves the mass as well (0.53 at seed 21, where the correction leaves 0.26).
+    """
+    student = trained(ring(), seed)
+    level = {"": "next", "level": "same"}.get(ablation, ablation)
+    plain, guided = strays(student, seed, 4), strays(student, seed, 4, level=level)
+    return [at_most("mass off the modes, corrected / the student alone", guided / plain, 0.5)]
