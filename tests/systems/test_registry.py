@@ -14,6 +14,7 @@ from stillhouse import cli
 from stillhouse.checks.runner import run_checks
 from stillhouse.core.errors import StillhouseError
 from stillhouse.systems import registry as systems
+from stillhouse.systems.base import Operation, Program
 from stillhouse.systems.registry import citation, class_of, find, get_system, list_systems, read_system
 from stillhouse.train.method import Method
 from stillhouse.train.needs import equals
@@ -72,7 +73,7 @@ def test_our_own_files_are_all_read_and_found() -> None:
     assert {"progressive", "cm", "ctm", "tbcm", "dmd", "dmd2", "sid", "slimflow"} <= files
     for system in found:
         kind = class_of(system.slug)
-        assert issubclass(kind, Method | BaseEstimator) and kind.__name__ == system.name
+        assert issubclass(kind, Method | Operation | Program | BaseEstimator) and kind.__name__ == system.name
         assert "arXiv" in system.paper and system.worlds, system.slug
 
 
