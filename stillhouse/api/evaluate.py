@@ -54,7 +54,7 @@ class Walk:
     @property
     def nfe(self) -> int:
         """Network evaluations of one sample."""
-        return self.sampling.nfe(self.model.denoiser, conditional=self.model.conditional)
+        return self.sampling.nfe(self.model.denoiser, self.model.conditional, self.model.networks)
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
         """``draws.rows`` samples, decoded where there is a codec.
@@ -62,7 +62,15 @@ class Walk:
         All walks that are given equal draws start from the same noise, each scaled to its own start.
         """
         return self.model.pictures(
-            draw_samples(self.model.denoiser.eval(), self.sampling, self.model.shape, cond, draws), cond
+            draw_samples(
+                self.model.denoiser.eval(),
+                self.sampling,
+                self.model.shape,
+                cond,
+                draws,
+                networks=self.model.networks,
+            ),
+            cond,
         )
 
 

@@ -37,6 +37,9 @@ class Sampled(Protocol):
     @property
     def conditional(self) -> bool: ...
 
+    @property
+    def networks(self) -> dict[str, Denoiser]: ...
+
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling: ...
 
     def condition_of(self, n: int, cond: Condition) -> Condition: ...
@@ -191,7 +194,7 @@ class Form:
     def cost(self, model: Sampled, request: Request) -> str:
         """What a sample takes, as in "2 step(s), 2 network call(s)"."""
         sampling = model.sampling(request.steps, request.guidance)
-        calls = sampling.nfe(model.denoiser, conditional=model.conditional)
+        calls = sampling.nfe(model.denoiser, model.conditional, model.networks)
         return f"{len(sampling.times) - 1} step(s), {calls} network call(s)"
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:

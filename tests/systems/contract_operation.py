@@ -58,9 +58,10 @@ def reopens(product, cond, folder):
 def products_sample(product, cond, still=False):
     """A product samples at the cost that its samplings promise."""
     for steps, sampling in product.samplings.items():
-        with count_calls(product.denoiser) as calls:
+        networks = product.networks
+        with count_calls(product.denoiser, *networks.values()) as calls:
             x = product.sample(4, cond, steps=steps, seed=1)
-        assert calls() == sampling.nfe(product.denoiser, conditional=product.conditional)
+        assert calls() == sampling.nfe(product.denoiser, product.conditional, networks)
         assert x.shape == (4, *product.shape) and torch.isfinite(x).all()
         assert torch.equal(x, product.sample(4, cond, steps=steps, seed=1))
         assert still or not torch.equal(x, product.sample(4, cond, steps=steps, seed=2))
