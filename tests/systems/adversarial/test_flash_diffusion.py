@@ -113,7 +113,7 @@ def test_the_other_terms_come_in_quarter_by_quarter():
                 )
             if name == "adversarial":
                 assert parts[name] - parts["distance"] == pytest.approx(
-                    adversarial * batch.logs.get("student/fool", 0), abs=1e-5
+                    adversarial * batch.logs.get("student/generator", 0), abs=1e-5
                 )
 
 
