@@ -11,6 +11,7 @@ from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.dit import DiT
 from stillhouse.models.mlp import MLP
 from stillhouse.models.onehot import OneHot
+from stillhouse.models.routed import Routed
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 from stillhouse.models.taps import Network
 from stillhouse.models.temporal import TemporalUNet
@@ -33,6 +34,8 @@ def build_model(config: dict[str, Any], seed: int = 0) -> Network:
     """
     options = dict(config)
     name = str(options.pop("name", ""))
+    if name == Routed.name and set(options) == {"by", "experts"}:
+        return Routed([build_model(expert, seed) for expert in options["experts"]], options["by"])
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     known = inspect.signature(MODELS[name]).parameters

@@ -43,7 +43,7 @@ def run_program(kind, contract, folder, stop=None):
         if student is None and part.network:
             network = {**contract.network, **part.network}
             student = get_world(**contract.world).network(contract.process, kind=contract.kind, **network)
-        steps = max(1, round(STEPS * part.share / total))
+        steps = max(3, round(STEPS * part.share / total))
         recipe = Recipe(steps=steps, batch=8, save_every=1, log_every=1, lr=dict(part.lr))
 
         def halt(trainer, step, name=part.name):
