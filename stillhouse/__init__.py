@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stillhouse import parts as parts
     from stillhouse.api.run import Run as Run
     from stillhouse.api.runs import distill as distill
-    from stillhouse.api.runs import train as train
+    from stillhouse.api.runs import train_model as train_model
     from stillhouse.api.runs import train_teacher as train_teacher
     from stillhouse.core.conditions import Condition as Condition
     from stillhouse.core.conditions import drop_condition as drop_condition

@@ -81,7 +81,7 @@ def distill(
     return execute(run, memory, resume=resume, quiet=quiet)
 
 
-def train(
+def train_model(
     system: str | type[System] | System = "denoising",
     *,
     world: World | str | Mapping[str, Any] | None = None,
@@ -119,8 +119,8 @@ def train(
 def train_teacher(
     world: World | str | Mapping[str, Any], network: Mapping[str, Any] | None = None, **given: Any
 ) -> Model:
-    """:func:`train` by plain denoising in a world."""
-    return train("denoising", world=world, network=network, **given)
+    """:func:`train_model` by plain denoising in a world."""
+    return train_model("denoising", world=world, network=network, **given)
 
 
 def _described(
