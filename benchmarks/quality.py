@@ -127,7 +127,7 @@ def curve(slug: str, teacher: Model, world: World, args: argparse.Namespace) -> 
             "seconds": f"{clock['spent']:.0f}",
             "bank seconds": f"{bank:.0f}",
         }
-        rows.append(told | measured(run.student(), world, args.samples))
+        rows.append(told | measured(run.product(), world, args.samples))
         print(rows[-1], flush=True)
         clock["began"] = time.process_time()
 

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from stillhouse.systems.base import Part as Part
     from stillhouse.systems.base import Program as Program
     from stillhouse.systems.base import Work as Work
+    from stillhouse.train.batch import Batch as Batch
+    from stillhouse.train.batch import shared as shared
     from stillhouse.train.data import Data as Data
     from stillhouse.train.data import TensorData as TensorData
     from stillhouse.train.loop import Trainer as Trainer
-    from stillhouse.train.method import Batch as Batch
     from stillhouse.train.method import Method as Method
     from stillhouse.train.method import option as option
-    from stillhouse.train.method import shared as shared
     from stillhouse.train.recipe import Optim as Optim
     from stillhouse.train.recipe import Recipe as Recipe
     from stillhouse.train.stage import Stage as Stage

@@ -11,7 +11,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.models import build_model
-from stillhouse.train.method import EMA
+from stillhouse.train.ema import EMA
 from stillhouse.worlds.base import get_world
 
 X, T = Draws(4, "x").normal(1, 16, 16), torch.full((4,), 0.7)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from stillhouse.api.resolve import (
 from stillhouse.api.run import CACHE, CONFIG, Run
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.model import Model
+from stillhouse.model import Model, Network
 from stillhouse.parts.states.segments import parted
 from stillhouse.systems.base import Operation, Program, Work
 from stillhouse.train.data import Data
@@ -101,7 +101,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     if isinstance(system, Program):
         return job.program(system, student, place)
     model = job.method(system, student_of(student, place, base, system, recipe.seed))
-    if folder and model.pipeline is not None and (folder / "model").is_dir():
+    if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
 
@@ -231,18 +231,18 @@ class Job:
             self.run.to_yaml(self.folder / CONFIG)
         engine.wait()
 
-    def _keep(self, system: Operation | Program, model: Model) -> Model:
-        """``model`` with what made it in its header, saved in the run's folder."""
+    def _keep(self, system: Operation | Program, product: Model | Network) -> Model:
+        """``product`` with what made it in its header, saved in the run's folder."""
         facts: Mapping[str, Any] = system.describe() | self._info()
-        model = replace(model, info={**model.info, **facts})
+        product = replace(product, info={**product.info, **facts})
         engine = Engine(self.recipe.precision)
         self._record(engine)
         if self.folder and engine.main:
-            model.save_pretrained(self.folder / "model")
-            if model.pipeline is not None:
+            product.save_pretrained(self.folder / "model")
+            if isinstance(product, Model) and product.pipeline is not None:
                 _show_in(self.folder)
         engine.wait()
-        return model
+        return cast(Model, product)  # nearly always; every caller would have to ask otherwise
 
 
 def _show_in(folder: Path) -> None:

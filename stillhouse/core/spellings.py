@@ -28,6 +28,7 @@ MODULES = {
     "slow.heir": "ema.next_teacher",
     "slow.": "ema.",
     "frozen.eye": "frozen.feature_net",
+    "frozen.field": "state.field",
 }
 
 

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from stillhouse.core.draws import Draws
-from stillhouse.model import Model
+from stillhouse.model import Model, Network
 from stillhouse.train.data import Data
 from stillhouse.train.method import Method, check_option
 from stillhouse.train.needs import requires
@@ -76,7 +76,7 @@ class Operation(_Options):
 
     kind = "operation"
 
-    def apply(self, models: Mapping[str, Model], work: Work) -> Model:
+    def apply(self, models: Mapping[str, Model], work: Work) -> Model | Network:
         """The product.
 
         Arguments:
@@ -84,7 +84,8 @@ class Operation(_Options):
             work: data, random numbers, progress.
 
         Returns:
-            A model that :meth:`Model.save_pretrained` can write and :func:`stillhouse.load` opens again.
+            A model that :func:`stillhouse.load` opens again when it is saved, or a plain network that
+            :func:`stillhouse.model.load_network` does.
         """
         raise NotImplementedError
 
@@ -116,6 +117,6 @@ class Program(_Options):
         """The runs in their order."""
         raise NotImplementedError
 
-    def join(self, models: Mapping[str, Model], made: Mapping[str, Model]) -> Model:
+    def join(self, models: Mapping[str, Model], made: Mapping[str, Model]) -> Model | Network:
         """One model of those that the parts made, by their names."""
         raise NotImplementedError

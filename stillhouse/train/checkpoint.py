@@ -125,6 +125,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         raise StillhouseError(f"The checkpoint '{path}' is torn: {error}.") from error
 
 
+def oldest(folder: Path) -> int:
+    """The step of the oldest checkpoint below ``folder``, which has one."""
+    return min(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
     """The newest whole checkpoint below ``folder``; torn ones are passed over with a message. None if there
     is none."""

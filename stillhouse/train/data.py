@@ -3,6 +3,7 @@ what it would have seen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -61,12 +62,16 @@ class TensorData:
             self._order = epoch, torch.randperm(len(self.x), generator=generator)
         return self._order[1]
 
-    def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
+    def index(self, start: int, draws: Draws) -> Tensor:
+        """Which rows of the set :meth:`rows` gives, (draws.rows,) int64."""
         first, n = start + draws.rank * draws.rows, len(self.x)
         where = torch.arange(first, first + draws.rows)
-        index = torch.cat(
+        return torch.cat(
             [self._epoch(int(e))[where[where // n == e] % n] for e in torch.unique_consecutive(where // n)]
         )
+
+    def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
+        index = self.index(start, draws)
         return self.x[index].to(draws.device), move(pick(self.cond, index), draws.device)
 
     def examples(self, n: int) -> Condition:
@@ -109,6 +114,52 @@ def conditions_of(world: Any, labels: Tensor | None, model: Model | None = None)
     if labels is None or model is None or model.pipeline is None or model.text is None:
         return world.condition(labels)
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
+
+
+View = Callable[[Tensor, Draws], Tensor]
+
+
+class Several:
+    """A data set with more to read: parts for players of their own, and further views of each row.
+
+    Arguments:
+        main: whose rows a batch's ``x`` and ``cond`` are.
+        parts: by name, data sets of the same shape or another that :meth:`Batch.of` reads on their own.
+        views: by name, what :meth:`Batch.view` makes of the rows ``x`` (rows, *shape) and random numbers of
+            its own; or a tensor of one entry for each row of ``main``, a :class:`TensorData`, in its order.
+    """
+
+    def __init__(
+        self,
+        main: Data,
+        parts: Mapping[str, Data] | None = None,
+        views: Mapping[str, View | Tensor] | None = None,
+    ):
+        self.main, self.parts, self.views = main, dict(parts or {}), dict(views or {})
+        self.shape, self.classes = main.shape, main.classes
+        for name, view in self.views.items():
+            if torch.is_tensor(view):
+                require(
+                    isinstance(main, TensorData) and len(view) == len(main.x),
+                    f"The view '{name}' has {len(view)} entries; a tensor has one for each row of data in "
+                    "memory.",
+                )
+
+    def rows(self, start: int, draws: Draws) -> tuple[Tensor | None, Condition]:
+        return self.main.rows(start, draws)
+
+    def examples(self, n: int) -> Condition:
+        return self.main.examples(n)
+
+    def view(self, name: str, x: Tensor | None, start: int, draws: Draws) -> Tensor:
+        """The view ``name`` of the rows ``x`` that :meth:`rows` gave for ``start``."""
+        view = self.views[name]
+        if torch.is_tensor(view):
+            assert isinstance(self.main, TensorData)
+            return view[self.main.index(start, draws)].to(draws.device)
+        require(x is not None, f"There are no samples to make the view '{name}' of.")
+        assert x is not None
+        return view(x, draws)
 
 
 class InfiniteData:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
 from stillhouse.train.recipe import Recipe
+
+Decay = float | Callable[[int], float]
 
 
 def decay_at(recipe: Recipe, step: int) -> float:
@@ -26,3 +35,36 @@ def decay_at(recipe: Recipe, step: int) -> float:
 def ramped(decay: float, step: int) -> float:
     """A fixed decay with the usual ramp: a young average should not remember the start."""
     return min(decay, (1 + step) / (10 + step))
+
+
+@dataclass
+class EMA:
+    """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its
+    steps."""
+
+    module: nn.Module
+    source: nn.Module
+    decay: Decay
+
+    def follow(self, step: int) -> None:
+        decay = self.decay(step) if callable(self.decay) else self.decay
+        with torch.no_grad():
+            torch._foreach_lerp_(*self._floating, 1 - decay)
+            for mine, its in self._others:
+                mine.copy_(its)
+
+    @functools.cached_property
+    def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
+        # not the state's entries: weights that two layers share stand twice there, and would be averaged
+        # twice
+        mine, its = (
+            [v for v in (*m.parameters(), *m.buffers()) if v.is_floating_point()]
+            for m in (self.module, self.source)
+        )
+        return mine, its
+
+    @functools.cached_property
+    def _others(self) -> list[tuple[Tensor, Tensor]]:
+        """Counters and the like: tensors that are not averaged but copied."""
+        pairs = zip(self.module.state_dict().values(), self.source.state_dict().values(), strict=True)
+        return [(mine, its) for mine, its in pairs if not mine.is_floating_point()]

@@ -19,6 +19,14 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
     require(known, f"The data has {data.classes} classes, the teacher knows {teacher.classes}.")
     has_samples = not method.requires("data") or data.rows(0, Draws(1, "probe"))[0] is not None
     require(has_samples, f"{name} learns from real data; give it a world or a data folder.")
+    for kind in ("parts", "views"):
+        wanted, found = getattr(method, f"reads_{kind}"), getattr(data, kind, {})
+        missing = [one for one in wanted if one not in found]
+        require(
+            not missing,
+            f"{name} reads the {kind} {', '.join(wanted)} of its data; missing: {', '.join(missing)}. Give "
+            "them with stillhouse.train.data.Several.",
+        )
     if student is not None:
         same_size(method, teacher.denoiser, student)
 

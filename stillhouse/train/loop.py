@@ -9,25 +9,27 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.draws import Draws, seed_of
+from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_modules, current_run
-from stillhouse.model import Model
-from stillhouse.train import bank, checkpoint
+from stillhouse.model import Model, Network
+from stillhouse.train import checkpoint
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data
-from stillhouse.train.ema import decay_at
+from stillhouse.train.ema import EMA, decay_at
 from stillhouse.train.engine import Engine
+from stillhouse.train.feed import Feed
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
-from stillhouse.train.method import EMA, Batch, Method, copy_weights
+from stillhouse.train.method import Method, copy_weights
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.stage import locate
@@ -77,32 +79,23 @@ class Trainer:
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
         self.info = dict(info or {})
         self.engine = Engine(recipe.precision, device)
-        require(
-            recipe.batch % (recipe.grad_accum * self.engine.world) == 0,
-            f"A batch of {recipe.batch} can't be split over {self.engine.world} process(es) and "
-            f"{recipe.grad_accum} micro-batch(es).",
-        )
-        self.rows = recipe.batch // recipe.grad_accum // self.engine.world
+        shape = tuple(teacher.shape)
+        self.feed = Feed(method, data, recipe, self.engine, shape, self.out, show=not quiet)
         method.stages(recipe.steps)  # too few iterations are refused before anything is made
         with torch.random.fork_rng(
             devices=[]
         ):  # torch's initialisers know no generator: lend them a seeded one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
-            method.setup(
-                teacher.denoiser,
-                student.train(),
-                tuple(teacher.shape),
-                data.examples(1) is not None,
-                recipe.steps,
-            )
-        for part in (student, teacher.denoiser):
+            method.setup(teacher.denoiser, student, shape, data.examples(1) is not None, recipe.steps)
+        for part in (method.student, teacher.denoiser):
             part.to(self.engine.device)
         self.modules: dict[str, nn.Module] = dict(method.modules())
         for module in self.modules.values():
             module.to(self.engine.device)
         # a stage begins with a young average, as the run does
-        kept = {"average": student, **{f"average.{n}": m for n, m in method.companions.items()}}
+        kept: dict[str, nn.Module] = {} if student is None else {"average": student}
+        kept |= {f"average.{n}": m for n, m in method.companions.items()}
         self.averages = {
             name: EMA(method.copy_of(source), source, lambda step: decay_at(recipe, self._stage(step)[1]))
             for name, source in (kept.items() if recipe.ema else ())
@@ -120,14 +113,17 @@ class Trainer:
             f"No player '{', '.join(sorted(unknown_players))}' to set a rate for; this method has "
             f"{', '.join(self.players)}.",
         )
-        self._switches(student)
-        self.bank: dict[str, Tensor] | None = None
+        self._switches(method.student)
         self.journal = Journal(None, recipe.steps, show=False)  # silent until the run begins
         self.stopping = False
 
     # -- a run -------------------------------------------------------------------------------------
     def fit(self, resume: bool = False) -> Model:
-        """Train to the end (or from the newest checkpoint to the end) and return the student."""
+        """Train to the end, or from the newest checkpoint to the end.
+
+        Returns:
+            The method's product: a model, of a few methods a :class:`~stillhouse.model.Network`.
+        """
         start = self._open(resume)
         previous = self._catch_signals()
         try:
@@ -151,10 +147,10 @@ class Trainer:
             self.journal.close()
             for name, handler in previous.items():
                 signal.signal(name, handler)
-        model = self.student()
+        product = self.product()
         if self.out and self.engine.main:
-            model.save_pretrained(self.out / "model")
-        return model
+            product.save_pretrained(self.out / "model")
+        return cast(Model, product)  # nearly always; every caller would have to ask otherwise
 
     def prepare(self, start: int = 0) -> None:
         """What the first iteration needs: the probe, the journal, the bank."""
@@ -167,13 +163,7 @@ class Trainer:
             show=self.engine.main and not self.quiet,
             tensorboard=self.recipe.tensorboard,
         )
-        if self.method.bank_size:
-            self.bank = bank.fill(
-                self.method.bank_size,
-                self._bank_rows,
-                self.out / "bank" if self.out else None,
-                show=not self.quiet,
-            )
+        self.feed.open_bank(start)
 
     def iterate(self, step: int) -> None:
         """Iteration ``step``: every player whose turn it is moves once."""
@@ -185,8 +175,9 @@ class Trainer:
                 player.restart()
             for slow in self.averages.values():
                 copy_weights(slow.module, slow.source)  # the average is of this stage's student
+        self.feed.refresh(step)
         turns = tuple(self.method.turns(step))
-        batches = [self._batch(step, part, turns) for part in range(self.recipe.grad_accum)]
+        batches = [self.feed.batch(step, part, turns) for part in range(self.recipe.grad_accum)]
         shown: dict[str, float] = {}
         logged: dict[str, float] = {}
         for name in turns:
@@ -250,46 +241,6 @@ class Trainer:
         """The stage that ``step`` is in, and its number within it."""
         return locate(self.method.plan, step)
 
-    def stream(self, step: int, part: int, name: str) -> Draws:
-        """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however
-        that is split."""
-        e, parts = self.engine, self.recipe.grad_accum
-        return Draws(
-            self.rows,
-            self.recipe.seed,
-            step,
-            name,
-            rank=part * e.world + e.rank,
-            world=parts * e.world,
-            device=e.device,
-        )
-
-    def _batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
-        x, cond = self.data.rows(step * self.recipe.batch, self.stream(step, part, "data"))
-        drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
-        shape = (
-            tuple(self.teacher.shape) if x is None else tuple(x.shape[1:])
-        )  # pictures of several sizes come a size a batch
-        return Batch(
-            step,
-            self.rows,
-            shape,
-            x,
-            cond,
-            turns,
-            lambda name: self.stream(step, part, name),
-            drawn,
-            within=self._stage(step)[1],
-        )
-
-    def _bank_rows(self, shard: int, count: int) -> dict[str, Tensor]:
-        draws = Draws(count, self.recipe.seed, "bank", shard, device=self.engine.device)
-        _, cond = self.data.rows(
-            shard * bank.SHARD, Draws(count, self.recipe.seed, "bank data", shard, device=self.engine.device)
-        )
-        with torch.no_grad(), self.engine.autocast():
-            return {k: v.cpu() for k, v in self.method.bank_rows(draws, cond).items()}
-
     def _finite(self, name: str, step: int, value: float, norm: Tensor) -> bool:
         if math.isfinite(value) and bool(torch.isfinite(norm)):
             return True
@@ -314,7 +265,10 @@ class Trainer:
         grid = bool(self.on_grid and self.recipe.grid_every and (step + 1) % self.recipe.grid_every == 0)
         if not self.engine.main or not (grid or (step + 1) % every == 0):
             return
-        samples = self.probe.samples(self.student())
+        made = self.product()
+        if not isinstance(made, Model):
+            return  # a network that makes no samples
+        samples = self.probe.samples(made)
         health, warning = self.probe.assess(samples)
         self.journal.note(step, **health)
         if warning:
@@ -330,10 +284,10 @@ class Trainer:
         for denoiser in inner if self.recipe.compile else []:
             denoiser.net.compile()
 
-    def student(self) -> Model:
-        """The product as it stands: the averaged weights if the recipe averages."""
-        model = self.method.product(self.teacher)
-        return replace(model, info=model.info | self.info)
+    def product(self) -> Model | Network:
+        """What comes out of the run as it stands: the averaged weights if the recipe averages."""
+        product = self.method.product(self.teacher)
+        return replace(product, info=product.info | self.info)
 
     # -- stop and go on ----------------------------------------------------------------------------
     def save(self, step: int) -> None:
@@ -346,6 +300,7 @@ class Trainer:
                 state["scale"] = self.engine.scaler.get_scale()
             files = {"weights": checkpoint.weights_of(self.modules), "optimisers": tensors}
             checkpoint.write(self.out / "checkpoints", step, files, state, self.recipe.keep_checkpoints)
+            self.feed.forget(checkpoint.oldest(self.out / "checkpoints"))
         self.engine.wait()
 
     def _open(self, resume: bool) -> int:

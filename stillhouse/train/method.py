@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from stillhouse.core.conditions import Condition, restored
+from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
-from stillhouse.model import Model
+from stillhouse.model import Model, Network
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.batch import Batch
+from stillhouse.train.ema import EMA, Decay
 from stillhouse.train.needs import requires
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
 
-Decay = float | Callable[[int], float]
 T = TypeVar("T")
 
 
@@ -47,144 +46,20 @@ def option(
     return field(default=default, metadata=meta)
 
 
-@dataclass
-class Batch:
-    """One micro-batch as a loss sees it. ``x`` (rows, *shape) is real data (None for a data-free run),
-    ``cond`` its conditions."""
+class Kept(nn.Module):
+    """A tensor that a method changes by itself: ``kept.value``. Its shape may change during a run."""
 
-    step: int
-    rows: int
-    shape: tuple[int, ...]
-    x: Tensor | None
-    cond: Condition
-    turns: tuple[str, ...]
-    stream: Callable[[str], Draws]
-    bank: Callable[[Draws], dict[str, Tensor]] | None = None
-    player: str = ""
-    memo: dict[str, Any] = field(default_factory=dict)
-    logs: dict[str, float] = field(default_factory=dict)
-    within: int = 0  # the iteration's number within its stage
+    value: Tensor
 
-    @property
-    def data(self) -> Tensor:
-        """``x``, for a method that cannot do without."""
-        require(
-            self.x is not None, "This method learns from real data; give it some (a world or a data folder)."
-        )
-        assert self.x is not None
-        return self.x
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
 
-    @property
-    def draws(self) -> Draws:
-        """The random numbers of the player whose turn it is."""
-        if self.player not in self.memo:
-            self.memo[self.player] = self.stream(self.player)
-        return self.memo[self.player]
-
-    def noise(self) -> Tensor:
-        """Standard normal noise (rows, *shape)."""
-        return self.draws.normal(*self.shape)
-
-    def times(self, low: float, high: float) -> Tensor:
-        """Uniform times in [low, high), (rows,)."""
-        return self.draws.uniform(low, high)
-
-    def stored(self) -> dict[str, Any]:
-        """Rows drawn from the bank that :meth:`Method.bank_rows` filled; their condition, if there is one,
-        under ``cond``."""
-        assert self.bank is not None, "this method declared no bank"
-        return restored(self.bank(self.draws))
-
-    def log(self, name: str, value: Tensor | float) -> None:
-        """Show ``value`` in the journal under ``player/name``."""
-        self.logs[f"{self.player}/{name}"] = float(value.detach() if torch.is_tensor(value) else value)
-
-
-def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
-    """What the student made in one iteration, a tensor or a dataclass of them: made once, used by every
-    player.
-
-    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them
-    with a graph.
-    """
-    key = f"shared/{make.__name__}"
-
-    @functools.wraps(make)
-    def once(self: Method, batch: Batch) -> T:
-        if key not in batch.memo:
-            asking, batch.player = batch.player, "samples"
-            with learning(self.players["student"], "student" in batch.turns):
-                batch.memo[key] = make(self, batch)
-            batch.player = asking
-        made = batch.memo[key]
-        if batch.player == "student":
-            batch.memo[key] = detached(made)  # its graph is spent with the student's turn
-            return made
-        return detached(made)
-
-    return once
-
-
-def detached(made: T) -> T:
-    """A tensor, or a dataclass of tensors and other things, without its graph."""
-    if isinstance(made, Tensor):
-        return made.detach()  # type: ignore[return-value]
-    assert dataclasses.is_dataclass(made) and not isinstance(made, type)
-    values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
-    return replace(made, **{k: v.detach() if torch.is_tensor(v) else v for k, v in values.items()})
-
-
-class learning:
-    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as
-    before."""
-
-    def __init__(self, module: nn.Module, on: bool):
-        self.parameters, self.on = list(module.parameters()), on
-
-    def __enter__(self) -> None:
-        self.were = [p.requires_grad for p in self.parameters]
-        for p in self.parameters:
-            p.requires_grad_(self.on)
-        self.mode = torch.set_grad_enabled(self.on)
-        self.mode.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.mode.__exit__(*_)
-        for p, was in zip(self.parameters, self.were, strict=True):
-            p.requires_grad_(was)
-
-
-@dataclass
-class EMA:
-    """A slow copy that follows its source: ``copy <- decay copy + (1 - decay) source`` after each of its
-    steps."""
-
-    module: nn.Module
-    source: nn.Module
-    decay: Decay
-
-    def follow(self, step: int) -> None:
-        decay = self.decay(step) if callable(self.decay) else self.decay
-        with torch.no_grad():
-            torch._foreach_lerp_(*self._floating, 1 - decay)
-            for mine, its in self._others:
-                mine.copy_(its)
-
-    @functools.cached_property
-    def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
-        # not the state's entries: weights that two layers share stand twice there, and would be averaged
-        # twice
-        mine, its = (
-            [v for v in (*m.parameters(), *m.buffers()) if v.is_floating_point()]
-            for m in (self.module, self.source)
-        )
-        return mine, its
-
-    @functools.cached_property
-    def _others(self) -> list[tuple[Tensor, Tensor]]:
-        """Counters and the like: tensors that are not averaged but copied."""
-        pairs = zip(self.module.state_dict().values(), self.source.state_dict().values(), strict=True)
-        return [(mine, its) for mine, its in pairs if not mine.is_floating_point()]
+    def _load_from_state_dict(self, tensors: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+        saved = tensors.get(f"{prefix}value")
+        if saved is not None and saved.shape != self.value.shape:
+            self.value = self.value.new_empty(saved.shape)
+        super()._load_from_state_dict(tensors, prefix, *rest)
 
 
 @dataclass
@@ -193,7 +68,8 @@ class Method:
 
     After :meth:`setup`: ``teacher`` (frozen; its weights never learn, gradients may pass through it),
     ``student``, ``process``, ``shape`` and ``conditional`` (whether the data comes with conditions).
-    ``players`` are the modules that learn.
+    ``players`` are the modules that learn. Where :meth:`make_student` gives none, ``student`` is the teacher,
+    which nothing changes.
     """
 
     worlds: ClassVar[tuple[str, ...]] = ()
@@ -201,6 +77,9 @@ class Method:
     needs: ClassVar[tuple[str, ...]] = ("teacher",)  # as stillhouse.train.needs reads them
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
+    # what it reads of the data besides its rows, and the views of
+    reads_parts: ClassVar[tuple[str, ...]] = ()
+    reads_views: ClassVar[tuple[str, ...]] = ()  # them: names of a stillhouse.train.data.Several
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -211,8 +90,9 @@ class Method:
         return requires(self.needs, need, self)
 
     # -- what a method answers ---------------------------------------------------------------------
-    def make_student(self, teacher: Denoiser) -> Denoiser:
-        """The student to start from: a copy of the teacher unless the method says otherwise."""
+    def make_student(self, teacher: Denoiser) -> Denoiser | None:
+        """The student to start from: a copy of the teacher unless the method says otherwise. None: there is
+        no denoiser to train; the players are those of :meth:`build`."""
         return teacher.copy()
 
     def build(self) -> None:
@@ -241,7 +121,7 @@ class Method:
         """How the student is sampled, by number of steps; the first is its default."""
         raise NotImplementedError
 
-    def product(self, teacher: Model) -> Model:
+    def product(self, teacher: Model) -> Model | Network:
         """What comes out of the run: by default the student with its samplings and companions.
 
         Arguments:
@@ -249,7 +129,8 @@ class Method:
                 place): its shape, classes, text encoder, codec and pipeline are the product's.
 
         Returns:
-            A model of the modules that :meth:`final` gives: averaged ones where the run averages.
+            A model of the modules that :meth:`final` gives: averaged ones where the run averages; or a plain
+            network, for a method that makes no denoiser.
         """
         student = self.final(self.student)
         assert isinstance(student, Denoiser)
@@ -271,9 +152,14 @@ class Method:
         """How many rows the bank holds; 0: the method needs none."""
         return 0
 
+    @property
+    def bank_refresh(self) -> int:
+        """Iterations after which the bank is made anew; 0: it is made once."""
+        return 0
+
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
         """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made
-        before the first step.
+        before the first step, and of the players as they are then once more every :attr:`bank_refresh`.
 
         A condition is stored through :func:`stillhouse.core.conditions.flattened`.
         """
@@ -283,26 +169,22 @@ class Method:
     def setup(
         self,
         teacher: Denoiser,
-        student: Denoiser,
+        student: Denoiser | None,
         shape: tuple[int, ...],
         conditional: bool = False,
         total: int = 1,
     ) -> None:
         """Called once by the loop, before :meth:`build`."""
-        self.teacher, self.student, self.shape, self.conditional, self.total = (
-            teacher.eval().requires_grad_(False),
-            student,
-            shape,
-            bool(conditional),
-            total,
-        )
+        self.teacher, self.shape = teacher.eval().requires_grad_(False), shape
+        self.conditional, self.total = bool(conditional), total
         self.players: dict[str, nn.ModuleList] = {}
         self.emas: dict[str, EMA] = {}
         self.frozen: dict[str, nn.Module] = {}
+        self.kept_state: dict[str, nn.Module] = {}
         self.companions: dict[str, nn.Module] = {}  # modules of players that are kept with the student
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.plan, self.stage = self.stages(total), 0
-        self.player("student", student)
+        self.student = self.teacher if student is None else self.player("student", student.train())
         self.build()
 
     @property
@@ -331,6 +213,20 @@ class Method:
         self.frozen[name] = self.copy_of(source)
         return self.frozen[name]
 
+    def state(self, name: str, value: Tensor | nn.Module) -> Any:
+        """Declare state of the method's own, which a resumed run finds as it was: a dual variable, a field.
+
+        Arguments:
+            name: under which checkpoints keep it.
+            value: where it starts; a module keeps its parameters and buffers.
+
+        Returns:
+            The module, or for a tensor a :class:`Kept`: read and set its ``value``, which is on the run's
+            device. No player moves it; in a run of several processes each must set the same.
+        """
+        self.kept_state[name] = value if isinstance(value, nn.Module) else Kept(value)
+        return self.kept_state[name]
+
     @staticmethod
     def copy_of(source: nn.Module) -> nn.Module:
         """An independent frozen copy."""
@@ -345,6 +241,7 @@ class Method:
         yield from self.players.items()
         yield from ((f"ema.{name}", s.module) for name, s in self.emas.items())
         yield from ((f"frozen.{name}", m) for name, m in self.frozen.items())
+        yield from ((f"state.{name}", m) for name, m in self.kept_state.items())
 
     def loss(self, player: str, batch: Batch) -> Tensor:
         """The player's loss in the current stage."""

@@ -137,7 +137,7 @@ def test_a_student_opens_in_transformers_with_the_same_logits(tmp_path, frame):
 def test_shared_weights_stay_shared_in_the_slow_copy(tmp_path):
     with torch.random.fork_rng():
         save_bert(tmp_path)
-    from stillhouse.train.method import EMA
+    from stillhouse.train.ema import EMA
 
     source = stillhouse.load(tmp_path).denoiser
     slow = source.copy()

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from stillhouse.train.ema import decay_at
-from stillhouse.train.method import EMA
+from stillhouse.train.ema import EMA, decay_at
 from stillhouse.train.recipe import Recipe
 
 

@@ -14,9 +14,10 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.model import load
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Interrupted, Trainer
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
@@ -180,7 +181,7 @@ def test_data_that_a_method_needs_must_be_there():
 
     with pytest.raises(StillhouseError, match="real data"):
         trainer(method=Needy())
-    assert trainer(method=Needy(), data=InfiniteData(WORLD)).rows == 8
+    assert trainer(method=Needy(), data=InfiniteData(WORLD)).feed.rows == 8
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):

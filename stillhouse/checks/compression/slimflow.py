@@ -16,9 +16,9 @@ from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import uniform
 from stillhouse.systems.compression.slimflow import SlimFlow
 from stillhouse.systems.training.denoising import Denoising
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

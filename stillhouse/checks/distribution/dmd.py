@@ -13,7 +13,7 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.systems.distribution.dmd import DMD
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
 

@@ -21,9 +21,10 @@ from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part
 from stillhouse.systems.distribution.msd import MSD, Matching, ScoreMatching
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data, InfiniteData, NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch, Method
+from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture

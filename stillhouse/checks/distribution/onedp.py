@@ -15,9 +15,9 @@ from stillhouse.core.prediction import At
 from stillhouse.core.process import Flow
 from stillhouse.model import Model
 from stillhouse.systems.distribution.onedp import OneDP
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Prompts
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.control.world import Control
 

@@ -17,9 +17,9 @@ from stillhouse.parts.gaps.score import noise_share
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

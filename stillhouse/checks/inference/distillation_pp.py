@@ -15,9 +15,10 @@ from stillhouse.model import Model, load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Work
 from stillhouse.systems.inference.distillation_pp import DistillationPP
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch, Method
+from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture

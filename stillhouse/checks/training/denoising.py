@@ -12,9 +12,9 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import Flow
 from stillhouse.model import Model, load
 from stillhouse.systems.training.denoising import Denoising
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

@@ -62,7 +62,9 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
 
     def keep(trainer: Trainer, step: int) -> None:
         if step == halves[0] - 1:
-            first.append(trainer.student().denoiser.copy())
+            made = trainer.method.final(trainer.method.student)
+            assert isinstance(made, Denoiser)
+            first.append(made.copy())
 
     trained = Trainer(
         method, teacher, InfiniteData(world, labelled=True), recipe, student=student, quiet=True, on_step=keep

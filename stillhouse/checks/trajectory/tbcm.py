@@ -15,9 +15,9 @@ from stillhouse.model import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.tbcm import TBCM
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

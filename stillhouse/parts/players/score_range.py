@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stillhouse.parts.states.time_sampler import uniform
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 # of dmd, dmd2, sid, causvid and livetalk: no momentum, since the other player moves the target all the time

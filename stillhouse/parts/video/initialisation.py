@@ -15,7 +15,8 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.parts.video.clips import ode_loss, trajectories
-from stillhouse.train.method import Batch, Method, copy_weights
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, copy_weights
 from stillhouse.train.stage import Loss, Stage, alternating
 
 

@@ -23,7 +23,8 @@ from stillhouse.parts.states.time_sampler import around, one_of
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 # shares of the four start modes (pure noise first) in each quarter of the run

@@ -23,7 +23,8 @@ from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.simple import renoise_up
-from stillhouse.train.method import Batch, Method, copy_weights, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import Method, copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough
 

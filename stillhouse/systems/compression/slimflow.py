@@ -19,8 +19,9 @@ from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.players.students import shrunk
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.batch import Batch
 from stillhouse.train.ema import ramped
-from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.method import Method, copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage
 

@@ -24,7 +24,8 @@ from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.targets.consistency import guided_step
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 

@@ -19,7 +19,8 @@ from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import option
 
 
 @dataclass

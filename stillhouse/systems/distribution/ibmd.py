@@ -16,7 +16,8 @@ from stillhouse.parts.states.backward_simulation import backward_simulation, stu
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.bridge import Posterior
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

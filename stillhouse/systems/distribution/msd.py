@@ -27,8 +27,9 @@ from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
+from stillhouse.train.batch import Batch, shared
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 

@@ -18,7 +18,8 @@ from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.simple import Renoise
-from stillhouse.train.method import Batch, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

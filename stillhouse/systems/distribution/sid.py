@@ -13,7 +13,8 @@ from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 
 
 @dataclass

@@ -19,7 +19,8 @@ from stillhouse.parts.players.negative import Negative
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

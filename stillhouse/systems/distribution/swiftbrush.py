@@ -16,7 +16,8 @@ from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

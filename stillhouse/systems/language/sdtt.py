@@ -17,7 +17,8 @@ from stillhouse.core.errors import require
 from stillhouse.core.token_likelihood import noised, stratified
 from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replaced
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, copy_weights, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough
 

@@ -21,7 +21,8 @@ from stillhouse.parts.scenes.distill_3d import falling
 from stillhouse.parts.scenes.noise_field import NoiseField, field_for, fixed_per_camera
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 SIZES = {"gaussians": "count", "voxels": "edge", "points": "count"}
@@ -99,8 +100,8 @@ class CFD(Method):
             issubclass(made, Scene), f"CFD makes a scene of a teacher's views; a {made.__name__} is no scene."
         )
         self.real = Guided(self.teacher, self.guidance)
-        self.field: NoiseField = field_for(self.student.net, self.shape)  # type: ignore[arg-type]
-        self.frozen["field"] = self.field
+        field = field_for(self.student.net, self.shape)  # type: ignore[arg-type]
+        self.field: NoiseField = self.state("field", field)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x, eps = self.views(batch)

@@ -19,7 +19,8 @@ from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import thinned
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

@@ -19,7 +19,8 @@ from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 

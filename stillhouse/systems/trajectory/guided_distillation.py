@@ -25,7 +25,8 @@ from stillhouse.parts.targets.halving import (
     ladder,
 )
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, copy_weights, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage
 

@@ -27,7 +27,8 @@ from stillhouse.parts.targets.reward import Reward, find_reward, shortfall
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
-from stillhouse.train.method import Batch, Method, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, alternating, enough
 

@@ -17,7 +17,8 @@ from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 

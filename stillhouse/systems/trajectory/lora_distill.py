@@ -14,7 +14,8 @@ from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, snap_to_table, time_sampler
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 

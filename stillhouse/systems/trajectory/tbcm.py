@@ -21,7 +21,8 @@ from stillhouse.parts.targets.tangent import tangent
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
-from stillhouse.train.method import Batch, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
 HALF_PI = math.pi / 2

@@ -27,7 +27,8 @@ from stillhouse.parts.video.clips import (
 from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.streaming import Clamped, of_frames
-from stillhouse.train.method import Batch, option, shared
+from stillhouse.train.batch import Batch, shared
+from stillhouse.train.method import option
 
 
 @dataclass

@@ -14,9 +14,9 @@ from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
 from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.systems.adversarial.flash_diffusion import FlashDiffusion
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

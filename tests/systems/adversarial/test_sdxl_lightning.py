@@ -15,9 +15,9 @@ from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.stage import locate
 from stillhouse.worlds.mixture.layouts import make_mixture

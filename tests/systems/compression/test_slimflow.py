@@ -8,9 +8,9 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import VE, Flow
 from stillhouse.model import load
 from stillhouse.systems.compression.slimflow import SlimFlow
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

@@ -22,7 +22,7 @@ from stillhouse.systems.control_edit.icd import (
     follow,
     level_times,
 )
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD, TABLE, STD = get_world("mixture", classes=4), ScaledLinearVP(), 0.7

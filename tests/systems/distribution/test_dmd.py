@@ -8,9 +8,9 @@ from stillhouse.core.process import VE, Flow
 from stillhouse.model import load
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.systems.distribution.dmd import DMD
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

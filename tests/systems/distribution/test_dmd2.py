@@ -8,9 +8,9 @@ from stillhouse.parts.gaps.critic import Head, discriminator_loss, generator_los
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.dmd2 import DMD2
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

@@ -14,9 +14,9 @@ from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.model import load
 from stillhouse.systems.distribution.ibmd import IBMD
 from stillhouse.systems.distribution.sid import SiD
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData, Prompts
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

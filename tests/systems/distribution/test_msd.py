@@ -169,8 +169,8 @@ def test_score_matching_is_at_rest_at_the_teacher_itself():
     model = teacher()
     method = ScoreMatching(pairs=16, pair_steps=2)
     trainer = Trainer(method, model, NoData((2,), 8), Recipe(batch=8), quiet=True)
-    trainer.prepare()
-    batch = trainer._batch(0, 0, ("student",))
+    trainer.feed.open_bank(0)
+    batch = trainer.feed.batch(0, 0, ("student",))
     assert method.loss("student", batch).item() < 1e-9
     with torch.no_grad():
         for p in method.student.parameters():

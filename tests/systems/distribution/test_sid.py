@@ -9,9 +9,9 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
 from stillhouse.model import load
 from stillhouse.systems.distribution.sid import SiD
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

@@ -14,9 +14,9 @@ from stillhouse.parts.players.negative import Negative, without
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.systems.distribution.snoopi import Snoopi
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Prompts
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

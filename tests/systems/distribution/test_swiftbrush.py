@@ -11,9 +11,9 @@ from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.model import load
 from stillhouse.parts.gaps.vsd import vsd_gradient
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData, Prompts
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 

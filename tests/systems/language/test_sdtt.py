@@ -10,9 +10,9 @@ from stillhouse.core.token_likelihood import noised, stratified
 from stillhouse.model import load
 from stillhouse.solvers.tokens import Ancestral
 from stillhouse.systems.language.sdtt import SDTT
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.text.chain import Chain
 

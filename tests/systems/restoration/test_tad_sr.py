@@ -9,9 +9,9 @@ from stillhouse.core.process import Flow, expand_to
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.restoration.tad_sr import TADSR, detail
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.mixture.world import MixtureDenoiser

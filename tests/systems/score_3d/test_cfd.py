@@ -9,9 +9,9 @@ from stillhouse.core.process import Flow
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 from stillhouse.models.scenes.camera import axes
 from stillhouse.systems.score_3d.cfd import CFD
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData, Prompts
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.objects.world import Objects

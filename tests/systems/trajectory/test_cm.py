@@ -15,7 +15,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.process import VE, Cosine, Flow
 from stillhouse.model import Model
 from stillhouse.systems.trajectory.cm import CM
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD = get_world("mixture")

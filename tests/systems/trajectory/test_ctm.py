@@ -13,7 +13,7 @@ from stillhouse.core.process import VE, Cosine, Flow
 from stillhouse.parts.gaps.adaptive_weight import last_weight
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.systems.trajectory.ctm import CTM
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD = get_world("mixture")

@@ -13,7 +13,7 @@ from stillhouse.model import Model
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.simple import Leap
 from stillhouse.systems.trajectory.guided_distillation import GuidedDistillation
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD, COSINE = get_world("mixture", classes=4), Cosine()

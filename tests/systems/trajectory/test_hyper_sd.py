@@ -16,9 +16,9 @@ from stillhouse.model import load
 from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.solvers.simple import Renoise
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.stage import locate
 from stillhouse.worlds.mixture.layouts import make_mixture

@@ -17,7 +17,7 @@ from stillhouse.models import build_model
 from stillhouse.parts.gaps.distances import elementwise_huber
 from stillhouse.parts.players.students import with_inputs
 from stillhouse.systems.trajectory.lcm import LCM
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD, TABLE = get_world("mixture", classes=4), ScaledLinearVP()

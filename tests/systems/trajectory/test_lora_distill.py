@@ -11,7 +11,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, ScaledLinearVP
 from stillhouse.models import build_model
 from stillhouse.systems.trajectory.lora_distill import LoraDistill
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD, FLOW = get_world("mixture"), Flow()

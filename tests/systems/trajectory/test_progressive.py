@@ -12,7 +12,7 @@ from stillhouse.models import build_model
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.systems.trajectory.progressive import Progressive
-from stillhouse.train.method import Batch
+from stillhouse.train.batch import Batch
 from stillhouse.worlds.base import get_world
 
 WORLD = get_world("mixture")

@@ -12,9 +12,9 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, Trig
 from stillhouse.model import load
 from stillhouse.systems.trajectory.tbcm import HALF_PI, TBCM
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

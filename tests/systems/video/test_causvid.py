@@ -17,9 +17,9 @@ from stillhouse.parts.video.clips import (
 )
 from stillhouse.samplers.streaming import stream
 from stillhouse.systems.video.causvid import CausVid
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

@@ -11,9 +11,9 @@ from stillhouse.models.video import video_network
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.streaming import stream
 from stillhouse.systems.video.livetalk import LiveTalk, velocity_weight
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Trainer
-from stillhouse.train.method import Batch
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.clips.ring import RingClips
 from stillhouse.worlds.clips.talking import TalkingClips
