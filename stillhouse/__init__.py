@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stillhouse.core.process import Process as Process
     from stillhouse.core.process import process_from_config as process_from_config
     from stillhouse.model import Model as Model
+    from stillhouse.model import Network as Network
     from stillhouse.model import load as load
     from stillhouse.models import build_model as build_model
     from stillhouse.samplers.rollout import rollout as rollout
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from stillhouse.train.batch import Batch as Batch
     from stillhouse.train.batch import shared as shared
     from stillhouse.train.data import Data as Data
+    from stillhouse.train.data import Several as Several
     from stillhouse.train.data import TensorData as TensorData
     from stillhouse.train.loop import Trainer as Trainer
     from stillhouse.train.method import Method as Method

@@ -25,7 +25,7 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
         require(
             not missing,
             f"{name} reads the {kind} {', '.join(wanted)} of its data; missing: {', '.join(missing)}. Give "
-            "them with stillhouse.train.data.Several.",
+            "them with stillhouse.Several.",
         )
     if student is not None:
         same_size(method, teacher.denoiser, student)
