@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from stillhouse.core.process import Process, process_from_config
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.registry import find, list_systems
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer

@@ -29,7 +29,7 @@ from stillhouse.adapters import Adapted, adapted, checkpointed
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import ScaledLinearVP
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.registry import find
 from stillhouse.train.data import Prompts
 from stillhouse.train.loop import Trainer

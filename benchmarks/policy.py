@@ -20,7 +20,8 @@ import torch
 from benchmarks.common import table
 from stillhouse.api.runs import distill, open_model
 from stillhouse.metrics.control import HEAD, success
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.worlds.base import get_world
 
 

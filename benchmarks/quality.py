@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.common import table
 from stillhouse.api.runs import data_of
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.registry import find
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe

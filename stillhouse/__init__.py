@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from stillhouse.core.process import process_from_config as process_from_config
     from stillhouse.model import Model as Model
     from stillhouse.model import Network as Network
-    from stillhouse.model import load as load
     from stillhouse.models import build_model as build_model
+    from stillhouse.opening import load as load
     from stillhouse.samplers.rollout import rollout as rollout
     from stillhouse.samplers.sampling import Leg as Leg
     from stillhouse.samplers.sampling import Sampling as Sampling

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,11 +18,9 @@ from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, process_from_config
-from stillhouse.io.language import Pretrained, is_language, open_language, save_language
-from stillhouse.io.weights import companion_file, load_module, save_denoiser, save_module
-from stillhouse.models.letters import Tokenizer, tokenizer_from
+from stillhouse.io.language import Pretrained, save_language
+from stillhouse.io.weights import save_denoiser, save_module
+from stillhouse.models.letters import Tokenizer
 from stillhouse.models.words import Words
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
@@ -38,11 +35,9 @@ M = TypeVar("M", bound=nn.Module)
 WEIGHTS = "model.safetensors"
 
 
-def _text(described: dict[str, Any] | None) -> TextEncoder | None:
-    """The text encoder that a header describes."""
-    if described is None:
-        return None
-    return Words.from_description(described)
+def pipeline_sampling(family: Family, steps: int) -> Sampling:
+    """A walk of a pipeline in ``steps`` steps, as its own scheduler does it."""
+    return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
 
 
 def _plain(module: M) -> M | Denoiser:
@@ -79,20 +74,10 @@ class Network:
             return self.module.eval()(*given)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``folder/model.safetensors``, whole or not at all; :func:`load_network` opens it."""
+        """Write ``folder/model.safetensors``, whole or not at all; :func:`stillhouse.load` opens it."""
         about = {"inputs": self.inputs, "outputs": self.outputs, **self.info}
         save_module(Path(folder) / WEIGHTS, self.module, about)
         return Path(folder) / WEIGHTS
-
-
-def load_network(folder: str | Path) -> Network:
-    """What :meth:`Network.save_pretrained` wrote; raises :class:`StillhouseError` for anything else."""
-    module, info = load_module(Path(folder) / WEIGHTS)
-    require(
-        not isinstance(module, Denoiser) and {"inputs", "outputs"} <= set(info),
-        f"'{folder}' holds a model and no plain network; open it with stillhouse.load.",
-    )
-    return Network(module, info.pop("inputs"), info.pop("outputs"), info)
 
 
 @dataclass
@@ -136,7 +121,7 @@ class Model:
 
         assert self.pipeline is not None
         if self.free_steps:
-            return _walk(self.pipeline, n).changed(guidance=sampling.guidance)
+            return pipeline_sampling(self.pipeline, n).changed(guidance=sampling.guidance)
         start = first_level(self.pipeline, sampling.times[0]) if sampling.start is None else sampling.start
         guidance = default_guidance(self.pipeline) if sampling.guidance == 1 else sampling.guidance
         return sampling.changed(start=start, guidance=guidance)
@@ -165,7 +150,7 @@ class Model:
         if steps is None:
             chosen = default
         elif self.free_steps and self.pipeline is not None:
-            chosen = _walk(self.pipeline, steps).changed(guidance=default.guidance)
+            chosen = pipeline_sampling(self.pipeline, steps).changed(guidance=default.guidance)
         elif self.free_steps:
             chosen = Sampling.steps(
                 self.denoiser.process, steps, solver=default.solver, guidance=default.guidance
@@ -366,178 +351,3 @@ class Model:
     def parameters(self) -> int:
         """Number of weights."""
         return sum(p.numel() for p in self.denoiser.parameters())
-
-
-def shipped() -> dict[str, Path]:
-    """Names of the teachers that come with the library and their files; for ``NAME-pipeline``, a Diffusers
-    pipeline, its folder."""
-    assets = Path(str(files("stillhouse") / "assets"))
-    folders = {
-        f"{f.parent.name}-pipeline": f.parent for f in sorted(assets.glob("pipelines/*/model_index.json"))
-    }
-    return {f.stem: f for f in sorted(assets.glob("teachers/*.safetensors"))} | folders
-
-
-def _found(source: str | Path) -> str | Path:
-    """Where a shipped name leads, unless something else lies there; any other source as it is."""
-    return source if Path(source).exists() else shipped().get(str(source), source)
-
-
-def _walk(family: Family, steps: int) -> Sampling:
-    return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
-
-
-def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[str, Any]) -> Model:
-    """What ``save_pretrained`` made of the student of a pipeline."""
-    from stillhouse.io.export import open_student
-
-    family, denoiser, companions, about = open_student(
-        folder, base.pipeline if isinstance(base, Model) else base, **options
-    )
-    return Model(
-        denoiser,
-        family.shape,
-        family.classes,
-        {int(k): Sampling.from_config(v) for k, v in about["samplings"].items()},
-        about["free_steps"],
-        about["world"],
-        about["info"],
-        text=family if family.tokenizers else None,
-        prompts=tuple(about["prompts"]),
-        codec=family.codec,
-        pipeline=family,
-        companions=dict(companions),
-    )
-
-
-def from_pipeline(family: Family) -> Model:
-    """The many-step model of a Diffusers pipeline, walked as its own scheduler does; weights are shared with
-    the pipeline."""
-    return Model(
-        family.denoiser(),
-        family.shape,
-        family.classes,
-        {family.steps: _walk(family, family.steps)},
-        free_steps=True,
-        text=family if family.tokenizers else None,
-        codec=family.codec,
-        pipeline=family,
-    )
-
-
-def _language(folder: Path, length: int | None = None) -> Model:
-    """The masked language model in a folder of Transformers, a student of ours or any."""
-    denoiser, tokenizer, length, about = open_language(folder, length)
-    steps = min(64, length)
-    walks = {int(k): Sampling.from_config(v) for k, v in about.get("samplings", {}).items()}
-    walks = walks or {steps: Sampling.steps(denoiser.process, steps, solver="ancestral")}
-    rest = {
-        "free_steps": about.get("free_steps", True),
-        "world": about.get("world", ""),
-        "info": about.get("info", {}),
-    }
-    return Model(denoiser, (length,), samplings=walks, tokenizer=tokenizer, **rest)
-
-
-def load(
-    source: str | Path | nn.Module | Denoiser,
-    *,
-    process: Process | str = "flow",
-    kind: Kind | str = "velocity",
-    shape: tuple[int, ...] | None = None,
-    classes: int = 0,
-    steps: int = 64,
-    base: str | Path | Model | None = None,
-    **pipeline: Any,
-) -> Model:
-    """A model from a folder that ``save_pretrained`` wrote, from its file, from a shipped name (``"mnist"``),
-    or from a module.
-
-    Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of
-    :func:`stillhouse.io.pipelines.open_pipeline`. ``base``: where ``source`` is a student saved as a LoRA,
-    the pipeline that it was trained on. Or from the folder of a masked language model of Transformers;
-    ``length``: tokens of its texts [128, if it reads as many].
-
-    A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a
-    :class:`Denoiser` needs ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign
-    file, and for a pickle.
-    """
-    if isinstance(source, nn.Module):
-        require(not pipeline, f"Loading a module takes no {', '.join(pipeline)}.")
-        require(shape is not None, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
-        assert shape is not None
-        if isinstance(source, Denoiser):
-            denoiser = source
-        else:
-            denoiser = Denoiser(
-                source, process_from_config(process) if isinstance(process, str) else process, kind
-            )
-        default = Sampling.steps(
-            denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"
-        )
-        return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
-    source = _found(source)
-    path = Path(source)
-    if is_language(path):
-        require(
-            base is None and set(pipeline) <= {"length"},
-            "A masked language model takes no option but the length of its texts.",
-        )
-        return _language(path, **pipeline)
-    if base is not None or (path / "stillhouse.json").is_file():
-        return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
-    if (
-        pipeline
-        or str(source).startswith("hub:")
-        or ((path / "model_index.json").is_file() and not (path / WEIGHTS).exists())
-    ):
-        from stillhouse.io.pipelines import open_pipeline
-
-        return from_pipeline(open_pipeline(source, **pipeline))
-    require(
-        path.exists(),
-        f"There is no model '{source}': neither a file or folder, nor a shipped teacher "
-        f"({', '.join(shipped()) or 'none'}).",
-    )
-    if path.is_dir():
-        require(
-            (path / WEIGHTS).exists(),
-            f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.",
-        )
-        path = path / WEIGHTS
-    module, info = load_module(path)
-    require(
-        isinstance(module, Denoiser),
-        f"'{path}' holds a plain network and no model to sample; open it with stillhouse.load_network.",
-    )
-    assert isinstance(module, Denoiser)
-    denoiser = module
-    try:
-        samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
-        known = (
-            tuple(info.pop("shape")),
-            info.pop("classes"),
-            samplings,
-            info.pop("free_steps"),
-            info.pop("world"),
-        )
-        text, prompts = info.pop("text", None), tuple(info.pop("prompts", ()))
-        cond_kind = info.pop("cond_kind", info.pop("told", ""))  # `told`: files of before
-        # `inverse`: the one companion of before
-        names = info.pop("companions", ["inverse"] if info.pop("inverse", "") else [])
-        companions = {name: load_module(companion_file(path, name))[0] for name in names}
-        tokenizer = tokenizer_from(info.pop("tokenizer", None))
-        return Model(
-            denoiser,
-            *known,
-            info,
-            _text(text),
-            prompts,
-            companions=companions,
-            cond_kind=cond_kind,
-            tokenizer=tokenizer,
-        )
-    except KeyError as error:
-        raise StillhouseError(
-            f"'{path}' lacks {error} in its header; it was not written by save_pretrained."
-        ) from error

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from stillhouse.api.runs import distill
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.worlds.base import get_world
 
 SMALL = [

@@ -28,7 +28,8 @@ from stillhouse.io.pipelines.tiny_text import clip_tokenizer
 from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.captions import VOCABULARY
 from stillhouse.metrics.reader import load_reader, prompt_fidelity
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer

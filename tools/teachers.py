@@ -20,8 +20,9 @@ from stillhouse.api.runs import train_teacher
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require, unknown
 from stillhouse.io.weights import save_denoiser
-from stillhouse.model import Model, load
+from stillhouse.model import Model
 from stillhouse.models.words import Words
+from stillhouse.opening import load
 from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World, get_world
 

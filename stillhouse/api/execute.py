@@ -20,6 +20,7 @@ from stillhouse.api.resolve import (
     free_folder,
     name_of,
     open_model,
+    open_product,
     requires,
     right_command,
     student_of,
@@ -128,7 +129,7 @@ class Job:
     def operation(self, operation: Operation, student: Any) -> Model:
         """The product of an operation; nothing is written before it is there. A finished one is opened."""
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return open_model(self.folder)
+            return cast(Model, open_product(self.folder))
         models = self._models(operation, student)
         device = Engine(self.recipe.precision).device
         for model in models.values():
@@ -139,7 +140,7 @@ class Job:
     def program(self, program: Program, student: Any, place: Any) -> Model:
         """The joined product of a program's parts, each a run of its own in ``parts/NAME``."""
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return open_model(self.folder)
+            return cast(Model, open_product(self.folder))
         models = self._models(program, student)
         parts = program.parts(models, self.data)
         names = [part.name for part in parts]

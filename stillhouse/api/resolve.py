@@ -18,12 +18,13 @@ from stillhouse.api.run import CACHE, CONFIG
 from stillhouse.core.conditions import Condition, cycled, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
 from stillhouse.core.process import process_from_config
 from stillhouse.core.spellings import current_options
 from stillhouse.io.texts import read_text, token_rows
-from stillhouse.model import Model, load, shipped
+from stillhouse.model import Model, Network
 from stillhouse.models import build_model
+from stillhouse.opening import load, shipped
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Operation, Program
 from stillhouse.systems.registry import find
@@ -111,8 +112,7 @@ def world_of(world: World | str | Mapping[str, Any] | None) -> World | None:
 def default_teacher(world: World | None) -> str:
     """Name of the teacher that a world has: the shipped one, or its closed form where there is none or the
     world has options."""
-    require(world is not None, "Name a teacher, or a world that has one.")
-    assert world is not None
+    world = required(world, "Name a teacher, or a world that has one.")
     plain = getattr(world, "config", None) == {"name": world.name}
     return world.name if plain and world.name in shipped() else "exact"
 
@@ -124,18 +124,16 @@ def teacher_of(
     if isinstance(teacher, Model):
         return teacher
     if isinstance(teacher, Denoiser):
-        require(
-            world is not None,
+        world = required(
+            world,
             "A bare denoiser does not say what its samples are; name a world, or load it with its shape.",
         )
-        assert world is not None
         steps = {64: Sampling.steps(teacher.process, 64)}
         return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
         return open_model(teacher, adapter)
-    require(world is not None, "The closed-form teacher is a world's; name the world.")
-    assert world is not None
+    world = required(world, "The closed-form teacher is a world's; name the world.")
     return exact_teacher(world, process_from_config(process or world.default_process))
 
 
@@ -163,7 +161,16 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
 
 
 def open_model(source: str | Path, adapter: str | None = None) -> Model:
-    """What :func:`stillhouse.load` takes, or the folder of a run that has come to its end."""
+    """A model to sample from what :func:`stillhouse.load` takes, or of a run that has come to its end."""
+    return required_type(
+        open_product(source, adapter),
+        Model,
+        f"'{source}' holds a plain network, which makes no samples; open it in Python with stillhouse.load.",
+    )
+
+
+def open_product(source: str | Path, adapter: str | None = None) -> Model | Network:
+    """What :func:`stillhouse.load` takes, or the product of a run that has come to its end."""
     folder = Path(source)
     if (folder / CONFIG).exists():
         require(
@@ -275,8 +282,7 @@ def student_of(
     closed = isinstance(teacher.denoiser, ExactDenoiser)
     if student is None and not closed:
         return None
-    require(world is not None, "The student's network is of a world's size; name the world.")
-    assert world is not None
+    world = required(world, "The student's network is of a world's size; name the world.")
     options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)

@@ -10,7 +10,8 @@ import torch
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.train.data import Data, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method

@@ -211,7 +211,7 @@ def _model_check(imports: str, product: str) -> str:
     lines = [
         "from stillhouse.checks.base import Claim, Contract, at_least",
         "from stillhouse.core.process import Flow",
-        "from stillhouse.model import load",
+        "from stillhouse.opening import load",
         *imports.splitlines(),
         "from stillhouse.worlds.base import get_world",
     ]

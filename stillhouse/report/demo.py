@@ -18,7 +18,8 @@ from stillhouse.api.options import fields_of
 from stillhouse.api.runs import distill
 from stillhouse.core.errors import require
 from stillhouse.io.weights import atomic_write
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.report.figures import calls, duration
 from stillhouse.report.page import write_report
 from stillhouse.report.plots import number

@@ -19,7 +19,8 @@ from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.forms.views import View, view_of
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read

@@ -84,8 +84,7 @@ class Operation(_Options):
             work: data, random numbers, progress.
 
         Returns:
-            A model that :func:`stillhouse.load` opens again when it is saved, or a plain network that
-            :func:`stillhouse.model.load_network` does.
+            A model or a plain network, which :func:`stillhouse.load` opens again when it is saved.
         """
         raise NotImplementedError
 

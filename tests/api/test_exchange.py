@@ -13,7 +13,8 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.io.graph import opened
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
 

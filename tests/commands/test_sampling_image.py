@@ -11,7 +11,8 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import process_from_config
 from stillhouse.forms.photograph import scale_of
 from stillhouse.io.photo import read_photo, write_photo
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.photos.world import Photos
 

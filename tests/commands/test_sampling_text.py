@@ -10,7 +10,8 @@ from stillhouse.cli import main
 from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import process_from_config
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
 

@@ -9,7 +9,7 @@ from stillhouse.core.discrete import Masked
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.language import NGram, codes, distinct, entropy, held_out_bits
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.worlds.text.world import make_text
 
 

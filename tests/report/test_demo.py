@@ -8,7 +8,8 @@ import pytest
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.report import demo
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world

@@ -6,13 +6,16 @@ import math
 import pytest
 import torch
 
+from stillhouse.api.resolve import open_model
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At, Prediction
 from stillhouse.core.process import Flow, LinearVP
-from stillhouse.model import Model, Network, load, load_network
+from stillhouse.io.weights import save_module
+from stillhouse.model import Model, Network
 from stillhouse.models import build_model
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples, handed_on
 from stillhouse.samplers.hooks import Clip, TeacherMix, Walked, describe_hook, read_hook
 from stillhouse.samplers.sampling import Leg, Sampling, Stream
@@ -189,14 +192,15 @@ def test_a_plain_network_is_a_product_too(tmp_path):
     module = build_model({"name": "mlp", "dim": 2, "width": 8, "depth": 1, "classes": 0})
     product = Network(module, {"x": [2], "t": []}, {"y": [2]}, {"method": "some"})
     product.save_pretrained(tmp_path / "net")
-    again = load_network(tmp_path / "net")
+    again = load(tmp_path / "net")
     x, t = torch.randn(3, 2), torch.rand(3)
     assert (
         torch.equal(again(x, t), product(x, t))
         and again.inputs == {"x": [2], "t": []}
         and again.info == {"method": "some"}
     )
-    load_model = Model(WORLD.network(Flow(), 0, width=8, depth=1), (2,), samplings={1: Sampling([1.0, 0.0])})
-    load_model.save_pretrained(tmp_path / "model")
-    with pytest.raises(StillhouseError, match="holds a model and no plain network"):
-        load_network(tmp_path / "model")
+    with pytest.raises(StillhouseError, match="holds a plain network, which makes no samples"):
+        open_model(tmp_path / "net")
+    save_module(tmp_path / "part.safetensors", module)
+    with pytest.raises(StillhouseError, match="is a part of a model; open its folder"):
+        load(tmp_path / "part.safetensors")

@@ -107,7 +107,7 @@ def test_borders_of_tiles_do_not_show_and_without_an_overlap_they_do():
 
 
 def test_the_shipped_teacher_leaves_no_seams():
-    from stillhouse.model import load
+    from stillhouse.opening import load
     from stillhouse.worlds.photos.degrade import shrunk
     from stillhouse.worlds.photos.world import _photographs
 

@@ -24,7 +24,7 @@ from stillhouse.api.runs import data_of
 from stillhouse.checks.runner import load_check
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.errors import StillhouseError
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.registry import find, get_system
 from stillhouse.train import loop
 from stillhouse.train.data import NoData, Prompts

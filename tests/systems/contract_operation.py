@@ -14,14 +14,14 @@ from stillhouse.api.runs import data_of
 from stillhouse.checks.runner import load_check
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.errors import StillhouseError
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.base import Work
 from stillhouse.systems.registry import find, get_system
 from tests.systems.contract_method import check_it_refuses_bad_options_in_one_sentence, small_teacher
 
 REOPEN = """
 import sys, torch
-from stillhouse.model import load
+from stillhouse.opening import load
 x = load(sys.argv[1]).sample(4, torch.load(sys.argv[2], weights_only=True), seed=3)
 torch.save(x, sys.argv[3])
 """

@@ -7,7 +7,7 @@ import torch
 from stillhouse.api.runs import data_of
 from stillhouse.checks.runner import load_check
 from stillhouse.core.errors import StillhouseError
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.registry import find, get_system
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe

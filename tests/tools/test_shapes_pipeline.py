@@ -15,7 +15,8 @@ from stillhouse.api.runs import data_of
 from stillhouse.core.conditions import size
 from stillhouse.core.draws import Draws
 from stillhouse.metrics.captions import VOCABULARY
-from stillhouse.model import Model, load, shipped
+from stillhouse.model import Model
+from stillhouse.opening import load, shipped
 from stillhouse.systems.registry import find
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.worlds.base import World, get_world

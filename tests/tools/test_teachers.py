@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stillhouse.api.options import fields_of, run_fields
 from stillhouse.core.errors import StillhouseError
-from stillhouse.model import load, shipped
+from stillhouse.opening import load, shipped
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.worlds.base import get_world
 from tools.teachers import make, quality

@@ -17,7 +17,8 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.io.data import buckets, encode_prompts, encode_source, open_source
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.registry import find
 from stillhouse.train.cached import CachedData, data_for

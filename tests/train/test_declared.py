@@ -11,8 +11,9 @@ from stillhouse.api.runs import distill
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import Network, load, load_network
+from stillhouse.model import Network
 from stillhouse.models import build_model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData, Several, TensorData
@@ -299,7 +300,7 @@ def test_what_comes_out_may_be_a_plain_network(tmp_path):
     given = {"world": "mixture", "quiet": True, "iterations": 6, "batch": 8}
     net = distill(None, Regressor, out=tmp_path / "run", **given)
     assert isinstance(net, Network) and net.info["teacher"] and net.inputs["x"] == [2]
-    again = load_network(tmp_path / "run" / "model")
+    again = load(tmp_path / "run" / "model")
     x = (torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(5))
     assert torch.equal(again(*x), net(*x)) and again.info["options"] == {}
     finished = distill(None, Regressor, out=tmp_path / "run", resume=True, **given)

@@ -12,7 +12,7 @@ import torch
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData

@@ -9,8 +9,8 @@ from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import load
 from stillhouse.models import build_model
+from stillhouse.opening import load
 from stillhouse.systems.registry import find
 from stillhouse.train.data import TensorData
 from stillhouse.train.loop import Trainer

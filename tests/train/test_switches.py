@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData
 from stillhouse.train.loop import Trainer

@@ -12,7 +12,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.flash_diffusion import FlashDiffusion

@@ -9,7 +9,8 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning

@@ -10,7 +10,8 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import uniform

@@ -11,7 +11,7 @@ from stillhouse.checks.bench import shipped_network
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import ScaledLinearVP
 from stillhouse.metrics.distances import paired_rmse, sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.control_edit.icd import ICD, encode, follow, level_times

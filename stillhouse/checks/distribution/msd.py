@@ -15,7 +15,8 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling

@@ -11,7 +11,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow, Process
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi

@@ -12,7 +12,7 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.score import noise_share
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times
 from stillhouse.samplers.draw import draw_samples

@@ -11,7 +11,8 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Work
 from stillhouse.systems.inference.distillation_pp import DistillationPP

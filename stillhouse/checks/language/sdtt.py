@@ -13,7 +13,8 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.discrete import Masked, of_words
 from stillhouse.core.draws import Draws
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.language.sdtt import SDTT

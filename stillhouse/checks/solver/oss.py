@@ -10,7 +10,8 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Cosine, Flow
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.parts.states.schedule_search import search, straight_times, walk
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Work

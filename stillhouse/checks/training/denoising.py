@@ -10,7 +10,8 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, figures
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import Flow
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData

@@ -10,7 +10,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE
 from stillhouse.metrics.distances import paired_rmse, sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.ctm import CTM

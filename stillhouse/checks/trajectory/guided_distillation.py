@@ -13,7 +13,7 @@ from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.guided_distillation import GuidedDistillation

@@ -10,7 +10,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import ScaledLinearVP
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.lcm import LCM

@@ -10,7 +10,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.lora_distill import LoraDistill

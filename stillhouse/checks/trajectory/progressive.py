@@ -13,7 +13,8 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import ddim_step
 from stillhouse.core.process import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.progressive import Progressive

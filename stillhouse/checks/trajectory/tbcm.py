@@ -11,7 +11,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.tbcm import TBCM

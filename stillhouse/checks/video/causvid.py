@@ -14,8 +14,9 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow, Process
-from stillhouse.model import Model, load
+from stillhouse.model import Model
 from stillhouse.models.video import video_network
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.video.causvid import CausVid

@@ -9,7 +9,8 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.process import Flow
 from stillhouse.metrics.video import drift
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.systems.video.livetalk import LiveTalk
 from stillhouse.train.data import Data, InfiniteData, NoData

@@ -20,7 +20,8 @@ from stillhouse.adapters import Adapted
 from stillhouse.api.runs import distill
 from stillhouse.io.pipelines import open_pipeline, tiny
 from stillhouse.io.pipelines.flux import pack, unpack
-from stillhouse.model import Model, from_pipeline, load
+from stillhouse.model import Model
+from stillhouse.opening import from_pipeline, load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 

@@ -27,7 +27,8 @@ from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 from stillhouse.io.export.schedulers import own_scheduler
 from stillhouse.io.export.walks import walk
 from stillhouse.io.pipelines import open_pipeline, tiny
-from stillhouse.model import Model, from_pipeline, load
+from stillhouse.model import Model
+from stillhouse.opening import from_pipeline, load
 from stillhouse.parts.players.students import with_inputs
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

@@ -11,7 +11,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.process import VE, Flow, LinearVP
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.systems.adversarial.flash_diffusion import FlashDiffusion
 from stillhouse.train.batch import Batch

@@ -13,7 +13,7 @@ from stillhouse.core.prediction import X0
 from stillhouse.core.process import VE, Cosine, Flow, LinearVP
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import TensorData

@@ -6,7 +6,7 @@ import torch
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import VE, Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.compression.slimflow import SlimFlow
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData

@@ -11,7 +11,8 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import ScaledLinearVP
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.systems.control_edit.icd import (
     ICD,
     boundaries,

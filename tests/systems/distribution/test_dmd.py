@@ -5,7 +5,7 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.systems.distribution.dmd import DMD
 from stillhouse.train.batch import Batch

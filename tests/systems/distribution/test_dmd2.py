@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.critic import Head, discriminator_loss, generator_loss
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.samplers.draw import draw_samples

@@ -11,7 +11,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
 from stillhouse.io.weights import load_denoiser, save_denoiser
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.distribution.ibmd import IBMD
 from stillhouse.systems.distribution.sid import SiD
 from stillhouse.train.batch import Batch

@@ -6,9 +6,9 @@ from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import load
 from stillhouse.models import build_model
 from stillhouse.models.routed import Routed, pooled, route
+from stillhouse.opening import load
 from stillhouse.parts.players.partition import embedding_signs, label_blocks
 from stillhouse.systems.distribution.msd import MSD, Matching, ScoreMatching, restricted
 from stillhouse.train.data import InfiniteData, NoData, Prompts, TensorData

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import VE, Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.distribution.sid import SiD
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData

@@ -7,7 +7,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.process import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import vsd_gradient
 from stillhouse.parts.players.negative import Negative, without

@@ -8,7 +8,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.process import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.vsd import vsd_gradient
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
 from stillhouse.train.batch import Batch

@@ -7,7 +7,8 @@ from stillhouse.api.runs import distill
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, Trig
-from stillhouse.model import Model, load
+from stillhouse.model import Model
+from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.systems.base import Work
 from stillhouse.systems.inference.distillation_pp import DistillationPP

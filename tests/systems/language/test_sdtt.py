@@ -7,7 +7,7 @@ from stillhouse.core.discrete import Masked, Uniform, of_words
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.token_likelihood import noised, stratified
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.solvers.tokens import Ancestral
 from stillhouse.systems.language.sdtt import SDTT
 from stillhouse.train.batch import Batch

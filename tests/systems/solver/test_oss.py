@@ -9,7 +9,7 @@ import torch
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import VE, Cosine, Flow
 from stillhouse.io.pipelines import tiny
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.states.schedule_search import median_path, search, straight_times, walk
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

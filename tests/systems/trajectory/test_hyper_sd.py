@@ -12,7 +12,7 @@ from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.process import Cosine, Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.gaps.score import dmd_gradient
 from stillhouse.solvers.simple import Renoise
 from stillhouse.systems.trajectory.hyper_sd import HyperSD

@@ -10,7 +10,7 @@ from stillhouse.core.denoiser import Converted, Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow, Trig
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.systems.trajectory.tbcm import HALF_PI, TBCM
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData

@@ -5,7 +5,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Flow
-from stillhouse.model import load
+from stillhouse.opening import load
 from stillhouse.parts.video.clips import (
     chunk_levels,
     clip_matching,

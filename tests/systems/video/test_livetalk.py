@@ -6,8 +6,8 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import At
 from stillhouse.core.process import Flow
-from stillhouse.model import load
 from stillhouse.models.video import video_network
+from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.streaming import stream
 from stillhouse.systems.video.livetalk import LiveTalk, velocity_weight
