@@ -15,29 +15,11 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from tools.reference import documented, modules
+
 ROOT = Path(__file__).parent.parent
 BORROWED = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-# the reference, from what a user meets first to the mathematics below
-PACKAGES = (
-    "api model train systems samplers solvers forms parts classical metrics worlds io adapters models core"
-)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
-
-
-def modules(package: str) -> list[str]:
-    """The documented modules of ``stillhouse.<package>``, by their dotted names."""
-    home = ROOT / "stillhouse" / package
-    files = sorted(home.rglob("*.py")) if home.is_dir() else [home.with_suffix(".py")]
-    made = []
-    for file in files:
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        tree = ast.parse(file.read_text())
-        public = any(
-            isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[:1] != "_" for node in tree.body
-        )
-        if public and parts[-1] not in ("__init__", "__main__"):
-            made.append(".".join(parts))
-    return made
 
 
 def example_page(file: Path) -> str:
@@ -49,10 +31,8 @@ def example_page(file: Path) -> str:
 def on_files(files: Files, config: Any) -> Files:
     """The pages that are not files of ``docs/``."""
     made = {page: (ROOT / source).read_text() for page, source in BORROWED.items()}
-    there = {path.stem for path in (ROOT / "stillhouse").iterdir()}
-    packages = [package for package in PACKAGES.split() if package in there]
     rows = []
-    for package in packages:
+    for package in documented():
         names = modules(package)
         made[f"api/{package}.md"] = f"# stillhouse.{package}\n\n" + "\n".join(f"::: {n}\n" for n in names)
         rows.append(f"- [stillhouse.{package}]({package}.md): {len(names)} modules")
