@@ -439,3 +439,23 @@ def test_values_take_the_type_of_the_default() -> None:
     for value, default in (("abc", 1.0), (1, True), (True, 1), (1, "word"), ("a", {})):
         with pytest.raises(StillhouseError, match="^x "):
             coerce("x", value, default)
+
+
+def test_threads_that_wait_sleep_unless_the_user_chose():
+    from stillhouse.cli import spin_less
+
+    for given, after in (
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ):
+        spin_less(given)
+        assert given == after
+    # the command line sets it before torch is loaded: OpenMP reads it once, then
+    code = (
+        "import os, sys, stillhouse.cli as c; assert 'torch' not in sys.modules; c.main(['systems']); "
+        "print(os.environ['GOMP_SPINCOUNT'])"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=bare)
+    assert ran.stdout.split()[-1] == "1000", ran.stderr

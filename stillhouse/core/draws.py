@@ -8,6 +8,8 @@ stored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,31 @@ def seed_of(*parts: object) -> int:
         int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
         >> 1
     )
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Randomness that knows no generator (dropout's) starts from ``seed`` inside, and goes on outside as if
+    nothing had been drawn.
+
+    Twenty-five times cheaper than ``torch.random.fork_rng`` with ``torch.manual_seed``, which notes where it
+    was called from for devices that are not there.
+
+    Arguments:
+        seed: 0 … 2^63 - 1.
+        device: whose generator is meant, besides the CPU's.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 class Draws:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.draws import seed_of
+from stillhouse.core.draws import seed_of, seeded
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_modules, current_run
 from stillhouse.model import Model, Network
@@ -182,12 +182,7 @@ class Trainer:
         logged: dict[str, float] = {}
         for name in turns:
             player = self.players[name]
-            with torch.random.fork_rng(
-                devices=[self.engine.device] if self.engine.device.type == "cuda" else []
-            ):
-                torch.manual_seed(
-                    seed_of(self.recipe.seed, self.engine.rank, step, name)
-                )  # dropout knows no generator
+            with seeded(seed_of(self.recipe.seed, self.engine.rank, step, name), self.engine.device):
                 value = self._turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
             norm = player.gradient_norm()
