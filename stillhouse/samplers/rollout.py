@@ -57,7 +57,7 @@ def rollout(
             pred = hook(pred, s)
         return pred
 
-    history = History()
+    history = History(model.process)
     if record:
         record(x, times[0])
     steps = len(times) - 1

@@ -11,13 +11,25 @@ from stillhouse.solvers.bridge import Posterior
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.dpm import DPMpp
 from stillhouse.solvers.heun import Heun
-from stillhouse.solvers.simple import Leap, Renoise
+from stillhouse.solvers.simple import GammaSampling, Leap, Renoise
 from stillhouse.solvers.tokens import Ancestral, Confidence, Psi
 from stillhouse.solvers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {
     kind.name: kind
-    for kind in (DDIM, Heun, DPMpp, UniPC, Renoise, Leap, Posterior, Ancestral, Confidence, Psi)
+    for kind in (
+        DDIM,
+        Heun,
+        DPMpp,
+        UniPC,
+        Renoise,
+        GammaSampling,
+        Leap,
+        Posterior,
+        Ancestral,
+        Confidence,
+        Psi,
+    )
 }
 
 

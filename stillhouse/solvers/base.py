@@ -37,9 +37,10 @@ def fresh(draws: Draws | None, x: Tensor) -> Tensor:
 
 @dataclass
 class History:
-    """What a multistep solver remembers of one walk: past predictions (newest last), and what is left of the
-    grid."""
+    """What a solver is given of one walk besides the step: its process, past predictions (newest last), and
+    what is left of the grid."""
 
+    process: Process
     pred: list[Prediction] = field(default_factory=list)
     left: int = 0  # steps after this one
 

@@ -3,6 +3,7 @@ noise."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,9 +20,10 @@ class Renoise(Solver):
     """Go to the clean end, then noise it afresh: ``x_s = alpha_s x0 + sigma_s z`` (the multistep consistency
     sampler).
 
-    ``gamma`` in [0, 1]: the deterministic share is a jump to ``(1 - gamma) s``, from where fresh noise leads
-    back up to ``s`` (gamma-sampling of CTM, in TCD's form for every process); ``gamma = 1`` is the plain
-    re-noising move, 0 is DDIM. The step to ``t = 0`` is the clean estimate itself.
+    ``gamma`` in [0, 1]: the deterministic share is a jump to the *time* ``(1 - gamma) s``, from where fresh
+    noise leads back up to ``s`` (strategic stochastic sampling; Zheng et al., 2024, arXiv 2402.19159, where
+    it is ``eta`` of Diffusers' TCD scheduler); ``gamma = 1`` is the plain re-noising move, 0 is DDIM. The
+    step to ``t = 0`` is the clean estimate itself.
     """
 
     gamma: float = 1.0
@@ -34,7 +36,7 @@ class Renoise(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        middle = (1 - self.gamma) * s
+        middle = self.middle(history.process, s)
         pred = predict(x, t, middle)
         if history.left == 0 and bool((s == 0).all()):
             return pred.x0
@@ -42,6 +44,34 @@ class Renoise(Solver):
             return pred.at.process.noise(pred.x0, s, fresh(draws, x))
         down = ddim_step(pred, middle)
         return renoise_up(pred.at.process, down, middle, s, fresh(draws, x)) if self.gamma else down
+
+    def middle(self, process: Process, s: Tensor) -> Tensor:
+        """Where the deterministic jump ends.
+
+        Arguments:
+            process: the process of the walk.
+            s: times that the step leads to, (B,).
+
+        Returns:
+            Earlier times, (B,).
+        """
+        return (1 - self.gamma) * s
+
+
+@dataclass
+class GammaSampling(Renoise):
+    """gamma-sampling of consistency trajectory models (Kim et al., 2023, arXiv 2310.02279).
+
+    The jump ends where ``sqrt(1 - gamma^2)`` of the noise level ``sigma / alpha`` at ``s`` is left: of the
+    noise's variance there, the share ``gamma^2`` is fresh, whatever the process.
+    """
+
+    name = "gamma"
+
+    def middle(self, process: Process, s: Tensor) -> Tensor:
+        if self.gamma == 0:
+            return s
+        return process.time_of_ratio(math.sqrt(1 - self.gamma**2) * process.ratio(s)).to(s)
 
 
 def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -> Tensor:

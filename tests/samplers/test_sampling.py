@@ -1,6 +1,7 @@
 """Sampling as a value: its config, its promised cost, and samples that are what they should be."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,13 +10,15 @@ from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import VE, Cosine, Flow, Trig
+from stillhouse.core.prediction import KINDS, At, Prediction
+from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import SOLVERS, make_solver
+from stillhouse.solvers.base import History
 from stillhouse.solvers.grids import uniform
-from stillhouse.solvers.simple import Renoise
+from stillhouse.solvers.simple import GammaSampling, Renoise
 from stillhouse.worlds.mixture.world import MixtureDenoiser
 
 torch.set_num_threads(1)
@@ -127,6 +130,37 @@ def test_renoise_keeps_the_marginal_and_gamma_0_is_ddim():
     torch.testing.assert_close(
         rollout(model, x, [1.0, 0.5], Renoise(0.4), draws=Draws(16, "z2")), partly, atol=1e-12, rtol=0
     )
+
+
+@pytest.mark.parametrize("process", [VE(), Flow(), Cosine(), Trig(), LinearVP(), ScaledLinearVP()])
+@pytest.mark.parametrize("gamma", [0.2, 0.7])
+def test_gamma_is_the_share_of_fresh_noise_on_every_process(process, gamma):
+    """Of the noise's variance at the next time, gamma^2 is fresh; the deterministic part keeps the rest."""
+    solver, s = GammaSampling(gamma), torch.tensor([0.6], dtype=torch.float64)
+    middle = solver.middle(process, s)
+    kept = (process.ratio(middle) / process.ratio(s)) ** 2
+    torch.testing.assert_close(1 - kept, torch.full_like(kept, gamma**2), atol=1e-5, rtol=0)
+    # a step with the noise known: the state at s is alpha x0 + sigma (sqrt(1 - gamma^2) eps + gamma z)
+    x0, eps = (Draws(1, name).normal(2, dtype=torch.float64) for name in ("x0", "eps"))
+    now = torch.tensor([0.9], dtype=torch.float64)
+    x = process.noise(x0, now, eps)
+
+    def predict(x, t, s):
+        return Prediction(x0, KINDS["x0"](), At(process, t, x))
+
+    stepped = solver.step(predict, x, now, s, History(process, left=1), Draws(1, "z"))
+    z = Draws(1, "z").normal(2, dtype=torch.float64)
+    mixed = math.sqrt(1 - gamma**2) * eps + gamma * z
+    torch.testing.assert_close(stepped, process.noise(x0, s, mixed), atol=1e-3, rtol=1e-4)
+
+
+def test_gamma_0_is_ddim_and_gamma_1_is_renoising():
+    model, x = exact(Flow()), Draws(16, "gamma").normal(2, dtype=torch.float64)
+    for gamma, other in ((0.0, make_solver("ddim")), (1.0, Renoise())):
+        walked = rollout(model, x, uniform(5), GammaSampling(gamma), draws=Draws(16, "z"))
+        torch.testing.assert_close(
+            walked, rollout(model, x, uniform(5), other, draws=Draws(16, "z")), atol=1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize(

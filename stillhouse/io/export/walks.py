@@ -106,7 +106,7 @@ def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
     )
     basis = torch.eye(3, dtype=torch.float64)
     state, output, noise = basis[:1], basis[1:2] * family.schedule.sign, basis[2:]
-    rows, history = [], History()
+    rows, history = [], History(denoiser.process)
 
     def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         return Prediction(output, denoiser.kind, At(denoiser.process, t, x))

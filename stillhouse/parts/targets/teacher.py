@@ -26,7 +26,7 @@ def teacher_steps(
     def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         return teacher(x, t, cond)
 
-    history = History(left=len(times))
+    history = History(teacher.process, left=len(times))
     for t, s in zip(times, times[1:], strict=False):
         x = solver.step(predict, x, t, s, history, None)
     return x

@@ -37,7 +37,12 @@ class CTM(Method):
     levels: int = option(18, "noise levels of the grid", low=3)
     segment: int = option(17, "longest teacher segment, in levels", low=1)
     steps: int = option(1, "default number of calls per sample", low=1)
-    gamma: float = option(0.0, "share of fresh noise between two calls (0: deterministic)", low=0, high=1)
+    gamma: float = option(
+        0.0,
+        "of the noise between two calls, the fresh one's standard deviation (0: deterministic)",
+        low=0,
+        high=1,
+    )
     decay: float = option(0.999, "decay of the slow copy per step", low=0, high=1)
     denoising: bool = option(True, "train the zero-length jump as a denoiser")
     critic_from: float = option(
@@ -144,5 +149,5 @@ class CTM(Method):
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]
-        solver = {"name": "renoise", "gamma": self.gamma} if self.gamma else "ddim"
+        solver = {"name": "gamma", "gamma": self.gamma} if self.gamma else "ddim"
         return {k: Sampling(thinned(self.grid, k), solver) for k in ways}
