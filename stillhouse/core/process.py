@@ -96,6 +96,14 @@ class Process:
         """Inverse of :meth:`ratio`."""
         return self.time(-ratio.log())
 
+    def on_table(self, t: Tensor) -> Tensor:
+        """The next time from ``t`` on that a network of this process was trained at: ``t`` itself, unless the
+        process is a table of steps. The clean end, 0, stays.
+
+        Training takes its times from here: between two steps of its table a network was never asked.
+        """
+        return t
+
     def noise(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """``alpha(t) x + sigma(t) eps`` for ``x, eps`` of shape ``(B, ...)``, ``t`` of shape ``(B,)``.
 
@@ -377,6 +385,11 @@ class ScaledLinearVP(VariancePreserving):
         """Table step (fractional, from -1 at ``t = 0``) of a continuous time: what a network trained on the
         table is fed."""
         return t * self.steps - 1
+
+    def on_table(self, t: Tensor) -> Tensor:
+        # a thousandth: what float32 makes of i / n
+        step = (t.double() * self.steps - 1e-3).ceil().clamp_min(1)
+        return torch.where(t > 0, step / self.steps, 0.0).to(t.dtype)
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         table = self.table.to(t.device)

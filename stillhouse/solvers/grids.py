@@ -232,4 +232,6 @@ def make_grid(config: str | dict[str, Any], process: Process, steps: int) -> Ten
         f"Time grid '{name}' has no parameter {', '.join(wrong)}; it knows "
         f"{sorted(set(known) - {'process', 'n'})}.",
     )
-    return grid(process, steps, **fields) if "process" in known else grid(steps, **fields)
+    if "process" in known:
+        return grid(process, steps, **fields)
+    return process.on_table(grid(steps, **fields))

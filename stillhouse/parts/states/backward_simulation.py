@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
@@ -18,8 +19,9 @@ from stillhouse.solvers.simple import Renoise
 
 def student_grid(process: Process, start: float, steps: int) -> list[float]:
     """Times of a student's calls: ``steps`` of them, evenly spaced from ``start`` towards ``t_min``, which
-    would be the next one."""
-    return [process.t_min + (start - process.t_min) * (steps - k) / steps for k in range(steps)]
+    would be the next one; steps of a table, where the process is one."""
+    times = [process.t_min + (start - process.t_min) * (steps - k) / steps for k in range(steps)]
+    return process.on_table(torch.tensor(times, dtype=torch.float64)).tolist()
 
 
 def backward_simulation(

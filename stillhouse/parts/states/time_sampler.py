@@ -1,4 +1,5 @@
-"""Who draws the time: laws over ``[t_min, 1]`` that any loss can take."""
+"""Who draws the time: laws over ``[t_min, 1]`` that any loss can take; on a process that is a table, over its
+steps."""
 
 from __future__ import annotations
 
@@ -10,17 +11,46 @@ from stillhouse.core.errors import unknown
 from stillhouse.core.process import Process, ScaledLinearVP
 
 
+def trained(process: Process, t: Tensor) -> Tensor:
+    """Drawn times as a network was trained at them: the next steps up of a table, the first one at least.
+
+    Arguments:
+        process: the network's.
+        t: times in [0, 1], (B,).
+
+    Returns:
+        Times above 0, (B,).
+    """
+    return process.on_table(t.clamp_min(torch.finfo(t.dtype).tiny))
+
+
+def at_step(process: Process, share: Tensor) -> Tensor:
+    """Times of published steps such as "250 of 1000": on a table, which counts its steps from 0, that step;
+    the share itself elsewhere.
+
+    Arguments:
+        process: the network's.
+        share: the step over the number of steps, in [0, 1).
+
+    Returns:
+        Times, like ``share``.
+    """
+    if isinstance(process, ScaledLinearVP):
+        return process.time_of_index((share * process.steps).round())
+    return share.clamp_min(process.t_min)
+
+
 def uniform(process: Process, draws: Draws, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform between the shares ``low`` and ``high`` of the way from ``t_min`` to 1 (for VE: uniform along
     the Karras grid)."""
     span = 1 - process.t_min
-    return draws.uniform(process.t_min + low * span, process.t_min + high * span)
+    return trained(process, draws.uniform(process.t_min + low * span, process.t_min + high * span))
 
 
 def logit_normal(process: Process, draws: Draws) -> Tensor:
     """``t = sigmoid(z)``, ``z ~ N(0, 1)``: more weight on the middle (Esser et al., 2024, arXiv 2403.03206,
     eq. 19)."""
-    return torch.sigmoid(draws.normal())
+    return trained(process, torch.sigmoid(draws.normal()))
 
 
 def edm(process: Process, draws: Draws) -> Tensor:
@@ -30,7 +60,7 @@ def edm(process: Process, draws: Draws) -> Tensor:
 
 def log_normal(process: Process, draws: Draws, mean: float, std: float) -> Tensor:
     """``ln(sigma / alpha) ~ N(mean, std^2)``."""
-    return process.time(-(mean + std * draws.normal())).clamp(process.t_min, 1 - 1e-6)
+    return trained(process, process.time(-(mean + std * draws.normal())).clamp(process.t_min, 1 - 1e-6))
 
 
 TIME_SAMPLERS = {"uniform": uniform, "logit_normal": logit_normal, "edm": edm}
@@ -60,12 +90,4 @@ def one_of(probabilities: Tensor, draws: Draws) -> int:
     return min(
         int(torch.searchsorted(probabilities.cumsum(0), draws.one_uniform(), right=True)),
         len(probabilities) - 1,
-    )
-
-
-def snap_to_table(process: Process, t: Tensor) -> Tensor:
-    """``t`` moved up to the next time that a network was trained at: a step of the table, where the process
-    has one."""
-    return (
-        (t * process.steps).ceil().clamp_min(1) / process.steps if isinstance(process, ScaledLinearVP) else t
     )

@@ -16,6 +16,7 @@ from stillhouse.core.errors import require
 from stillhouse.core.process import Process, expand_to
 from stillhouse.models.video import video_network
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
+from stillhouse.parts.states.time_sampler import trained
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames
@@ -130,7 +131,7 @@ def score_times(process: Process, draws: Draws, shift: float) -> Tensor:
     of ``[t_min, 1]``."""
     t = draws.integers(0, 1000) / 1000
     t = (shift * t / (1 + (shift - 1) * t)).clamp(0.02, 0.98)
-    return process.t_min + (1 - process.t_min) * t
+    return trained(process, process.t_min + (1 - process.t_min) * t)
 
 
 def clip_matching(

@@ -19,7 +19,7 @@ from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.parts.players.guidance_range import GuidanceRange
 from stillhouse.parts.states.backward_simulation import student_grid
-from stillhouse.parts.states.time_sampler import around, one_of
+from stillhouse.parts.states.time_sampler import around, at_step, one_of
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -33,7 +33,7 @@ MODE_SHARES = ((0.0, 0.0, 0.5, 0.5), (0.1, 0.3, 0.3, 0.3), (0.25, 0.25, 0.25, 0.
 MATCHING_RAMP = (0.0, 3 / 7, 5 / 7, 1.0)
 ADVERSARIAL_RAMP = (0.0, 1 / 3, 2 / 3, 1.0)
 SPREAD = 0.5
-CRITIC_TIMES = (0.01, 0.25, 0.5, 0.75)
+CRITIC_STEPS = (10, 250, 500, 750)  # of 1000
 
 
 @dataclass
@@ -129,7 +129,7 @@ class FlashDiffusion(GuidanceRange):
         batch.log("distance", loss)
         part = self.quarter(batch.step)
         if weight := self.matching * MATCHING_RAMP[part]:
-            t = (batch.draws.integers(0, 1000) / 1000).clamp_min(self.process.t_min)
+            t = at_step(self.process, batch.draws.integers(0, 1000) / 1000)
             g = dmd_gradient(x, t, batch.noise(), self.guided(batch, "matching"), self.student, batch.cond)
             loss = loss + 2 * weight * surrogate_loss(x, g)
         if weight := self.adversarial * ADVERSARIAL_RAMP[part]:
@@ -146,7 +146,7 @@ class FlashDiffusion(GuidanceRange):
 
     def logits(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
         """Logits of each of ``samples``, all noised to the same times with the same noise."""
-        times = torch.tensor(CRITIC_TIMES, device=samples[0].device).clamp_min(self.process.t_min)
+        times = at_step(self.process, torch.tensor(CRITIC_STEPS, device=samples[0].device) / 1000)
         t, eps = times[batch.draws.integers(0, len(times))], batch.noise()
         return [
             self.head(features(self.feature_net, self.process.noise(x, t, eps), t, batch.cond))

@@ -17,8 +17,9 @@ from stillhouse.core.process import expand_to
 from stillhouse.parts.gaps.critic import JumpCritic, discriminator_loss, generator_loss
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.students import require_clean_start
+from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.segments import parted
-from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.parts.states.time_sampler import at_step, uniform
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
@@ -158,7 +159,7 @@ class SDXLLightning(Method):
     def at(self, share: Tensor) -> Tensor:
         """The time at a share of the way from ``t_min`` to 1; the lowest one is the clean end."""
         low = self.process.t_min
-        return torch.where(share > 0, low + (1 - low) * share, torch.zeros_like(share))
+        return self.process.on_table(torch.where(share > 0, low + (1 - low) * share, torch.zeros_like(share)))
 
     @shared
     def student_jump(self, batch: Batch) -> Jump:
@@ -197,8 +198,9 @@ class SDXLLightning(Method):
         s = made.s
         if self.noise_levels and self.ladder[self.student_number + 1] <= 2:
             drawn = batch.draws.integers(0, len(self.noise_levels))
-            chosen = torch.tensor(self.noise_levels, device=s.device)[drawn]
-            level, eps = torch.maximum(s, chosen), batch.noise()  # noise can be added, never taken away
+            chosen = at_step(self.process, torch.tensor(self.noise_levels, device=s.device))[drawn]
+            # noise can be added, never taken away
+            level, eps = torch.maximum(s, chosen), batch.noise()
             ends = [renoise_up(self.process, x, s, level, eps) for x in ends]
             s = level
         # no network was trained on exactly clean states
@@ -213,6 +215,4 @@ class SDXLLightning(Method):
         return (predict_x0(self.student, x_t, t, batch.cond) - target).square().mean()
 
     def samplings(self) -> dict[int, Sampling]:
-        low = self.process.t_min
-        times = [low + (1 - low) * k / self.steps for k in range(self.steps, 0, -1)]
-        return {self.steps: Sampling([*times, 0.0], "ddim")}
+        return {self.steps: Sampling([*student_grid(self.process, 1.0, self.steps), 0.0], "ddim")}

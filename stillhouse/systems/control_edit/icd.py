@@ -17,7 +17,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import takes_guidance
-from stillhouse.core.process import expand_to
+from stillhouse.core.process import Process, expand_to
 from stillhouse.model import Model
 from stillhouse.parts.gaps.distances import elementwise_huber
 from stillhouse.parts.gaps.score import fake_for
@@ -71,7 +71,7 @@ class ICD(Method):
         )
         self.forward: Denoiser = self.player("forward", fake_for(self.teacher, self.student))
         self.companions = {"inverse": self.forward}
-        self.times = level_times(self.process.t_min, self.levels)
+        self.times = level_times(self.process, self.levels)
         self.bounds = torch.tensor(boundaries(self.segments, self.levels))
 
     def turns(self, step: int) -> list[str]:
@@ -139,13 +139,13 @@ class ICD(Method):
         return elementwise_huber(jump(model, away, there, here, batch.cond), x).mean()
 
     def samplings(self) -> dict[int, Sampling]:
-        times = level_times(self.process.t_min, self.levels)[boundaries(self.segments, self.levels)]
+        times = level_times(self.process, self.levels)[boundaries(self.segments, self.levels)]
         return {self.segments: Sampling(times.flip(0).tolist(), "ddim", (1 + self.high_guidance) / 2)}
 
 
-def level_times(t_min: float, levels: int) -> Tensor:
+def level_times(process: Process, levels: int) -> Tensor:
     """0 and ``levels`` rising times up to 1, evenly spaced from ``t_min``, (levels + 1,)."""
-    times = torch.linspace(t_min, 1.0, levels + 1)
+    times = process.on_table(torch.linspace(process.t_min, 1.0, levels + 1))
     times[0] = 0
     return times
 
@@ -248,5 +248,5 @@ def edit(
 
 def _route(model: Model) -> list[float]:
     """The forward map's times: the lowest level, the boundaries, 1."""
-    lowest = float(level_times(model.denoiser.process.t_min, model.info["options"]["levels"])[1])
+    lowest = float(level_times(model.denoiser.process, model.info["options"]["levels"])[1])
     return [lowest, *(t for t in reversed(model.sampling().times) if t > lowest)]

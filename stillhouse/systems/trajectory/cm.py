@@ -98,7 +98,7 @@ class CM(GuidanceInput):
 
     def grid(self, levels: int) -> Tensor:
         """Falling times, noisiest first; on a VE process these are the Karras levels."""
-        return torch.linspace(1.0, self.process.t_min, levels)
+        return self.process.on_table(torch.linspace(1.0, self.process.t_min, levels))
 
     def student_loss(self, batch: Batch) -> Tensor:
         grid = self.grid(self.levels_at(batch.step)).to(batch.draws.device)

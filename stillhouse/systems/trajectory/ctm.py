@@ -14,7 +14,7 @@ from stillhouse.core.flowmap import jump
 from stillhouse.parts.gaps.adaptive_weight import adaptive_weight, last_weight
 from stillhouse.parts.gaps.critic import discriminator_loss, features, head_for
 from stillhouse.parts.players.students import with_inputs
-from stillhouse.parts.states.time_sampler import edm
+from stillhouse.parts.states.time_sampler import edm, trained
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
@@ -73,7 +73,7 @@ class CTM(Method):
             "CTM's student jumps between any two times; give it a network built with two_time.",
         )
         self.target: Denoiser = self.ema_copy(self.student, self.decay)
-        self.grid = torch.linspace(1.0, self.process.t_min, self.levels)
+        self.grid = self.process.on_table(torch.linspace(1.0, self.process.t_min, self.levels))
         if self.critic_from < 1:
             self.head = self.player("critic", head_for(self.teacher, self.shape))
 
@@ -135,7 +135,7 @@ class CTM(Method):
 
     def denoising_times(self, batch: Batch) -> Tensor:
         """Half uniform over the noisier 70 % of the grid, half log-normal in ``sigma / alpha``."""
-        noisy = 1 - 0.7 * (1 - self.process.t_min) * batch.draws.uniform()
+        noisy = trained(self.process, 1 - 0.7 * (1 - self.process.t_min) * batch.draws.uniform())
         return torch.where(batch.draws.uniform() < 0.5, noisy, edm(self.process, batch.draws))
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:

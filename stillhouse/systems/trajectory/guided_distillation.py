@@ -16,7 +16,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.process import expand_to
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.players.students import require_clean_start
-from stillhouse.parts.states.time_sampler import snap_to_table
+from stillhouse.parts.states.time_sampler import trained
 from stillhouse.parts.targets.halving import (
     CLEAN_WEIGHTS,
     clean_weight,
@@ -47,9 +47,7 @@ class GuidedDistillation(GuidanceInput):
         4.0, "largest guidance scale; an input of the student when it varies", low=0
     )
     teacher_steps: int = option(64, "DDIM steps that the halving starts from", low=2)
-    steps: int = option(
-        2, "intervals of the last student's grid; as many calls, one less with the stochastic sampler", low=1
-    )
+    steps: int = option(2, "intervals of the last student's grid, and calls per sample", low=1)
     guidance_share: float = option(0.4, "share of the run spent on the first stage", low=0.01, high=0.99)
     stochastic: bool = option(
         False, "train for, and sample by, jumps of two intervals with one of noise back up"
@@ -116,25 +114,24 @@ class GuidedDistillation(GuidanceInput):
         """Start, middle and end of the student's step, (B,) each; in the first stage any time, with no step
         to make.
 
-        With the stochastic sampler's extra stage the starts are all that the sampler visits, ``2/N … 1``; it
-        returns the clean estimate at ``2/N``, so that ``1/N`` is none of them.
+        With the stochastic sampler's extra stage the starts are all that the sampler visits, ``1/N … 1``.
+        From the last one a jump of two intervals would pass the clean end: the teacher's own step there is
+        the target (a middle at the start itself).
         """
         if self.stage == 0:
-            t = snap_to_table(self.process, batch.times(self.process.t_min, 1.0))
+            t = trained(self.process, batch.times(self.process.t_min, 1.0))
             return t, t, t
         if self.stage > len(self.ladder):
-            i, n, jump = batch.draws.integers(2, self.steps + 1), self.steps, 2
+            i, n = batch.draws.integers(1, self.steps + 1), self.steps
+            ends = i, (i - 1).clamp_min(1), (i - 2).clamp_min(0)
         else:
-            n, jump = self.ladder[self.stage - 1], 1
+            n = self.ladder[self.stage - 1]
             i = batch.draws.integers(1, n + 1)
-        return i / n, (i - jump / 2) / n, (i - jump) / n
+            ends = i, i - 0.5, i - 1
+        t, middle, s = (self.process.on_table(place / n) for place in ends)
+        return t, middle, s
 
     def samplings(self) -> dict[int, Sampling]:
-        if not self.stochastic:
-            return {
-                self.steps: Sampling.steps(
-                    self.process, self.steps, solver="ddim", guidance=self.sampling_guidance
-                )
-            }
-        times = [i / self.steps for i in range(self.steps, 1, -1)]
-        return {self.steps - 1: Sampling([*times, 0.0], "leap", self.sampling_guidance)}
+        solver = "leap" if self.stochastic else "ddim"
+        guidance = self.sampling_guidance
+        return {self.steps: Sampling.steps(self.process, self.steps, solver, guidance=guidance)}

@@ -208,8 +208,9 @@ class HyperSD(Method):
     def segment_jump(self, batch: Batch) -> SegmentJump:
         """The student's jump within a segment, and where the teacher's step and the slow copy's jump end."""
         shares = segment_pair(self.levels, self.segments_at(batch), batch.draws)
-        t, u, b = (self.process.t_min + (1 - self.process.t_min) * share for share in shares)
-        s = b + (u - b) * batch.draws.uniform()
+        low, place = self.process.t_min, self.process.on_table
+        t, u, b = (place(low + (1 - low) * share) for share in shares)
+        s = place(b + (u - b) * batch.draws.uniform())
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             x_u = teacher_steps(self.guided, x_t, [t, u], batch.cond, DDIM())

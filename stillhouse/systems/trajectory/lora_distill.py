@@ -12,7 +12,7 @@ from stillhouse.adapters import TARGETS, Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided, takes_guidance
-from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, snap_to_table, time_sampler
+from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import Method, option
@@ -66,7 +66,7 @@ class LoraDistill(Method):
         return Guided(self.student.off, self.guidance)
 
     def student_loss(self, batch: Batch) -> Tensor:
-        t = snap_to_table(self.process, time_sampler(self.time_sampler, self.process, batch.draws))
+        t = time_sampler(self.time_sampler, self.process, batch.draws)
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             target = self.guide(x_t, t, batch.cond).raw

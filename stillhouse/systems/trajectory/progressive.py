@@ -70,7 +70,7 @@ class Progressive(Method):
     def student_loss(self, batch: Batch) -> Tensor:
         n = self.ladder[self.stage]
         i = batch.draws.integers(1, n + 1)
-        t, middle, s = i / n, (i - 0.5) / n, (i - 1) / n
+        t, middle, s = (self.process.on_table(place / n) for place in (i, i - 0.5, i - 1))
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             target = self.target(x_t, t, middle, s, batch.cond)

@@ -10,6 +10,7 @@ from stillhouse.core.flowmap import ddim_step, jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import Cosine, Flow
 from stillhouse.model import Model
+from stillhouse.parts.targets.halving import halving_target
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.simple import Leap
 from stillhouse.systems.trajectory.guided_distillation import GuidedDistillation
@@ -41,7 +42,7 @@ def batch_of(rows=64, step=0):
     return Batch(step, rows, WORLD.shape, x, labels, ("student",), lambda name: Draws(rows, step, name))
 
 
-def snap_to_table(method, name):
+def scales_given(method, name):
     """What the denoiser ``name`` of a method is told as guidance, call by call."""
     told, denoiser = [], getattr(method, name)
     denoiser.register_forward_pre_hook(
@@ -52,7 +53,7 @@ def snap_to_table(method, name):
 
 def test_every_sample_has_a_scale_of_its_own_and_the_student_is_told_it():
     method = ready(low_guidance=1.0, high_guidance=4.0)
-    told, asked = snap_to_table(method, "student"), []
+    told, asked = scales_given(method, "student"), []
     usual = method.guided_teacher
     method.guided_teacher = lambda w: asked.append(w) or usual(w)
     method.student_loss(batch_of())
@@ -77,7 +78,7 @@ def test_later_stages_tell_teacher_and_student_the_same_scale():
     assert method.ladder == [4, 2] and [s.length for s in method.stages(100)] == [40, 20, 40]
     method.stage = 1
     method.enter(1)
-    told, previous = snap_to_table(method, "student"), snap_to_table(method, "previous")
+    told, previous = scales_given(method, "student"), scales_given(method, "previous")
     loss = method.student_loss(batch_of(step=1))
     loss.backward()
     assert len(previous) == 2 and all(torch.equal(w, told[0]) for w in previous)
@@ -87,7 +88,7 @@ def test_later_stages_tell_teacher_and_student_the_same_scale():
 
 def test_one_scale_is_baked_in():
     method = ready(low_guidance=3.0, high_guidance=3.0)
-    told = snap_to_table(method, "student")
+    told = scales_given(method, "student")
     method.student_loss(batch_of())
     assert told == [None] and method.samplings()[2].guidance == 1
     model = Model(ready().student, WORLD.shape, 4, ready().samplings())
@@ -98,12 +99,22 @@ def test_the_extra_stage_teaches_the_jumps_that_the_stochastic_sampler_makes():
     method = ready(teacher_steps=16, steps=8, stochastic=True)
     method.plan = method.stages(100)
     assert len(method.plan) == 3 and sum(stage.length for stage in method.plan) == 100
-    way = method.samplings()[7]
-    assert way.times == [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 0] and way.nfe(method.student) == 7
+    way = method.samplings()[8]
+    assert (
+        way.times == [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0] and way.nfe(method.student) == 8
+    )
     method.stage = 2
     t, middle, s = method.draw_times(batch_of(512))
-    assert torch.allclose(t - s, torch.tensor(0.25)) and torch.allclose(t - middle, torch.tensor(0.125))
-    assert set(t.tolist()) == {k / 8 for k in range(2, 9)}
+    last = t == 1 / 8  # the teacher's own step to the clean end
+    assert (middle[last] == t[last]).all() and (s[last] == 0).all() and 0 < last.sum() < 512
+    assert torch.allclose((t - s)[~last], torch.tensor(0.25))
+    assert torch.allclose((t - middle)[~last], torch.tensor(0.125))
+    assert set(t.tolist()) == {k / 8 for k in range(1, 9)}
+    x_t, labels = torch.randn(512, 2), torch.arange(512) % 4
+    with torch.no_grad():
+        target = halving_target(method.previous, x_t, t, middle, s, labels, torch.full((512,), 2.0))
+        own = method.previous(x_t, t, labels, guidance=torch.full((512,), 2.0)).x0
+    torch.testing.assert_close(target[last], own[last])
     visited = []
     predict = method.student.forward
     method.student.forward = lambda x, t, *rest, **extra: (
@@ -139,7 +150,6 @@ def test_many_leaps_keep_a_gaussian():
 
 
 def test_a_step_of_the_target_under_guidance_is_two_of_the_guided_teacher():
-    from stillhouse.parts.targets.halving import halving_target
 
     exact, x = WORLD.exact(Cosine()), Draws(32, "x").normal(2, dtype=torch.float64)
     guided, labels = Guided(exact, 3.0), torch.arange(32) % 4
