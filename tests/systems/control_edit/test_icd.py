@@ -94,13 +94,13 @@ class GaussianMap(nn.Module):
 
 def test_boundaries_and_levels_are_the_papers():
     assert boundaries(4, 50) == [0, 13, 25, 38, 50] and boundaries(1, 7) == [0, 7]
-    index = level_times(0.0, 50)[1:] * 1000 - 1
+    index = level_times(TABLE, 50)[1:] * 1000 - 1
     torch.testing.assert_close(index, torch.arange(19.0, 1000, 20))
     assert ICD().segments == 4
 
 
 def test_the_true_maps_have_next_to_no_loss():
-    bounds = level_times(0.0, 240)[boundaries(3, 240)].tolist()
+    bounds = level_times(TABLE, 240)[boundaries(3, 240)].tolist()
 
     def losses(scale, levels=240):
         nets = [GaussianMap(bounds, up) for up in (False, True)]
@@ -183,10 +183,10 @@ def test_editing_is_three_calls_up_and_three_down():
     assert torch.equal(encode(model, x, labels), encode(model, x, labels))
     assert not torch.equal(encode(model, x, labels), encode(model, x, labels, seed=1))
     noise = encode(model, x, labels)
-    start = TABLE.noise(x, torch.full((16,), 1 / 30), Draws(16, 0, "encode").normal(2))
+    start = TABLE.noise(x, torch.full((16,), 0.034), Draws(16, 0, "encode").normal(2))
     with torch.no_grad():
-        by_hand = follow(method.forward, start, [1 / 30, 1 / 3, 2 / 3, 1.0], labels)
-        down_by_hand = follow(method.student, noise, [1.0, 2 / 3, 1 / 3, 0.0], labels, [1.0, 4.0, 4.0])
+        by_hand = follow(method.forward, start, [0.034, 0.334, 0.667, 1.0], labels)
+        down_by_hand = follow(method.student, noise, [1.0, 0.667, 0.334, 0.0], labels, [1.0, 4.0, 4.0])
     torch.testing.assert_close(noise, by_hand)
     torch.testing.assert_close(decode(model, noise, labels, guidance=4.0), down_by_hand)
 
