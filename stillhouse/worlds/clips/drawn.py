@@ -12,6 +12,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import SHAPES
 from stillhouse.metrics.fidelity import FRECHET
@@ -29,7 +30,6 @@ from stillhouse.metrics.video import (
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.drawing import PAINT, distance
-from stillhouse.worlds.finite import FiniteDenoiser
 
 FRAMES, SIDE = 12, 16
 COLOURS, KINDS = ("red", "green", "blue", "yellow"), ("circle", "square", "cross")

@@ -13,6 +13,7 @@ from torch import Tensor
 from stillhouse.core.denoiser import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import CAPTIONS, LONGEST, OBJECTS, VOCABULARY, held_out
 from stillhouse.metrics.reader import FIDELITY
@@ -20,7 +21,6 @@ from stillhouse.metrics.suite import IMAGES
 from stillhouse.models.words import Words
 from stillhouse.worlds.base import World, require_samples
 from stillhouse.worlds.drawing import SIDE, compose, draw
-from stillhouse.worlds.finite import FiniteDenoiser
 
 if TYPE_CHECKING:
     from stillhouse.metrics.features import FeatureExtractor
