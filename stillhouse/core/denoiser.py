@@ -132,20 +132,30 @@ class ExactDenoiser(Denoiser):
 
 
 class Wrapped(Denoiser):
-    """A denoiser around another one, of the same process and kind."""
+    """A denoiser around another one, of the same process and kind unless given."""
 
-    def __init__(self, denoiser: Denoiser):
+    def __init__(self, denoiser: Denoiser, process: Process | None = None, kind: Kind | str | None = None):
         super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
+            denoiser,
+            denoiser.process if process is None else process,
+            denoiser.kind if kind is None else kind,
+            two_time=denoiser.two_time,
+            empty=denoiser.empty,
         )
 
+    @property
+    def plain(self) -> Denoiser:
+        """The denoiser inside."""
+        assert isinstance(self.net, Denoiser)
+        return self.net
 
-class Converted(Denoiser):
+
+class Converted(Wrapped):
     """A denoiser seen as one of another process, at equal ``sigma / alpha``: sample or distil a model on a
     process it never saw."""
 
     def __init__(self, denoiser: Denoiser, process: Process):
-        super().__init__(denoiser, process, "x0", two_time=denoiser.two_time, empty=denoiser.empty)
+        super().__init__(denoiser, process, "x0")
 
     def forward(
         self,
@@ -158,8 +168,7 @@ class Converted(Denoiser):
     ) -> Prediction:
         from stillhouse.core.process import convert
 
-        inner = self.net
-        assert isinstance(inner, Denoiser)
+        inner = self.plain
         x, there = convert(x_t, t, self.process, inner.process)
         to = None if s is None else inner.process.time(self.process.log_snr(s))
         pred = inner(x, there, cond, s=to, guidance=guidance)

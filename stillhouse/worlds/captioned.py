@@ -32,8 +32,8 @@ class CaptionedWorld(World):
         return self._ids[split]
 
     def condition(self, labels: Tensor | None) -> Condition:
-        """``tokens`` (B, L, 48) and ``mask`` (B, L) of captions ``labels`` (B,), -1 for the empty one; L words
-        at most."""
+        """``tokens`` (B, L, 48) and ``mask`` (B, L) of captions ``labels`` (B,), -1 for the empty one; L
+        words at most."""
         if labels is None:
             return None
         require(
