@@ -12,7 +12,8 @@ from stillhouse.train.batch import Batch
 from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
-# of dmd, dmd2, sid, causvid and livetalk: no momentum, since the other player moves the target all the time
+# of dmd, dmd2, msd, sid, causvid and livetalk: no momentum, since the other player moves the target all the
+# time
 SCORE_OPTIM = {
     "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
     "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
