@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from stillhouse import forms
 from stillhouse.core.conditions import Condition, balanced_labels, move
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
@@ -302,7 +303,7 @@ def _endpoints(
 ) -> list[Tensor] | None:
     """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its
     finest walk's own samples."""
-    if teacher is None or teacher.form == "text":  # words have no distance, and no ODE leads to them
+    if teacher is None or not forms.of(teacher).continuous:
         return None
     own = [w for w in walks if w.who == "teacher"]
     if not isinstance(teacher.denoiser, ExactDenoiser):
