@@ -104,7 +104,9 @@ class Denoiser(nn.Module):
 
 class ExactDenoiser(Denoiser):
     """A denoiser in closed form: subclasses compute ``mean(x_t, t, cond)``, the posterior mean of the clean
-    data."""
+    data, or what else their ``prediction`` is made of."""
+
+    prediction: type[Prediction] = Prediction
 
     def __init__(self, process: Process):
         super().__init__(nn.Identity(), process, "x0")
@@ -122,7 +124,7 @@ class ExactDenoiser(Denoiser):
         guidance: Tensor | None = None,
     ) -> Prediction:
         self.calls += 1
-        return Prediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
+        return self.prediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
 
     def copy(self) -> Denoiser:
         raise StillhouseError(

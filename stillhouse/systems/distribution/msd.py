@@ -22,13 +22,12 @@ from stillhouse.parts.gaps.critic import discriminator_loss, features, generator
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.partition import embedding_signs, label_blocks, rows_of
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
-from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
-from stillhouse.train.batch import Batch, shared
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData
 from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
@@ -117,10 +116,6 @@ class Matching(_OnePart, OneCallScore):
 
     def turns(self, step: int) -> list[str]:
         return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
-
-    @shared
-    def samples(self, batch: Batch) -> Tensor:
-        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
