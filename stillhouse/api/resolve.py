@@ -19,7 +19,7 @@ from stillhouse.core.conditions import Condition, cycled, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
-from stillhouse.core.process import process_from_config
+from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_options
 from stillhouse.io.texts import read_text, token_rows
 from stillhouse.model import Model, Network

@@ -12,7 +12,7 @@ from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Uniform, c
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At
-from stillhouse.core.process import Flow, process_from_config
+from stillhouse.core.schedules import Flow, process_from_config
 
 V = 4
 PROCESSES = [cls(V, schedule) for cls in (Masked, Uniform) for schedule in ("log_linear", "cosine")]

@@ -9,7 +9,7 @@ import torch
 from stillhouse.core.discrete import Masked, Uniform, of_words
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.worlds.text.chain import Chain
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load

@@ -7,7 +7,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.systems.distribution.dmd2 import DMD2
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData

@@ -13,7 +13,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, figures, trained
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load

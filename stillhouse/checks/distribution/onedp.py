@@ -13,7 +13,7 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import trained
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import At
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.systems.distribution.onedp import OneDP
 from stillhouse.train.batch import Batch

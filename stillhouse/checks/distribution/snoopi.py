@@ -11,7 +11,8 @@ from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples

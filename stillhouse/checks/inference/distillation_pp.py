@@ -11,7 +11,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling

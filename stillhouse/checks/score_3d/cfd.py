@@ -11,7 +11,7 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, LinearVP
+from stillhouse.core.schedules import Flow, LinearVP
 from stillhouse.models.scenes import Points
 from stillhouse.parts.scenes.distill_3d import clean_flow
 from stillhouse.samplers.rollout import rollout

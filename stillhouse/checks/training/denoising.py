@@ -9,7 +9,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, figures, trained
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising

@@ -8,7 +8,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled, reference
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE
+from stillhouse.core.schedules import VE
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling

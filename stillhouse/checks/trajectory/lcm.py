@@ -9,7 +9,7 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import trained
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples

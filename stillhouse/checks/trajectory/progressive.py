@@ -11,7 +11,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import ddim_step
-from stillhouse.core.process import Cosine
+from stillhouse.core.schedules import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load

@@ -10,7 +10,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import trained
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples

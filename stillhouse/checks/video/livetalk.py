@@ -8,7 +8,7 @@ from torch import Tensor
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.video import drift
 from stillhouse.model import Model
 from stillhouse.systems.video.causvid import CausVid

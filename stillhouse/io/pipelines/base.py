@@ -20,7 +20,8 @@ from stillhouse.core.conditions import Condition, apply, drop_condition, expand
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.io.pipelines.schedules import Schedule, read_schedule
 
 log = logging.getLogger("stillhouse")

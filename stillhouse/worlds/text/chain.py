@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Tokens, choose, of_tokens, one_hot
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
 from stillhouse.forms.views import Display, Texts
 from stillhouse.metrics.language import VARIETY, entropy
 from stillhouse.metrics.metric import Metric

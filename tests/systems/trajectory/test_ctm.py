@@ -9,7 +9,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump
 from stillhouse.core.prediction import EDM
-from stillhouse.core.process import VE, Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.parts.gaps.adaptive_weight import last_weight
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.systems.trajectory.ctm import CTM
