@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from stillhouse.api.evaluate import evaluate, exact_teacher, walks_of
+from stillhouse.api.evaluate import evaluate, exact_teacher
+from stillhouse.api.walks import walks_of
 from stillhouse.core.conditions import balanced_labels
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import Flow, process_from_config
