@@ -119,6 +119,7 @@ def fill(
 
 
 def draws_of(count: int, seed: int, start: int, device: torch.device | str = "cpu") -> Draws:
+    """The random numbers of ``count`` samples from the ``start``-th on, equal for all walks."""
     return Draws(count, seed, "evaluate", start, device=device)
 
 
