@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import stillhouse.core.bridge
-import stillhouse.core.discrete  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
+import stillhouse.core.token_prediction  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
 from stillhouse.core.conditions import Condition, expand, move
 from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.core.prediction import KINDS, At, Kind, Prediction

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, Wrapped
-from stillhouse.core.discrete import TokenPrediction
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Prediction
+from stillhouse.core.token_prediction import TokenPrediction
 
 
 class Guided(Wrapped):

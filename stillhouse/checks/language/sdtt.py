@@ -12,8 +12,9 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import Masked, of_words
+from stillhouse.core.discrete import Masked
 from stillhouse.core.draws import Draws
+from stillhouse.core.token_prediction import of_words
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples

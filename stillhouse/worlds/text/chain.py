@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Tokens, choose, of_tokens, one_hot
+from stillhouse.core.discrete import Masked, Tokens, choose, of_tokens, one_hot
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
+from stillhouse.core.token_prediction import Logits, TokenPrediction
 from stillhouse.forms.views import Display, Texts
 from stillhouse.metrics.language import VARIETY, entropy
 from stillhouse.metrics.metric import Metric
