@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stillhouse.core.errors import unknown
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.tiny_parts import table, unet, vae
 from stillhouse.io.pipelines.tiny_text import clip
 from stillhouse.io.pipelines.tiny_transformer import dit, flux, flux_schnell, pixart, pixart_alpha, sana, sd3
