@@ -11,7 +11,7 @@ from torch import nn
 
 import stillhouse
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import TensorData

@@ -199,8 +199,7 @@ class Model:
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         shape = self.of_length(frames, self.sampling(steps, guidance))
-        if self.form == "text" and isinstance(cond, str | list | tuple):
-            start, cond = self.gaps(n, [cond] if isinstance(cond, str) else list(cond)), None
+        cond, start = forms.of(self).prompted(self, n, cond, start)
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
         cond, start = move(self.condition_of(n, cond), device), move(start, device)

@@ -12,7 +12,8 @@ from stillhouse.core.conditions import TextEncoder
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
 from stillhouse.io.language import is_language, open_language
 from stillhouse.io.weights import companion_file, load_module
 from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.tiny_text import clip_tokenizer
 from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.captions import VOCABULARY

@@ -18,19 +18,15 @@ from stillhouse.api.resolve import (
     data_of,
     default_teacher,
     free_folder,
-    name_of,
     open_model,
     open_product,
-    requires,
-    right_command,
     student_of,
-    system_class,
-    system_of,
     teacher_of,
     untrained,
     world_of,
 )
 from stillhouse.api.run import CACHE, CONFIG, Run
+from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.model import Model, Network

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute
 from stillhouse.api.resolve import data_of as data_of
-from stillhouse.api.resolve import name_of, split_options, system_class
 from stillhouse.api.resolve import open_model as open_model
 from stillhouse.api.resolve import teacher_of as teacher_of
 from stillhouse.api.run import CACHE as CACHE
 from stillhouse.api.run import CONFIG as CONFIG
 from stillhouse.api.run import Run
+from stillhouse.api.system import name_of, split_options, system_class
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.model import Model

@@ -50,7 +50,7 @@ def distill(words: list[str]) -> int:
         parser.parse(words)  # shows the help if that was asked for
         raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
 
-    from stillhouse.api.resolve import right_command, system_class
+    from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("distill", kind, name)

@@ -210,7 +210,7 @@ def _check(imports: str, world: str, setting: str, body: str) -> str:
 def _model_check(imports: str, product: str) -> str:
     lines = [
         "from stillhouse.checks.base import Claim, Contract, at_least",
-        "from stillhouse.core.process import Flow",
+        "from stillhouse.core.schedules import Flow",
         "from stillhouse.opening import load",
         *imports.splitlines(),
         "from stillhouse.worlds.base import get_world",

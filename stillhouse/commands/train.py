@@ -43,7 +43,7 @@ def train(words: list[str]) -> int:
         help="folder of images, parquet or tar files; its first image gives the size where no world does",
     )
 
-    from stillhouse.api.resolve import right_command, system_class
+    from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("train", kind, name)

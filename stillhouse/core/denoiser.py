@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import stillhouse.core.bridge
-import stillhouse.core.discrete  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
+import stillhouse.core.token_prediction  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
 from stillhouse.core.conditions import Condition, expand, move
 from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.core.prediction import KINDS, At, Kind, Prediction
@@ -104,7 +104,9 @@ class Denoiser(nn.Module):
 
 class ExactDenoiser(Denoiser):
     """A denoiser in closed form: subclasses compute ``mean(x_t, t, cond)``, the posterior mean of the clean
-    data."""
+    data, or what else their ``prediction`` is made of."""
+
+    prediction: type[Prediction] = Prediction
 
     def __init__(self, process: Process):
         super().__init__(nn.Identity(), process, "x0")
@@ -122,7 +124,7 @@ class ExactDenoiser(Denoiser):
         guidance: Tensor | None = None,
     ) -> Prediction:
         self.calls += 1
-        return Prediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
+        return self.prediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
 
     def copy(self) -> Denoiser:
         raise StillhouseError(
@@ -132,20 +134,30 @@ class ExactDenoiser(Denoiser):
 
 
 class Wrapped(Denoiser):
-    """A denoiser around another one, of the same process and kind."""
+    """A denoiser around another one, of the same process and kind unless given."""
 
-    def __init__(self, denoiser: Denoiser):
+    def __init__(self, denoiser: Denoiser, process: Process | None = None, kind: Kind | str | None = None):
         super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
+            denoiser,
+            denoiser.process if process is None else process,
+            denoiser.kind if kind is None else kind,
+            two_time=denoiser.two_time,
+            empty=denoiser.empty,
         )
 
+    @property
+    def plain(self) -> Denoiser:
+        """The denoiser inside."""
+        assert isinstance(self.net, Denoiser)
+        return self.net
 
-class Converted(Denoiser):
+
+class Converted(Wrapped):
     """A denoiser seen as one of another process, at equal ``sigma / alpha``: sample or distil a model on a
     process it never saw."""
 
     def __init__(self, denoiser: Denoiser, process: Process):
-        super().__init__(denoiser, process, "x0", two_time=denoiser.two_time, empty=denoiser.empty)
+        super().__init__(denoiser, process, "x0")
 
     def forward(
         self,
@@ -158,8 +170,7 @@ class Converted(Denoiser):
     ) -> Prediction:
         from stillhouse.core.process import convert
 
-        inner = self.net
-        assert isinstance(inner, Denoiser)
+        inner = self.plain
         x, there = convert(x_t, t, self.process, inner.process)
         to = None if s is None else inner.process.time(self.process.log_snr(s))
         pred = inner(x, there, cond, s=to, guidance=guidance)

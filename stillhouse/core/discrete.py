@@ -3,8 +3,9 @@ replaced.
 
 *Masked* tokens are replaced by a mask (Sahoo et al., 2024, arXiv 2406.07524), *uniform* ones by any token
 (Schiff et al., 2024, arXiv 2412.10193). States are int64 of shape (B, L); the vocabulary holds ``vocab`` real
-tokens, 0 … ``vocab - 1``. A network says, as :class:`Logits`, which real token every position held.
-Probabilities are kept as logarithms, and steps are taken in float64.
+tokens, 0 … ``vocab - 1``. A network says which real token every position held
+(:mod:`stillhouse.core.token_prediction`). Probabilities are kept as logarithms, and steps are taken in
+float64.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require, required_type
-from stillhouse.core.prediction import KINDS, At, Kind, Prediction
+from stillhouse.core.errors import require, required_type
 from stillhouse.core.process import Process, at_least_float32
 
 SCHEDULES = ("log_linear", "cosine")
@@ -280,49 +278,3 @@ def of_masks(process: Process) -> Masked:
     return required_type(
         process, Masked, f"This works on masked tokens, not on states of the process '{process.name}'."
     )
-
-
-@dataclass
-class TokenPrediction(Prediction):
-    """What a denoiser said about tokens. ``log_probs``: (B, L, vocab), of the clean token at every position;
-    ``x0``: the likeliest ones."""
-
-    @cached_property
-    def log_probs(self) -> Tensor:
-        return of_tokens(self.at.process).read(self.raw, self.at.x)
-
-    def replace(self, raw: Tensor) -> TokenPrediction:
-        return TokenPrediction(raw, self.kind, self.at)
-
-    def with_x0(self, x0: Tensor) -> TokenPrediction:
-        """The same question answered with certain tokens ``x0`` (B, L)."""
-        return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
-
-
-def of_words(pred: Prediction) -> TokenPrediction:
-    """``pred``, if it is about tokens; otherwise one sentence."""
-    return required_type(pred, TokenPrediction, "This works on tokens; the model says something else.")
-
-
-class Logits(Kind):
-    """One logit a real token, (B, L, vocab); a column for the mask, if there is one, is not read."""
-
-    def predict(self, raw: Tensor, at: At) -> TokenPrediction:
-        return TokenPrediction(raw, self, at)
-
-    def x0(self, raw: Tensor, at: At) -> Tensor:
-        return of_tokens(at.process).read(raw, at.x).argmax(-1)
-
-    def eps(self, raw: Tensor, at: At) -> Tensor:
-        raise StillhouseError(
-            "Tokens have no noise that could be told from them: no eps, velocity or score; ask for log_probs."
-        )
-
-    def target(self, x0: Tensor, eps: Tensor, at: At) -> Any:
-        raise StillhouseError(
-            "A network of tokens is trained by the likelihood of its logits (parts.tokens.nelbo), not by "
-            "regression."
-        )
-
-
-KINDS["logits"] = Logits

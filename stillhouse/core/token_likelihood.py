@@ -7,9 +7,10 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import Masked, Tokens, at_token, of_tokens, of_words, over_tokens
+from stillhouse.core.discrete import Masked, Tokens, at_token, of_tokens, over_tokens
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Process
+from stillhouse.core.token_prediction import of_words
 
 
 def stratified(process: Process, draws: Draws) -> Tensor:

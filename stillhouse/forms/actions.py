@@ -14,6 +14,7 @@ class Actions(Form):
 
     name = "actions"
     shown, few = 12, 16
+    policy = True
 
     def fits(self, model: Sampled) -> bool:
         return len(model.shape) == 2

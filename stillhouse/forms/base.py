@@ -126,7 +126,9 @@ class Request:
 class Form:
     """One kind of sample. ``shown``: samples on a page; ``few``: samples where nobody says how many;
     ``title`` and ``options``: its part of ``stillhouse sample --help``; ``refusal``: of these options, for a
-    model of another form."""
+    model of another form. ``policy``: samples are what is done under an observation, learned from
+    demonstrations and carried out in a closed loop; ``continuous``: an ODE leads from noise to them, and two
+    of them have a distance."""
 
     name: str = "points"
     shown: int = 1000
@@ -134,6 +136,8 @@ class Form:
     title: str = ""
     options: tuple[Option, ...] = ()
     refusal: str = ""
+    policy: bool = False
+    continuous: bool = True
 
     def fits(self, model: Sampled) -> bool:
         """Whether ``model`` makes samples of this form."""
@@ -161,6 +165,18 @@ class Form:
     def gaps(self, model: Sampled, n: int, prompts: Sequence[str]) -> Tensor:
         """The states (n, L) that texts with gaps are filled in from; only texts have any."""
         raise StillhouseError(f"Only a text is filled in; this model makes samples of the form {self.name}.")
+
+    def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
+        """The condition of ``n`` samples and the states they are walked from (None: noise), as asked for with
+        ``cond``; a text's prompt is a state, not a condition."""
+        return cond, start
+
+    def check(self, request: Request) -> None:
+        """Refuse what can't be asked for together."""
+        require(
+            not (request.prompts and request.labels),
+            "A sample is asked for by labels or by prompts, not by both.",
+        )
 
     def labels_shown(self, model: Sampled) -> int:
         """How many samples a page shows of ``model``."""

@@ -39,6 +39,9 @@ class Photograph(Image):
     def fits(self, model: Sampled) -> bool:
         return super().fits(model) and model.cond_kind == "image"
 
+    def check(self, request: Request) -> None:
+        pass  # sampling takes neither
+
     def restore(
         self,
         model: Sampled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.forms.base import DEFAULT_OUT, Form, Request, Sampled
@@ -20,6 +20,7 @@ class Text(Form):
 
     name = "text"
     shown, few = 6, 8
+    continuous = False
 
     def fits(self, model: Sampled) -> bool:
         return model.denoiser.process.discrete
@@ -46,6 +47,11 @@ class Text(Form):
         )
         require(len(prompts) > 0, "The list of prompts is empty.")
         return cycled(with_gaps(model.tokenizer, prompts, model.shape[0]), n)
+
+    def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
+        if isinstance(cond, str | list | tuple):
+            return None, self.gaps(model, n, [cond] if isinstance(cond, str) else list(cond))
+        return cond, start
 
     def fill(
         self,

@@ -20,7 +20,7 @@ from stillhouse.core.bridge import unconditional
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.prediction import KINDS, Kind
-from stillhouse.core.process import process_from_config
+from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
 from stillhouse.models import build_model
 

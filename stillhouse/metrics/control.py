@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.model import Model
@@ -54,7 +55,7 @@ def success(
     """
     fleet: Fleet = world.fleet() if hasattr(world, "fleet") else world
     require(
-        model.form == "actions",
+        forms.of(model).policy,
         f"A closed loop needs a policy of action chunks, not a model of {model.form}.",
     )
     horizon = model.shape[0]

@@ -49,7 +49,7 @@ class ClipScore:
         _check(folder)
         from transformers import CLIPModel, CLIPTokenizer
 
-        from stillhouse.io.pipelines.base import quiet
+        from stillhouse.io.pipelines.quiet import quiet
 
         with quiet():
             try:

@@ -13,8 +13,9 @@ import yaml
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
+from stillhouse.api.evaluate import EVALUATION, labels_for
 from stillhouse.api.runs import CONFIG, teacher_of
+from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require

@@ -55,7 +55,7 @@ class Cached(Wrapped):
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         """Predict one chunk (B, chunk, C, H, W), given what is in the cache."""
         with self.network.remembering(self.cache):
-            return self.net(x_t, t, cond, **extra)
+            return self.plain(x_t, t, cond, **extra)
 
     @torch.no_grad()
     def keep(self, chunk: Tensor, cond: Condition = None, guidance: Tensor | None = None) -> None:
@@ -63,7 +63,7 @@ class Cached(Wrapped):
         values; one evaluation."""
         t = torch.full((len(chunk),), self.process.t_min, device=chunk.device)
         with self.network.remembering(self.cache, write=True):
-            self.net(chunk, t, cond, guidance=guidance)
+            self.plain(chunk, t, cond, guidance=guidance)
 
 
 class Clamped(Wrapped):
@@ -81,7 +81,7 @@ class Clamped(Wrapped):
         count = self.known.shape[1]
         frames = torch.arange(x_t.shape[1], device=x_t.device)
         each = torch.where(frames < count, self.process.t_min, t if t.dim() == 2 else t[:, None])
-        pred = self.net(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
+        pred = self.plain(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
         return pred.with_x0(torch.cat([self.known, pred.x0[:, count:]], 1))
 
 

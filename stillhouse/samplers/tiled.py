@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At, Prediction
@@ -45,7 +45,7 @@ def ramp(tile: int, overlap: int) -> Tensor:
     return (torch.minimum(place, tile - place) / max(overlap, 0.5)).clamp(max=1)
 
 
-class Tiled(Denoiser):
+class Tiled(Wrapped):
     """``denoiser`` on images (B, C, H, W) of any H and W divisible by :data:`GRID`, a tile at a time; a
     denoiser again.
 
@@ -70,9 +70,7 @@ class Tiled(Denoiser):
             f"Tiles of {tile} pixels overlap by 0 to {tile // 2 // GRID * GRID}, divisible by {GRID}, not "
             f"by {overlap}.",
         )
-        super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
-        )
+        super().__init__(denoiser)
         self.tile, self.overlap, self.batch, self.tick = tile, overlap, batch, tick
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -83,16 +81,7 @@ class Tiled(Denoiser):
             for left in starts(width, self.tile, self.overlap)
         ]
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Prediction:
-        assert isinstance(self.net, Denoiser)
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         height, width = x_t.shape[-2:]
         require(
             height % GRID == width % GRID == 0,
@@ -121,7 +110,8 @@ class Tiled(Denoiser):
                 }
             elif cond is not None:
                 part_cond = repeat(cond)
-            pred = self.net(cut(x_t), repeat(t), part_cond, s=repeat(s), guidance=repeat(guidance))
+            numbers = {name: repeat(value) for name, value in extra.items()}
+            pred = self.plain(cut(x_t), repeat(t), part_cond, **numbers)
             for place, raw in zip(cuts, pred.raw.chunk(len(some)), strict=True):
                 total[place] += window * raw.to(total)
             if self.tick:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require, required_type, unknown
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
 
 
 def _enough(n: int) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.core.discrete import Masked, TokenPrediction, at_token, choose, of_masks, of_tokens, of_words
+from stillhouse.core.discrete import Masked, at_token, choose, of_masks, of_tokens
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.token_prediction import TokenPrediction, of_words
 from stillhouse.solvers.base import History, Predict, Solver
 
 

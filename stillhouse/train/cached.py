@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, join, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
@@ -177,7 +178,7 @@ def data_for(
     ``device``: of the encoding; the GPU if there is one, left again when it is done.
     """
     path = Path(path)
-    if model.form == "actions":
+    if forms.of(model).policy:
         return _demonstrations(model, path, seed)
     kept = Path(cache) if cache else path.with_name(f"{path.name}.cache")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

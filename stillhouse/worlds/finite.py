@@ -1,5 +1,4 @@
-"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser, a softmax
-over all samples."""
+"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser."""
 
 from __future__ import annotations
 
@@ -14,69 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.process import Process, expand_to
+from stillhouse.core.finite import FiniteDenoiser
+from stillhouse.core.process import Process
 from stillhouse.metrics.suite import IMAGES
 from stillhouse.worlds.base import World, require_samples
 
 if TYPE_CHECKING:
     from stillhouse.metrics.features import FeatureExtractor
-
-
-class FiniteDenoiser(ExactDenoiser):
-    """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2
-    sigma^2)) x_i``.
-
-    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At
-    ``sigma = 0`` it is the nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk``
-    states, so that memory stays at ``chunk x N``.
-    """
-
-    points: Tensor
-    squares: Tensor
-    labels: Tensor
-
-    def __init__(self, process: Process, data: Tensor, labels: Tensor | None = None, chunk: int = 512):
-        super().__init__(process)
-        classes = 0 if labels is None else int(labels.max()) + 1
-        self.register_buffer("points", data.flatten(1))
-        self.register_buffer("squares", data.flatten(1).double().square().sum(1))
-        self.register_buffer("labels", torch.zeros(len(data), dtype=torch.long) if labels is None else labels)
-        self.classes, self.chunk = classes, chunk
-
-    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
-        points = self.points.to(x)
-        # |x|^2 is common to all points and drops out of the softmax, so the distances are one matrix product
-        near = alpha * (x @ points.T) - 0.5 * alpha**2 * self.squares.to(x)
-        other = (
-            torch.zeros_like(near, dtype=torch.bool)
-            if cond is None
-            else (cond[:, None] >= 0) & (cond[:, None] != self.labels)
-        )
-        best = near.masked_fill(other, -torch.inf).amax(1, keepdim=True).detach()
-        # below a sigma of 1e-6 the nearest point has all the weight; the floor keeps the gradient in t
-        # finite, too
-        logits = ((near - best) / (sigma**2).clamp_min(1e-12)).masked_fill(other, -torch.inf)
-        return logits.softmax(1) @ points
-
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
-        if cond is not None:
-            require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
-            cond = cond.expand(len(x_t))
-        x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
-        alpha, sigma = (
-            expand_to(f(t), x).reshape(-1, 1).expand(len(x), 1)
-            for f in (self.process.alpha, self.process.sigma)
-        )
-        parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
-        answers = [
-            self._posterior_mean(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts
-        ]
-        return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
 
 
 class FiniteWorld(World):

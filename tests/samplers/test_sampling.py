@@ -9,7 +9,7 @@ from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import VE, Cosine, Flow, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, Trig
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

@@ -7,7 +7,7 @@ import torch
 from stillhouse.core.bridge import I2SB, Brownian, ResShift, unconditional
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.forms.views import Clips
 from stillhouse.models.scenes.camera import axes
 from stillhouse.worlds.base import get_world

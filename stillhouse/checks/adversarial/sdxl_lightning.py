@@ -6,8 +6,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -16,8 +17,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -46,8 +45,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
 
     def run(kind: type[SDXLLightning]) -> Model:
         method = kind(ladder=LADDER, plain=0, relax=1.0, times=1, noise_levels=())
-        recipe = Recipe(steps=STEPS, batch=256, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
-        return Trainer(method, teacher, InfiniteData(world), recipe, student=fresh.copy(), quiet=True).fit()
+        data, student = InfiniteData(world), fresh.copy()
+        return distilled(method, world, STEPS, seed, network=student, data=data, lr=RATES)
 
     def ends(model: Model, steps: int) -> Tensor:
         way = Sampling.steps(Flow(), steps, solver="ddim")

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.bridge import Brownian
 from stillhouse.core.conditions import Condition
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.systems.distribution.ibmd import IBMD
 from stillhouse.train.data import Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.bridged import BridgedMixture
 from stillhouse.worlds.mixture.layouts import make_mixture
 
@@ -61,12 +60,13 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         assert isinstance(world, BridgedMixture)
         teacher = exact_teacher(world, BRIDGE, solver="bridge")
         method = IBMD(fake_per_student=2, spread=0.0 if ablation == "spread" else 1.0)
-        recipe = Recipe(steps=STEPS, batch=BATCH, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
         data, network = (
             Prompts(world.shape, world.condition(world.data("train")[1])),
             world.network(BRIDGE, seed, kind="x0", width=64, depth=2),
         )
-        student = Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
+        student = trained(
+            method, teacher, data, STEPS, seed, student=network, batch=BATCH, lr=RATES, schedule="cosine"
+        )
         cond = world.condition(world.balanced_labels(SAMPLES, "test"))
         one, first, walk = (
             figures(m, world, cond, seed, n) for m, n in ((student, 1), (teacher, 1), (teacher, WALK))

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import At
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.systems.distribution.onedp import OneDP
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.control.world import Control
 
 WORLD = "control"
@@ -62,9 +61,8 @@ def distilled(method: OneDP, world: Control, teacher: Model, iterations: int, se
     """What one call of the student gives on observations that it has not seen."""
     data = Prompts(world.shape, world.condition(world.data("train")[1]))
     rates = {player: RATES[player] for player in {*method.turns(0), "student"}}
-    recipe = Recipe(steps=iterations, batch=256, seed=seed, lr=rates, schedule="cosine", ema=0.99)
     student = world.network(Flow(), seed, width=128, depth=2)
-    model = Trainer(method, teacher, data, recipe, student=student, quiet=True).fit()
+    model = trained(method, teacher, data, iterations, seed, student=student, lr=rates, schedule="cosine")
     labels = world.balanced_labels(SAMPLES, "test")
     return world.measure(model.sample(SAMPLES, world.condition(labels), seed=seed), labels)
 

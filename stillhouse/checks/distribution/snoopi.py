@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
@@ -67,20 +67,16 @@ class FourModes(Mixture):
 def pretrained(world: FourModes, seed: int) -> Denoiser:
     """A network that cross-attends to the word in each of four blocks, trained as a teacher would be."""
     network = world.network(Flow(), seed, width=64, depth=4, classes=0, token_dim=len(WORDS))
-    recipe = Recipe(steps=300, batch=128, seed=seed, ema=0.98)
-    teacher = load(Words(world, Flow()), shape=world.shape)
-    return (
-        Trainer(Denoising(), teacher, InfiniteData(world, labelled=True), recipe, student=network, quiet=True)
-        .fit()
-        .denoiser
-    )
+    teacher, data = load(Words(world, Flow()), shape=world.shape), InfiniteData(world, labelled=True)
+    return trained(Denoising(), teacher, data, 300, seed, student=network, batch=128, ema=0.98).denoiser
 
 
 def distilled(world: FourModes, start: Denoiser, method: Snoopi, seed: int) -> Denoiser:
     data = Prompts(world.shape, world.condition(torch.arange(len(WORDS))))
-    recipe = Recipe(steps=STEPS, batch=128, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
     teacher = load(Words(world, Flow()), shape=world.shape)
-    return Trainer(method, teacher, data, recipe, student=start.copy(), quiet=True).fit().denoiser
+    return trained(
+        method, teacher, data, STEPS, seed, student=start.copy(), batch=128, lr=RATES, schedule="cosine"
+    ).denoiser
 
 
 def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
-from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
+from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network, trained
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.opening import load
@@ -19,8 +19,6 @@ from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -90,14 +88,7 @@ def adapter(seed: int, ablated: bool) -> Claim:
     """The shipped trained teacher, its copy as a student that makes one call, and an adapter that learns that
     student's samples."""
     teacher, method = load("mixture"), WarmUp(first_time=START, rank=4, lora_alpha=8.0)
-    trainer = Trainer(
-        method,
-        teacher,
-        NoData(teacher.shape, teacher.classes),
-        Recipe(steps=200, batch=256, seed=seed, ema=0),
-        quiet=True,
-    )
-    trainer.fit()
+    trained(method, teacher, NoData(teacher.shape, teacher.classes), 200, seed, ema=0)
     draws = Draws(SAMPLES, seed, "loss")
     labels = draws.integers(0, teacher.classes)
     x = draw_samples(method.student, method.samplings()[1], teacher.shape, labels, draws)

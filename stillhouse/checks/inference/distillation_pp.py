@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
@@ -18,9 +19,7 @@ from stillhouse.systems.base import Work
 from stillhouse.systems.inference.distillation_pp import DistillationPP
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
-from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
 
@@ -83,11 +82,7 @@ def ring() -> Mixture:
 def trained(world: Mixture, seed: int) -> Model:
     """A small student of the exact teacher."""
     network = world.network(Flow(), seed, kind="x0", width=64, depth=2, classes=0)
-    teacher = load(world.exact(Flow()), shape=world.shape)
-    recipe = Recipe(steps=2500, batch=256, seed=seed, lr={"student": 2e-3}, schedule="cosine", ema=0.99)
-    method = _Endpoints(world)
-    data = NoData(world.shape)
-    return Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
+    return distilled(_Endpoints(world), world, 2500, seed, network=network, lr=2e-3)
 
 
 def strays(student: Model, seed: int, steps: int, **correction: str) -> float:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import Masked, of_words
+from stillhouse.core.discrete import Masked
 from stillhouse.core.draws import Draws
+from stillhouse.core.token_prediction import of_words
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.language.sdtt import SDTT
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "text"
@@ -55,8 +55,10 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     def distilled(
         method: SDTT, teacher: Model, steps: int, lr: float, schedule: str, student: Denoiser | None = None
     ) -> Model:
-        recipe = Recipe(steps=steps, batch=128, seed=seed, lr={"student": lr}, schedule=schedule, ema=0.0)
-        return Trainer(method, teacher, InfiniteData(world), recipe, student=student, quiet=True).fit()
+        data = InfiniteData(world)
+        return trained(
+            method, teacher, data, steps, seed, student=student, batch=128, lr=lr, schedule=schedule, ema=0.0
+        )
 
     exact = load(world.exact(process), shape=world.shape)
     network = world.network(process, seed, width=256, depth=2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.parts.states.schedule_search import search, straight_times, walk

@@ -11,7 +11,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Cosine
+from stillhouse.core.schedules import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples

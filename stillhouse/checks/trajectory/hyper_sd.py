@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -20,8 +21,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -69,9 +68,8 @@ class Bench:
         self.ends = self.draw(self.teacher.denoiser, 100, GUIDANCE)
 
     def run(self, method: Denoising | HyperSD, steps: int, lr: float, student: Denoiser) -> Denoiser:
-        recipe = Recipe(steps=steps, batch=256, seed=self.seed, lr={"student": lr}, ema=0.99)
-        data = InfiniteData(self.world, labelled=True)
-        return Trainer(method, self.teacher, data, recipe, student=student.copy(), quiet=True).fit().denoiser
+        data, start = InfiniteData(self.world, labelled=True), student.copy()
+        return trained(method, self.teacher, data, steps, self.seed, student=start, lr=lr).denoiser
 
     def segmented(self, student: Denoiser, first: int, last: int, stages: int) -> Denoiser:
         return self.run(

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser, count_calls
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.models.video import video_network
 from stillhouse.opening import load
@@ -21,8 +23,6 @@ from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.clips.ring import ClipDenoiser, RingClips
 
 WORLD = "clips"
@@ -74,15 +74,15 @@ class Symmetric(CausVid):
         video_network(self.fake, "The fake score").see(self.chunk)
 
 
-def trained(
+def stage_of(
     method: CausVid, world: RingClips, teacher: Denoiser, student: Denoiser, steps: int, seed: int, stage: str
 ) -> Model:
     """``steps`` iterations of one stage of ``method`` from ``student``."""
     schedule = "cosine" if stage == "start" else "constant"
-    recipe = Recipe(steps=steps, batch=48, seed=seed, lr=RATES[stage], schedule=schedule, ema=0.99)
-    return Trainer(
-        method, load(teacher, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
-    ).fit()
+    exact, data = load(teacher, shape=world.shape), InfiniteData(world)
+    return trained(
+        method, exact, data, steps, seed, student=student, batch=48, lr=RATES[stage], schedule=schedule
+    )
 
 
 def calls_per_chunk(student: Model, world: RingClips) -> float:
@@ -104,10 +104,10 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     def network() -> Denoiser:
         return world.network(Flow(), seed, dim=48, depth=2, classes=0)
 
-    before = trained(CausVid(ode_share=1.0), world, teacher, network(), START, seed, "start")
+    before = stage_of(CausVid(ode_share=1.0), world, teacher, network(), START, seed, "start")
     matching: dict[str, Any] = {"ode_share": 0.0, "fake_per_student": 3, "warmup": ALONE}
     if not ablation:
-        after = trained(
+        after = stage_of(
             CausVid(**matching), world, teacher, before.denoiser.copy(), MATCHING, seed, "matching"
         )
     else:
@@ -116,7 +116,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             if ablation == "start"
             else (Symmetric, CausalTeacher(world, Flow(), CausVid().chunk))
         )
-        after = trained(kind(**matching), world, logits, network(), START + MATCHING, seed, "matching")
+        after = stage_of(kind(**matching), world, logits, network(), START + MATCHING, seed, "matching")
     first, second = (world.measure(model.sample(SAMPLES, seed=seed)) for model in (before, after))
 
     def still(found: dict[str, float]) -> float:

@@ -6,16 +6,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.video import drift
 from stillhouse.model import Model
-from stillhouse.opening import load
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.systems.video.livetalk import LiveTalk
-from stillhouse.train.data import Data, InfiniteData, NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
+from stillhouse.train.data import Data, InfiniteData
 from stillhouse.worlds.clips.ring import RingClips
 
 WORLD = "clips"
@@ -51,12 +49,13 @@ def trained(
 ) -> Model:
     """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher, which
     sees whole clips."""
-    teacher, first = load(world.exact(Flow()), shape=world.shape), method.ode_share == 1
+    first = method.ode_share == 1
     rates, schedule = (
         ({"student": 2e-3}, "cosine") if first else ({"student": 5e-4, "fake": 1e-3}, "constant")
     )
-    recipe = Recipe(steps=steps, batch=32, seed=seed, lr=rates, schedule=schedule, ema=0.99)
-    return Trainer(method, teacher, data or NoData(world.shape), recipe, student=student, quiet=True).fit()
+    return distilled(
+        method, world, steps, seed, network=student, data=data, batch=32, lr=rates, schedule=schedule
+    )
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:

@@ -19,7 +19,7 @@ from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require
 from stillhouse.io.data.cache import Cache, fill
 from stillhouse.io.data.prepare import Size, nearest, to_tensor, upright
-from stillhouse.io.data.sources import Row, Source
+from stillhouse.io.data.rows import Row, Source
 
 log = logging.getLogger("stillhouse")
 

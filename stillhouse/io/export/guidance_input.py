@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 
 SIZE = 256  # waves, as latent consistency models have
 

@@ -24,7 +24,7 @@ from stillhouse.io.export.lora import fingerprint, write_lora
 from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.weights import kind_config
 
 ABOUT, INDEX = "stillhouse.json", "model_index.json"

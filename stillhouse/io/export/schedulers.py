@@ -15,10 +15,10 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.prediction import EDM, KINDS, X0, Bounded, Eps, Kind, V
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.io.export.walks import Sampled, Walk, walk
 from stillhouse.io.pipelines import Family
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 
 TABLE = (
     "num_train_timesteps",

@@ -14,7 +14,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import EDM, At, Prediction
-from stillhouse.core.process import VE, ScaledLinearVP
+from stillhouse.core.schedules import VE, ScaledLinearVP
 from stillhouse.io.pipelines import Family
 from stillhouse.solvers import DDIM, make_solver
 from stillhouse.solvers.base import History

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,26 +17,16 @@ from stillhouse.core.conditions import Condition, apply, drop_condition, expand
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
+from stillhouse.io.pipelines.autoencoder import Autoencoded
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.schedules import Schedule, read_schedule
 
 log = logging.getLogger("stillhouse")
 
 
-@dataclass
-class Codec:
-    """A pipeline's autoencoder, between images (B, 3, H, W) in [-1, 1] and scaled latents."""
-
-    family: Family
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.family.latents(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.family.images(latents)
-
-
-class Family:
+class Family(Autoencoded):
     """A kind of pipeline. Subclasses say how its network is called and how its prompts are encoded; the rest
     is read here.
 
@@ -53,7 +40,6 @@ class Family:
 
     pipelines: ClassVar[tuple[str, ...]] = ()
     part: ClassVar[str] = "unet"
-    patch: int = 1
     guidance: float = 1.0
     frames: int = 0
     lengths: ClassVar[dict[str, int]] = {}
@@ -241,84 +227,6 @@ class Family:
                     max(long),
                 )
 
-    # -- images ------------------------------------------------------------------------------------
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder; None for a model of pixels."""
-        return self.pipe.components.get("vae")
-
-    @property
-    def pixels(self) -> int:
-        """Pixels to a latent's side."""
-        return int(self.pipe.vae_scale_factor) if self.vae is not None else 1
-
-    def _scale(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and factor with ``latents = (vae output - shift) factor``."""
-        config = self.vae.config
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        shift = torch.tensor(mean if mean is not None else [config.get("shift_factor") or 0.0])
-        factor = config.get("scaling_factor", 1.0) / torch.tensor(std if std is not None else [1.0])
-        return shift.to(reference).reshape(1, -1, 1, 1), factor.to(reference).reshape(1, -1, 1, 1)
-
-    @torch.no_grad()
-    def latents(self, images: Tensor) -> Tensor:
-        """Latents (B, *shape) of images (B, 3, H, W) in [-1, 1]: the mode of the posterior, scaled. Pixels
-        stay as they are."""
-        if self.vae is None:
-            return images
-        even = not any(side % self.pixels for side in images.shape[-2:])
-        require(
-            even,
-            f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
-        )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
-        raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
-        shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
-
-    @torch.no_grad()
-    def images(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W), about [-1, 1], of latents (B, *shape)."""
-        if self.vae is None:
-            return latents
-        raw = latents.to(self.vae.device, self.vae.dtype)
-        shift, factor = self._scale(raw)
-        return self.vae.decode(raw / factor + shift).sample.to(latents)
-
-    @property
-    def codec(self) -> Codec | None:
-        """:meth:`latents` and :meth:`images` as a codec; None for a model of pixels."""
-        return None if self.vae is None else Codec(self)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.shape[-2] * self.pixels, self.shape[-1] * self.pixels
-
-    @property
-    def side(self) -> tuple[int, int]:
-        """The latent's default height and width."""
-        side = self.network.config.sample_size
-        return (side, side) if isinstance(side, int) else tuple(side)
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent."""
-        return self.network.config.in_channels
-
-    def _shape(self, height: int | None, width: int | None) -> tuple[int, ...]:
-        sides = []
-        for name, given, default in (("height", height, self.side[0]), ("width", width, self.side[1])):
-            unit = self.pixels * self.patch
-            require(
-                given is None or (given > 0 and given % unit == 0),
-                f"The {name} must be a multiple of {unit} pixels for {type(self.pipe).__name__}, not "
-                f"{given}.",
-            )
-            sides.append(default if given is None else given // self.pixels)
-        return (self.channels, *sides)
-
     # -- sampling ----------------------------------------------------------------------------------
 
     def times(self, n: int) -> list[float]:
@@ -335,26 +243,3 @@ class Family:
     def steps(self) -> int:
         """The pipeline's own default number of steps."""
         return int(inspect.signature(type(self.pipe).__call__).parameters["num_inference_steps"].default)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
-    by us, once."""
-    from diffusers.utils import logging as theirs
-    from transformers.utils import logging as others
-
-    before = [(kit, kit.get_verbosity()) for kit in (theirs, others)]
-    for kit, _ in before:
-        kit.set_verbosity_error()
-        kit.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # renamed arguments; we speak to old and new versions alike
-            yield
-    finally:
-        for kit, level in before:
-            kit.set_verbosity(level)
-            kit.enable_progress_bar()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from stillhouse.core.errors import StillhouseError, require, required
-from stillhouse.io.pipelines.base import Family, quiet
+from stillhouse.io.pipelines.base import Family
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.video import VideoFamily
 

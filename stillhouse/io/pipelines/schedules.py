@@ -12,7 +12,8 @@ import torch
 
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.prediction import EDM, KINDS, Kind
-from stillhouse.core.process import VE, Flow, Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import VE, Flow, ScaledLinearVP
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 POWERS = {"scaled_linear": 2.0, "linear": 1.0}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.core.conditions import Condition, expand, move
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.taps import until
+from stillhouse.train.method import Method
 
 
 def middle_of(denoiser: Denoiser) -> str:
@@ -25,6 +26,13 @@ def middle_of(denoiser: Denoiser) -> str:
             "attribute or use no critic."
         )
     return f"net.{middle}"
+
+
+def feature_source(method: Method) -> Denoiser:
+    """Whose features a critic of ``method`` reads: the teacher's; a closed form has none, and the student's
+    first state gives them."""
+    closed = isinstance(method.teacher, ExactDenoiser)
+    return method.frozen_copy(method.student, "feature_net") if closed else method.teacher
 
 
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:

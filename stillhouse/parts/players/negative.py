@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.core.conditions import Condition, expand, move, size
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.prediction import Prediction
 from stillhouse.model import Model
 from stillhouse.models import Network
 
 
-class Negative(Denoiser):
+class Negative(Wrapped):
     """``denoiser`` steered away from ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its
     output projection.
 
@@ -42,9 +42,7 @@ class Negative(Denoiser):
             not isinstance(denoiser.net, Denoiser),
             "A negative prompt goes inside guidance: Guided(Negative(denoiser, ...), w).",
         )
-        super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
-        )
+        super().__init__(denoiser)
         tokens = negative.get("tokens") if isinstance(negative, dict) else negative
         require(
             torch.is_tensor(tokens) and tokens.dim() == 3,
@@ -63,23 +61,9 @@ class Negative(Denoiser):
         else:
             _prepare(denoiser.net)
 
-    @property
-    def plain(self) -> Denoiser:
-        """The denoiser inside."""
-        assert isinstance(self.net, Denoiser)
-        return self.net
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Prediction:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         if cond is None or (not torch.is_tensor(self.alpha) and self.alpha == 0):
-            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+            return self.plain(x_t, t, cond, **extra)
         rows, negative = len(x_t), move(self.negative, x_t.device)
         negative = negative if size(negative) == rows else expand(negative, rows)
         weight = torch.as_tensor(self.alpha, dtype=torch.float32, device=x_t.device).expand(rows)
@@ -90,10 +74,10 @@ class Negative(Denoiser):
                 **{f"negative_{name}": part for name, part in negative.items()},
                 "negative_weight": weight,
             }
-            return self.plain(x_t, t, both, s=s, guidance=guidance)
+            return self.plain(x_t, t, both, **extra)
         hook = self.plain.net.register_forward_pre_hook(_negative_hook(negative, weight), with_kwargs=True)
         try:
-            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+            return self.plain(x_t, t, cond, **extra)
         finally:
             hook.remove()
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import unknown
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
 
 
 def uniform(process: Process, draws: Draws, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -13,7 +13,8 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.flowmap import ddim_step, predict_x0
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM, KINDS, Bounded
-from stillhouse.core.process import ScaledLinearVP, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import ScaledLinearVP
 
 
 def guided_step(

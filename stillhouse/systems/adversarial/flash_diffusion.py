@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.critic import (
+    discriminator_loss,
+    feature_source,
+    features,
+    generator_loss,
+    head_for,
+)
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.parts.players.guidance_range import GuidanceRange
@@ -76,12 +82,7 @@ class FlashDiffusion(GuidanceRange):
 
     def build(self) -> None:
         if self.adversarial:
-            exact = isinstance(
-                self.teacher, ExactDenoiser
-            )  # a closed form has no features: the student's first state gives them
-            self.feature_net: Denoiser = (
-                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
-            )
+            self.feature_net: Denoiser = feature_source(self)
             self.head = self.player("critic", head_for(self.feature_net, self.shape))
 
     def quarter(self, step: int) -> int:

@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Flow, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Flow
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.players.students import shrunk
 from stillhouse.parts.states.pairs import teacher_pairs

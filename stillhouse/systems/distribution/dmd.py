@@ -14,12 +14,10 @@ from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
-from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
-from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.batch import Batch, shared
+from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
 
 
@@ -60,10 +58,6 @@ class DMD(OneCallScore):
     def turns(self, step: int) -> list[str]:
         return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
 
-    @shared
-    def samples(self, batch: Batch) -> Tensor:
-        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
-
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
         loss = self.matching_weight * surrogate_loss(x, self.matching_gradient(x, batch))
@@ -89,6 +83,3 @@ class DMD(OneCallScore):
         return denoising_loss(
             self.fake, self.samples(batch), uniform(self.process, batch.draws), batch.noise(), batch.cond
         )
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

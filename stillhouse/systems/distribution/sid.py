@@ -12,7 +12,6 @@ from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
-from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
 
@@ -73,6 +72,3 @@ class SiD(OneCallScore):
         """Each sample's loss divided by ``mean|x - D_teacher|``."""
         size = (x - d_real).abs().flatten(1).mean(1).clamp_min(1e-5).detach()
         return (loss.flatten(1).mean(1) / size).mean()
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

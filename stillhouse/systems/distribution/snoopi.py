@@ -18,7 +18,6 @@ from stillhouse.parts.players.guidance_range import GuidanceRange
 from stillhouse.parts.players.negative import Negative
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
@@ -100,6 +99,3 @@ class Snoopi(OneCallScore, GuidanceRange):
         return fake_denoising(
             self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import choose, of_masks, of_words
+from stillhouse.core.discrete import choose, of_masks
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.token_likelihood import noised, stratified
+from stillhouse.core.token_prediction import of_words
 from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replaced
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch

@@ -25,6 +25,17 @@ from stillhouse.train.recipe import Optim
 
 
 @dataclass
+class Landing:
+    """Where a jump ``t -> s`` lands: the state ``x_t`` it began at, the ``times`` of the teacher's segment
+    from ``t`` on, and ``x``, its landing carried to the clean end."""
+
+    x_t: Tensor
+    times: list[Tensor]
+    s: Tensor
+    x: Tensor
+
+
+@dataclass
 class CTM(Method):
     """Consistency Trajectory Models. Kim et al., 2023 (arXiv 2310.02279, eq. 5-9).
 
@@ -96,15 +107,14 @@ class CTM(Method):
         return jump(self.target, x, s, torch.full_like(s, self.process.t_min), batch.cond)
 
     @shared
-    def landing(self, batch: Batch) -> Tensor:
-        """The student's jump ``t -> s``, carried to the clean end; where it began is left in
-        ``batch.memo``."""
+    def landing(self, batch: Batch) -> Landing:
+        """The student's jump ``t -> s``, carried to the clean end."""
         i, j, n = self.draw_times(batch)
         times = [self.grid.to(i.device)[i + k] for k in range(n + 1)]
         s = self.grid.to(i.device)[j]
         x_t = self.process.noise(batch.data, times[0], batch.noise())
-        batch.memo["start"] = x_t, times, s
-        return self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
+        x = self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
+        return Landing(x_t, times, s, x)
 
     @torch.no_grad()
     def target_x0(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
@@ -115,8 +125,8 @@ class CTM(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
-        x_t, times, s = batch.memo["start"]
-        loss = main = (landed - self.target_x0(x_t, times, s, batch)).square().mean()
+        target = self.target_x0(landed.x_t, landed.times, landed.s, batch)
+        loss = main = (landed.x - target).square().mean()
         weight = last_weight(self.student)
         if self.denoising:
             other = denoising_loss(
@@ -124,7 +134,7 @@ class CTM(Method):
             )
             loss = loss + adaptive_weight(main, other, weight) * other
         if self.with_critic(batch.step):
-            adversarial = -self.logits(landed, batch).mean()
+            adversarial = -self.logits(landed.x, batch).mean()
             loss = loss + adaptive_weight(main, adversarial, weight, 0.01, 10.0) * adversarial
         return loss
 
@@ -139,7 +149,7 @@ class CTM(Method):
 
     def critic_loss(self, batch: Batch) -> Tensor:
         return discriminator_loss(
-            self.logits(batch.data, batch), self.logits(self.landing(batch), batch), kind="hinge"
+            self.logits(batch.data, batch), self.logits(self.landing(batch).x, batch), kind="hinge"
         )
 
     def samplings(self) -> dict[int, Sampling]:

@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import expand_to
-from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.critic import (
+    discriminator_loss,
+    feature_source,
+    features,
+    generator_loss,
+    head_for,
+)
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.backward_simulation import student_grid
@@ -171,12 +177,7 @@ class HyperSD(Method):
         self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.worth: Reward | None = find_reward(self.reward) if self.reward else None
         if self.critic:
-            exact = isinstance(
-                self.teacher, ExactDenoiser
-            )  # a closed form has no features: the student's first state gives them
-            self.feature_net: Denoiser = (
-                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
-            )
+            self.feature_net: Denoiser = feature_source(self)
             self.head = self.player("critic", head_for(self.feature_net, self.shape))
         if self.score_share:
             self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))

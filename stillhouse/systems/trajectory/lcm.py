@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.parts.gaps.distances import LATENT_DISTANCES
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step

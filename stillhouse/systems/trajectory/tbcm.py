@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Converted, Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import Trig, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Trig
 from stillhouse.models.embed import NumberEmbedding, zero
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.tangent import tangent

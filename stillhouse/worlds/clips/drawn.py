@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import SHAPES
 from stillhouse.metrics.fidelity import FRECHET
@@ -26,10 +26,9 @@ from stillhouse.metrics.video import (
     frame_distances,
     motion,
 )
-from stillhouse.models.words import Words
-from stillhouse.worlds.base import World, require_samples
+from stillhouse.worlds.base import require_samples
+from stillhouse.worlds.captioned import CaptionedWorld
 from stillhouse.worlds.drawing import PAINT, distance
-from stillhouse.worlds.finite import FiniteDenoiser
 
 FRAMES, SIDE = 12, 16
 COLOURS, KINDS = ("red", "green", "blue", "yellow"), ("circle", "square", "cross")
@@ -85,7 +84,7 @@ def render(ids: Tensor, start: Tensor, frames: int = FRAMES) -> Tensor:
     return 2 * torch.lerp(torch.full_like(share, GROUND), paint[:, None, :, None, None], share) - 1
 
 
-class DrawnClips(World):
+class DrawnClips(CaptionedWorld):
     """Clips (12, 3, 16, 16) in [-1, 1] under 48 captions: "a red circle moving right"; what leaves at one
     side comes back at the other.
 
@@ -113,27 +112,7 @@ class DrawnClips(World):
     }
 
     def __init__(self) -> None:
-        self.text = Words(VOCABULARY, 5)
-        self._encoded = self.text.encode(
-            [*CAPTIONS, ""]
-        )  # the empty caption comes last, where label -1 finds it
-        hidden = held_out()
-        self._ids = {"train": (~hidden).nonzero()[:, 0], "test": hidden.nonzero()[:, 0]}
-
-    def caption_ids(self, split: str = "train") -> Tensor:
-        """The numbers of the captions of a split (``train`` or ``test``), int64."""
-        require(split in self._ids, f"A world has the splits 'train' and 'test', not '{split}'.")
-        return self._ids[split]
-
-    def condition(self, labels: Tensor | None) -> Condition:
-        """``tokens`` (B, 5, 48) and ``mask`` (B, 5) of captions ``labels`` (B,), -1 for the empty one."""
-        if labels is None:
-            return None
-        require(
-            int(labels.min()) >= -1 and int(labels.max()) < len(CAPTIONS),
-            f"Captions have the numbers 0 … {len(CAPTIONS) - 1}.",
-        )
-        return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
+        super().__init__(VOCABULARY, 5, held_out())
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` captions of a split in a mixed order, each as often as any other, the same ones every
@@ -155,9 +134,8 @@ class DrawnClips(World):
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         require(frames >= 1, f"A clip has at least one frame, not {frames}.")
         ids = self.caption_ids(split)
-        drawn = ids[(draws.uniform(dtype=torch.float64) * len(ids)).long().cpu()]
-        drawn = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
-        return render(drawn, draws.uniform(0, SIDE, 2).cpu(), frames).to(draws.device), drawn.to(draws.device)
+        ids = self.asked_or(ids[(draws.uniform(dtype=torch.float64) * len(ids)).long().cpu()], labels)
+        return render(ids, draws.uniform(0, SIDE, 2).cpu(), frames).to(draws.device), ids.to(draws.device)
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """A fixed set of clips and their captions: 2,000 of the training captions, 500 of the held-out

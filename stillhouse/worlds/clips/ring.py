@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
@@ -25,30 +24,16 @@ SPEEDS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)  # pixels a frame
 PLACES = 64
 
 
-class ClipDenoiser(ExactDenoiser):
-    """Exact posterior mean over a finite set of ``clips`` (N, F, …): ``sum_i softmax_i(log q(x_t | clip_i))
-    clip_i``.
+class ClipDenoiser(FiniteDenoiser):
+    """:class:`FiniteDenoiser` of clips (N, F, …), whose times are one per clip (B,) or one per frame (B, F),
+    so that some frames may be known and others noise."""
 
-    Times are one per clip (B,) or one per frame (B, F), so that some frames may be known and others noise.
-    ``labels``: (N,); ``cond``: labels (B,), -1 or ``None`` for all clips.
-    """
-
-    clips: Tensor
-    labels: Tensor
-
-    def __init__(self, process: Process, clips: Tensor, labels: Tensor):
-        super().__init__(process)
-        self.register_buffer("clips", clips)
-        self.register_buffer("labels", labels)
-
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, …)."""
-        frames = tuple(self.clips.shape[1:])
+    def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
         require(
-            tuple(x_t.shape[1:]) == frames,
-            f"This denoiser knows clips of shape {frames}, not {tuple(x_t.shape[1:])}.",
+            tuple(x_t.shape[1:]) == self.shape,
+            f"This denoiser knows clips of shape {self.shape}, not {tuple(x_t.shape[1:])}.",
         )
-        clips = self.clips.to(x_t)
+        clips = self.points.to(x_t)
         each = t if t.dim() == 2 else t[:, None].expand(x_t.shape[:2])
         alpha, sigma = (
             f(each).to(x_t).clamp_min(low)
@@ -57,13 +42,8 @@ class ClipDenoiser(ExactDenoiser):
         # log q without what all clips share: alpha x.c / sigma^2 - alpha^2 |c|^2 / (2 sigma^2), frame by
         # frame
         seen = (alpha / sigma**2)[..., None] * x_t.flatten(2)
-        near = (
-            seen.flatten(1) @ clips.flatten(1).T
-            - 0.5 * (alpha / sigma) ** 2 @ clips.flatten(2).square().sum(2).T
-        )
-        if cond is not None:
-            near = near.masked_fill((cond[:, None] >= 0) & (cond[:, None] != self.labels), -torch.inf)
-        return (near.softmax(1) @ clips.flatten(1)).reshape(x_t.shape)
+        squares = clips.reshape(len(clips), x_t.shape[1], -1).square().sum(2)
+        return seen.flatten(1) @ clips.T - 0.5 * (alpha / sigma) ** 2 @ squares.T
 
 
 class RingClips(World):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process, expand_to
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
@@ -57,37 +57,32 @@ def render(place: Tensor, open: Tensor) -> Tensor:
     return (2 * torch.exp(-0.5 * (away / width) ** 2) - 1)[..., None, None]
 
 
-class TalkingDenoiser(ExactDenoiser):
-    """The posterior mean over all clips of the world that agree with what is told: a softmax over them.
+class TalkingDenoiser(FiniteDenoiser):
+    """The :class:`FiniteDenoiser` of all clips of the world, of those that agree with what is told.
 
     ``cond``: None, or a dict of ``tokens`` and ``mask`` of a text, an empty one for any, and ``features`` (B,
     F, 2), zeros for any sound. ``texts`` (6, L, C): the tokens of all texts.
     """
 
-    bank: Tensor
     speed: Tensor
     loud: Tensor
     texts: Tensor
 
     def __init__(self, process: Process, bank: Tensor, speed: Tensor, loud: Tensor, texts: Tensor):
-        super().__init__(process)
+        super().__init__(process, bank)
         self.register_buffer("texts", texts)
-        self.register_buffer("bank", bank)
         self.register_buffer("speed", speed)
         self.register_buffer("loud", loud)
 
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, 16, 1, 1)."""
-        points, x = self.bank.flatten(1).to(x_t), x_t.flatten(1)
+    def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
+        # as the parent's, not shifted by the best point: all numbers of this world were measured so
+        points, x = self.points.to(x_t), x_t.flatten(1)
         alpha, sigma = expand_to(self.process.alpha(t), x), expand_to(self.process.sigma(t), x)
         near = alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)
-        logits = near / (sigma**2).clamp_min(1e-12)
-        return (logits.masked_fill(~self._allowed(cond, len(x)), -torch.inf).softmax(1) @ points).reshape(
-            x_t.shape
-        )
+        return near / (sigma**2).clamp_min(1e-12)
 
-    def _allowed(self, cond: Condition, rows: int) -> Tensor:
-        allowed = torch.ones(rows, len(self.bank), dtype=torch.bool, device=self.bank.device)
+    def allowed(self, cond: Condition, rows: int) -> Tensor:
+        allowed = torch.ones(rows, len(self.points), dtype=torch.bool, device=self.points.device)
         cond = cond or {}
         if "tokens" in cond:
             pred = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
@@ -95,8 +90,8 @@ class TalkingDenoiser(ExactDenoiser):
         if "features" in cond:
             features = cond["features"]
             require(
-                tuple(features.shape[1:]) == (self.bank.shape[1], 2),
-                f"A clip of {self.bank.shape[1]} frames is told sound of as many, 2 numbers each, not "
+                tuple(features.shape[1:]) == (self.shape[0], 2),
+                f"A clip of {self.shape[0]} frames is told sound of as many, 2 numbers each, not "
                 f"{tuple(features.shape[1:])}.",
             )
             sounding, loud = features[..., 0] > 0.5, features[..., 1]

@@ -157,7 +157,7 @@ class Mixture(World):
 
     @cached_property
     def _clean(self) -> MixtureDenoiser:
-        from stillhouse.core.process import Flow
+        from stillhouse.core.schedules import Flow
 
         return self.exact(Flow())
 

@@ -13,13 +13,13 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
 from stillhouse.models.scenes.camera import Lens, orbit
 from stillhouse.models.scenes.points import flat
 from stillhouse.worlds.base import World, require_samples
-from stillhouse.worlds.finite import FiniteDenoiser
 from stillhouse.worlds.mixture.world import MixtureDenoiser
 from stillhouse.worlds.objects.solids import BODIES, NOSES, PAINT, look, painted
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stillhouse.core.denoiser import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import CAPTIONS, LONGEST, OBJECTS, VOCABULARY, held_out
 from stillhouse.metrics.reader import FIDELITY
 from stillhouse.metrics.suite import IMAGES
-from stillhouse.models.words import Words
-from stillhouse.worlds.base import World, require_samples
+from stillhouse.worlds.base import require_samples
+from stillhouse.worlds.captioned import CaptionedWorld
 from stillhouse.worlds.drawing import SIDE, compose, draw
-from stillhouse.worlds.finite import FiniteDenoiser
 
 if TYPE_CHECKING:
     from stillhouse.metrics.features import FeatureExtractor
@@ -30,7 +29,7 @@ SPLITS = {"train": 4000, "test": 1000}  # images of the finite sets
 EVERY = 6  # one scene in so many has a single object
 
 
-class Shapes(World):
+class Shapes(CaptionedWorld):
     """Images (3, 32, 32) in [-1, 1] under 2,328 captions: "a red circle", "a red circle above a blue square".
 
     A label is a caption's number. The captions of the split ``test``, a tenth of those of two objects, are
@@ -53,26 +52,7 @@ class Shapes(World):
     }
 
     def __init__(self) -> None:
-        self.text = Words(VOCABULARY, LONGEST)
-        # the empty caption comes last, where label -1 finds it
-        self._encoded = self.text.encode([*CAPTIONS, ""])
-        hidden = held_out()
-        self._ids = {"train": (~hidden).nonzero()[:, 0], "test": hidden.nonzero()[:, 0]}
-
-    def caption_ids(self, split: str = "train") -> Tensor:
-        """The numbers of the captions of a split (``train`` or ``test``), int64."""
-        require(split in self._ids, f"A world has the splits 'train' and 'test', not '{split}'.")
-        return self._ids[split]
-
-    def condition(self, labels: Tensor | None) -> Condition:
-        """``tokens`` (B, 8, 48) and ``mask`` (B, 8) of captions ``labels`` (B,), -1 for the empty one."""
-        if labels is None:
-            return None
-        require(
-            int(labels.min()) >= -1 and int(labels.max()) < len(CAPTIONS),
-            f"Captions have the numbers 0 … {len(CAPTIONS) - 1}.",
-        )
-        return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
+        super().__init__(VOCABULARY, LONGEST, held_out())
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` captions of a split, every sixth of a single object where it has such, spread over all, the
@@ -106,8 +86,7 @@ class Shapes(World):
         """``n`` fresh images and their captions: of the training split, one in six with a single object, or
         as ``labels`` (n,) ask."""
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
-        drawn = self._draw_ids(draws, "train")
-        ids = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
+        ids = self.asked_or(self._draw_ids(draws, "train"), labels)
         images = draw(compose(ids, draws))
         return images.to(draws.device), ids.to(draws.device)
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Tokens, choose, of_tokens, one_hot
+from stillhouse.core.discrete import Masked, Tokens, choose, of_tokens, one_hot
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.prediction import At
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
+from stillhouse.core.token_prediction import Logits, TokenPrediction
 from stillhouse.forms.views import Display, Texts
 from stillhouse.metrics.language import VARIETY, entropy
 from stillhouse.metrics.metric import Metric
@@ -56,6 +57,7 @@ class ChainDenoiser(ExactDenoiser):
     is ``p(x_0 | x_t)``.
     """
 
+    prediction = TokenPrediction
     chain: Tensor
     first: Tensor
 
@@ -80,18 +82,6 @@ class ChainDenoiser(ExactDenoiser):
                 one_hot(x_t, process.vocab), t
             )  # q(z | x_0) is symmetric in its two tokens
         return messages(self.chain, self.first, seen)
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> TokenPrediction:
-        self.calls += 1
-        return TokenPrediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
 
 
 class Chain(World):

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Display, Pictures
 from stillhouse.metrics.distances import SWD, sliced_wasserstein
 from stillhouse.metrics.metric import ACCURACY, Metric
 from stillhouse.metrics.video import nearest
 from stillhouse.worlds.base import World, require_samples
-from stillhouse.worlds.finite import FiniteDenoiser
 
 LENGTH = 256  # numbers of one note
 PARTIALS = 6

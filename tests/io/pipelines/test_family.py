@@ -17,7 +17,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM
-from stillhouse.core.process import VE, Flow, ScaledLinearVP, process_from_config
+from stillhouse.core.schedules import VE, Flow, ScaledLinearVP, process_from_config
 from stillhouse.io.pipelines import Family, open_pipeline, register, tiny
 from stillhouse.io.pipelines.describe import describe
 from stillhouse.io.pipelines.flux import pack, unpack
