@@ -17,7 +17,7 @@ from stillhouse.adapters import Adapted
 from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -259,10 +259,9 @@ class Model:
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
-            require(self.text is not None, "This model takes no prompts.")
+            text = required(self.text, "This model takes no prompts.")
             require(len(cond) > 0, "The list of prompts is empty.")
-            assert self.text is not None
-            return cycled(self.text.encode([cond] if isinstance(cond, str) else list(cond)), n)
+            return cycled(text.encode([cond] if isinstance(cond, str) else list(cond)), n)
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(self.classes > 0, "This model takes no class labels.")
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")

@@ -216,10 +216,7 @@ def data_of(
         return data
     if data == "none" or (data == "auto" and not requires(method, "data")):
         return _conditions(world, teacher)
-    require(
-        world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."
-    )
-    assert world is not None
+    world = required(world, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     if world.infinite:
         return InfiniteData(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
@@ -244,22 +241,21 @@ def free_folder(out: str | Path | None, resume: bool) -> None:
 def _conditions(world: World | None, teacher: Model) -> Data:
     """A run without samples: labels, or the captions of a world."""
     if teacher.cond_kind:
-        require(
-            world is not None and world.cond_kind == teacher.cond_kind,
+        fits = world is not None and world.cond_kind == teacher.cond_kind
+        world = required(
+            world if fits else None,
             f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
         )
-        assert world is not None
         learnt, held_out = (
             world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
         )
         return Prompts(tuple(teacher.shape), learnt, held_out)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
-    require(
-        world is not None and bool(world.captions),
+    world = required(
+        world if world is not None and world.captions else None,
         "The teacher takes prompts; give a file of them: --data prompts.txt.",
     )
-    assert world is not None
     learnt, held_out = (
         conditions_of(world, world.caption_ids(split), teacher) for split in ("train", "test")
     )
@@ -360,8 +356,7 @@ def _shape_of(data: Any, network: Mapping[str, Any]) -> tuple[tuple[int, ...], i
         labels.append(row.label)
         if image is not None and row.label is None:
             break  # without a label on each there are no classes
-    require(image is not None, f"'{data}' holds no image that can be read.")
-    assert image is not None
+    image = required(image, f"'{data}' holds no image that can be read.")
     numbers = [label for label in labels if label is not None]
     classes = max(numbers) + 1 if len(numbers) == len(labels) else 0
     return (channels, image.height, image.width), classes

@@ -17,7 +17,7 @@ from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -77,12 +77,11 @@ def draw_strips(
         if owner is None:
             continue
         walk = next((w for w in _walks(owner, row) if w.steps == row["steps"]), None)
-        require(
-            walk is not None,
+        walk = required(
+            walk,
             f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; "
             "evaluate the run again.",
         )
-        assert walk is not None
         device = owner.denoiser.device
         cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()

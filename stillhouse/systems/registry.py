@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.train.needs import read_need
 
 PACKAGE = Path(__file__).parents[1]
@@ -218,13 +218,13 @@ def _outside(name: str) -> type[Any]:
     path = Path(file)
     require(path.is_file(), f"There is no system's file '{file}'.")
     module_name = f"stillhouse_outside.{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    require(spec is not None and spec.loader is not None, f"'{file}' is not a Python file.")
-    assert spec and spec.loader
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(module_name, path), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (
         Exception
     ) as error:  # the user's file may fail in any way; all of them are news for the user, not a crash of ours

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stillhouse.core.conditions import Condition, restored
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import required
 
 T = TypeVar("T")
 
@@ -41,11 +41,7 @@ class Batch:
     @property
     def data(self) -> Tensor:
         """``x``, for a method that cannot do without."""
-        require(
-            self.x is not None, "This method learns from real data; give it some (a world or a data folder)."
-        )
-        assert self.x is not None
-        return self.x
+        return required(self.x, "This method learns from real data; give it some (a world or a data folder).")
 
     @property
     def draws(self) -> Draws:

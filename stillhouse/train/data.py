@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.model import Model
 
 
@@ -157,9 +157,7 @@ class Several:
         if torch.is_tensor(view):
             assert isinstance(self.main, TensorData)
             return view[self.main.index(start, draws)].to(draws.device)
-        require(x is not None, f"There are no samples to make the view '{name}' of.")
-        assert x is not None
-        return view(x, draws)
+        return view(required(x, f"There are no samples to make the view '{name}' of."), draws)
 
 
 class InfiniteData:

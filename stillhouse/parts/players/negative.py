@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stillhouse.core.conditions import Condition, expand, move, size
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.prediction import Prediction
 from stillhouse.model import Model
 from stillhouse.models import Network
@@ -104,9 +104,8 @@ def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
 
     Useful weights lie between 0 and 1: 0.1 to 0.5 in the paper, by model.
     """
-    require(model.text is not None, "This model takes no prompts.")
-    assert model.text is not None
-    negative = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
+    text = required(model.text, "This model takes no prompts.")
+    negative = text.encode([prompts] if isinstance(prompts, str) else prompts)
     return replace(model, denoiser=Negative(model.denoiser, negative, alpha))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 
 Reward = Callable[[Tensor, Condition], Tensor]
 
@@ -61,9 +61,10 @@ def find_reward(name: str) -> Reward:
         found = getattr(import_module(module), function, None)
     except ImportError as error:
         raise StillhouseError(f"The module of the reward '{name}' can't be imported: {error}.") from error
-    require(callable(found), f"There is no function '{function}' in the module '{module}' to be a reward.")
-    assert found is not None
-    return found
+    return required(
+        found if callable(found) else None,
+        f"There is no function '{function}' in the module '{module}' to be a reward.",
+    )
 
 
 def shortfall(worth: Tensor, margin: float) -> Tensor:
