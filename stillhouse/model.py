@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from stillhouse import forms
 from stillhouse.adapters import Adapted
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
+from stillhouse.core.conditions import (
+    Condition,
+    ConditionLike,
+    TextEncoder,
+    balanced_labels,
+    cycled,
+    move,
+    size,
+)
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required
@@ -179,7 +187,7 @@ class Model:
     def sample(
         self,
         n: int = 16,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
@@ -234,7 +242,7 @@ class Model:
             )
         return form.fill(self, prompts, n, **how)
 
-    def stream(self, cond: Condition = None, **how: Any) -> Iterator[Tensor]:
+    def stream(self, cond: ConditionLike = None, **how: Any) -> Iterator[Tensor]:
         """The clips of a causal student as chunks that come as they are made, as
         ``model.stream("a red circle", frames=96)``; see :meth:`stillhouse.forms.video.Video.stream`."""
         form = forms.of(self)
@@ -252,7 +260,7 @@ class Model:
             raise StillhouseError(forms.Photograph.refusal)
         return form.restore(self, image, scale, **how)
 
-    def condition_of(self, n: int, cond: Condition) -> Condition:
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
         if cond is None:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
@@ -64,9 +64,10 @@ class FiniteDenoiser(ExactDenoiser):
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
+        labels = None
         if cond is not None:
             require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
-            cond = cond.expand(len(x_t))
+            labels = as_tensor(cond).expand(len(x_t))
         x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
         alpha, sigma = (
             expand_to(f(t), x).reshape(-1, 1).expand(len(x), 1)
@@ -74,7 +75,8 @@ class FiniteDenoiser(ExactDenoiser):
         )
         parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
         answers = [
-            self._posterior_mean(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts
+            self._posterior_mean(x[p], alpha[p], sigma[p], None if labels is None else labels[p])
+            for p in parts
         ]
         return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.io.pipelines.base import Family
 
 
@@ -31,7 +31,7 @@ class DiT(Family):
     def classes(self) -> int:
         return self.network.config.num_embeds_ada_norm
 
-    def null_condition(self) -> Condition:
+    def null_condition(self) -> Tensor:
         return torch.tensor([-1])
 
     def call(
@@ -44,7 +44,9 @@ class DiT(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        labels = torch.where(cond < 0, self.classes, cond)  # the row after the last class is the empty one
+        labels = as_tensor(cond)
+        # the row after the last class is the empty one
+        labels = torch.where(labels < 0, self.classes, labels)
         return net(x, timestep=self.step_of(t), class_labels=labels).sample
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.sd3 import shift_of_size
 from stillhouse.io.pipelines.video import VideoFamily
 
@@ -31,7 +31,7 @@ class LTX(VideoFamily):
     def pace(self) -> int:
         return self.pipe.vae_temporal_compression_ratio
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts, None, False, device=self.teller, max_sequence_length=length
@@ -48,13 +48,14 @@ class LTX(VideoFamily):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
+        parts = as_parts(cond)
         _, frames, _, height, width = x.shape
         seconds = self.pace / self._default("frame_rate")
         out = net(
             pack(x),
-            cond["tokens"],
+            parts["tokens"],
             self.step_of(t),
-            cond["mask"],
+            parts["mask"],
             num_frames=frames,
             height=height,
             width=width,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 
 
@@ -35,7 +35,7 @@ class PixArt(Family):
         # the sigma pipeline never tells it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
@@ -61,10 +61,11 @@ class PixArt(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
+        parts = as_parts(cond)
+        added = {"resolution": parts.get("resolution"), "aspect_ratio": parts.get("aspect")}
         inputs = {
-            "encoder_hidden_states": cond["tokens"],
-            "encoder_attention_mask": cond["mask"],
+            "encoder_hidden_states": parts["tokens"],
+            "encoder_attention_mask": parts["mask"],
             "added_cond_kwargs": added,
         }
         return net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
@@ -62,7 +62,8 @@ class ClipDenoiser(ExactDenoiser):
             - 0.5 * (alpha / sigma) ** 2 @ clips.flatten(2).square().sum(2).T
         )
         if cond is not None:
-            near = near.masked_fill((cond[:, None] >= 0) & (cond[:, None] != self.labels), -torch.inf)
+            labels = as_tensor(cond)[:, None]
+            near = near.masked_fill((labels >= 0) & (labels != self.labels), -torch.inf)
         return (near.softmax(1) @ clips.flatten(1)).reshape(x_t.shape)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
@@ -88,12 +88,12 @@ class TalkingDenoiser(ExactDenoiser):
 
     def _allowed(self, cond: Condition, rows: int) -> Tensor:
         allowed = torch.ones(rows, len(self.bank), dtype=torch.bool, device=self.bank.device)
-        cond = cond or {}
-        if "tokens" in cond:
-            pred = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
-            allowed &= ~cond["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
-        if "features" in cond:
-            features = cond["features"]
+        parts = {} if cond is None else as_parts(cond)
+        if "tokens" in parts:
+            pred = torch.cdist(parts["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
+            allowed &= ~parts["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
+        if "features" in parts:
+            features = parts["features"]
             require(
                 tuple(features.shape[1:]) == (self.bank.shape[1], 2),
                 f"A clip of {self.bank.shape[1]} frames is told sound of as many, 2 numbers each, not "
