@@ -63,7 +63,8 @@ class NumberEmbedding(nn.Module):
             zero(self.last)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        out: Tensor = self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        return out
 
 
 class Embedding(nn.Module):
@@ -169,7 +170,8 @@ class Embedding(nn.Module):
             features.dim() in ranks and found[-1] == wanted,
             f"Condition vectors must have the shape (B, {wanted}), not {found}.",
         )
-        return self.feature_embed(features.to(self.time.first.weight.dtype))
+        out: Tensor = self.feature_embed(features.to(self.time.first.weight.dtype))
+        return out
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         """The empty token and the given ones, with their mask."""
@@ -296,4 +298,5 @@ class Attention(nn.Module):
             each = q[:, None].expand(-1, k.shape[1], -1, -1, -1)
             apart = F.scaled_dot_product_attention(each, k, v, attn_mask=mask.isfinite()[:, :, None, None])
             mixed = (mask[:, :, 0].to(apart)[..., None, None, None] * apart).sum(1)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

@@ -30,7 +30,8 @@ class TemporalBlock(nn.Module):
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
         scale, shift = self.modulation(vector)[:, :, None].chunk(2, 1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h)))) * (1 + scale) + shift
-        return self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        return out
 
 
 class TemporalUNet(Network):
@@ -97,4 +98,5 @@ class TemporalUNet(Network):
         for level, block in zip(reversed(range(len(self.up))), self.up, strict=True):
             h = self.run(block, torch.cat([h, kept.pop()], 1), vector)
             h = h.repeat_interleave(2, 2) if level else h
-        return self.output(F.silu(self.norm(h))).transpose(1, 2)
+        out: Tensor = self.output(F.silu(self.norm(h))).transpose(1, 2)
+        return out

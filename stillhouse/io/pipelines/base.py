@@ -209,7 +209,7 @@ class Family:
     @property
     def teller(self) -> torch.device:
         """Where the text encoders are, which need not be where the network is."""
-        return next(
+        device: torch.device = next(
             (
                 p.device
                 for n, p in self.pipe.components.items()
@@ -217,6 +217,7 @@ class Family:
             ),
             self.network.device,
         )
+        return device
 
     @property
     def tokenizers(self) -> dict[str, int]:
@@ -275,7 +276,8 @@ class Family:
         pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
         raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
         shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
+        latents: Tensor = ((raw - shift) * factor).to(images)
+        return latents
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
@@ -284,7 +286,8 @@ class Family:
             return latents
         raw = latents.to(self.vae.device, self.vae.dtype)
         shift, factor = self._scale(raw)
-        return self.vae.decode(raw / factor + shift).sample.to(latents)
+        images: Tensor = self.vae.decode(raw / factor + shift).sample.to(latents)
+        return images
 
     @property
     def codec(self) -> Codec | None:
@@ -305,7 +308,8 @@ class Family:
     @property
     def channels(self) -> int:
         """Channels of a latent."""
-        return self.network.config.in_channels
+        channels: int = self.network.config.in_channels
+        return channels
 
     def _shape(self, height: int | None, width: int | None) -> tuple[int, ...]:
         sides = []

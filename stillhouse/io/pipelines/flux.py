@@ -34,7 +34,8 @@ class Flux(Family):
 
     @property
     def channels(self) -> int:
-        return self.network.config.in_channels // 4
+        channels: int = self.network.config.in_channels // 4
+        return channels
 
     @property
     def takes_guidance(self) -> bool:

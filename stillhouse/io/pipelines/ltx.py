@@ -25,11 +25,13 @@ class LTX(VideoFamily):
 
     @property
     def pixels(self) -> int:
-        return self.pipe.vae_spatial_compression_ratio
+        pixels: int = self.pipe.vae_spatial_compression_ratio
+        return pixels
 
     @property
     def pace(self) -> int:
-        return self.pipe.vae_temporal_compression_ratio
+        frames: int = self.pipe.vae_temporal_compression_ratio
+        return frames
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
@@ -79,7 +81,8 @@ class LTX(VideoFamily):
 
     def _decoded(self, raw: Tensor) -> Tensor:
         level = raw.new_zeros(len(raw)) if self.vae.config.timestep_conditioning else None
-        return self.vae.decode(raw, level).sample
+        frames: Tensor = self.vae.decode(raw, level).sample
+        return frames
 
 
 def pack(x: Tensor) -> Tensor:
@@ -89,4 +92,5 @@ def pack(x: Tensor) -> Tensor:
 
 def unpack(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
     """The inverse of :func:`pack`."""
-    return tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    x: Tensor = tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    return x

@@ -24,7 +24,8 @@ class PixArt(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     @property
     def lengths(self) -> dict[str, int]:  # type: ignore[override]
@@ -68,4 +69,5 @@ class PixArt(Family):
             "encoder_attention_mask": parts["mask"],
             "added_cond_kwargs": added,
         }
-        return net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out

@@ -26,7 +26,8 @@ class Sana(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         return self._encoded(
@@ -59,10 +60,11 @@ class Sana(Family):
     ) -> Tensor:
         parts = as_parts(cond)
         step = self.step_of(t) * net.config.timestep_scale
-        return net(
+        out: Tensor = net(
             x,
             encoder_hidden_states=parts["tokens"],
             encoder_attention_mask=parts["mask"],
             timestep=step,
             return_dict=False,
         )[0]
+        return out

@@ -43,7 +43,8 @@ class SD(Family):
     ) -> Tensor:
         parts = as_parts(cond)
         inputs = {"encoder_hidden_states": parts["tokens"], **scale_input(net, x, guidance)}
-        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     @property
     def takes_guidance(self) -> bool:

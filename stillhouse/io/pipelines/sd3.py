@@ -24,7 +24,8 @@ class SD3(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
@@ -44,7 +45,8 @@ class SD3(Family):
     ) -> Tensor:
         parts = as_parts(cond)
         inputs = {"encoder_hidden_states": parts["tokens"], "pooled_projections": parts["pooled"]}
-        return net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     def steps_options(self, n: int) -> dict[str, Any]:
         return shift_of_size(self.pipe.scheduler, self.shape, self.patch, 1.16)

@@ -53,4 +53,5 @@ class SDXL(SD):
             "added_cond_kwargs": added,
             **scale_input(net, x, guidance),
         }
-        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        return out

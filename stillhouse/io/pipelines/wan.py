@@ -42,15 +42,18 @@ class Wan(VideoFamily):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size[-1]
+        size: int = self.network.config.patch_size[-1]
+        return size
 
     @property
     def pixels(self) -> int:
-        return self.pipe.vae_scale_factor_spatial
+        pixels: int = self.pipe.vae_scale_factor_spatial
+        return pixels
 
     @property
     def pace(self) -> int:
-        return self.pipe.vae_scale_factor_temporal
+        frames: int = self.pipe.vae_scale_factor_temporal
+        return frames
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
@@ -71,7 +74,7 @@ class Wan(VideoFamily):
         s: Tensor | None = None,
     ) -> Tensor:
         parts = as_parts(cond)
-        out = net(
+        out: Tensor = net(
             x.transpose(1, 2),
             timestep=self.step_of(t),
             encoder_hidden_states=parts["tokens"],

@@ -184,7 +184,8 @@ class TalkingClips(World):
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` conditions, speeds in turn and utterances far apart."""
         place = torch.arange(n)
-        return place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        labels: Tensor = place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        return labels
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """All clips and their conditions, the same for every split."""

@@ -175,7 +175,7 @@ class Mixture(World):
         mass outside."""
         from scipy.stats import chi2
 
-        return float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5
+        return float(float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5)
 
     def mode_shares(self, x: Tensor) -> Tensor:
         """The share of the samples ``x`` (B, D) that lies in each mode, (K,); what lies in none is not
