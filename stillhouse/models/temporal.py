@@ -23,7 +23,7 @@ class TemporalBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv1d(channels, out, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * out)
-        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))  # type: ignore[arg-type]
+        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
@@ -75,7 +75,7 @@ class TemporalUNet(Network):
             for a, b in reversed(list(zip(before, channels, strict=True)))
         )
         self.norm = GroupNorm(groups(channels[0]), channels[0])
-        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))  # type: ignore[arg-type]
+        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))
 
     def forward(
         self,

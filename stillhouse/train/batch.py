@@ -67,19 +67,22 @@ class Batch:
     def of(self, part: str) -> tuple[Tensor | None, Condition]:
         """As many rows of another part of the data, with their conditions: of one that
         :attr:`Method.reads_parts` names, see :class:`~stillhouse.train.data.Several`."""
-        assert self.parts is not None, "this run's data has one part"
-        return self._once(f"part {part}", lambda: self.parts(part))  # type: ignore[misc]
+        parts = self.parts
+        assert parts is not None, "this run's data has one part"
+        return self._once(f"part {part}", lambda: parts(part))
 
     def view(self, name: str) -> Tensor:
         """Another view of the batch's rows, such as an augmentation, in their order: one that
         :attr:`Method.reads_views` names, see :class:`~stillhouse.train.data.Several`."""
-        assert self.views is not None, "this run's data has no further views"
-        return self._once(f"view {name}", lambda: self.views(name))  # type: ignore[misc]
+        views = self.views
+        assert views is not None, "this run's data has no further views"
+        return self._once(f"view {name}", lambda: views(name))
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+    def _once(self, key: str, make: Callable[[], T]) -> T:
         if key not in self.memo:
             self.memo[key] = make()
-        return self.memo[key]
+        made: T = self.memo[key]
+        return made
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Show ``value`` in the journal under ``player/name``."""
