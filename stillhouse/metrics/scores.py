@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.metrics.metric import Metric
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
@@ -258,5 +258,4 @@ def _json(file: Path) -> dict[str, Any]:
         read = json.loads(file.read_text())
     except ValueError as error:
         raise StillhouseError(f"'{file}' is no JSON: {error}.") from error
-    require(isinstance(read, dict), f"'{file}' holds no JSON object.")
-    return read
+    return required_type(read, dict, f"'{file}' holds no JSON object.")

@@ -17,7 +17,7 @@ from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
 from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -150,7 +150,7 @@ def view_of_folder(folder: str | Path) -> RunView:
         raise StillhouseError(
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
-    require(isinstance(config, dict), f"'{config_file}' holds no settings.")
+    config = required_type(config, dict, f"'{config_file}' holds no settings.")
     model = load(folder / "model")
     source = config.get("teacher")
     teacher = teacher_of(source, world, config.get("adapter")) if source else None

@@ -68,11 +68,10 @@ def _from_file(adapter: str) -> type[Family]:
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
-    require(
-        isinstance(found, type) and issubclass(found, Family),
+    return required(
+        found if isinstance(found, type) and issubclass(found, Family) else None,
         f"'{file}' has no class {name} that is a subclass of Family.",
     )
-    return found  # type: ignore[return-value]
 
 
 for _family in (SD, SDXL, SD3, Flux, PixArt, Sana, DiT, PixelUNet, Wan, LTX):
