@@ -103,8 +103,9 @@ def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = N
 
     if empty is not None:
         if not isinstance(cond, dict):
-            return choose(cond, empty)
-        return {name: choose(part, empty[name]) for name, part in cond.items()}
+            return choose(cond, as_tensor(empty))
+        instead = as_parts(empty)
+        return {name: choose(part, instead[name]) for name, part in cond.items()}
     if isinstance(cond, dict):
         tokens, none = cond.get("tokens"), {"label": torch.tensor(-1), "mask": torch.tensor(False)}
         mask = (

@@ -205,7 +205,9 @@ def find(name: str) -> type[Any]:
 def class_of(name: str) -> type[Any]:
     """The class of a slug, of any kind."""
     system = get_system(name.lower().replace("-", "_"))
-    return getattr(import_module(system.file.removesuffix(".py").replace("/", ".")), system.name)
+    module = import_module(system.file.removesuffix(".py").replace("/", "."))
+    found: type[Any] = getattr(module, system.name)
+    return found
 
 
 def _is_system(value: object) -> bool:
@@ -237,7 +239,7 @@ def _outside(name: str) -> type[Any]:
     held = ", ".join(found) or "none"
     if wanted:
         require(wanted in vars(module), f"There is no class '{wanted}' in '{file}'; its systems: {held}.")
-        chosen = vars(module)[wanted]
+        chosen: type[Any] = vars(module)[wanted]
         require(
             _is_system(chosen), f"'{wanted}' in '{file}' is not a system of any kind; its systems: {held}."
         )

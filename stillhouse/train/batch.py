@@ -46,9 +46,7 @@ class Batch:
     @property
     def draws(self) -> Draws:
         """The random numbers of the player whose turn it is."""
-        if self.player not in self.memo:
-            self.memo[self.player] = self.stream(self.player)
-        return self.memo[self.player]
+        return self._once(self.player, lambda: self.stream(self.player))
 
     def noise(self) -> Tensor:
         """Standard normal noise (rows, *shape)."""
@@ -105,7 +103,7 @@ def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
             with learning(self.players["student"], "student" in batch.turns):
                 batch.memo[key] = make(self, batch)
             batch.player = asking
-        made = batch.memo[key]
+        made: T = batch.memo[key]
         if batch.player == "student":
             batch.memo[key] = detached(made)  # its graph is spent with the student's turn
             return made

@@ -70,8 +70,8 @@ def utter(open: Tensor, pitch: Tensor) -> Tensor:
     # a string dies away, a voice goes on: each frame is brought to the loudness it is meant to have
     each = sound.unflatten(1, (-1, PACE))
     even = each / each.square().mean(2, keepdim=True).sqrt().clamp_min(1e-4)
-    sound: Tensor = (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
-    return sound
+    utterance: Tensor = (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
+    return utterance
 
 
 def loudness(sound: Tensor, frames: int) -> Tensor:
