@@ -79,7 +79,8 @@ class Network:
     def __call__(self, *given: Tensor) -> Tensor:
         """The network's answer, without gradient."""
         with torch.inference_mode():
-            return self.module.eval()(*given)
+            answer: Tensor = self.module.eval()(*given)
+            return answer
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``folder/model.safetensors``, whole or not at all; :func:`stillhouse.load` opens it."""

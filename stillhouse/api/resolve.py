@@ -52,7 +52,8 @@ def requires(system: Any, need: str) -> bool:
     if isinstance(system, type):  # before its options are known: whether any of them makes it a need
         needs: tuple[str, ...] = getattr(system, "needs", ())
         return any(read_need(text).name == need for text in needs)
-    return system.requires(need)
+    needed: bool = system.requires(need)
+    return needed
 
 
 def right_command(command: str, kind: type[Any], slug: str | None) -> None:
@@ -192,11 +193,12 @@ def data_of(
     are kept."""
     if isinstance(data, tuple):
         x, cond = data
-        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
-        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
+        labels = cond if torch.is_tensor(cond) and not cond.is_floating_point() else None
+        return TensorData(x, cond, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
-        from stillhouse.train.cached import PROMPT_FILES, data_for
+        from stillhouse.io.data.prompts import PROMPT_FILES
+        from stillhouse.train.cached import data_for
 
         path, name = Path(data), type(method).__name__
         if not path.exists() and len(path.parts) == 1 and not path.suffix:
@@ -263,7 +265,7 @@ def _conditions(world: World | None, teacher: Model) -> Data:
 
 
 def student_of(
-    student: Denoiser | Mapping[str, Any] | None,
+    student: Denoiser | Model | Mapping[str, Any] | None,
     world: World | None,
     teacher: Model,
     method: Any,
@@ -282,7 +284,8 @@ def student_of(
     options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)
-    return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    made: Denoiser | None = method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    return made
 
 
 def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:

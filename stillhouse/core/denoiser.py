@@ -149,6 +149,8 @@ class ExactDenoiser(Denoiser):
 class Wrapped(Denoiser):
     """A denoiser around another one, of the same process and kind."""
 
+    net: Denoiser
+
     def __init__(self, denoiser: Denoiser):
         super().__init__(
             denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty

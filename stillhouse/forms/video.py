@@ -86,8 +86,10 @@ class Video(Form):
             "stream.",
         )
         if not n:
-            one = cond is None or isinstance(cond, str | int)
-            n = 1 if one else len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
+            if cond is None or isinstance(cond, str | int):
+                n = 1
+            else:
+                n = len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
         chunks = stream(
             model.denoiser.eval(),
             sampling,

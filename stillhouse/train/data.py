@@ -112,7 +112,8 @@ def conditions_of(world: Any, labels: Tensor | None, model: Model | None = None)
     """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a
     Diffusers pipeline."""
     if labels is None or model is None or model.pipeline is None or model.text is None:
-        return world.condition(labels)
+        cond: Condition = world.condition(labels)
+        return cond
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
 

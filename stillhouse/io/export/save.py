@@ -242,4 +242,6 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A Diffusers configuration as JSON holds it."""
     own = {k: v for k, v in config.items() if not k.startswith("_")}
-    return json.loads(json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
+    text = json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
+    plain: dict[str, Any] = json.loads(text)
+    return plain
