@@ -47,7 +47,7 @@ class Negative(Denoiser):
         )
         tokens = negative.get("tokens") if isinstance(negative, dict) else negative
         tokens = required(
-            tokens if tokens is not None and tokens.dim() == 3 else None,
+            tokens if torch.is_tensor(tokens) and tokens.dim() == 3 else None,
             "A negative prompt is a condition with tokens (B, L, C).",
         )
         self.negative: Parts = {
