@@ -171,7 +171,8 @@ class Adapted(Denoiser):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
         self.base.net._apply(fn, recurse)  # where a player goes, the base goes with it
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def merged(self) -> Denoiser:
         """A plain denoiser with the adapter folded into a copy of the base's weights."""

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 
 from stillhouse import forms
 from stillhouse.adapters import Adapted
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
+from stillhouse.core.conditions import (
+    Condition,
+    ConditionLike,
+    TextEncoder,
+    balanced_labels,
+    cycled,
+    move,
+    size,
+)
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -71,7 +79,8 @@ class Network:
     def __call__(self, *given: Tensor) -> Tensor:
         """The network's answer, without gradient."""
         with torch.inference_mode():
-            return self.module.eval()(*given)
+            answer: Tensor = self.module.eval()(*given)
+            return answer
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``folder/model.safetensors``, whole or not at all; :func:`stillhouse.load` opens it."""
@@ -179,7 +188,7 @@ class Model:
     def sample(
         self,
         n: int = 16,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
@@ -233,7 +242,7 @@ class Model:
             )
         return form.fill(self, prompts, n, **how)
 
-    def stream(self, cond: Condition = None, **how: Any) -> Iterator[Tensor]:
+    def stream(self, cond: ConditionLike = None, **how: Any) -> Iterator[Tensor]:
         """The clips of a causal student as chunks that come as they are made, as
         ``model.stream("a red circle", frames=96)``; see :meth:`stillhouse.forms.video.Video.stream`."""
         form = forms.of(self)
@@ -251,17 +260,16 @@ class Model:
             raise StillhouseError(forms.Photograph.refusal)
         return form.restore(self, image, scale, **how)
 
-    def condition_of(self, n: int, cond: Condition) -> Condition:
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition:
         """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
         if cond is None:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
-            require(self.text is not None, "This model takes no prompts.")
+            text = required(self.text, "This model takes no prompts.")
             require(len(cond) > 0, "The list of prompts is empty.")
-            assert self.text is not None
-            return cycled(self.text.encode([cond] if isinstance(cond, str) else list(cond)), n)
+            return cycled(text.encode([cond] if isinstance(cond, str) else list(cond)), n)
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(self.classes > 0, "This model takes no class labels.")
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.spellings import current_options
 from stillhouse.train.recipe import Recipe
 
@@ -164,5 +164,4 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StillhouseError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
-    require(isinstance(entries, dict), f"'{path}' holds no entries; a run file looks like 'method: cm'.")
-    return entries
+    return required_type(entries, dict, f"'{path}' holds no entries; a run file looks like 'method: cm'.")

@@ -119,11 +119,12 @@ def data_of(
     are kept."""
     if isinstance(data, tuple):
         x, cond = data
-        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
-        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
+        labels = cond if torch.is_tensor(cond) and not cond.is_floating_point() else None
+        return TensorData(x, cond, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
-        from stillhouse.train.cached import PROMPT_FILES, data_for
+        from stillhouse.io.data.prompts import PROMPT_FILES
+        from stillhouse.train.cached import data_for
 
         path, name = Path(data), type(method).__name__
         if not path.exists() and len(path.parts) == 1 and not path.suffix:
@@ -143,10 +144,7 @@ def data_of(
         return data
     if data == "none" or (data == "auto" and not requires(method, "data")):
         return _conditions(world, teacher)
-    require(
-        world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."
-    )
-    assert world is not None
+    world = required(world, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     if world.infinite:
         return InfiniteData(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
@@ -171,22 +169,21 @@ def free_folder(out: str | Path | None, resume: bool) -> None:
 def _conditions(world: World | None, teacher: Model) -> Data:
     """A run without samples: labels, or the captions of a world."""
     if teacher.cond_kind:
-        require(
-            world is not None and world.cond_kind == teacher.cond_kind,
+        fits = world is not None and world.cond_kind == teacher.cond_kind
+        world = required(
+            world if fits else None,
             f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
         )
-        assert world is not None
         learnt, held_out = (
             world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
         )
         return Prompts(tuple(teacher.shape), learnt, held_out)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
-    require(
-        world is not None and bool(world.captions),
+    world = required(
+        world if world is not None and world.captions else None,
         "The teacher takes prompts; give a file of them: --data prompts.txt.",
     )
-    assert world is not None
     learnt, held_out = (
         conditions_of(world, world.caption_ids(split), teacher) for split in ("train", "test")
     )
@@ -194,7 +191,7 @@ def _conditions(world: World | None, teacher: Model) -> Data:
 
 
 def student_of(
-    student: Denoiser | Mapping[str, Any] | None,
+    student: Denoiser | Model | Mapping[str, Any] | None,
     world: World | None,
     teacher: Model,
     method: Any,
@@ -213,7 +210,8 @@ def student_of(
     options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)
-    return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    made: Denoiser | None = method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    return made
 
 
 def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
@@ -287,8 +285,7 @@ def _shape_of(data: Any, network: Mapping[str, Any]) -> tuple[tuple[int, ...], i
         labels.append(row.label)
         if image is not None and row.label is None:
             break  # without a label on each there are no classes
-    require(image is not None, f"'{data}' holds no image that can be read.")
-    assert image is not None
+    image = required(image, f"'{data}' holds no image that can be read.")
     numbers = [label for label in labels if label is not None]
     classes = max(numbers) + 1 if len(numbers) == len(labels) else 0
     return (channels, image.height, image.width), classes

@@ -67,7 +67,8 @@ class Run:
                 "student": self.student,
             }
         head = {"command": self.command, "method": self.system}
-        return _listed({**head, **own, "options": self.options, "run": self.recipe})
+        entries: dict[str, Any] = _listed({**head, **own, "options": self.options, "run": self.recipe})
+        return entries
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Its file's text, with the versions it is made with; written to ``path`` if that is given."""

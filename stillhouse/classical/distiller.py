@@ -109,7 +109,8 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return pred[:, 0] if self._flat_ else pred
 
     def _at(self, X: Array) -> Array:
-        return self.spectrum_.predict(X - self.X_mean_, self.weights_) + self.y_mean_
+        pred: Array = self.spectrum_.predict(X - self.X_mean_, self.weights_) + self.y_mean_
+        return pred
 
     # -- closed form -------------------------------------------------------------------------------
     def _choose(self, ridge: float, whole: Fold, parts: Callable[[], list[Fold]]) -> Choice:
@@ -154,7 +155,9 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _splits(self, n: int) -> Iterator[tuple[Array, Array]]:
         check(self.folds >= 2, f"Validation takes 2 folds or more, not {self.folds}.")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        return KFold(min(self.folds, n), shuffle=True, random_state=seed).split(np.empty(n))
+        folds = KFold(min(self.folds, n), shuffle=True, random_state=seed)
+        splits: Iterator[tuple[Array, Array]] = folds.split(np.empty(n))
+        return splits
 
     # -- any other regressor -----------------------------------------------------------------------
     def _rounds(self) -> int:

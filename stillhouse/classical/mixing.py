@@ -80,4 +80,5 @@ def best_weights(y: Array, plain: Array, powers: Sequence[Array]) -> Array:
     if not len(powers):
         return np.zeros(0)
     columns = np.stack([(p - plain).ravel() for p in powers], 1)
-    return np.linalg.lstsq(columns, (y - plain).ravel(), rcond=1e-10)[0]
+    weights: Array = np.linalg.lstsq(columns, (y - plain).ravel(), rcond=1e-10)[0]
+    return weights

@@ -105,12 +105,14 @@ class SoftMLP(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "layers_")
         X = validate_data(self, X, reset=False, dtype=np.float64)
         with torch.inference_mode():
-            return self.layers_(torch.from_numpy(np.ascontiguousarray(X)).float()).double().softmax(1).numpy()
+            logits: torch.Tensor = self.layers_(torch.from_numpy(np.ascontiguousarray(X)).float())
+            return logits.double().softmax(1).numpy()
 
     def predict(self, X: Any) -> Array:
         """Labels (m,)."""
         p = self.predict_proba(X)
-        return self.classes_[p.argmax(1)]
+        labels: Array = self.classes_[p.argmax(1)]
+        return labels
 
 
 def fit_soft(estimator: Any, X: Array, q: Array, classes: Array) -> Any:
@@ -194,4 +196,5 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> Array:
         """Labels (m,)."""
         p = self.predict_proba(X)
-        return self.classes_[p.argmax(1)]
+        labels: Array = self.classes_[p.argmax(1)]
+        return labels

@@ -52,28 +52,34 @@ class Spectrum:
 
     def coordinates(self, y: Array) -> Array:
         """``U^T y``, (r, outputs), of targets (n, outputs)."""
-        return self.basis.T @ y
+        c: Array = self.basis.T @ y
+        return c
 
     def weights(self, c: Array, ridge: float, gain: Array | float = 1.0) -> Array:
         """What :meth:`predict` takes: ``P c / (d + ridge)``, (r, outputs), for coordinates ``c`` and gains
         ``P`` (r,)."""
-        return np.broadcast_to(gain / (self.values + ridge), self.values.shape)[:, None] * c
+        weights: Array = np.broadcast_to(gain / (self.values + ridge), self.values.shape)[:, None] * c
+        return weights
 
     def predict(self, X: Array, weights: Array) -> Array:
         """Predictions (m, outputs) at rows ``X`` (m, features)."""
         if self.directions is not None:
-            return X @ (self.directions @ weights)
-        return _kernel(X, self.points, self.kernel, self.gamma) @ (self.basis @ weights)
+            pred: Array = X @ (self.directions @ weights)
+        else:
+            pred = _kernel(X, self.points, self.kernel, self.gamma) @ (self.basis @ weights)
+        return pred
 
 
 def _kernel(X: Array, Y: Array | None, kernel: str, gamma: float | None) -> Array:
-    return pairwise_kernels(X, Y, metric=kernel, filter_params=True, gamma=gamma)
+    gram: Array = pairwise_kernels(X, Y, metric=kernel, filter_params=True, gamma=gamma)
+    return gram
 
 
 def repeated_gain(a: Array, weights: Array) -> Array:
     """``P = 1 - sum_i w_i (1 - a^i)``, (r,): the gain of as many rounds as there are weights (Pareek et al.,
     2024, arXiv 2407.04600)."""
-    return 1 - gaps(a, len(weights)) @ weights
+    gain: Array = 1 - gaps(a, len(weights)) @ weights
+    return gain
 
 
 def gaps(a: Array, rounds: int) -> Array:

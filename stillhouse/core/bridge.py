@@ -57,7 +57,8 @@ def unconditional(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra
         The clean residual, (B, …).
     """
     y = degraded(cond)
-    return net(x + y, t, None, **extra) - y
+    residual: Tensor = net(x + y, t, None, **extra) - y
+    return residual
 
 
 class Bridge(Process):
@@ -195,7 +196,7 @@ class I2SB(Bridge):
 
     @property
     def kappa(self) -> float:
-        return (2 * self._half) ** 0.5
+        return float((2 * self._half) ** 0.5)
 
     def eta(self, t: Tensor) -> Tensor:
         t = at_least_float32(t)

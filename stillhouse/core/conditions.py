@@ -4,15 +4,21 @@ done to all of them alike."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required_type
 
-# None; labels (B,), int64, -1 for none; tokens (B, L, C); or a dict of tensors with a leading batch dimension
-Condition = Any
+# Several tensors by name (tokens, mask, image, ...), each with a leading batch dimension
+Parts: TypeAlias = dict[str, Tensor]
+# None; labels (B,), int64, -1 for none; tokens (B, L, C); or parts
+Condition: TypeAlias = None | Tensor | Parts
+# What a user may give for one as well: one label for all, a prompt, or a list of prompts
+ConditionLike: TypeAlias = Condition | int | str | list[str] | tuple[str, ...]
+# A function of a condition gives back one of the same form
+CondT = TypeVar("CondT", None, Tensor, Parts, Tensor | None, Condition)
 
 
 class TextEncoder(Protocol):
@@ -23,11 +29,25 @@ class TextEncoder(Protocol):
         ...
 
 
-def apply(f: Callable[[Tensor], Tensor], cond: Condition) -> Condition:
+def as_parts(cond: Condition) -> Parts:
+    """A condition that must be a dict of tensors. Raises :class:`StillhouseError` for one tensor, and for
+    None."""
+    return required_type(cond, dict, "This takes a dict of tensors as a condition, not one tensor or none.")
+
+
+def as_tensor(cond: Condition) -> Tensor:
+    """A condition that must be one tensor, labels or tokens. Raises :class:`StillhouseError` for a dict, and
+    for None."""
+    return required_type(cond, Tensor, "This takes one tensor as a condition, not a dict or none.")
+
+
+def apply(f: Callable[[Tensor], Tensor], cond: CondT) -> CondT:
     """``f`` on every tensor of a condition."""
     if cond is None:
         return None
-    return {name: f(part) for name, part in cond.items()} if isinstance(cond, dict) else f(cond)
+    if isinstance(cond, Tensor):
+        return f(cond)
+    return {name: f(part) for name, part in cond.items()}
 
 
 def size(cond: Condition) -> int | None:
@@ -35,30 +55,31 @@ def size(cond: Condition) -> int | None:
     return None if cond is None else len(next(iter(cond.values())) if isinstance(cond, dict) else cond)
 
 
-def pick(cond: Condition, index: Tensor | slice) -> Condition:
+def pick(cond: CondT, index: Tensor | slice) -> CondT:
     """Rows of a condition. ``index``: integers or a mask, on the CPU or where the condition lies."""
     return apply(lambda part: part[index.to(part.device) if torch.is_tensor(index) else index], cond)
 
 
-def move(cond: Condition, device: torch.device | str) -> Condition:
+def move(cond: CondT, device: torch.device | str) -> CondT:
     """The condition on ``device``."""
     return apply(lambda part: part.to(device), cond)
 
 
-def expand(cond: Condition, n: int) -> Condition:
+def expand(cond: CondT, n: int) -> CondT:
     """One row made ``n``, without copying."""
     return apply(lambda part: part.expand(n, *part.shape[1:]), cond)
 
 
-def join(conds: Sequence[Condition]) -> Condition:
+def join(conds: Sequence[CondT]) -> CondT:
     """Conditions of one form, one after the other."""
     first = conds[0]
     if first is None:
         require(all(c is None for c in conds), "Rows with and without a condition can't be joined.")
         return None
-    if isinstance(first, dict):
-        return {name: torch.cat([c[name] for c in conds]) for name in first}
-    return torch.cat(list(conds))
+    mixed = "Conditions of different forms can't be joined."
+    if isinstance(first, Tensor):
+        return torch.cat([required_type(c, Tensor, mixed) for c in conds])
+    return {name: torch.cat([required_type(c, dict, mixed)[name] for c in conds]) for name in first}
 
 
 def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = None) -> Condition:
@@ -82,8 +103,9 @@ def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = N
 
     if empty is not None:
         if not isinstance(cond, dict):
-            return choose(cond, empty)
-        return {name: choose(part, empty[name]) for name, part in cond.items()}
+            return choose(cond, as_tensor(empty))
+        instead = as_parts(empty)
+        return {name: choose(part, instead[name]) for name, part in cond.items()}
     if isinstance(cond, dict):
         tokens, none = cond.get("tokens"), {"label": torch.tensor(-1), "mask": torch.tensor(False)}
         mask = (
@@ -115,7 +137,7 @@ def restored(tensors: dict[str, Tensor], name: str = "cond") -> dict[str, Any]:
     return {**rest, name: parts} if parts else rest
 
 
-def cycled(cond: Condition, n: int) -> Condition:
+def cycled(cond: CondT, n: int) -> CondT:
     """The first ``n`` rows of a condition, from the start again where there are fewer."""
     return None if cond is None else pick(cond, torch.arange(n) % (size(cond) or 1))
 

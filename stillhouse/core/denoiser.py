@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ Call = Callable[..., Tensor]
 
 def call_plain(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
     """The call signature of our own networks: ``net(x, t, cond, s=…, guidance=…)``."""
-    return net(x, t, cond, **extra)
+    out: Tensor = net(x, t, cond, **extra)
+    return out
 
 
 class Denoiser(nn.Module):
@@ -88,6 +90,19 @@ class Denoiser(nn.Module):
             extra["guidance"] = guidance.to(dtype)
         return self.kind.predict(self.call(self.net, x_in, t_in.to(dtype), cond, **extra), at)
 
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            x_t: Tensor,
+            t: Tensor,
+            cond: Condition = None,
+            *,
+            s: Tensor | None = None,
+            guidance: Tensor | None = None,
+        ) -> Prediction:
+            """:meth:`forward`, whose types ``nn.Module`` leaves open."""
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
@@ -135,6 +150,8 @@ class ExactDenoiser(Denoiser):
 
 class Wrapped(Denoiser):
     """A denoiser around another one, of the same process and kind unless given."""
+
+    net: Denoiser
 
     def __init__(self, denoiser: Denoiser, process: Process | None = None, kind: Kind | str | None = None):
         super().__init__(

@@ -237,7 +237,7 @@ class VE(Process):
 
     @property
     def t_min(self) -> float:
-        return (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+        return float((self.sigma_min / self.sigma_max) ** (1 / self.rho))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(at_least_float32(t))

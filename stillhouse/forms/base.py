@@ -12,7 +12,7 @@ from stillhouse.core.errors import StillhouseError, require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillhouse.core.conditions import Condition
+    from stillhouse.core.conditions import Condition, ConditionLike
     from stillhouse.core.denoiser import Denoiser
     from stillhouse.forms.views import Display
     from stillhouse.models.letters import Tokenizer
@@ -42,7 +42,7 @@ class Sampled(Protocol):
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling: ...
 
-    def condition_of(self, n: int, cond: Condition) -> Condition: ...
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition: ...
 
     def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor: ...
 
@@ -51,7 +51,7 @@ class Sampled(Protocol):
     def sample(
         self,
         n: int = 16,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,

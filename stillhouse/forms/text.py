@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import require, required
 from stillhouse.forms.base import DEFAULT_OUT, Form, Request, Sampled
 
 if TYPE_CHECKING:
@@ -39,14 +39,13 @@ class Text(Form):
         from stillhouse.core.conditions import cycled
         from stillhouse.models.letters import with_gaps
 
-        if model.tokenizer is None:
-            raise StillhouseError("This model has no tokenizer, and can't read a prompt.")
+        tokenizer = required(model.tokenizer, "This model has no tokenizer, and can't read a prompt.")
         require(
             model.denoiser.process.name == "masked",
             "Only a masked process keeps what a prompt says; this model revises every token.",
         )
         require(len(prompts) > 0, "The list of prompts is empty.")
-        return cycled(with_gaps(model.tokenizer, prompts, model.shape[0]), n)
+        return cycled(with_gaps(tokenizer, prompts, model.shape[0]), n)
 
     def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
         if isinstance(cond, str | list | tuple):
@@ -111,9 +110,7 @@ class Text(Form):
 
     @staticmethod
     def _tokenizer(model: Sampled) -> Tokenizer:
-        if model.tokenizer is None:
-            raise StillhouseError("This model has no tokenizer, so that its tokens can't be read.")
-        return model.tokenizer
+        return required(model.tokenizer, "This model has no tokenizer, so that its tokens can't be read.")
 
 
 def _read(tokenizer: Tokenizer, tokens: Tensor) -> list[str]:

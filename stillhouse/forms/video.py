@@ -14,7 +14,7 @@ from stillhouse.forms.views import Clips, Display
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillhouse.core.conditions import Condition
+    from stillhouse.core.conditions import Condition, ConditionLike
 
 NUMBERS = (".npy", ".safetensors")
 FPS = 8.0
@@ -51,7 +51,7 @@ class Video(Form):
     def stream(
         self,
         model: Sampled,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         n: int = 0,
         frames: int = 0,
@@ -86,8 +86,10 @@ class Video(Form):
             "stream.",
         )
         if not n:
-            one = cond is None or isinstance(cond, str | int)
-            n = 1 if one else len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
+            if cond is None or isinstance(cond, str | int):
+                n = 1
+            else:
+                n = len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
         chunks = stream(
             model.denoiser.eval(),
             sampling,
@@ -120,7 +122,7 @@ class Video(Form):
         require(frames >= 1, f"A clip has at least one frame, not {frames}.")
         n = request.n if request.n is not None else len(request.prompts) or self.few
         world = self._setting(model, request)
-        wish: Condition = list(request.prompts) or request.label_rows(n)
+        wish: ConditionLike = list(request.prompts) or request.label_rows(n)
         if model.cond_kind:
             wish, frames = self._condition(model, world, request, n, frames)
         shape = model.of_length(frames, sampling)
@@ -183,6 +185,7 @@ class Video(Form):
         file = request.options["sound"]
         if not file:
             return display.condition(labels, frames), frames
+        from stillhouse.core.conditions import as_parts
         from stillhouse.io.media import read_sound
 
         require(
@@ -191,8 +194,7 @@ class Video(Form):
         )
         features = display.sound(read_sound(file, request.options["fps"]))
         cond = display.condition(labels, features.shape[1])
-        assert isinstance(cond, dict)
-        return {**cond, "features": features.expand(n, -1, -1)}, features.shape[1]
+        return {**as_parts(cond), "features": features.expand(n, -1, -1)}, features.shape[1]
 
 
 def _drawn(world: Setting | None, clips: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def onnx_bytes(
     proto = made.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = ABOUT, json.dumps(about)
-    return proto.SerializeToString()
+    written: bytes = proto.SerializeToString()
+    return written
 
 
 def torch_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:

@@ -43,12 +43,15 @@ class Pretrained:
         return [self.size if token == self.theirs.mask_token_id else token for token in found]
 
     def _tokens(self, text: str) -> list[int]:
-        return self.theirs.encode(text.replace(GAP, self.theirs.mask_token), add_special_tokens=False)
+        masked = text.replace(GAP, self.theirs.mask_token)
+        tokens: list[int] = self.theirs.encode(masked, add_special_tokens=False)
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``."""
         theirs = [self.theirs.mask_token_id if token == self.size else token for token in tokens]
-        return self.theirs.decode(theirs).replace(self.theirs.mask_token, SHOWN)
+        text: str = self.theirs.decode(theirs).replace(self.theirs.mask_token, SHOWN)
+        return text
 
     def describe(self) -> dict[str, Any]:
         """Plain data for reports; the tokenizer itself is saved beside the weights."""
@@ -75,7 +78,7 @@ class MaskedCall:
         require(cond is None and not extra, "A masked language model takes no condition beside its text.")
         ends = [x.new_tensor(tokens).expand(len(x), -1) for tokens in (self.before, self.after)]
         ids = torch.cat([ends[0], x.masked_fill(x == self.size, self.mask), ends[1]], 1)
-        logits = net(input_ids=ids).logits[:, len(self.before) : ids.shape[1] - len(self.after)]
+        logits: Tensor = net(input_ids=ids).logits[:, len(self.before) : ids.shape[1] - len(self.after)]
         return logits.index_fill(-1, torch.tensor(self.unreal, device=x.device), NEVER)
 
 

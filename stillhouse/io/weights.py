@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stillhouse.core.bridge import unconditional
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.prediction import KINDS, Kind
 from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
@@ -153,7 +153,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(str(header))
     except ValueError as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
-    require(isinstance(about, dict), f"The header of '{path}' can't be read: it describes no network.")
+    about = required_type(about, dict, f"The header of '{path}' can't be read: it describes no network.")
     return about, weights
 
 

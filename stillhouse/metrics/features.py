@@ -48,11 +48,13 @@ class FeatureNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 64)."""
-        return self.body(images)
+        features: Tensor = self.body(images)
+        return features
 
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log p(class | image), (B, classes)."""
-        return self.head(self(images))
+        logits: Tensor = self.head(self(images))
+        return logits
 
 
 def asset(world: str) -> Traversable:
@@ -65,7 +67,8 @@ def recipe(world: str) -> dict[str, str]:
     from safetensors import safe_open
 
     with safe_open(str(asset(world)), framework="pt") as file:
-        return file.metadata()
+        notes: dict[str, str] = file.metadata()
+        return notes
 
 
 @cache

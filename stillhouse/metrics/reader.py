@@ -64,7 +64,8 @@ class Reader(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 64)."""
-        return self.body(images)
+        features: Tensor = self.body(images)
+        return features
 
     def log_parts(self, images: Tensor) -> dict[str, Tensor]:
         """Log-probabilities of each part: ``layout`` (B, 3), ``shape1 shape2`` (B, 4), ``colour1 colour2``
@@ -147,7 +148,8 @@ def reader_recipe() -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(str(reader_asset()), framework="pt") as file:
-        return file.metadata()
+        notes: dict[str, Any] = file.metadata()
+        return notes
 
 
 @cache

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.metrics.metric import Metric
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
@@ -184,10 +184,11 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
 
 def _run(file: Path) -> ModuleType:
     require(file.is_file(), f"There is no file '{file}' to read a score of.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(file.stem, file), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -257,5 +258,4 @@ def _json(file: Path) -> dict[str, Any]:
         read = json.loads(file.read_text())
     except ValueError as error:
         raise StillhouseError(f"'{file}' is no JSON: {error}.") from error
-    require(isinstance(read, dict), f"'{file}' holds no JSON object.")
-    return read
+    return required_type(read, dict, f"'{file}' holds no JSON object.")

@@ -20,7 +20,8 @@ def band_energy(images: Tensor, cut: float = 0.25) -> Tensor:
     spectrum = torch.fft.fft2(images.double(), norm="ortho").abs().square()
     rows, columns = (torch.fft.fftfreq(size, device=images.device) for size in images.shape[-2:])
     high = (rows[:, None].square() + columns.square()).sqrt() > cut
-    return (spectrum * high).mean((1, 2, 3))
+    share: Tensor = (spectrum * high).mean((1, 2, 3))
+    return share
 
 
 def high_band_ratio(samples: Tensor, real: Tensor, cut: float = 0.25) -> float:

@@ -46,7 +46,8 @@ class DiTBlock(nn.Module):
         h = h + gate1 * self.attention(F.layer_norm(h, size) * (1 + scale1) + shift1)
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, size), tokens, mask)
-        return h + gate2 * self.mlp(F.layer_norm(h, size) * (1 + scale2) + shift2)
+        out: Tensor = h + gate2 * self.mlp(F.layer_norm(h, size) * (1 + scale2) + shift2)
+        return out
 
 
 class DiT(Network):

@@ -4,18 +4,20 @@ share."""
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.process import at_least_float32
 from stillhouse.models.taps import transformed
 
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv1d | nn.Conv2d)
 
-def zero(layer: nn.Linear | nn.Conv2d) -> Any:
+
+def zero(layer: Layer) -> Layer:
     """``layer`` with weights and bias set to zero: it has no effect at the start of training."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -63,7 +65,8 @@ class NumberEmbedding(nn.Module):
             zero(self.last)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        out: Tensor = self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        return out
 
 
 class Embedding(nn.Module):
@@ -121,15 +124,14 @@ class Embedding(nn.Module):
         label, tokens, mask = split(cond)
         vector = self.time(t)
         if s is not None or self.end is not None:
-            require(self.end is not None, "A second time was given to a network built without `two_time`.")
-            vector = vector + self.end(t if s is None else s)  # type: ignore[misc]
+            end = required(self.end, "A second time was given to a network built without `two_time`.")
+            vector = vector + end(t if s is None else s)
         if guidance is not None or self.guidance is not None:
-            require(
-                self.guidance is not None,
-                "A guidance scale was given to a network built without `guidance_input`.",
+            scale = required(
+                self.guidance, "A guidance scale was given to a network built without `guidance_input`."
             )
             w = torch.ones_like(t) if guidance is None else at_least_float32(guidance)
-            vector = _together(vector, self.guidance(torch.asinh(w) / 4))  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
+            vector = _together(vector, scale(torch.asinh(w) / 4))  # w = 0 … 30 becomes 0 … 1
         if label is not None or self.classes:
             rows = self._rows(label, t)
             vector = _together(vector, self.label(rows))
@@ -169,7 +171,8 @@ class Embedding(nn.Module):
             features.dim() in ranks and found[-1] == wanted,
             f"Condition vectors must have the shape (B, {wanted}), not {found}.",
         )
-        return self.feature_embed(features.to(self.time.first.weight.dtype))
+        out: Tensor = self.feature_embed(features.to(self.time.first.weight.dtype))
+        return out
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         """The empty token and the given ones, with their mask."""
@@ -296,4 +299,5 @@ class Attention(nn.Module):
             each = q[:, None].expand(-1, k.shape[1], -1, -1, -1)
             apart = F.scaled_dot_product_attention(each, k, v, attn_mask=mask.isfinite()[:, :, None, None])
             mixed = (mask[:, :, 0].to(apart)[..., None, None, None] * apart).sum(1)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

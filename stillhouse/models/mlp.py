@@ -33,7 +33,8 @@ class MLPBlock(nn.Module):
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, h.shape[-1:])[:, None], tokens, mask)[:, 0]
         inner = self.first(F.silu(h)) + self.modulation(vector)
-        return h + self.last(self.dropout(F.silu(inner)))
+        out: Tensor = h + self.last(self.dropout(F.silu(inner)))
+        return out
 
 
 class MLP(Network):
@@ -92,4 +93,5 @@ class MLP(Network):
         h = self.input(beside(points, cond, self.image_cond))
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)
-        return self.output(F.silu(h)).reshape(x.shape)
+        out: Tensor = self.output(F.silu(h)).reshape(x.shape)
+        return out

@@ -61,4 +61,5 @@ class OneHot(Network):
         h = self.input(F.one_hot(x, self.states).to(self.input.weight.dtype).flatten(1))
         for block in self.blocks:
             h = self.run(block, h, vector)
-        return self.output(F.silu(h)).unflatten(-1, (self.length, self.vocab))
+        logits: Tensor = self.output(F.silu(h)).unflatten(-1, (self.length, self.vocab))
+        return logits

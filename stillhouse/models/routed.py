@@ -31,7 +31,8 @@ def blocks(by: Mapping[str, Any], cond: Condition) -> Tensor:
     labels = cond.get("label") if isinstance(cond, dict) else cond
     if not torch.is_tensor(labels) or labels.is_floating_point():
         raise StillhouseError("A partition in blocks routes class labels, and this condition has none.")
-    return labels.clamp_min(0) * by["parts"] // by["classes"]
+    numbers: Tensor = labels.clamp_min(0) * by["parts"] // by["classes"]
+    return numbers
 
 
 def signs(by: Mapping[str, Any], cond: Condition) -> Tensor:

@@ -121,5 +121,7 @@ class Network(nn.Module):
         """``block(*inputs)``, with activation checkpointing if it is on (it has no forward mode, where
         nothing is kept anyway)."""
         if self.checkpointing and torch.is_grad_enabled() and not transformed(*inputs):
-            return self.checkpoint(block, *inputs)
-        return block(*inputs)
+            out: Tensor = self.checkpoint(block, *inputs)
+        else:
+            out = block(*inputs)
+        return out

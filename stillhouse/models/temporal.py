@@ -23,14 +23,15 @@ class TemporalBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv1d(channels, out, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * out)
-        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))  # type: ignore[arg-type]
+        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
         scale, shift = self.modulation(vector)[:, :, None].chunk(2, 1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h)))) * (1 + scale) + shift
-        return self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        return out
 
 
 class TemporalUNet(Network):
@@ -74,7 +75,7 @@ class TemporalUNet(Network):
             for a, b in reversed(list(zip(before, channels, strict=True)))
         )
         self.norm = GroupNorm(groups(channels[0]), channels[0])
-        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))  # type: ignore[arg-type]
+        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))
 
     def forward(
         self,
@@ -97,4 +98,5 @@ class TemporalUNet(Network):
         for level, block in zip(reversed(range(len(self.up))), self.up, strict=True):
             h = self.run(block, torch.cat([h, kept.pop()], 1), vector)
             h = h.repeat_interleave(2, 2) if level else h
-        return self.output(F.silu(self.norm(h))).transpose(1, 2)
+        out: Tensor = self.output(F.silu(self.norm(h))).transpose(1, 2)
+        return out

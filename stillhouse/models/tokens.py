@@ -67,7 +67,8 @@ class TokenBlock(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(turned(q, cos, sin), turned(k, cos, sin), v)
         h = h + self.out(mixed.transpose(1, 2).flatten(2))
-        return h + self.mlp(self.norms[2](h))
+        out: Tensor = h + self.mlp(self.norms[2](h))
+        return out
 
 
 class TokenTransformer(Network):
@@ -129,4 +130,5 @@ class TokenTransformer(Network):
         cos, sin = turns(x.shape[1], self.head, h)
         for block in self.blocks:
             h = self.run(block, h, cos, sin)
-        return self.output(self.norm(h))
+        logits: Tensor = self.output(self.norm(h))
+        return logits

@@ -45,7 +45,8 @@ class Block(nn.Module):
         inner = self.conv2(self.dropout(F.silu(inner)))
         # a 1x1 convolution commutes with pooling and with repeating: do each where the image is smaller
         straight = self.skip(self._sized(h)) if self.resample == "down" else self._sized(self.skip(h))
-        return straight + inner
+        out: Tensor = straight + inner
+        return out
 
 
 class Attend(nn.Module):
@@ -95,7 +96,8 @@ class Middle(Attend):
     def forward(  # type: ignore[override]
         self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        return self.last(super().forward(self.first(h, vector), tokens, mask), vector)
+        out: Tensor = self.last(super().forward(self.first(h, vector), tokens, mask), vector)
+        return out
 
 
 class UNet(Network):

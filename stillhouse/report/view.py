@@ -18,7 +18,7 @@ from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -78,12 +78,11 @@ def draw_strips(
         if owner is None:
             continue
         walk = next((w for w in _walks(owner, row) if w.steps == row["steps"]), None)
-        require(
-            walk is not None,
+        walk = required(
+            walk,
             f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; "
             "evaluate the run again.",
         )
-        assert walk is not None
         device = owner.denoiser.device
         cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
@@ -152,7 +151,7 @@ def view_of_folder(folder: str | Path) -> RunView:
         raise StillhouseError(
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
-    require(isinstance(config, dict), f"'{config_file}' holds no settings.")
+    config = required_type(config, dict, f"'{config_file}' holds no settings.")
     model = load(folder / "model")
     source = config.get("teacher")
     teacher = teacher_of(source, world, config.get("adapter")) if source else None

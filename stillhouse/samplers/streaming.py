@@ -12,7 +12,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.prediction import Prediction
 from stillhouse.models.video import KVCache, VideoDiT, video_network
@@ -124,9 +124,10 @@ def stream(
     A chunk costs one evaluation per time of ``sampling`` and one clean pass, which is made when the next
     chunk is asked for.
     """
-    how, times, solver = sampling.stream, sampling.times, make_solver(sampling.solver)
-    require(how is not None, "This model makes whole clips; only a causal student's sampling is a stream.")
-    assert how is not None
+    how = required(
+        sampling.stream, "This model makes whole clips; only a causal student's sampling is a stream."
+    )
+    times, solver = sampling.times, make_solver(sampling.solver)
     size = how.chunk
     require(not sampling.legs[0].hooks, "A stream is walked without saved hooks.")
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, CondT, apply
 from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
@@ -100,16 +100,12 @@ class Tiled(Wrapped):
             def cut(image: Tensor, cuts: list[Any] = cuts) -> Tensor:
                 return torch.cat([image[c] for c in cuts])
 
-            def repeat(rows: Tensor | None, n: int = len(some)) -> Tensor | None:
-                return None if rows is None else rows.repeat(n, *[1] * (rows.dim() - 1))
+            def repeat(rows: CondT, n: int = len(some)) -> CondT:
+                return apply(lambda part: part.repeat(n, *[1] * (part.dim() - 1)), rows)
 
-            part_cond = cond
-            if isinstance(cond, dict):
-                part_cond = {
-                    name: cut(part) if name == "image" else repeat(part) for name, part in cond.items()
-                }
-            elif cond is not None:
-                part_cond = repeat(cond)
+            part_cond = repeat(cond)
+            if isinstance(cond, dict) and isinstance(part_cond, dict) and "image" in cond:
+                part_cond["image"] = cut(cond["image"])
             numbers = {name: repeat(value) for name, value in extra.items()}
             pred = self.plain(cut(x_t), repeat(t), part_cond, **numbers)
             for place, raw in zip(cuts, pred.raw.chunk(len(some)), strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse import forms
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, join, move
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.io.data import (
     Cache,
     buckets,
@@ -58,10 +58,11 @@ class CachedData:
         require(0 <= held_out < 1, f"The share that is held out lies in [0, 1), not {held_out}.")
         self.cache = cache if isinstance(cache, Cache) else open_cache(cache)
         self.seed = seed
-        made = self.cache.shape or shape
-        require(made is not None, "A cache of prompts does not know the shape of a sample; give it.")
-        assert made is not None
-        self.shape = tuple(made)
+        self.shape = tuple(
+            required(
+                self.cache.shape or shape, "A cache of prompts does not know the shape of a sample; give it."
+            )
+        )
         self.classes: int = self.cache.key.get("classes", 0) if self.cache.labelled else 0
         self._split(held_out)
         self._orders: dict[str, tuple[int, Tensor]] = {}

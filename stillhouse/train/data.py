@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.model import Model
 
 
@@ -112,7 +112,8 @@ def conditions_of(world: Any, labels: Tensor | None, model: Model | None = None)
     """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a
     Diffusers pipeline."""
     if labels is None or model is None or model.pipeline is None or model.text is None:
-        return world.condition(labels)
+        cond: Condition = world.condition(labels)
+        return cond
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
 
@@ -157,9 +158,7 @@ class Several:
         if torch.is_tensor(view):
             assert isinstance(self.main, TensorData)
             return view[self.main.index(start, draws)].to(draws.device)
-        require(x is not None, f"There are no samples to make the view '{name}' of.")
-        assert x is not None
-        return view(x, draws)
+        return view(required(x, f"There are no samples to make the view '{name}' of."), draws)
 
 
 class InfiniteData:

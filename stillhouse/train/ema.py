@@ -22,13 +22,13 @@ def decay_at(recipe: Recipe, step: int) -> float:
     (EDM's training loop); otherwise ``ema``.
     """
     if recipe.ema_power > 0:
-        return (1 - 1 / (step + 1)) ** (recipe.ema_power + 1)
+        return float((1 - 1 / (step + 1)) ** (recipe.ema_power + 1))
     if recipe.ema_half_life > 0:
         seen = (step + 1) * recipe.batch
         half_life = (
             min(recipe.ema_half_life, recipe.ema_ramp * seen) if recipe.ema_ramp > 0 else recipe.ema_half_life
         )
-        return 0.5 ** (recipe.batch / max(half_life, 1e-8))
+        return float(0.5 ** (recipe.batch / max(half_life, 1e-8)))
     return ramped(recipe.ema, step)
 
 

@@ -332,7 +332,8 @@ class Trainer:
         checkpoint.restore_optimisers(self.players, files["optimisers"], state["optimisers"])
         if self.engine.scaler is not None and "scale" in state:
             self.engine.scaler.update(state["scale"])
-        return state["step"]
+        step: int = state["step"]
+        return step
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -353,7 +354,8 @@ class Trainer:
                 "lora",
             )
         }
-        return json.loads(json.dumps({**plain, "method": self.method.describe()}))
+        fingerprint: dict[str, Any] = json.loads(json.dumps({**plain, "method": self.method.describe()}))
+        return fingerprint
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""

@@ -30,6 +30,7 @@ from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def option(
@@ -196,22 +197,22 @@ class Method:
         """The stage that the run is in."""
         return self.plan[self.stage]
 
-    def player(self, name: str, *modules: nn.Module) -> Any:
+    def player(self, name: str, module: M, *more: nn.Module) -> M:
         """Register modules that learn together as ``name`` (again: add to it); returns the first of them."""
-        self.players.setdefault(name, nn.ModuleList()).extend(modules)
-        return modules[0]
+        self.players.setdefault(name, nn.ModuleList()).extend((module, *more))
+        return module
 
-    def ema_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
+    def ema_copy(self, source: M, decay: Decay, name: str = "target") -> M:
         """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on
         the step."""
         twin = self.copy_of(source)
         self.emas[name] = EMA(twin, source, decay)
         return twin
 
-    def frozen_copy(self, source: nn.Module, name: str) -> Any:
+    def frozen_copy(self, source: M, name: str) -> M:
         """A copy that only the method itself changes (:func:`copy_weights`), kept in checkpoints."""
-        self.frozen[name] = self.copy_of(source)
-        return self.frozen[name]
+        self.frozen[name] = twin = self.copy_of(source)
+        return twin
 
     def state(self, name: str, value: Tensor | nn.Module) -> Any:
         """Declare state of the method's own, which a resumed run finds as it was: a dual variable, a field.
@@ -228,7 +229,7 @@ class Method:
         return self.kept_state[name]
 
     @staticmethod
-    def copy_of(source: nn.Module) -> nn.Module:
+    def copy_of(source: M) -> M:
         """An independent frozen copy."""
         return copy.deepcopy(source).eval().requires_grad_(False)
 
@@ -255,7 +256,7 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-def check_option(method: str, f: dataclasses.Field, value: Any) -> None:
+def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a hyperparameter outside its declared range, in one sentence."""
     meta, name = f.metadata, f"{method} option '{f.name}'"
     if not meta:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import required
 
 NEEDS = ("teacher", "student", "data", "labels", "prompts", "reward", "reader")
 PATTERN = re.compile(r"(?P<name>\w+)(?: (?P<word>unless|if) (?P<option>\w+)=(?P<value>\S+))?")
@@ -43,12 +43,11 @@ class Need:
 def read_need(text: str) -> Need:
     """The need that a record spells; raises :class:`StillhouseError` for one that is none."""
     found = PATTERN.fullmatch(text)
-    require(
-        found is not None and found["name"] in NEEDS,
+    found = required(
+        found if found and found["name"] in NEEDS else None,
         f"A need is one of {', '.join(NEEDS)}, alone or with 'unless OPTION=VALUE' or 'if OPTION=VALUE', not "
         f"'{text}'.",
     )
-    assert found is not None
     return Need(found["name"], found["option"] or "", found["value"] or "", found["word"] == "unless")
 
 

@@ -171,7 +171,7 @@ def get_world(name: str, **options: Any) -> World:
         raise unknown("world", name, WORLDS)
     file, maker = WORLDS[name]
     try:
-        world = getattr(import_module(f"stillhouse.worlds.{file}"), maker)(**options)
+        world: World = getattr(import_module(f"stillhouse.worlds.{file}"), maker)(**options)
     except TypeError as error:
         raise StillhouseError(f"World '{name}' can't be made from {options}: {error}.") from error
     world.config = {"name": name, **options}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import trained
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Process
@@ -44,7 +44,7 @@ class Words(ExactDenoiser):
         self.exact = world.exact(process)
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        return self.exact.mean(x_t, t, None if cond is None else cond["tokens"][:, 0].argmax(1))
+        return self.exact.mean(x_t, t, None if cond is None else as_parts(cond)["tokens"][:, 0].argmax(1))
 
 
 class FourModes(Mixture):

@@ -68,7 +68,8 @@ class _Endpoints(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         row = batch.stored()
-        return (self.student(row["x_t"], row["t"]).x0 - row["x"]).square().mean()
+        loss: Tensor = (self.student(row["x_t"], row["t"]).x0 - row["x"]).square().mean()
+        return loss
 
     def samplings(self) -> dict[int, Sampling]:
         return {4: Sampling(FOUR, "renoise")}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import trained
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
@@ -52,7 +52,7 @@ def across(x0: Tensor, cond: Condition) -> Tensor:
     two halves."""
     angle = math.radians(67.5)
     side = x0 @ x0.new_tensor([math.cos(angle), math.sin(angle)])
-    return torch.where(cond == 0, side, -side)
+    return torch.where(as_tensor(cond) == 0, side, -side)
 
 
 class Bench:

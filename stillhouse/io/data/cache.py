@@ -274,7 +274,8 @@ def _whole(path: Path) -> Any:
 
 def _note(path: Path) -> dict[str, Any]:
     with _whole(path) as file:
-        return json.loads((file.metadata() or {})[HEADER])
+        note: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+        return note
 
 
 def _wait_for(there: Callable[[], bool]) -> None:

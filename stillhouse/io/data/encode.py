@@ -226,7 +226,7 @@ def _wanted(captions: Iterator[str | None]) -> list[str]:
 
 def _encoded(text: Any, captions: Sequence[str], dtype: torch.dtype) -> Condition:
     with torch.no_grad():
-        cond = move(text.encode(list(captions)), "cpu")
+        cond: Condition = move(text.encode(list(captions)), "cpu")
     return apply(
         lambda part: (
             _kept(part, dtype, captions, "the text encoder")

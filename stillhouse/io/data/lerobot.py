@@ -138,8 +138,7 @@ def _info(folder: Path) -> dict[str, Any]:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise StillhouseError(f"'{folder / INFO}' is not valid JSON: {error}.") from error
-    require(isinstance(info, dict), f"'{folder / INFO}' holds no entries.")
-    return info
+    return required_type(info, dict, f"'{folder / INFO}' holds no entries.")
 
 
 def _frames(folder: Path) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.draws import seed_of
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required_type
 
 CAPTIONS = ("text", "caption", "prompt")  # columns that hold one, first come first served
 PROMPT_FILES = (".txt", ".jsonl", ".csv")
@@ -43,8 +43,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise StillhouseError(f"Line {number} of '{path}' is no JSON: {error.msg}.") from error
-        require(isinstance(row, dict), f"Line {number} of '{path}' is no JSON object.")
-        rows.append(row)
+        rows.append(required_type(row, dict, f"Line {number} of '{path}' is no JSON object."))
     return rows
 
 

@@ -48,7 +48,7 @@ class Source:
 
     def open(self, row: Row) -> Image | None:
         """The row's image, whole; None if it is missing or broken, which is noted and logged."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         try:
             if row.content is None:
@@ -56,7 +56,7 @@ class Source:
             image = Image.open(io.BytesIO(row.content) if isinstance(row.content, bytes) else row.content)
             image.load()
             return image
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             self.skip(row.name, "it is no image")
         except FileNotFoundError as error:
             self.skip(row.name, "it is missing" if error.strerror else str(error))

@@ -35,7 +35,8 @@ def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
             "lowest and highest guidance)."
         )
     if net.config["time_cond_proj_dim"] is not None:
-        return copy.deepcopy(net)
+        copied: nn.Module = copy.deepcopy(net)
+        return copied
     with quiet(), torch.random.fork_rng(devices=[]):  # its first weights are replaced below
         twin = (
             type(net)
@@ -44,7 +45,8 @@ def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
         )
     twin.load_state_dict(net.state_dict(), strict=False)
     nn.init.zeros_(twin.time_embedding.cond_proj.weight)
-    return twin.train(net.training)
+    grown: nn.Module = twin.train(net.training)
+    return grown
 
 
 def with_idle_input(net: Any, size: int = SIZE) -> nn.Module:
@@ -54,7 +56,8 @@ def with_idle_input(net: Any, size: int = SIZE) -> nn.Module:
     For networks that can't have one, or have one already, ``net`` itself.
     """
     if not takes_guidance_input(net) or net.config["time_cond_proj_dim"] is not None:
-        return net
+        same: nn.Module = net
+        return same
     width, reference = net.time_embedding.linear_1.in_features, net.time_embedding.linear_1.weight
     embedding = _twin(net.time_embedding)
     embedding.cond_proj = nn.Linear(size, width, bias=False, device=reference.device, dtype=reference.dtype)
@@ -73,7 +76,8 @@ def _with_embedding(net: Any, embedding: nn.Module, size: int | None) -> nn.Modu
     twin = _twin(net)
     twin.time_embedding = embedding
     twin.register_to_config(time_cond_proj_dim=size)
-    return twin
+    made: nn.Module = twin
+    return made
 
 
 def _twin(module: nn.Module) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
@@ -160,18 +160,17 @@ def _write_full(
 
 def _companion(family: Family, name: str, module: nn.Module) -> Denoiser:
     """A companion that can be saved in a pipeline's folder: another denoiser of the same class of network."""
-    fits = isinstance(module, Denoiser) and isinstance(_plain_net(module), type(family.network))
-    require(
-        fits,
+    foreign = (
         f"The companion '{name}' is no network of the {type(family.pipe).__name__} that it would be saved "
-        "with.",
+        "with."
     )
+    denoiser = required_type(module, Denoiser, foreign)
+    require(isinstance(_plain_net(denoiser), type(family.network)), foreign)
     taken = name in family.pipe.components or name == LORA_FOLDER
     require(
         name.isidentifier() and not taken, f"A companion can't be called '{name}' in a pipeline's folder."
     )
-    assert isinstance(module, Denoiser)
-    return module
+    return denoiser
 
 
 def _plain_net(denoiser: Denoiser) -> Any:
@@ -243,4 +242,6 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A Diffusers configuration as JSON holds it."""
     own = {k: v for k, v in config.items() if not k.startswith("_")}
-    return json.loads(json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
+    text = json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
+    plain: dict[str, Any] = json.loads(text)
+    return plain

@@ -16,8 +16,9 @@ from stillhouse.core.errors import require
 from stillhouse.core.prediction import EDM, At, Prediction
 from stillhouse.core.schedules import VE, ScaledLinearVP
 from stillhouse.io.pipelines import Family
-from stillhouse.solvers import DDIM, make_solver
+from stillhouse.solvers import make_solver
 from stillhouse.solvers.base import History
+from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.simple import Leap, Renoise
 
 

@@ -71,7 +71,8 @@ class Autoencoded:
         pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
         raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
         shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
+        latents: Tensor = ((raw - shift) * factor).to(images)
+        return latents
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ class Autoencoded:
             return latents
         raw = latents.to(self.vae.device, self.vae.dtype)
         shift, factor = self._scale(raw)
-        return self.vae.decode(raw / factor + shift).sample.to(latents)
+        images: Tensor = self.vae.decode(raw / factor + shift).sample.to(latents)
+        return images
 
     @property
     def codec(self) -> Codec | None:
@@ -101,7 +103,8 @@ class Autoencoded:
     @property
     def channels(self) -> int:
         """Channels of a latent."""
-        return self.network.config.in_channels
+        channels: int = self.network.config.in_channels
+        return channels
 
     def _shape(self, height: int | None, width: int | None) -> tuple[int, ...]:
         sides = []

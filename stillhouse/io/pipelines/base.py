@@ -195,7 +195,7 @@ class Family(Autoencoded):
     @property
     def teller(self) -> torch.device:
         """Where the text encoders are, which need not be where the network is."""
-        return next(
+        device: torch.device = next(
             (
                 p.device
                 for n, p in self.pipe.components.items()
@@ -203,6 +203,7 @@ class Family(Autoencoded):
             ),
             self.network.device,
         )
+        return device
 
     @property
     def tokenizers(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.sd3 import shift_of_size
 
@@ -34,13 +34,14 @@ class Flux(Family):
 
     @property
     def channels(self) -> int:
-        return self.network.config.in_channels // 4
+        channels: int = self.network.config.in_channels // 4
+        return channels
 
     @property
     def takes_guidance(self) -> bool:
         return bool(self.network.config.guidance_embeds)
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer_2"]
         tokens, pooled, _ = self.pipe.encode_prompt(
             prompts, None, device=self.teller, max_sequence_length=length
@@ -57,6 +58,7 @@ class Flux(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
+        parts = as_parts(cond)
         rows, _, height, width = x.shape
         scale = None
         if net.config.guidance_embeds:
@@ -69,9 +71,9 @@ class Flux(Family):
             hidden_states=pack(x),
             timestep=t,
             guidance=scale,
-            encoder_hidden_states=cond["tokens"],
-            pooled_projections=cond["pooled"],
-            txt_ids=x.new_zeros(cond["tokens"].shape[1], 3),
+            encoder_hidden_states=parts["tokens"],
+            pooled_projections=parts["pooled"],
+            txt_ids=x.new_zeros(parts["tokens"].shape[1], 3),
             img_ids=places(height // 2, width // 2, x),
             return_dict=False,
         )[0]

@@ -91,7 +91,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
         raise StillhouseError(f"The folder '{folder}' is no Diffusers pipeline: it has no {INDEX}.{also}")
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
         name = index["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(

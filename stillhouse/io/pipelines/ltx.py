@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.sd3 import shift_of_size
 from stillhouse.io.pipelines.video import VideoFamily
 
@@ -25,13 +25,15 @@ class LTX(VideoFamily):
 
     @property
     def pixels(self) -> int:
-        return self.pipe.vae_spatial_compression_ratio
+        pixels: int = self.pipe.vae_spatial_compression_ratio
+        return pixels
 
     @property
     def pace(self) -> int:
-        return self.pipe.vae_temporal_compression_ratio
+        frames: int = self.pipe.vae_temporal_compression_ratio
+        return frames
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts, None, False, device=self.teller, max_sequence_length=length
@@ -48,13 +50,14 @@ class LTX(VideoFamily):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
+        parts = as_parts(cond)
         _, frames, _, height, width = x.shape
         seconds = self.pace / self._default("frame_rate")
         out = net(
             pack(x),
-            cond["tokens"],
+            parts["tokens"],
             self.step_of(t),
-            cond["mask"],
+            parts["mask"],
             num_frames=frames,
             height=height,
             width=width,
@@ -78,7 +81,8 @@ class LTX(VideoFamily):
 
     def _decoded(self, raw: Tensor) -> Tensor:
         level = raw.new_zeros(len(raw)) if self.vae.config.timestep_conditioning else None
-        return self.vae.decode(raw, level).sample
+        frames: Tensor = self.vae.decode(raw, level).sample
+        return frames
 
 
 def pack(x: Tensor) -> Tensor:
@@ -88,4 +92,5 @@ def pack(x: Tensor) -> Tensor:
 
 def unpack(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
     """The inverse of :func:`pack`."""
-    return tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    x: Tensor = tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    return x

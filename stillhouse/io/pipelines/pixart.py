@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 
 
@@ -24,7 +24,8 @@ class PixArt(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     @property
     def lengths(self) -> dict[str, int]:  # type: ignore[override]
@@ -35,7 +36,7 @@ class PixArt(Family):
         # the sigma pipeline never tells it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
@@ -61,10 +62,12 @@ class PixArt(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
+        parts = as_parts(cond)
+        added = {"resolution": parts.get("resolution"), "aspect_ratio": parts.get("aspect")}
         inputs = {
-            "encoder_hidden_states": cond["tokens"],
-            "encoder_attention_mask": cond["mask"],
+            "encoder_hidden_states": parts["tokens"],
+            "encoder_attention_mask": parts["mask"],
             "added_cond_kwargs": added,
         }
-        return net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.flux import Flux
 from stillhouse.io.pipelines.labels import DiT, PixelUNet
@@ -59,19 +59,19 @@ def _from_file(adapter: str) -> type[Family]:
         f"An adapter is given as ./file.py:Class, not '{adapter}'.",
     )
     require(Path(file).is_file(), f"There is no adapter file '{file}'.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None and spec.loader is not None
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(Path(file).stem, file), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
-    require(
-        isinstance(found, type) and issubclass(found, Family),
+    return required(
+        found if isinstance(found, type) and issubclass(found, Family) else None,
         f"'{file}' has no class {name} that is a subclass of Family.",
     )
-    return found  # type: ignore[return-value]
 
 
 for _family in (SD, SDXL, SD3, Flux, PixArt, Sana, DiT, PixelUNet, Wan, LTX):

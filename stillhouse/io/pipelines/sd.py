@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.core.errors import require
 from stillhouse.io.pipelines.base import Family
 
@@ -28,7 +28,7 @@ class SD(Family):
             "needs an adapter.",
         )
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
 
     def call(
@@ -41,8 +41,10 @@ class SD(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        inputs = {"encoder_hidden_states": cond["tokens"], **scale_input(net, x, guidance)}
-        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        parts = as_parts(cond)
+        inputs = {"encoder_hidden_states": parts["tokens"], **scale_input(net, x, guidance)}
+        out: Tensor = net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     @property
     def takes_guidance(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 
 
@@ -24,9 +24,10 @@ class SD3(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
             prompts, None, None, device=self.teller, do_classifier_free_guidance=False
         )
@@ -42,8 +43,10 @@ class SD3(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        inputs = {"encoder_hidden_states": cond["tokens"], "pooled_projections": cond["pooled"]}
-        return net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        parts = as_parts(cond)
+        inputs = {"encoder_hidden_states": parts["tokens"], "pooled_projections": parts["pooled"]}
+        out: Tensor = net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     def steps_options(self, n: int) -> dict[str, Any]:
         return shift_of_size(self.pipe.scheduler, self.shape, self.patch, 1.16)

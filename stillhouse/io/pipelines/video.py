@@ -76,7 +76,8 @@ class VideoFamily(Family):
         pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
         raw = pred.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
+        latents: Tensor = ((raw - shift) * factor).to(images)
+        return latents
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
@@ -87,4 +88,5 @@ class VideoFamily(Family):
 
     def _decoded(self, raw: Tensor) -> Tensor:
         """The autoencoder's clips (B, 3, frames, height, width) of its own latents."""
-        return self.vae.decode(raw).sample
+        frames: Tensor = self.vae.decode(raw).sample
+        return frames

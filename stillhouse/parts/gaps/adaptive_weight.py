@@ -18,4 +18,5 @@ def adaptive_weight(
     arXiv 2012.09841, eq. 7)."""
     (g,) = torch.autograd.grad(main, weight, retain_graph=True)
     (h,) = torch.autograd.grad(other, weight, retain_graph=True)
-    return (g.norm() / (h.norm() + 1e-4)).clamp(low, high).detach()
+    ratio: Tensor = (g.norm() / (h.norm() + 1e-4)).clamp(low, high).detach()
+    return ratio

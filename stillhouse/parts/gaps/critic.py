@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +38,9 @@ def feature_source(method: Method) -> Denoiser:
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
     """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
     found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
-    return (
-        found[-1] if isinstance(found, tuple) else found
-    )  # joint blocks of text and picture give both, the picture last
+    # joint blocks of text and picture give both, the picture last
+    picture: Tensor = found[-1] if isinstance(found, tuple) else found
+    return picture
 
 
 def encoder_of(denoiser: Denoiser) -> list[str]:
@@ -75,6 +75,8 @@ class Head(nn.Module):
     """Features to one logit a sample: images (B, C, H, W) through strided 4x4 convolutions down to 1x1,
     tokens (B, N, C) and vectors (B, C) through two layers (Yin et al., 2024, arXiv 2405.14867, appendix)."""
 
+    __call__: Callable[..., Tensor]  # as forward; nn.Module leaves it open
+
     def __init__(self, channels: int, side: int = 1):
         super().__init__()
         layers: list[nn.Module] = []
@@ -94,7 +96,8 @@ class Head(nn.Module):
             h = self.down(h).mean((2, 3))
         elif h.dim() == 3:
             h = h.mean(1)
-        return self.out(h).squeeze(1)
+        logits: Tensor = self.out(h).squeeze(1)
+        return logits
 
 
 def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Head:
@@ -125,6 +128,8 @@ class JumpCritic(nn.Module):
     2402.13929, section 3.2-3.3). ``backbone``: a denoiser that learns with the heads; its middle features are
     read.
     """
+
+    __call__: Callable[..., list[Tensor]]
 
     def __init__(self, backbone: Denoiser, shape: tuple[int, ...]):
         super().__init__()

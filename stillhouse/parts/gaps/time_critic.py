@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,8 @@ class TimedHead(nn.Module):
             scale, shift = self.film(self.time(t).to(h.dtype))[:, :, None, None].chunk(2, 1)
             inner = inner * (1 + scale) + shift
         h = self.first((h + self.mix(F.silu(inner))).flatten(2))
-        return self.out((h + self.second(h)) / 2**0.5)
+        logits: Tensor = self.out((h + self.second(h)) / 2**0.5)
+        return logits
 
 
 class TimedCritic(nn.Module):
@@ -85,6 +86,8 @@ class TimedCritic(nn.Module):
 
     The denoiser is no part of it: :meth:`forward` is given it, and its gradient passes through.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, denoiser: Denoiser, shape: Sequence[int], maps: int, timed: bool = True):
         super().__init__()

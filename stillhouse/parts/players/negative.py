@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.core.conditions import Condition, expand, move, size
+from stillhouse.core.conditions import Condition, Parts, expand, move, size
 from stillhouse.core.denoiser import Denoiser, Wrapped
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.prediction import Prediction
 from stillhouse.model import Model
-from stillhouse.models import Network
+from stillhouse.models.taps import Network
 
 
 class Negative(Wrapped):
@@ -44,11 +44,11 @@ class Negative(Wrapped):
         )
         super().__init__(denoiser)
         tokens = negative.get("tokens") if isinstance(negative, dict) else negative
-        require(
-            torch.is_tensor(tokens) and tokens.dim() == 3,
+        tokens = required(
+            tokens if torch.is_tensor(tokens) and tokens.dim() == 3 else None,
             "A negative prompt is a condition with tokens (B, L, C).",
         )
-        self.negative = {
+        self.negative: Parts = {
             "tokens": tokens,
             **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {}),
         }
@@ -88,9 +88,8 @@ def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
 
     Useful weights lie between 0 and 1: 0.1 to 0.5 in the paper, by model.
     """
-    require(model.text is not None, "This model takes no prompts.")
-    assert model.text is not None
-    negative = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
+    text = required(model.text, "This model takes no prompts.")
+    negative = text.encode([prompts] if isinstance(prompts, str) else prompts)
     return replace(model, denoiser=Negative(model.denoiser, negative, alpha))
 
 
@@ -116,7 +115,7 @@ class Subtracting:
         negative_mask: Tensor | None = None,
         negative_weight: Tensor | None = None,
     ) -> Tensor:
-        out = self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        out: Tensor = self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if negative is None or negative_weight is None or encoder_hidden_states is None:
             return out
         other = self.plain(attn, hidden_states, negative.to(hidden_states.dtype), negative_mask, temb)
@@ -125,7 +124,8 @@ class Subtracting:
         if attn.residual_connection:
             still = still + hidden_states
         weight = negative_weight.to(out.dtype).reshape(-1, *[1] * (out.dim() - 1))
-        return out - weight * (other - still / attn.rescale_output_factor)
+        steered: Tensor = out - weight * (other - still / attn.rescale_output_factor)
+        return steered
 
 
 def _prepare(net: nn.Module) -> None:
@@ -146,14 +146,16 @@ def _prepare(net: nn.Module) -> None:
             attention.set_processor(Subtracting(attention.processor))
 
 
-def _negative_hook(negative: Condition, weight: Tensor) -> Any:
+def _negative_hook(negative: Parts, weight: Tensor) -> Any:
     """A hook that gives a network's attention the negative prompt.
 
     It is an input of the blocks, not a state of theirs: a block that is computed again in the backward pass
     hears it again.
     """
 
-    def tell(net: Any, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def tell(
+        net: Any, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         dtype = next(net.parameters()).dtype
         tokens = negative["tokens"].to(dtype)
         # what the network does to its own prompt before any block sees it

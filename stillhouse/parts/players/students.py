@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from stillhouse.adapters import Adapted
@@ -14,7 +16,7 @@ from stillhouse.models import build_model
 SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
 
 
-def config_of(denoiser: Denoiser) -> dict:
+def config_of(denoiser: Denoiser) -> dict[str, Any]:
     """The configuration of a denoiser's network, which must be one of ours."""
     require(
         not isinstance(denoiser, ExactDenoiser),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 
 Reward = Callable[[Tensor, Condition], Tensor]
 
@@ -21,11 +21,10 @@ def captions(x0: Tensor, cond: Condition) -> Tensor:
     its encoded captions."""
     from stillhouse.metrics.reader import load_reader
 
-    require(
-        isinstance(cond, dict) and "tokens" in cond,
-        "The reward 'captions' reads the captions of the world 'shapes'; give it such data.",
-    )
-    tokens = cond["tokens"].flatten(1)
+    encoded = cond.get("tokens") if isinstance(cond, dict) else None
+    tokens = required(
+        encoded, "The reward 'captions' reads the captions of the world 'shapes'; give it such data."
+    ).flatten(1)
     known = _caption_tokens().to(tokens)
     require(
         tokens.shape[1] == known.shape[1],
@@ -61,9 +60,11 @@ def find_reward(name: str) -> Reward:
         found = getattr(import_module(module), function, None)
     except ImportError as error:
         raise StillhouseError(f"The module of the reward '{name}' can't be imported: {error}.") from error
-    require(callable(found), f"There is no function '{function}' in the module '{module}' to be a reward.")
-    assert found is not None
-    return found
+    reward: Reward = required(
+        found if callable(found) else None,
+        f"There is no function '{function}' in the module '{module}' to be a reward.",
+    )
+    return reward
 
 
 def shortfall(worth: Tensor, margin: float) -> Tensor:

@@ -17,7 +17,7 @@ def default_step(inputs: tuple[Tensor, ...]) -> float:
     There the rounding error ``eps / h`` of a central difference balances its truncation error ``h²``, for
     functions that vary on a scale of about one.
     """
-    return max(torch.finfo(x.dtype).eps for x in inputs) ** (1 / 3)
+    return float(max(torch.finfo(x.dtype).eps for x in inputs) ** (1 / 3))
 
 
 def tangent(

@@ -123,7 +123,8 @@ def least_risk(a: Array, c: Array, noise: float, rounds: int) -> Array:
     """
     rows, size = a[:, None] * gaps(a, rounds), (c**2).sum(1)
     square = rows.T @ (size[:, None] * rows)
-    return np.linalg.lstsq(square, rows.T @ (noise * c.shape[1] - (1 - a) * size), rcond=1e-12)[0]
+    weights: Array = np.linalg.lstsq(square, rows.T @ (noise * c.shape[1] - (1 - a) * size), rcond=1e-12)[0]
+    return weights
 
 
 def estimated_risk(a: Array, c: Array, noise: float, weights: Array) -> float:
@@ -138,7 +139,7 @@ def noise_of(whole: Fold, a: Array) -> float:
     what ridge does."""
     left, size = len(whole.y) - len(a) - 1, whole.y.shape[1]
     if left >= 1:
-        return max(float((whole.y**2).sum() - (whole.c**2).sum()), 0.0) / (left * size)
+        return float(max(float((whole.y**2).sum() - (whole.c**2).sum()), 0.0) / (left * size))
     missed = 1 - a
     return float(((missed[:, None] * whole.c) ** 2).sum() / (size * max(missed.sum(), 1e-12)))
 
@@ -151,7 +152,8 @@ def best_for(s: Array, t: Array, noise: float, ridge: float, rounds: int) -> Arr
     signal = np.sqrt(s) * np.abs(t)
     left = np.concatenate([(signal * a)[:, None] * rows, (root * a)[:, None] * rows])
     right = np.concatenate([-signal * (1 - a), root * a])
-    return np.linalg.lstsq(left, right, rcond=1e-13)[0]
+    weights: Array = np.linalg.lstsq(left, right, rcond=1e-13)[0]
+    return weights
 
 
 def true_risk(s: Array, t: Array, noise: float, ridge: float, weights: Array, n: int = 1) -> float:

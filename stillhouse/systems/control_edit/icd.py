@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.process import expand_to
@@ -197,9 +197,9 @@ def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) ->
     They are first noised to the lowest level, by noise of ``seed``. Raises :class:`StillhouseError` for a
     model without a forward map.
     """
-    forward = model.networks.get("inverse")
-    require(forward is not None, "This model has no map from data to noise; distil one with icd.")
-    assert forward is not None
+    forward = required(
+        model.networks.get("inverse"), "This model has no map from data to noise; distil one with icd."
+    )
     times = _route(model)
     draws = Draws(len(x), seed, "encode", device=x.device)
     start = torch.full((len(x),), times[0], device=x.device)

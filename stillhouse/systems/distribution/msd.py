@@ -131,7 +131,8 @@ class Matching(_OnePart, OneCallScore):
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
-        return (x - pair["x"]).square().mean()
+        loss: Tensor = (x - pair["x"]).square().mean()
+        return loss
 
     def fake_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)

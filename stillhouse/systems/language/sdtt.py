@@ -87,7 +87,7 @@ class SDTT(Method):
     @property
     def dt(self) -> float:
         """Length of the teacher's steps in this round."""
-        return self.substeps**self.stage / self.teacher_steps
+        return float(self.substeps**self.stage / self.teacher_steps)
 
     def student_loss(self, batch: Batch) -> Tensor:
         t = stratified(self.process, batch.draws)

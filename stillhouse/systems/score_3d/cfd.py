@@ -143,7 +143,8 @@ class CFD(Method):
         if self.noise == "per-camera":
             return fixed_per_camera(int(self.field.key), self.field.noise.shape[0], which, place, batch.shape)
         self.field.refresh(batch.step, self.gamma, batch.stream("field").generator)
-        return self.field(which, place, seen).reshape(batch.rows, *batch.shape)
+        noise: Tensor = self.field(which, place, seen).reshape(batch.rows, *batch.shape)
+        return noise
 
     def samplings(self) -> dict[int, Sampling]:
         return {1: Sampling([1.0, 0.0], "renoise")}

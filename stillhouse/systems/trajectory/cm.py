@@ -88,7 +88,7 @@ class CM(GuidanceInput):
         stages = (
             math.ceil(math.log2((last - 1) / (first - 1))) + 1
         )  # of equal length; intervals double from one to the next
-        return min((first - 1) * 2 ** (step * stages // self.total), last - 1) + 1
+        return int(min((first - 1) * 2 ** (step * stages // self.total), last - 1) + 1)
 
     def decay_at(self, step: int) -> float:
         """Decay of the slow copy; on a growing grid ``exp(s_0 ln mu_0 / n)``."""

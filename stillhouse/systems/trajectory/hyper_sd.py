@@ -193,11 +193,10 @@ class HyperSD(Method):
     def segments_at(self, batch: Batch) -> int:
         """The stage's number of segments; in the last stage of a unified student any of them, one for the
         whole batch."""
-        k = self.stage_segments
-        if self.unified and k == self.last_segments:
+        if self.unified and self.stage_segments == self.last_segments:
             ladder = halvings(self.segments, self.last_segments)
             return ladder[batch.stream("segments").one_integer(0, len(ladder))]
-        return k
+        return self.stage_segments
 
     @property
     def stage_segments(self) -> int:

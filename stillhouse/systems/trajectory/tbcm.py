@@ -169,7 +169,8 @@ class LogVariance(nn.Module):
 
     def forward(self, tau: Tensor, w: Tensor) -> Tensor:
         """Angles and scales (B,) -> (B,)."""
-        return self.out(self.angle(tau / HALF_PI) + self.scale(torch.asinh(w) / 4)).squeeze(1)
+        out: Tensor = self.out(self.angle(tau / HALF_PI) + self.scale(torch.asinh(w) / 4)).squeeze(1)
+        return out
 
 
 def shifted(t: float) -> float:

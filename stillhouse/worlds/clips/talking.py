@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.finite import FiniteDenoiser
@@ -83,12 +83,12 @@ class TalkingDenoiser(FiniteDenoiser):
 
     def allowed(self, cond: Condition, rows: int) -> Tensor:
         allowed = torch.ones(rows, len(self.points), dtype=torch.bool, device=self.points.device)
-        cond = cond or {}
-        if "tokens" in cond:
-            pred = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
-            allowed &= ~cond["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
-        if "features" in cond:
-            features = cond["features"]
+        parts = {} if cond is None else as_parts(cond)
+        if "tokens" in parts:
+            pred = torch.cdist(parts["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
+            allowed &= ~parts["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
+        if "features" in parts:
+            features = parts["features"]
             require(
                 tuple(features.shape[1:]) == (self.shape[0], 2),
                 f"A clip of {self.shape[0]} frames is told sound of as many, 2 numbers each, not "
@@ -179,7 +179,8 @@ class TalkingClips(World):
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """``n`` conditions, speeds in turn and utterances far apart."""
         place = torch.arange(n)
-        return place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        labels: Tensor = place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        return labels
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """All clips and their conditions, the same for every split."""

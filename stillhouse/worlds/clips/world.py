@@ -22,4 +22,5 @@ def make_clips(kind: str = "drawn", **options: Any) -> World:
     if kind not in KINDS:
         raise unknown("kind of clips", kind, KINDS)
     file, name = KINDS[kind]
-    return getattr(import_module(f"stillhouse.worlds.clips.{file}"), name)(**options)
+    world: World = getattr(import_module(f"stillhouse.worlds.clips.{file}"), name)(**options)
+    return world

@@ -45,12 +45,14 @@ def move(seen: Tensor, action: Tensor) -> Tensor:
 
 def arrived(seen: Tensor) -> Tensor:
     """Whether the robots are at their goals, (B,)."""
-    return (seen[:, :2] - seen[:, 2:4]).norm(dim=1) <= REACH
+    near: Tensor = (seen[:, :2] - seen[:, 2:4]).norm(dim=1) <= REACH
+    return near
 
 
 def crashed(seen: Tensor) -> Tensor:
     """Whether the robots touch their obstacles, (B,)."""
-    return (seen[:, :2] - seen[:, 4:]).norm(dim=1) < RADIUS
+    near: Tensor = (seen[:, :2] - seen[:, 4:]).norm(dim=1) < RADIUS
+    return near
 
 
 def expert(seen: Tensor, left: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import extra, require, unknown
+from stillhouse.core.errors import extra, require, required, required_type, unknown
 from stillhouse.core.process import Process, expand_to
 from stillhouse.forms.views import Clips, Display
 from stillhouse.io.data.lerobot import read_lerobot
@@ -41,11 +41,9 @@ class BanditDenoiser(ExactDenoiser):
         x·m / v)``, so that the mean is ``tanh(alpha x·m / v) m`` plus the pull towards ``x`` that both
         components have in common.
         """
-        require(
-            isinstance(cond, dict) and "features" in cond,
-            "The bandit's denoiser is told an observation for each sample.",
-        )
-        x, o = x_t.double(), cond["features"].double()
+        untold = "The bandit's denoiser is told an observation for each sample."
+        observed = required_type(cond, dict, untold).get("features")
+        x, o = x_t.double(), required(observed, untold).double()
         alpha, sigma = (expand_to(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
         v, m = (alpha * STD) ** 2 + sigma**2, torch.stack([torch.ones_like(o), o], 2)
         side = torch.tanh(alpha * (x * m).sum(2, keepdim=True) / v) * m
@@ -199,7 +197,7 @@ class Control(World):
             labels is not None,
             "An action is good or bad where something was seen: give the rows' numbers as labels.",
         )
-        samples, seen = samples.detach().float().cpu(), self.condition(labels)["features"].cpu()
+        samples, seen = samples.detach().float().cpu(), as_parts(self.condition(labels))["features"].cpu()
         if self.task == "arena":
             return self._measured(samples, seen)
         if self.task == "data":
@@ -249,7 +247,7 @@ class Control(World):
         green, robot red."""
         if self.task != "arena" or labels is None:
             return None
-        seen = self.condition(labels)["features"].cpu()
+        seen = as_parts(self.condition(labels))["features"].cpu()
         places = arena.follow(seen, samples.detach().float().cpu().clamp(-1, 1))
         return Clips(arena.picture(torch.cat([seen[:, None], places], 1)))
 

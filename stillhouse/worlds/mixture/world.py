@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
@@ -55,7 +55,7 @@ class MixtureDenoiser(ExactDenoiser):
         v = alpha**2 * self.variances.to(x_t) + sigma**2
         away = x_t[:, None] - alpha[..., None] * self.means.to(x_t)
         log_weights = (self.log_weights - self.log_share).to(x_t)
-        prior = log_weights[-1] if cond is None else log_weights[cond]
+        prior = log_weights[-1] if cond is None else log_weights[as_tensor(cond)]
         return prior - 0.5 * (x_t.shape[1] * v.log() + (away**2).sum(-1) / v), v, alpha
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
@@ -175,7 +175,7 @@ class Mixture(World):
         mass outside."""
         from scipy.stats import chi2
 
-        return float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5
+        return float(float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5)
 
     def mode_shares(self, x: Tensor) -> Tensor:
         """The share of the samples ``x`` (B, D) that lies in each mode, (K,); what lies in none is not

@@ -25,7 +25,8 @@ Distance = Callable[[Tensor], Tensor]
 
 def _inside(q: Tensor) -> Tensor:
     """The distance of a shape whose faces are ``q`` (…, N) away, each along an axis of its own."""
-    return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+    distance: Tensor = q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+    return distance
 
 
 def body(name: str) -> Distance:
@@ -44,7 +45,8 @@ def body(name: str) -> Distance:
 
 def nose(p: Tensor) -> Tensor:
     """Signed distance of the small ball in front, hidden from behind."""
-    return (p - p.new_tensor([0.62, 0.0, 0.05])).norm(dim=-1) - 0.26
+    distance: Tensor = (p - p.new_tensor([0.62, 0.0, 0.05])).norm(dim=-1) - 0.26
+    return distance
 
 
 def look(name: str, lens: Lens, places: Tensor, side: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
@@ -45,7 +45,7 @@ class Projected(ExactDenoiser):
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
         if cond is None:
             return self.inner.mean(x_t, t, None)
-        away, camera = torch.cdist(cond["features"].to(self.places), self.places).min(1)
+        away, camera = torch.cdist(as_parts(cond)["features"].to(self.places), self.places).min(1)
         require(
             bool((away < 1e-3).all()),
             f"The closed-form denoiser knows {len(self.places)} cameras; one of those asked for is none of "

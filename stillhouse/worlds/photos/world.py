@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.bridge import Bridge
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require, unknown
@@ -231,7 +231,7 @@ class Photos(World):
     def identity_metrics(self, n: int) -> dict[str, float]:
         """:meth:`measure` of the spoilt patches as they are: what doing nothing gives."""
         labels = self.balanced_labels(n)
-        return self.measure(self.condition(labels)["image"], labels)
+        return self.measure(as_parts(self.condition(labels))["image"], labels)
 
     @property
     def display(self) -> Display:
@@ -250,7 +250,7 @@ class Photos(World):
         patches they are."""
         if labels is None:
             return None
-        given, true = self.condition(labels)["image"].cpu(), self.clean(labels.cpu())
+        given, true = as_parts(self.condition(labels))["image"].cpu(), self.clean(labels.cpu())
         sheet = torch.cat([given, samples.detach().float().cpu(), true], 3)
         return Pictures(sheet, columns=2, few=3, by_class=False)
 

@@ -70,7 +70,8 @@ def utter(open: Tensor, pitch: Tensor) -> Tensor:
     # a string dies away, a voice goes on: each frame is brought to the loudness it is meant to have
     each = sound.unflatten(1, (-1, PACE))
     even = each / each.square().mean(2, keepdim=True).sqrt().clamp_min(1e-4)
-    return (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
+    utterance: Tensor = (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
+    return utterance
 
 
 def loudness(sound: Tensor, frames: int) -> Tensor:
@@ -84,7 +85,8 @@ def loudness(sound: Tensor, frames: int) -> Tensor:
         f"A sound of {sound.shape[1]} numbers can't be cut into {frames} frames; sound and clip must run "
         "at rates that fit.",
     )
-    return sound.unflatten(1, (frames, -1)).square().mean(2).mul(2).sqrt()
+    loud: Tensor = sound.unflatten(1, (frames, -1)).square().mean(2).mul(2).sqrt()
+    return loud
 
 
 class Tones(World):
