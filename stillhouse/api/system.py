@@ -33,7 +33,8 @@ def requires(system: Any, need: str) -> bool:
     if isinstance(system, type):  # before its options are known: whether any of them makes it a need
         needs: tuple[str, ...] = getattr(system, "needs", ())
         return any(read_need(text).name == need for text in needs)
-    return system.requires(need)
+    needed: bool = system.requires(need)
+    return needed
 
 
 def right_command(command: str, kind: type[Any], slug: str | None) -> None:

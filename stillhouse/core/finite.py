@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, pick
+from stillhouse.core.conditions import Condition, as_tensor, pick
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process, expand_to
@@ -38,7 +38,8 @@ class FiniteDenoiser(ExactDenoiser):
         if cond is None:
             return None
         require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
-        return (cond[:, None] < 0) | (cond[:, None] == self.labels)
+        labels = as_tensor(cond)[:, None]
+        return (labels < 0) | (labels == self.labels)
 
     def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
         """``log q(x_t | x_i)`` (B, N), up to a number for each row; of a point that isn't allowed, any."""
