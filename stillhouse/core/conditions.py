@@ -103,8 +103,8 @@ def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = N
             a mask without a True.
 
     Returns:
-        A condition of B rows; None where ``dropped`` is True for all of them, and where ``cond`` is None. Where
-        ``dropped`` is a tensor and ``empty`` None, a tensor of tokens becomes a dict with a mask.
+        A condition of B rows; None where ``dropped`` is True for all of them, and where ``cond`` is None.
+        Where ``dropped`` is a tensor and ``empty`` None, a tensor of tokens becomes a dict with a mask.
     """
     if cond is None or dropped is True:
         return None

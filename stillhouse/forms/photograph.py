@@ -106,7 +106,7 @@ class Photograph(Image):
         from stillhouse.samplers.tiled import restore
 
         sampling, device = model.sampling(steps, guidance), model.denoiser.device
-        tiles, calls = tiles_of(model, image, tile, overlap), sampling.nfe(model.denoiser)
+        tiles, calls = _tiles_of(model, image, tile, overlap), sampling.nfe(model.denoiser)
         with tqdm(
             total=tiles * calls,
             desc="restore",
@@ -169,14 +169,14 @@ class Photograph(Image):
         )
         path = write_photo(out, restored)
         high, wide = restored.colour.shape[-2:]
-        tiles = tiles_of(model, restored.colour, tile, overlap)
+        tiles = _tiles_of(model, restored.colour, tile, overlap)
         return (
             f"{path}: {wide} x {high} pixels, {scale} times as large, in {len(sampling.times) - 1} step(s), "
             f"{sampling.nfe(model.denoiser)} call(s) on {tiles} tiles"
         )
 
 
-def tiles_of(model: Sampled, image: Tensor, tile: int, overlap: int) -> int:
+def _tiles_of(model: Sampled, image: Tensor, tile: int, overlap: int) -> int:
     """How many tiles cover an image (…, H, W); refuses tiles that don't fit."""
     from stillhouse.samplers.tiled import Tiled
 

@@ -1,7 +1,7 @@
 """How a walk through tokens takes a step: by the reverse law, by confidence, or there and back.
 
 What is visible in a masked text never changes (but under :class:`Psi`), so that a text with gaps to start
-from is filled in. Every step asks the network anew, although a masked one that ignores time would repeat
+from is filled in. Every step evaluates the network anew, although a masked one that ignores time would repeat
 itself where the last step unmasked nothing.
 """
 
@@ -19,8 +19,8 @@ from stillhouse.core.errors import require
 from stillhouse.solvers.base import History, Predict, Solver
 
 
-def numbers(draws: Draws | None, x: Tensor, *more: int) -> Tensor:
-    """Uniform numbers (B, L, *more), float64, for the tokens ``x``."""
+def _numbers(draws: Draws | None, x: Tensor, *more: int) -> Tensor:
+    """Uniform numbers in [0, 1), (B, L, *more) float64, for the tokens ``x``."""
     if draws is None:
         raise RuntimeError("this walk draws tokens but was given no draws")
     return draws.uniform(0.0, 1.0, *x.shape[1:], *more, dtype=torch.float64)
@@ -43,14 +43,23 @@ class Ancestral(Solver):
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
         pred = of_words(predict(x, t, s))
-        x_s = choose(self.law(pred, t, s), numbers(draws, x))
+        x_s = choose(self.law(pred, t, s), _numbers(draws, x))
         process = of_tokens(pred.at.process)
         if history.left == 0 and isinstance(process, Masked):
             return torch.where(x_s == process.mask, pred.x0, x_s)
         return x_s
 
     def law(self, pred: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
-        """``log q(x_s | x_t)``, (B, L, states)."""
+        """The distribution that a step draws the state at ``s`` from.
+
+        Arguments:
+            pred: the prediction at the state ``x_t``, (B, L).
+            t: times in (0, 1], (B,).
+            s: earlier times in [0, t], (B,).
+
+        Returns:
+            ``log q(x_s | x_t)``, (B, L, states) float64.
+        """
         return of_tokens(pred.at.process).posterior(pred.log_probs, pred.at.x, t, s)
 
 
@@ -83,7 +92,7 @@ class Psi(Ancestral):
 
 @dataclass
 class Confidence(Solver):
-    """Unmask first what is surest: as many positions as the schedule asks, those whose drawn token is the
+    """Unmask first what is surest: as many positions as the schedule gives, those whose drawn token is the
     most probable.
 
     Chang et al., 2022 (arXiv 2202.04200, section 3.2). Of ``m`` masks at ``t``, ``m sigma_s / sigma_t`` are
@@ -105,7 +114,7 @@ class Confidence(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        pred, u = of_words(predict(x, t, s)), numbers(draws, x, 2)
+        pred, u = of_words(predict(x, t, s)), _numbers(draws, x, 2)
         process = of_masks(pred.at.process)
         guess, hidden = choose(pred.log_probs, u[..., 0]), x == process.mask
         gumbel = -(-u[..., 1].clamp_min(torch.finfo(u.dtype).tiny).log()).log()
