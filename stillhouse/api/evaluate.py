@@ -57,9 +57,16 @@ class Walk:
         return self.sampling.nfe(self.model.denoiser, self.model.conditional, self.model.networks)
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
-        """``draws.rows`` samples, decoded where there is a codec.
+        """Samples of this walk.
 
         All walks that are given equal draws start from the same noise, each scaled to its own start.
+
+        Arguments:
+            draws: the source of randomness; its rows are those of the samples.
+            cond: the condition of the rows, on the model's device; None for none.
+
+        Returns:
+            Samples, (rows, *shape), decoded where there is a codec.
         """
         return self.model.pictures(
             draw_samples(
@@ -80,8 +87,17 @@ def walks_of(
     steps: Sequence[int],
     solver: str | dict[str, Any] | None = None,
 ) -> list[Walk]:
-    """The ways of sampling ``model``: its own, and ``steps`` more for a many-step model. ``solver`` takes the
-    place of its own."""
+    """The ways of sampling a model.
+
+    Arguments:
+        model: student or teacher.
+        who: which of them it is, noted in the rows.
+        steps: further numbers of steps, of a many-step model.
+        solver: name or configuration of a solver in the place of the model's own; None for that.
+
+    Returns:
+        One walk a number of steps, rising.
+    """
     usual = next(iter(model.samplings))
     walks = []
     for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):
@@ -93,7 +109,17 @@ def walks_of(
 def exact_teacher(
     world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun"
 ) -> Model:
-    """The closed-form denoiser of ``world`` as a many-step model."""
+    """The closed-form denoiser of a world as a many-step model.
+
+    Arguments:
+        world: whose data it is exact for.
+        process: how data becomes noise.
+        steps: the default number of steps.
+        solver: name or configuration of the default solver.
+
+    Returns:
+        The model.
+    """
     walk = Sampling.steps(process, steps, solver=solver)
     return Model(
         world.exact(process),
@@ -108,8 +134,16 @@ def exact_teacher(
 
 
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
-    """``n`` of the world's labels spread evenly over what the model knows; None for a model without
-    conditions."""
+    """The world's labels spread evenly over those that a model takes.
+
+    Arguments:
+        model: whose samples are to be drawn.
+        world: whose labels they are.
+        n: number of labels.
+
+    Returns:
+        Labels, int64 (n,); None for a model without conditions.
+    """
     return (
         balanced_labels(n, model.classes)
         if model.classes or not model.conditional
@@ -129,23 +163,36 @@ def evaluate(
     scores: Mapping[str, Score] | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
-    """Measure ``n`` samples of every way of sampling the student and its teacher; plain data, ready for JSON.
+    """Measure samples of every way of sampling the student and its teacher.
 
-    ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
-    ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
-    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data,
-    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric,
-    ``metrics``: title, direction and unit of each.
-    ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the
-    teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk
-    for a network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by
-    batch, so that a busy machine slows all of them alike; figures are medians.
+    All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures of time are
+    medians. Everything but the times follows from ``seed``.
 
-    ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows
-    from ``seed``. ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see
-    :mod:`stillhouse.metrics.scores`), in a world of captions; the mean of each joins ``metrics`` and
-    ``floor`` under its name. Raises :class:`StillhouseError` if the models don't fit the world or a sample is
-    not finite.
+    Arguments:
+        model: the student.
+        world: whose metrics are measured.
+        teacher: what it is compared with; None for the student alone.
+        n: number of samples of each way, 8 or more.
+        seed: of all random draws.
+        teacher_steps: numbers of steps of a many-step model, the teacher's or the student's.
+        teacher_solver: takes the place of the teacher's own solver in all its rows; None for that.
+        scores: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a
+            world of captions; the mean of each joins ``metrics`` and ``floor`` under its name.
+        show: progress bars.
+
+    Returns:
+        Plain data, ready for JSON. ``rows``: one dict per way: ``who`` (student or teacher), ``steps``,
+        ``nfe`` (network calls per sample), ``guidance``, ``solver``, ``default`` (the model's own way),
+        ``metrics`` (the world's, and ``paired_rmse``) and ``seconds_per_sample``. ``floor``: the metrics of
+        real data; ``untouched``: of the degraded inputs themselves, in a world of restoration. ``metric``:
+        the name of the world's first metric; ``metrics``: title, direction and unit of each. ``parameters``:
+        weights of each model; 0 for a closed form. ``paired_rmse``: of the student's default way to the
+        teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest
+        walk for a network. ``speed_up``: the teacher's default time over the student's; None without a
+        teacher. ``versions``: of the packages.
+
+    Raises:
+        StillhouseError: if the models don't fit the world, or a sample is not finite.
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
@@ -323,7 +370,7 @@ def _prompts(world: World, labels: Tensor) -> list[str]:
 
 
 def _plain(value: float) -> float | None:
-    """A number that JSON knows."""
+    """A number that JSON has; None for one that is not finite."""
     return float(value) if math.isfinite(value) else None
 
 

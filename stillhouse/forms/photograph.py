@@ -58,16 +58,20 @@ class Photograph(Image):
             model: a network of patches that takes the image to restore.
             image: a file's name, a :class:`stillhouse.io.photo.Photo`, or a tensor (C, H, W) or (B, C, H, W)
                 in [-1, 1]; 8 pixels a side or more.
-            scale: how many times larger it becomes, 1 … 8; as the model was trained if not given.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
-            tile, overlap: pixels of the tiles' side and of what neighbours share, divisible by 8.
+            scale: how many times larger it becomes, 1 … 8; None for that of the model's training.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
+            tile: side of the square tiles in pixels, divisible by 8.
+            overlap: pixels that neighbours share, divisible by 8.
             show: a progress bar.
 
         Returns:
-            What ``image`` is, ``scale`` times as large: a tensor for a tensor, else a ``Photo``.
+            A tensor for a tensor, else a ``Photo``, ``scale`` times as large.
 
-        Raises :class:`StillhouseError` for a scale or tiles that don't fit, a picture that can't be read, and
-        where the result is not finite.
+        Raises:
+            StillhouseError: for a scale or tiles that don't fit, a picture that can't be read, and where the
+            result is not finite.
         """
         import torch
 
