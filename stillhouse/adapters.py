@@ -69,7 +69,7 @@ class Base:
         with (
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
-        ):  # torch's initialisers know no generator: lend them a seeded one
+        ):  # torch's initialisers take no generator: lend them a seeded one
             torch.manual_seed(seed_of(self.seed, "adapter", name))
             warnings.filterwarnings(
                 "ignore", "Already found a `peft_config`"

@@ -306,8 +306,9 @@ class Model:
         return form.fill(self, prompts, n, **how)
 
     def stream(self, cond: Condition = None, **how: Any) -> Iterator[Tensor]:
-        """The clips of a causal student as chunks that come as they are made, as ``model.stream("a red
-        circle", frames=96)``.
+        """The clips of a causal student as chunks that come as they are made.
+
+        Such as ``model.stream("a red circle", frames=96)``.
 
         Arguments:
             cond: as of :meth:`sample`, for the whole stream.

@@ -175,7 +175,7 @@ def load(
     module, info = load_module(path)
     if not isinstance(module, Denoiser):
         require({"inputs", "outputs"} <= set(info), f"'{path}' is a part of a model; open its folder.")
-        # nearly always it is a model; every caller would have to ask otherwise
+        # nearly always it is a model; every caller would have to check otherwise
         return cast(Model, Network(module, info.pop("inputs"), info.pop("outputs"), info))
     return _saved_model(path, module, info)
 

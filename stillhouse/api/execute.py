@@ -272,7 +272,7 @@ class Job:
             if isinstance(product, Model) and product.pipeline is not None:
                 _show_in(self.folder)
         engine.wait()
-        return cast(Model, product)  # nearly always; every caller would have to ask otherwise
+        return cast(Model, product)  # nearly always; every caller would have to check otherwise
 
 
 def _show_in(folder: Path) -> None:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class StillhouseError(Exception):
-    """A mistake in what we were given. The CLI prints its sentence and exits with code 2."""
+    """A mistake in the input. The CLI prints its message and exits with code 2."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
@@ -20,7 +20,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
 
     Arguments:
         what: the kind of thing that was looked for, as in a sentence.
-        name: what was asked for.
+        name: the one that is not there.
         known: the names that there are.
 
     Returns:
@@ -81,7 +81,7 @@ def required_type(value: object, kind: type[T] | tuple[type[T], ...], sentence: 
 
 
 def extra(module: str, name: str) -> ModuleType:
-    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so.
+    """A module that only the extra ``stillhouse[name]`` installs; without it, an error that names the extra.
 
     Arguments:
         module: dotted name of what is imported.

@@ -1,10 +1,10 @@
-"""Images of any size by a network of small ones: overlapping tiles whose answers are blended at every step.
+"""Images of any size by a network of small ones: overlapping tiles, blended at every step.
 
-One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours see the same noise where
+One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours have the same noise where
 they overlap: tiles with noise of their own make up other details, and blended they lose some of them (on the
 shipped teacher an eighth of the detail's energy within the overlaps). And before every step the tiles' clean
 estimates become one (Bar-Tal et al., 2023, arXiv 2302.08113, eq. 5, with a window as the weights), so that
-any solver, a stochastic one too, walks the canvas as if one network had seen it all.
+any solver, a stochastic one too, walks the canvas as if by one network of its size.
 """
 
 from __future__ import annotations

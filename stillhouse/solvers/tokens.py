@@ -69,7 +69,7 @@ class Psi(Ancestral):
     afresh to ``s`` the rest.
 
     ``kappa q(x_s | x_t, D) + (1 - kappa) q(x_s | x_0 ~ p(x_0 | x_t))``: both have the right marginals, the
-    second forgets mistakes. With masks it hides what was visible, a prompt too. ``kappa = 1`` is
+    second drops mistakes. With masks it hides what was visible, a prompt too. ``kappa = 1`` is
     :class:`Ancestral`. (Wang et al., 2025, arXiv 2503.00307, for masks; Sahoo et al., 2025, arXiv 2506.10892,
     and its sequel, for uniform tokens.)
     """
