@@ -35,7 +35,17 @@ BATCH = 250  # samples made at once
 def exact_teacher(
     world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun"
 ) -> Model:
-    """The closed-form denoiser of ``world`` as a many-step model."""
+    """The closed-form denoiser of a world as a many-step model.
+
+    Arguments:
+        world: whose data it is exact for.
+        process: how data becomes noise.
+        steps: the default number of steps.
+        solver: name or configuration of the default solver.
+
+    Returns:
+        The model.
+    """
     walk = Sampling.steps(process, steps, solver=solver)
     return Model(
         world.exact(process),
@@ -50,8 +60,16 @@ def exact_teacher(
 
 
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
-    """``n`` of the world's labels spread evenly over what the model knows; None for a model without
-    conditions."""
+    """The world's labels spread evenly over those that a model takes.
+
+    Arguments:
+        model: whose samples are to be drawn.
+        world: whose labels they are.
+        n: number of labels.
+
+    Returns:
+        Labels, int64 (n,); None for a model without conditions.
+    """
     return (
         balanced_labels(n, model.classes)
         if model.classes or not model.conditional
@@ -71,23 +89,36 @@ def evaluate(
     scores: Mapping[str, Score] | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
-    """Measure ``n`` samples of every way of sampling the student and its teacher; plain data, ready for JSON.
+    """Measure samples of every way of sampling the student and its teacher.
 
-    ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
-    ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
-    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data,
-    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric,
-    ``metrics``: title, direction and unit of each.
-    ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the
-    teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk
-    for a network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by
-    batch, so that a busy machine slows all of them alike; figures are medians.
+    All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures of time are
+    medians. Everything but the times follows from ``seed``.
 
-    ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows
-    from ``seed``. ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see
-    :mod:`stillhouse.metrics.scores`), in a world of captions; the mean of each joins ``metrics`` and
-    ``floor`` under its name. Raises :class:`StillhouseError` if the models don't fit the world or a sample is
-    not finite.
+    Arguments:
+        model: the student.
+        world: whose metrics are measured.
+        teacher: what it is compared with; None for the student alone.
+        n: number of samples of each way, 8 or more.
+        seed: of all random draws.
+        teacher_steps: numbers of steps of a many-step model, the teacher's or the student's.
+        teacher_solver: takes the place of the teacher's own solver in all its rows; None for that.
+        scores: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a
+            world of captions; the mean of each joins ``metrics`` and ``floor`` under its name.
+        show: progress bars.
+
+    Returns:
+        Plain data, ready for JSON. ``rows``: one dict per way: ``who`` (student or teacher), ``steps``,
+        ``nfe`` (network calls per sample), ``guidance``, ``solver``, ``default`` (the model's own way),
+        ``metrics`` (the world's, and ``paired_rmse``) and ``seconds_per_sample``. ``floor``: the metrics of
+        real data; ``untouched``: of the degraded inputs themselves, in a world of restoration. ``metric``:
+        the name of the world's first metric; ``metrics``: title, direction and unit of each. ``parameters``:
+        weights of each model; 0 for a closed form. ``paired_rmse``: of the student's default way to the
+        teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest
+        walk for a network. ``speed_up``: the teacher's default time over the student's; None without a
+        teacher. ``versions``: of the packages.
+
+    Raises:
+        StillhouseError: if the models don't fit the world, or a sample is not finite.
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
@@ -196,7 +227,7 @@ def _prompts(world: World, labels: Tensor) -> list[str]:
 
 
 def _plain(value: float) -> float | None:
-    """A number that JSON knows."""
+    """A number that JSON has; None for one that is not finite."""
     return float(value) if math.isfinite(value) else None
 
 

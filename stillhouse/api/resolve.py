@@ -32,7 +32,7 @@ CONDITIONS = 4096  # of a world, for a run that needs nothing else
 
 
 def world_of(world: World | str | Mapping[str, Any] | None) -> World | None:
-    """The world that was meant; see :func:`stillhouse.distill`."""
+    """The world of a name or configuration; an object, or None, as it is."""
     return open_world(world) if isinstance(world, str | Mapping) else world
 
 
@@ -47,7 +47,21 @@ def default_teacher(world: World | None) -> str:
 def teacher_of(
     teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None
 ) -> Model:
-    """The teacher that was meant; see :func:`stillhouse.distill`."""
+    """The teacher of a run.
+
+    Arguments:
+        teacher: a model; a denoiser of the world's samples; ``exact`` or ``exact:PROCESS``, the world's
+            closed form; or what :func:`open_model` takes.
+        world: needed for a denoiser and a closed form; None for none.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
+            one.
+
+    Returns:
+        The model.
+
+    Raises:
+        StillhouseError: where a world is needed and none given, or nothing can be opened.
+    """
     if isinstance(teacher, Model):
         return teacher
     if isinstance(teacher, Denoiser):
@@ -88,7 +102,19 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
 
 
 def open_model(source: str | Path, adapter: str | None = None) -> Model:
-    """A model to sample from what :func:`stillhouse.load` takes, or of a run that has come to its end."""
+    """Open a model to sample from.
+
+    Arguments:
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
+            one.
+
+    Returns:
+        The model.
+
+    Raises:
+        StillhouseError: for a plain network, which makes no samples, and for a run without a model yet.
+    """
     return required_type(
         open_product(source, adapter),
         Model,
@@ -97,7 +123,19 @@ def open_model(source: str | Path, adapter: str | None = None) -> Model:
 
 
 def open_product(source: str | Path, adapter: str | None = None) -> Model | Network:
-    """What :func:`stillhouse.load` takes, or the product of a run that has come to its end."""
+    """Open the product of a system.
+
+    Arguments:
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
+            the run, if any.
+
+    Returns:
+        A model or a plain network.
+
+    Raises:
+        StillhouseError: for a run without a model yet.
+    """
     folder = Path(source)
     if (folder / CONFIG).exists():
         require(
@@ -115,8 +153,24 @@ def data_of(
     seed: int,
     cache: Path | None = None,
 ) -> Data:
-    """Where the run's rows come from; see :func:`stillhouse.distill`. ``cache``: where latents and embeddings
-    are kept."""
+    """Where the run's rows come from.
+
+    Arguments:
+        data: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or None; a :class:`Data`; a
+            folder or file of images, prompts or texts; ``world``, ``none``, or ``auto`` and None for the
+            world's if the system needs data, else conditions alone.
+        world: needed for its own data and conditions; None for none.
+        teacher: whose samples and conditions the rows are.
+        method: the system, whose needs count.
+        seed: of the order of the rows.
+        cache: folder that encoded latents and prompts are kept in; None for none.
+
+    Returns:
+        The data.
+
+    Raises:
+        StillhouseError: for data that is not there, or that does not suit the system or the teacher.
+    """
     if isinstance(data, tuple):
         x, cond = data
         labels = cond if torch.is_tensor(cond) and not cond.is_floating_point() else None
@@ -155,7 +209,12 @@ def data_of(
 
 
 def free_folder(out: str | Path | None, resume: bool) -> None:
-    """Refuse a folder that a run can't be made in, before anything is written there."""
+    """Refuse a folder that a run can't be made in, before anything is written there.
+
+    Arguments:
+        out: the folder, new or empty; None for a run that writes nothing.
+        resume: go on in it, whatever it holds.
+    """
     require(out is not None or not resume, "To resume a run, give its folder.")
     if out is None or resume:
         return
@@ -197,6 +256,19 @@ def student_of(
     method: Any,
     seed: int,
 ) -> Denoiser | None:
+    """The denoiser that a method trains.
+
+    Arguments:
+        student: a denoiser or a model; options of ``world.network`` for a new network; None for the method's
+            own choice, a new network where the teacher is a closed form.
+        world: needed for a new network; None for none.
+        teacher: whose process the new network has, and whose kind of prediction unless it is a closed form.
+        method: makes the student of the network.
+        seed: of the network's first weights.
+
+    Returns:
+        The denoiser; None for the method's own choice.
+    """
     if isinstance(student, Denoiser | Model):
         return student.denoiser if isinstance(student, Model) else student
     require(
@@ -215,7 +287,14 @@ def student_of(
 
 
 def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
-    """Refuse a network that can't be called on the run's samples, before anything is written."""
+    """Refuse a network that can't be called on the run's samples, before anything is written.
+
+    Arguments:
+        who: which network it is, for the error's message.
+        denoiser: the one that is called, once, on two rows.
+        teacher: whose samples' shape counts.
+        data: whose conditions count.
+    """
     device = denoiser.device
     cond = move(cycled(data.examples(2), 2), device)
     try:
@@ -240,7 +319,7 @@ def untrained(
     """The model that a run without a teacher begins with.
 
     Arguments:
-        world: whose samples it makes; None: those of ``data``.
+        world: whose samples it makes; None for those of ``data``.
         data: tensors ``(x, cond)``, a :class:`Data`, or the path of images, whose first gives the size.
         network: options of the network; without a world ``name`` is ``unet`` unless given.
         process: how data becomes noise.

@@ -119,7 +119,16 @@ def train_model(
 def train_teacher(
     world: World | str | Mapping[str, Any], network: Mapping[str, Any] | None = None, **given: Any
 ) -> Model:
-    """:func:`train_model` by plain denoising in a world."""
+    """:func:`train_model` by plain denoising in a world.
+
+    Arguments:
+        world: its data, and networks of its size.
+        network: options of ``world.network``; None for its defaults.
+        given: the further arguments of :func:`train_model`.
+
+    Returns:
+        The trained model.
+    """
     return train_model("denoising", world=world, network=network, **given)
 
 

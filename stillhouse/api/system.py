@@ -29,7 +29,15 @@ def system_class(system: str | type | System) -> type[Any]:
 
 
 def requires(system: Any, need: str) -> bool:
-    """Whether ``system`` (an object, or its class) needs ``need``."""
+    """Whether a system has a need.
+
+    Arguments:
+        system: an object, whose options count; or its class.
+        need: ``teacher``, ``student``, ``data`` …
+
+    Returns:
+        True if it has; for a class, if any of its options makes it a need.
+    """
     if isinstance(system, type):  # before its options are known: whether any of them makes it a need
         needs: tuple[str, ...] = getattr(system, "needs", ())
         return any(read_need(text).name == need for text in needs)
@@ -38,7 +46,13 @@ def requires(system: Any, need: str) -> bool:
 
 
 def right_command(command: str, kind: type[Any], slug: str | None) -> None:
-    """Refuse ``train`` for a system that has a teacher, and ``distill`` for one that has none."""
+    """Refuse ``train`` for a system that has a teacher, and ``distill`` for one that has none.
+
+    Arguments:
+        command: ``train`` or ``distill``.
+        kind: class of the system.
+        slug: its name in the errors' messages; None for that of the class.
+    """
     taught, name = requires(kind, "teacher"), slug or kind.__name__
     require(
         taught or command == "train",
@@ -69,7 +83,18 @@ def split_options(kind: type[Any], options: Mapping[str, Any]) -> tuple[dict[str
 
 
 def system_of(system: str | type | System, options: Mapping[str, Any]) -> Any:
-    """The system with its ``options``; an object that is given is copied with them."""
+    """A system with its options.
+
+    Arguments:
+        system: a slug, ``FILE.py:CLASS``, a class, or an object, which is copied.
+        options: values of its fields by name.
+
+    Returns:
+        The object.
+
+    Raises:
+        StillhouseError: for an unknown system or option.
+    """
     kind = system_class(system)
     if isinstance(system, System):
         return replace(system, **options)  # type: ignore[type-var]

@@ -47,9 +47,16 @@ class Walk:
         return self.sampling.nfe(self.model.denoiser, self.model.conditional, self.model.networks)
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
-        """``draws.rows`` samples, decoded where there is a codec.
+        """Samples of this walk.
 
         All walks that are given equal draws start from the same noise, each scaled to its own start.
+
+        Arguments:
+            draws: the source of randomness; its rows are those of the samples.
+            cond: the condition of the rows, on the model's device; None for none.
+
+        Returns:
+            Samples, (rows, *shape), decoded where there is a codec.
         """
         return self.model.pictures(
             draw_samples(
@@ -70,8 +77,17 @@ def walks_of(
     steps: Sequence[int],
     solver: str | dict[str, Any] | None = None,
 ) -> list[Walk]:
-    """The ways of sampling ``model``: its own, and ``steps`` more for a many-step model. ``solver`` takes the
-    place of its own."""
+    """The ways of sampling a model.
+
+    Arguments:
+        model: student or teacher.
+        who: which of them it is, noted in the rows.
+        steps: further numbers of steps, of a many-step model.
+        solver: name or configuration of a solver in the place of the model's own; None for that.
+
+    Returns:
+        One walk a number of steps, rising.
+    """
     usual = next(iter(model.samplings))
     walks = []
     for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):

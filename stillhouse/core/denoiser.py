@@ -1,4 +1,4 @@
-"""A network that knows what it predicts.
+"""A network, its process and what it predicts.
 
 A :class:`Denoiser` is a network, its process and the *kind* of its output; calling it gives a
 :class:`Prediction`. Closed forms and denoisers seen on another process are denoisers again.
@@ -28,7 +28,18 @@ Call = Callable[..., Tensor]
 
 
 def call_plain(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-    """The call signature of our own networks: ``net(x, t, cond, s=…, guidance=…)``."""
+    """The call signature of our own networks: ``net(x, t, cond, s=…, guidance=…)``.
+
+    Arguments:
+        net: the network.
+        x: states as the network takes them, (B, *shape).
+        t: times as the network takes them, (B,).
+        cond: the condition of the B rows; None for none.
+        extra: ``s``, a second time, and ``guidance``, a scale, each (B,), where the network takes them.
+
+    Returns:
+        The raw output, (B, *shape).
+    """
     out: Tensor = net(x, t, cond, **extra)
     return out
 
@@ -39,8 +50,8 @@ class Denoiser(nn.Module):
     ``net``: any module; ``call(net, x, t, cond, **extra) -> Tensor (B, …)`` adapts its signature (``extra``
     may hold ``s``, a second time, and ``guidance``, a scale, each of shape (B,)). ``kind``: a :class:`Kind`
     or one of ``x0 eps score v velocity edm``. ``two_time``: the network takes the time ``s`` that a jump ends
-    at. ``empty``: what a foreign network is told when there is no condition, one row (the embedding of an
-    empty prompt); ours know by themselves. ``calls`` counts evaluations.
+    at. ``empty``: the input of a foreign network where there is no condition, one row (the embedding of an
+    empty prompt); our own networks have an empty condition built in. ``calls`` counts evaluations.
     """
 
     def __init__(
@@ -70,21 +81,32 @@ class Denoiser(nn.Module):
         s: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Prediction:
-        """Predict at ``x_t`` of shape (B, …), ``t`` of shape (B,) in [0, 1]; ``s <= t`` only for a two-time
-        network."""
+        """Predict at the states ``x_t``.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,); for clips also one a frame, (B, F).
+            cond: the condition of the B rows; None for none.
+            s: the times ``s <= t`` that a jump ends at, (B,); None for ``t``. Only a two-time network reads
+                it.
+            guidance: scales ``w``, (B,), 1 for none, for a network that takes them; None otherwise.
+
+        Returns:
+            The prediction, with its views ``x0 eps velocity score``, (B, *shape) each.
+        """
         self.calls += 1
         if cond is None and self.empty is not None:
             cond = expand(move(self.empty, x_t.device), len(x_t))
         at = At(self.process, t, x_t)
         x_in, t_in = self.kind.inputs(at)
-        # the schedule may be in float64; the network hears of it in the state's own precision, but never in
+        # the schedule may be in float64; the network takes times in the state's own precision, but never in
         # less than float32
         dtype = torch.promote_types(x_in.dtype, torch.float32)
         extra = {}
         if self.two_time:
             end = (t if s is None else s).clamp_min(
                 self.process.t_min
-            )  # no network is told of times below it
+            )  # no network is evaluated at times below it
             extra["s"] = self.kind.time(self.process, end).to(dtype)
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
@@ -127,6 +149,16 @@ class ExactDenoiser(Denoiser):
         super().__init__(nn.Identity(), process, "x0")
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The posterior mean ``E[x_0 | x_t, cond]``.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            The clean estimate, (B, *shape).
+        """
         raise NotImplementedError
 
     def forward(
@@ -171,7 +203,7 @@ class Wrapped(Denoiser):
 
 class Converted(Wrapped):
     """A denoiser seen as one of another process, at equal ``sigma / alpha``: sample or distil a model on a
-    process it never saw."""
+    process that it was not trained on."""
 
     def __init__(self, denoiser: Denoiser, process: Process):
         super().__init__(denoiser, process, "x0")
@@ -196,7 +228,7 @@ class Converted(Wrapped):
 
 @dataclass
 class _Pair(Prediction):
-    """A prediction whose clean data and noise were both said elsewhere; noise means the same in every
+    """A prediction whose clean data and noise both come from elsewhere; noise means the same in every
     process."""
 
     noise: Tensor | None = None
@@ -209,7 +241,8 @@ class _Pair(Prediction):
 
 @contextmanager
 def count_calls(*denoisers: Denoiser) -> Iterator[Callable[[], int]]:
-    """Count network evaluations inside the block: ``with count_calls(d) as nfe: …; nfe()``."""
+    """Count network evaluations inside the block: ``with count_calls(d) as nfe: …; nfe()``. A denoiser inside
+    wrappers is counted once."""
     inner = {
         id(m): m
         for d in denoisers

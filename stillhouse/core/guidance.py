@@ -24,7 +24,7 @@ class Guided(Wrapped):
     ``scale``: ``w``, a number or a tensor (B,). ``negative``: the condition to move away from, the empty one
     by default. ``interval``: times ``[low, high]`` in which guidance acts (Kynkäänniemi et al., 2024, arXiv
     2404.07724); outside, and at ``w = 1``, one evaluation is spent instead of two. ``rescale`` in [0, 1]:
-    pull the standard deviation of the guided estimate back to the conditional one's (Lin et al., 2023, arXiv
+    scale the standard deviation of the guided estimate back to the conditional one's (Lin et al., 2023, arXiv
     2305.08891, eq. 15-16).
     """
 
@@ -72,7 +72,7 @@ def _mix(pred: Prediction, empty: Prediction, w: Tensor) -> Prediction:
 def takes_guidance(denoiser: Denoiser) -> bool:
     """Whether the network takes the guidance scale as an input, and so needs no second evaluation."""
     config = getattr(denoiser.net, "config", None)
-    # ours, and the two ways in which Diffusers' networks say it
+    # ours, and the two entries by which Diffusers' networks declare it
     return isinstance(config, dict) and any(
         config.get(key) for key in ("guidance_input", "guidance_embeds", "time_cond_proj_dim")
     )

@@ -45,9 +45,9 @@ PROCESSES: dict[str, type[Process]] = {}
 class Process:
     """A Gaussian noising process. Subclasses give ``alpha, sigma, dalpha, dsigma`` and ``time``.
 
-    ``t_min`` is the smallest time at which a network is asked anything (0 unless the process says otherwise).
-    A subclass with a ``name`` of its own is known to :func:`process_from_config` by it. ``discrete``: its
-    states are whole numbers and not vectors.
+    ``t_min`` is the smallest time at which a network is evaluated (0 unless a subclass overrides it). A
+    subclass with a ``name`` of its own is registered under it for :func:`process_from_config`. ``discrete``:
+    its states are whole numbers and not vectors.
     """
 
     name: str = ""
@@ -145,14 +145,13 @@ class Process:
         std: float | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Where a walk from time ``t`` starts, (rows, *shape): noise of deviation ``sigma(t)``, unless
-        ``std`` says otherwise.
+        """Where a walk from time ``t`` starts: noise of standard deviation ``sigma(t)``.
 
         Arguments:
-            draws: the random numbers, for as many rows as it has.
+            draws: the source of randomness; its rows are those of the state.
             shape: of one sample.
             t: the time, in [0, 1].
-            std: standard deviation in the place of ``sigma(t)``.
+            std: another standard deviation of the noise; None for ``sigma(t)``.
             dtype: of the state.
 
         Returns:
@@ -162,12 +161,12 @@ class Process:
         return level * draws.normal(*shape, dtype=dtype)
 
     def to_state(self, x: Tensor, cond: Condition) -> Tensor:
-        """The ``x_0`` of this process for data ``x`` (B, …) under ``cond``: itself, unless the process goes
-        from one picture to another.
+        """The ``x_0`` of this process for data ``x``: itself, unless the process is a bridge from one picture
+        to another.
 
         Arguments:
             x: data, (B, …).
-            cond: their condition, B rows.
+            cond: the condition of the B rows; None for none.
 
         Returns:
             ``x_0``, (B, …).
@@ -179,7 +178,7 @@ class Process:
 
         Arguments:
             x: ``x_0`` of the process, (B, …).
-            cond: their condition, B rows.
+            cond: the condition of the B rows; None for none.
 
         Returns:
             Data, (B, …).
@@ -192,10 +191,9 @@ class Process:
 
 
 def convert(x: Tensor, t: Tensor, source: Process, target: Process) -> tuple[Tensor, Tensor]:
-    """The same noisy state seen by another process: equal ``sigma/alpha``, rescaled ``x``.
+    """The same noisy state in another process: equal ``sigma/alpha``, rescaled ``x``.
 
-    Takes ``x`` of shape ``(B, ...)`` at ``t`` of shape ``(B,)`` under ``source``; returns ``(x', t')`` under
-    ``target``. The scale is the ratio of ``hypot(alpha, sigma)``, which is finite at both ends.
+    The scale is the ratio of ``hypot(alpha, sigma)``, which is finite at both ends.
 
     Arguments:
         x: a state, (B, …).

@@ -15,8 +15,8 @@ from stillhouse.core.prediction import KINDS, At, Kind, Prediction
 
 @dataclass
 class TokenPrediction(Prediction):
-    """What a denoiser said about tokens. ``log_probs``: (B, L, vocab), of the clean token at every position;
-    ``x0``: the likeliest ones."""
+    """The prediction of a denoiser of tokens. ``log_probs``: (B, L, vocab), of the clean token at every
+    position; ``x0``: the likeliest ones."""
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -26,12 +26,12 @@ class TokenPrediction(Prediction):
         return TokenPrediction(raw, self.kind, self.at)
 
     def with_x0(self, x0: Tensor) -> TokenPrediction:
-        """The same question answered with certain tokens ``x0`` (B, L)."""
+        """The same state and time with certain tokens ``x0`` (B, L) as the prediction."""
         return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
 
 
 def of_words(pred: Prediction) -> TokenPrediction:
-    """``pred``, if it is about tokens; otherwise one sentence."""
+    """``pred``, if it is one of tokens; otherwise :class:`StillhouseError`."""
     return required_type(pred, TokenPrediction, "This works on tokens; the model says something else.")
 
 

@@ -26,16 +26,7 @@ class Text(Form):
         return model.denoiser.process.discrete
 
     def gaps(self, model: Sampled, n: int, prompts: Sequence[str]) -> Tensor:
-        """The states that texts with gaps are filled in from.
-
-        Arguments:
-            model: of texts, with a tokenizer and a masked process.
-            n: rows.
-            prompts: each ``_`` a token to be filled in, like all that follows; repeated as often as needed.
-
-        Returns:
-            Tokens (n, L).
-        """
+        """Prompts as tokens, with masks at their gaps."""
         from stillhouse.core.conditions import cycled
         from stillhouse.models.letters import with_gaps
 
@@ -68,7 +59,9 @@ class Text(Form):
             model: of texts, with a tokenizer and a masked process.
             prompts: one or several; each ``_`` is a token to be filled in, like all that follows.
             n: number of texts, prompts in turn; 0 for one a prompt.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
 
         Returns:
             ``n`` strings.

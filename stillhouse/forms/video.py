@@ -37,7 +37,8 @@ class Video(Form):
         return len(model.shape) == 4
 
     def of_length(self, model: Sampled, frames: int, sampling: Any) -> tuple[int, ...]:
-        """The shape of a clip of ``frames`` frames, 0 for the usual one; a stream chooses freely."""
+        """The shape of a clip of ``frames`` frames, 0 for the model's own; a stream makes clips of any
+        length."""
         require(frames >= 0, f"A clip has at least one frame, not {frames}.")
         if frames in (0, model.shape[0]):
             return model.shape
@@ -66,14 +67,16 @@ class Video(Form):
         Arguments:
             model: of clips, causal.
             cond: as of :meth:`stillhouse.model.Model.sample`, for the whole stream.
-            n: clips side by side; 0: as many as ``cond`` has rows, else 1.
-            frames: how many to make, the last chunk being cut; 0: no end.
-            given: first frames (n, k, C, H, W) to go on from, not repeated.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
+            n: clips side by side; 0 for as many as ``cond`` has rows, else 1.
+            frames: how many to make, the last chunk being cut; 0 for no end.
+            given: first frames to go on from, (n, k, C, H, W), which are not repeated; None for none.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
             latents: leave the chunks as they were walked; else each is decoded by itself.
 
         Returns:
-            An iterator of chunks (n, up to the student's chunk, C, H, W).
+            An iterator of chunks, (n, up to the student's chunk, C, H, W).
         """
         from stillhouse.core.conditions import move, size
         from stillhouse.core.draws import Draws
