@@ -89,9 +89,7 @@ class Trainer:
         shape = tuple(teacher.shape)
         self.feed = Feed(method, data, recipe, self.engine, shape, self.out, show=not quiet)
         method.stages(recipe.steps)  # too few iterations are refused before anything is made
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # torch's initialisers take no generator: seed the global one
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: seed the global one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
             method.setup(teacher.denoiser, student, shape, data.examples(1) is not None, recipe.steps)
