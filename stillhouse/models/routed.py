@@ -1,4 +1,5 @@
-"""Several networks of which each condition has its own, as one network; and the partitions that decide which."""
+"""Several networks of which each condition has its own, as one network; and the partitions that decide
+which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the
+"""What the library needs of a Diffusers pipeline: one short class per family, with everything read from the
 pipeline's own configuration."""
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Codec:
 
 
 class Family:
-    """A kind of pipeline. Subclasses say how its network is called and how its prompts are encoded; the rest
-    is read here.
+    """A kind of pipeline. Subclasses define how its network is called and how its prompts are encoded; the
+    rest is read here.
 
     ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline.
     ``patch``: what a latent's sides must be divisible by. ``guidance``: the pipeline's own default scale, 1
@@ -49,6 +49,12 @@ class Family:
     pipeline) is given, where that is not the tokenizer's own limit.
 
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
+
+    Arguments:
+        pipe: of Diffusers.
+        height: of the pictures, in pixels; None: the pipeline's default.
+        width: likewise.
+        folder: where the pipeline was opened from; None: not a folder.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -66,14 +72,21 @@ class Family:
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:
-        """The same pipeline for pictures of another size, in pixels: some families tell the network of it
-        with the prompt."""
+        """The same pipeline for pictures of another size, which some families make a part of the condition.
+
+        Arguments:
+            height: in pixels.
+            width: in pixels.
+
+        Returns:
+            A family that shares all parts with this one.
+        """
         return type(self)(self.pipe, height, width, self.folder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # -- what a subclass says ----------------------------------------------------------------------
+    # -- what a subclass defines ----------------------------------------------------------------------
 
     def call(
         self,
@@ -85,7 +98,19 @@ class Family:
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
+        """Call the pipeline's network.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape), in the network's precision.
+            t: times in [0, 1], (B,); :meth:`step_of` gives the network's own.
+            cond: the condition of the B rows, as :meth:`encode_plain` makes it.
+            guidance: scales, (B,), where the network takes one; None: 1 (Flux: the pipeline's default).
+            s: without effect in the families that stand here.
+
+        Returns:
+            The network's output, (B, …).
+        """
         raise NotImplementedError
 
     def encode_plain(self, prompts: list[str]) -> Condition:
@@ -155,6 +180,16 @@ class Family:
 
         Networks with a learned variance give twice the channels; the second half is the variance and is
         dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows.
+            extra: ``guidance`` and ``s`` of :meth:`call`.
+
+        Returns:
+            The prediction, (B, *shape), as the family's ``kind`` means it.
         """
         channels = self.shape[-3]
         fits = (
@@ -176,8 +211,8 @@ class Family:
         """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow,
         ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where
-        the pipeline's scheduler says whole numbers alone; the derivative is that of the unrounded step.
+        A time on the table becomes the whole number it stands for, and of a flow's the whole part, where
+        the pipeline's scheduler has whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
             if self.schedule.is_edm or not self.schedule.whole:
@@ -193,7 +228,7 @@ class Family:
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding.
-        Told once if any is cut."""
+        Warns once if any is cut."""
         require(len(prompts) > 0, "The list of prompts is empty.")
         require(
             self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts."
@@ -339,7 +374,7 @@ class Family:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
+    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is logged
     by us, once."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging as others

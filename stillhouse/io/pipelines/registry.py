@@ -33,8 +33,15 @@ def register(family: type[Family]) -> type[Family]:
 
 
 def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Family]:
-    """The family that reads Diffusers' class ``name``; ``adapter``: a class, or ``"./file.py:Class"``, to be
-    used whatever the name."""
+    """The family that reads a pipeline.
+
+    Arguments:
+        name: of the pipeline's class in Diffusers.
+        adapter: a class, or ``"./file.py:Class"``, to be used whatever the name; None: the registered one.
+
+    Returns:
+        A subclass of :class:`Family`; raises :class:`StillhouseError` where there is none.
+    """
     if isinstance(adapter, str):
         return _from_file(adapter)
     if adapter is not None:
@@ -64,7 +71,7 @@ def _from_file(adapter: str) -> type[Family]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does wrong is told as one sentence
+    except Exception as error:  # whatever the user's file does wrong becomes one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     require(

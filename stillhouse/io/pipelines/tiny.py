@@ -20,8 +20,16 @@ from stillhouse.io.pipelines.tiny_video import ltx, wan
 
 
 def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
-    """A tiny pipeline of ``kind`` (see :data:`KINDS`), written to ``folder`` as safetensors; the same for the
-    same seed."""
+    """Write a tiny pipeline as safetensors.
+
+    Arguments:
+        kind: of :data:`KINDS`.
+        folder: to write.
+        seed: of its weights.
+
+    Returns:
+        The folder.
+    """
     if kind not in KINDS:
         raise unknown("tiny pipeline", kind, KINDS)
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -31,7 +39,16 @@ def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
 
 
 def vae(channels: int = 4, factor: int = 8, **config: Any) -> Any:
-    """An autoencoder of ``factor`` pixels to a latent's side."""
+    """An autoencoder of pictures.
+
+    Arguments:
+        channels: of a latent.
+        factor: pixels to a latent's side, a power of 2.
+        config: further options of ``AutoencoderKL``.
+
+    Returns:
+        The autoencoder.
+    """
     from diffusers import AutoencoderKL
 
     blocks = factor.bit_length()
@@ -47,7 +64,7 @@ def vae(channels: int = 4, factor: int = 8, **config: Any) -> Any:
     )
 
 
-def bare_vae(shift: float, scale: float) -> Any:
+def _bare_vae(shift: float, scale: float) -> Any:
     """An autoencoder of the newer kind: latents are shifted, too, and there is no layer before and after
     them."""
     return vae(shift_factor=shift, scaling_factor=scale, use_quant_conv=False, use_post_quant_conv=False)
@@ -185,7 +202,7 @@ def sd3() -> Any:
     return StableDiffusion3Pipeline(
         transformer=network,
         scheduler=_flow(shift=3.0),
-        vae=bare_vae(0.0609, 1.5305),
+        vae=_bare_vae(0.0609, 1.5305),
         text_encoder=encoder,
         tokenizer=tokenizer,
         text_encoder_2=encoder_2,
@@ -224,7 +241,7 @@ def _flux(guided: bool, **config: Any) -> Any:
     )
     return FluxPipeline(
         scheduler=_flow(**config),
-        vae=bare_vae(0.1159, 0.3611),
+        vae=_bare_vae(0.1159, 0.3611),
         text_encoder=encoder,
         tokenizer=tokenizer,
         text_encoder_2=encoder_2,
@@ -258,8 +275,8 @@ def pixart() -> Any:
 
 
 def pixart_alpha() -> Any:
-    """PixArt-alpha at 1024 pixels, which hears the picture's size. Its default picture is large: open it at
-    64 x 64."""
+    """PixArt-alpha at 1024 pixels, which is conditioned on the picture's size. Its default picture is large:
+    open it at 64 x 64."""
     return _pixart(
         "PixArtAlphaPipeline", 128, _table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
     )
