@@ -63,7 +63,7 @@ class MaskedCall:
     Arguments:
         size: number of tokens, and our mask.
         mask: its own mask.
-        unreal: tokens that no text holds (padding, start, end, its mask …), whose logits are left out.
+        unreal: tokens that no text holds (padding, start, end, its mask …), which get a probability of 0.
         before: tokens before a text.
         after: tokens behind it.
     """
