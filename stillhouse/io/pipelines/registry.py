@@ -54,7 +54,7 @@ def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Fam
         raise StillhouseError(
             f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of "
             "stillhouse.io.pipelines.Family "
-            "with `part`, `call` and `tell`, given as --adapter ./my.py:MyFamily."
+            "with `part`, `call` and `encode_plain`, given as --adapter ./my.py:MyFamily."
         )
     return FAMILIES[name]
 
