@@ -30,8 +30,8 @@ def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
     """Write an object of a scene, whole or not at all.
 
     Gaussians: ``x y z f_dc_* opacity scale_* rot_*``, the form of Kerbl et al., 2023 (arXiv 2308.04079),
-    without view-dependent colour. Voxels: those that hold something, ``x y z red green blue``. Points: ``x y
-    z``.
+    without view-dependent colour. Voxels: those that hold something, ``x y z red green blue``. Points:
+    ``x y z``.
 
     Arguments:
         path: ending in ``.ply``.

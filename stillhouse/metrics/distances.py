@@ -88,13 +88,13 @@ def wasserstein(x: Tensor, y: Tensor, *, p: float = 2.0) -> float:
 
 
 def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
-    """Squared maximum mean discrepancy, unbiased (Gretton et al., 2012, eq. 3), with the kernel ``exp(-|x -
-    y|^2 / (2 h^2))``.
+    """Squared maximum mean discrepancy, unbiased (Gretton et al., 2012, eq. 3), of Gaussian kernels.
 
     Arguments:
         x: samples, (B, …), at least 2.
         y: the reference, (B', …), at least 2.
-        bandwidth: ``h`` of the kernel, above 0; None: the median distance within ``y``.
+        bandwidth: ``h`` of the kernel ``exp(-|x - y|^2 / (2 h^2))``, above 0; None: the median
+            distance within ``y``.
 
     Returns:
         About 0, of either sign, for equal distributions.

@@ -86,7 +86,7 @@ class Family:
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # -- what a subclass defines ----------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def call(
         self,

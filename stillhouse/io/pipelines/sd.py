@@ -50,8 +50,7 @@ class SD(Family):
 
 
 def scale_input(net: Any, x: Tensor, guidance: Tensor | None) -> dict[str, Tensor]:
-    """The guidance scale as an input of a U-Net made for it (``time_cond_proj_dim``): waves of ``1000 (w -
-    1)``.
+    """The guidance scale as a U-Net's input (``time_cond_proj_dim``): waves of ``1000 (w - 1)``.
 
     Arguments:
         net: the U-Net.
