@@ -53,7 +53,7 @@ class NumberEmbedding(nn.Module):
 
     Arguments:
         width: of the embedding.
-        features: frequencies' sines and cosines, even.
+        features: number of Fourier features, even.
         silent: the last layer starts at zero, so that it has no effect.
     """
 

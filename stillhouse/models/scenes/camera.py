@@ -1,4 +1,4 @@
-"""Cameras that look at the origin with ``z`` up: its place determines it.
+"""Cameras that look at the origin with ``z`` up: each is determined by its place.
 
 A *place* (3,) is that point in space. Image coordinates are ``u`` to the right and ``v`` upwards, from -1 to
 1 across the picture, whose first row is the top one. Depth is the distance from the camera along its axis,
