@@ -28,6 +28,15 @@ class TemporalBlock(nn.Module):
         self.skip = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        """A step of the network.
+
+        Arguments:
+            h: features along time, (B, channels, H).
+            vector: embedding of time and condition, (B, width).
+
+        Returns:
+            Features, (B, out, H).
+        """
         scale, shift = self.modulation(vector)[:, :, None].chunk(2, 1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h)))) * (1 + scale) + shift
         out: Tensor = self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
@@ -37,9 +46,14 @@ class TemporalBlock(nn.Module):
 class TemporalUNet(Network):
     """``net(x, t, cond)`` for chunks ``x`` of shape (B, horizon, actions).
 
-    ``channels``: width of each level, each half as long as the one before: ``horizon`` must be divisible by
-    2^(levels - 1). ``features``: length of the observation ``cond["features"]`` (B, features). The other
-    options are those of :class:`Embedding`.
+    The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        horizon: actions of a chunk, divisible by 2^(levels - 1).
+        actions: numbers of an action.
+        channels: width of each level, each half as long as the one before.
+        features: length of the observation ``cond["features"]`` (B, features).
+        dropout: within the blocks.
     """
 
     name = "temporal"

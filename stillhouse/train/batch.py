@@ -53,7 +53,15 @@ class Batch:
         return self.draws.normal(*self.shape)
 
     def times(self, low: float, high: float) -> Tensor:
-        """Uniform times in [low, high), (rows,)."""
+        """Uniform times, from the draws of the player whose turn it is.
+
+        Arguments:
+            low: the smallest, included.
+            high: the largest, not included.
+
+        Returns:
+            Times in [low, high), (rows,).
+        """
         return self.draws.uniform(low, high)
 
     def stored(self) -> dict[str, Any]:
@@ -83,7 +91,12 @@ class Batch:
         return made
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Show ``value`` in the journal under ``player/name``."""
+        """Show ``value`` in the journal under ``player/name``.
+
+        Arguments:
+            name: without the player, which is the one whose turn it is.
+            value: one number; a tensor of one element is detached.
+        """
         self.logs[f"{self.player}/{name}"] = float(value.detach() if torch.is_tensor(value) else value)
 
 
@@ -91,7 +104,7 @@ def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
     """What the student made in one iteration, a tensor or a dataclass of them: made once, used by every
     player.
 
-    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them
+    They carry the student's gradient only if it is among the iteration's turns, and only it is given them
     with a graph.
     """
     key = f"shared/{make.__name__}"
@@ -122,8 +135,12 @@ def detached(made: T) -> T:
 
 
 class learning:
-    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as
-    before."""
+    """Inside the block the parameters of a module learn, or nothing is traced; afterwards they are as before.
+
+    Arguments:
+        module: all of its parameters are switched.
+        on: whether they learn; False also switches autograd off.
+    """
 
     def __init__(self, module: nn.Module, on: bool):
         self.parameters, self.on = list(module.parameters()), on

@@ -1,4 +1,4 @@
-"""What a system asks of its user, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``,
+"""What a system needs, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``,
 ``"data if states=data"``.
 
 Imports nothing heavy: the registry reads needs without importing a system.
@@ -52,7 +52,15 @@ def read_need(text: str) -> Need:
 
 
 def equals(value: Any, text: str) -> bool:
-    """Whether an option's value is the one that ``text`` spells, as a person types it on the command line."""
+    """Whether an option's value is the one that a text spells, as it is typed on the command line.
+
+    Arguments:
+        value: a number, a bool or anything else, which is compared as a string.
+        text: such as ``0.5``, ``true`` or ``data``.
+
+    Returns:
+        True if they are equal; ``1`` is no bool.
+    """
     if isinstance(value, bool):
         return text == str(value).lower()
     if isinstance(value, int | float):

@@ -72,7 +72,12 @@ class Source:
         return None
 
     def skip(self, name: str, reason: str) -> None:
-        """Note that an image can't be used."""
+        """Note that an image can't be used; the first time it is logged.
+
+        Arguments:
+            name: of its row.
+            reason: as in "it is missing".
+        """
         if name not in self.skipped:
             log.warning("Skipped '%s': %s.", name, reason)
         self.skipped[name] = reason
@@ -86,7 +91,7 @@ class Source:
         require(usable, self.useless())
 
     def useless(self) -> str:
-        """What to say when not one image could be used."""
+        """The error's sentence when not one image could be used."""
         first = next(iter(self.skipped.items()), None)
         why = f" (the first, '{first[0]}': {first[1]})" if first else ""
         return f"'{self.path}' holds no usable image{why}."

@@ -1,4 +1,4 @@
-"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the
+"""What the library needs of a Diffusers pipeline: one short class per family, with everything read from the
 pipeline's own configuration."""
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class Family(Autoencoded):
     pipeline) is given, where that is not the tokenizer's own limit.
 
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
+
+    Arguments:
+        pipe: of Diffusers.
+        height: of the pictures, in pixels; None: the pipeline's default.
+        width: likewise.
+        folder: where the pipeline was opened from; None: not a folder.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -52,14 +58,21 @@ class Family(Autoencoded):
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:
-        """The same pipeline for pictures of another size, in pixels: some families tell the network of it
-        with the prompt."""
+        """The same pipeline for pictures of another size, which some families make a part of the condition.
+
+        Arguments:
+            height: in pixels.
+            width: in pixels.
+
+        Returns:
+            A family that shares all parts with this one.
+        """
         return type(self)(self.pipe, height, width, self.folder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # -- what a subclass says ----------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def call(
         self,
@@ -71,7 +84,19 @@ class Family(Autoencoded):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
+        """Call the pipeline's network.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape), in the network's precision.
+            t: times in [0, 1], (B,); :meth:`step_of` gives the network's own.
+            cond: the condition of the B rows, as :meth:`encode_plain` makes it.
+            guidance: scales, (B,), where the network takes one; None: 1 (Flux: the pipeline's default).
+            s: without effect in the families that stand here.
+
+        Returns:
+            The network's output, (B, …).
+        """
         raise NotImplementedError
 
     def encode_plain(self, prompts: list[str]) -> Condition:
@@ -141,6 +166,16 @@ class Family(Autoencoded):
 
         Networks with a learned variance give twice the channels; the second half is the variance and is
         dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows.
+            extra: ``guidance`` and ``s`` of :meth:`call`.
+
+        Returns:
+            The prediction, (B, *shape), as the family's ``kind`` means it.
         """
         channels = self.shape[-3]
         fits = (
@@ -162,8 +197,8 @@ class Family(Autoencoded):
         """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow,
         ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where
-        the pipeline's scheduler says whole numbers alone; the derivative is that of the unrounded step.
+        A time on the table becomes the whole number it stands for, and of a flow's the whole part, where
+        the pipeline's scheduler has whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
             if self.schedule.is_edm or not self.schedule.whole:
@@ -179,7 +214,7 @@ class Family(Autoencoded):
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding.
-        Told once if any is cut."""
+        Warns once if any is cut."""
         require(len(prompts) > 0, "The list of prompts is empty.")
         require(
             self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts."

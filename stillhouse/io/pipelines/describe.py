@@ -64,7 +64,7 @@ def weights(module: Any) -> int:
 
 
 def remarks(family: Family) -> list[str]:
-    """What a person should know before distilling it."""
+    """What to consider before distilling it."""
     config, pred = family.pipe.scheduler.config, []
     name = type(family.pipe.scheduler).__name__
     if name.removesuffix("Scheduler") not in OURS:

@@ -1,4 +1,5 @@
-"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, told by T5."""
+"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, conditioned by
+T5."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class LTX(VideoFamily):
     """HaCohen et al., 2024 (arXiv 2501.00103). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), True
     where there is text.
 
-    Every latent pixel is a token; the network hears of its place in seconds and pixels, at the pipeline's own
-    frame rate. A decoder that takes a noise level is told 0, as the pipeline does by default.
+    Every latent pixel is a token, with its place in seconds and pixels, at the pipeline's own frame rate. A
+    decoder that takes a noise level is given 0, as the pipeline does by default.
     """
 
     pipelines = ("LTXPipeline",)
@@ -91,6 +92,16 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """The inverse of :func:`pack`."""
+    """The inverse of :func:`pack`.
+
+    Arguments:
+        tokens: (B, f h w, C).
+        frames: f of the latents.
+        height: h of the latents.
+        width: w of the latents.
+
+    Returns:
+        Latents, (B, f, C, h, w).
+    """
     x: Tensor = tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
     return x

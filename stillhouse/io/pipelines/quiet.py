@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
+    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is logged
     by us, once."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging as others

@@ -33,8 +33,15 @@ def register(family: type[Family]) -> type[Family]:
 
 
 def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Family]:
-    """The family that reads Diffusers' class ``name``; ``adapter``: a class, or ``"./file.py:Class"``, to be
-    used whatever the name."""
+    """The family that reads a pipeline.
+
+    Arguments:
+        name: of the pipeline's class in Diffusers.
+        adapter: a class, or ``"./file.py:Class"``, to be used whatever the name; None: the registered one.
+
+    Returns:
+        A subclass of :class:`Family`; raises :class:`StillhouseError` where there is none.
+    """
     if isinstance(adapter, str):
         return _from_file(adapter)
     if adapter is not None:
@@ -47,7 +54,7 @@ def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Fam
         raise StillhouseError(
             f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of "
             "stillhouse.io.pipelines.Family "
-            "with `part`, `call` and `tell`, given as --adapter ./my.py:MyFamily."
+            "with `part`, `call` and `encode_plain`, given as --adapter ./my.py:MyFamily."
         )
     return FAMILIES[name]
 

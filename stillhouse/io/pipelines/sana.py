@@ -1,4 +1,5 @@
-"""SANA: a linear-attention transformer of a flow on deeply compressed latents, told by a language model."""
+"""SANA: a linear-attention transformer of a flow on deeply compressed latents, conditioned by a language
+model."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ class Sana(Family):
     """Xie et al., 2024 (arXiv 2410.10629). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there
     is text.
 
-    Prompts are put after the pipeline's own instruction to the language model; the empty one is told without
+    Prompts are put after the pipeline's own instruction to the language model; the empty one is given without
     it, as the pipeline does.
     """
 

@@ -52,8 +52,16 @@ class SD(Family):
 
 
 def scale_input(net: Any, x: Tensor, guidance: Tensor | None) -> dict[str, Tensor]:
-    """The guidance scale as a U-Net made for it hears it (``time_cond_proj_dim``): waves of ``1000 (w - 1)``,
-    shape (B, dim)."""
+    """The guidance scale as a U-Net's input (``time_cond_proj_dim``): waves of ``1000 (w - 1)``.
+
+    Arguments:
+        net: the U-Net.
+        x: states, (B, *shape), whose dtype the waves have.
+        guidance: scales, (B,) or one for all; None: 1.
+
+    Returns:
+        ``timestep_cond``, (B, dim); empty for a network without the input.
+    """
     dim = net.config.time_cond_proj_dim
     if dim is None:
         return {}

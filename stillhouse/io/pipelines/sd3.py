@@ -53,8 +53,17 @@ class SD3(Family):
 
 
 def shift_of_size(scheduler: Any, shape: tuple[int, ...], patch: int, most: float) -> dict[str, float]:
-    """``mu``, the scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``);
-    nothing where it does not."""
+    """The scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``).
+
+    Arguments:
+        scheduler: of Diffusers.
+        shape: of a latent; its last two numbers count.
+        patch: side of a patch, in latent pixels.
+        most: shift at the largest size where the scheduler names none.
+
+    Returns:
+        ``mu`` for ``set_timesteps``; empty where the shift does not grow.
+    """
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return {}

@@ -1,5 +1,5 @@
-"""Stable Diffusion XL and its kin: a U-Net with two text encoders that also hears the picture's size and
-crop."""
+"""Stable Diffusion XL and its kin: a U-Net with two text encoders that is also conditioned on the picture's
+size and crop."""
 
 from __future__ import annotations
 

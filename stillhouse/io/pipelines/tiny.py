@@ -22,8 +22,16 @@ from stillhouse.io.pipelines.tiny_video import ltx, wan
 
 
 def build(kind: str, folder: str | Path, seed: int = 0) -> Path:
-    """A tiny pipeline of ``kind`` (see :data:`KINDS`), written to ``folder`` as safetensors; the same for the
-    same seed."""
+    """Write a tiny pipeline as safetensors.
+
+    Arguments:
+        kind: of :data:`KINDS`.
+        folder: to write.
+        seed: of its weights.
+
+    Returns:
+        The folder.
+    """
     if kind not in KINDS:
         raise unknown("tiny pipeline", kind, KINDS)
     with quiet(), torch.random.fork_rng(devices=[]):

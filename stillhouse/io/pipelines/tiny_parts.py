@@ -6,7 +6,16 @@ from typing import Any
 
 
 def vae(channels: int = 4, factor: int = 8, **config: Any) -> Any:
-    """An autoencoder of ``factor`` pixels to a latent's side."""
+    """An autoencoder of pictures.
+
+    Arguments:
+        channels: of a latent.
+        factor: pixels to a latent's side, a power of 2.
+        config: further options of ``AutoencoderKL``.
+
+    Returns:
+        The autoencoder.
+    """
     from diffusers import AutoencoderKL
 
     blocks = factor.bit_length()

@@ -104,8 +104,8 @@ def pixart() -> Any:
 
 
 def pixart_alpha() -> Any:
-    """PixArt-alpha at 1024 pixels, which hears the picture's size. Its default picture is large: open it at
-    64 x 64."""
+    """PixArt-alpha at 1024 pixels, which is conditioned on the picture's size. Its default picture is large:
+    open it at 64 x 64."""
     return _pixart(
         "PixArtAlphaPipeline", 128, table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
     )

@@ -1,4 +1,4 @@
-"""Wan: a transformer of a flow on a causal autoencoder's latents of clips, told by UMT5."""
+"""Wan: a transformer of a flow on a causal autoencoder's latents of clips, conditioned by UMT5."""
 
 from __future__ import annotations
 
