@@ -30,9 +30,8 @@ class FiniteDenoiser(ExactDenoiser):
     """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2
     sigma^2)) x_i``.
 
-    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At
-    ``sigma = 0`` it is the nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk``
-    states, so that memory stays at ``chunk x N``.
+    ``data``: (N, …); ``labels``: (N,) or ``None``. At ``sigma = 0`` it is the nearest point, at ``alpha = 0``
+    the mean of all. Works in chunks of ``chunk`` states, so that memory stays at ``chunk x N``.
     """
 
     points: Tensor
@@ -63,7 +62,19 @@ class FiniteDenoiser(ExactDenoiser):
         return logits.softmax(1) @ points
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
+        """The posterior mean ``E[x_0 | x_t, cond]``.
+
+        Arguments:
+            x_t: states, (B, …).
+            t: times in [0, 1], (B,).
+            cond: labels, (B,), with -1 for all points; None for all points throughout.
+
+        Returns:
+            Clean estimates, (B, …).
+
+        Raises:
+            StillhouseError: for a condition where the data has no labels.
+        """
         if cond is not None:
             require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
             cond = cond.expand(len(x_t))
@@ -116,7 +127,7 @@ class FiniteWorld(World):
         return x[row], y[row]
 
     def exact(self, process: Process) -> FiniteDenoiser:
-        """The denoiser of the training split; it answers with training images, and generalises to nothing."""
+        """The denoiser of the training split; it returns training images, and generalises to nothing."""
         return FiniteDenoiser(process, *self._splits["train"])
 
     def measure(
@@ -130,8 +141,14 @@ class FiniteWorld(World):
         """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD,
         high-band ratio.
 
-        All are against the training images. ``features``: your own extractor in the place of our classifier's
-        features.
+        Arguments:
+            samples: images in [-1, 1], at least 4, (B, *shape).
+            labels: what the samples were made for, (B,); None leaves out the accuracy.
+            generator: for the random part of metrics; None for one that is the same every time.
+            features: your own extractor; None for our classifier's features.
+
+        Returns:
+            Values by name, against the training images.
         """
         from stillhouse.metrics.suite import measure_images
 
@@ -150,11 +167,17 @@ class FiniteWorld(World):
         return features_of(load_features(self.name), self._splits["train"][0])
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect
-        samples would get.
+        """The metrics of held-out images: what new and perfect samples would get.
 
-        Samples that repeat training images can fall below it: the classifier knows those, and its features
-        drift a little on new ones.
+        Samples that repeat training images can fall below it: the classifier was trained on those, and its
+        features drift a little on new ones.
+
+        Arguments:
+            n: images, or all held-out ones if there are fewer.
+            seed: of the choice.
+
+        Returns:
+            What :meth:`measure` returns for them.
         """
         x, y = self._splits["test"]
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("floor", seed)))[:n]
@@ -173,10 +196,18 @@ def _split(world: type[FiniteWorld]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def bundled_table(package: str, file: str, advice: str) -> np.ndarray:
-    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without
-    importing the package.
+    """A gzipped table of small whole numbers that a package ships, read without importing the package.
 
-    Raises :class:`StillhouseError` with ``advice`` if the package isn't there.
+    Arguments:
+        package: its import name.
+        file: the path within the package.
+        advice: the end of the error's sentence, how to install the package.
+
+    Returns:
+        The table, (rows, columns) uint8.
+
+    Raises:
+        StillhouseError: if the package isn't there.
     """
     found = importlib.util.find_spec(package)
     path = Path(next(iter(found.submodule_search_locations or [""])), file) if found else None

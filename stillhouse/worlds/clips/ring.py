@@ -27,11 +27,7 @@ PLACES = 64
 
 class ClipDenoiser(ExactDenoiser):
     """Exact posterior mean over a finite set of ``clips`` (N, F, …): ``sum_i softmax_i(log q(x_t | clip_i))
-    clip_i``.
-
-    Times are one per clip (B,) or one per frame (B, F), so that some frames may be known and others noise.
-    ``labels``: (N,); ``cond``: labels (B,), -1 or ``None`` for all clips.
-    """
+    clip_i``. ``labels``: (N,)."""
 
     clips: Tensor
     labels: Tensor
@@ -42,11 +38,24 @@ class ClipDenoiser(ExactDenoiser):
         self.register_buffer("labels", labels)
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, …)."""
+        """The posterior mean ``E[x_0 | x_t, cond]``.
+
+        Arguments:
+            x_t: states, (B, F, …).
+            t: times in [0, 1], one per clip (B,) or one per frame (B, F), so that some frames may be clean
+                and others noise.
+            cond: labels, (B,), with -1 for all clips; None for all clips throughout.
+
+        Returns:
+            Clean estimates, (B, F, …).
+
+        Raises:
+            StillhouseError: for clips of another shape.
+        """
         frames = tuple(self.clips.shape[1:])
         require(
             tuple(x_t.shape[1:]) == frames,
-            f"This denoiser knows clips of shape {frames}, not {tuple(x_t.shape[1:])}.",
+            f"This denoiser holds clips of shape {frames}, not {tuple(x_t.shape[1:])}.",
         )
         clips = self.clips.to(x_t)
         each = t if t.dim() == 2 else t[:, None].expand(x_t.shape[:2])
@@ -122,6 +131,16 @@ class RingClips(World):
         return self.every(self.frames)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Clips and their speeds, drawn with replacement.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of speeds, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Clips, (n, frames, 16, 1, 1), and the numbers of their speeds, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         clips, every = self.every(self.frames)
         speed, place = draws.integers(0, self.classes), draws.integers(0, PLACES)
@@ -148,8 +167,15 @@ class RingClips(World):
         return frame_distances(clips, self.draw(torch.arange(PLACES) * (SIDE / PLACES)))
 
     def clip_distance(self, clips: Tensor, last: int = 0) -> float:
-        """Mean squared distance of whole clips (B, F, 16, 1, 1), or of their ``last`` frames, to the nearest
-        true clip of that length."""
+        """Mean squared distance of whole clips to the nearest true clip of their length.
+
+        Arguments:
+            clips: of any length, (B, F, 16, 1, 1).
+            last: only so many frames at the end; 0 for all.
+
+        Returns:
+            The mean over the clips.
+        """
         from stillhouse.metrics.video import clip_distance
 
         part = clips[:, -last:] if last else clips
@@ -158,11 +184,19 @@ class RingClips(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``frame_distance`` and ``clip_distance``, squared, to the nearest true ones; ``flicker`` and
-        ``change`` over those of true clips.
+        """How clips look and move, beside all true clips.
 
-        ``speeds``: how many of them have at least a quarter of their share. ``fidelity``: share at the speed
-        that was asked for.
+        ``frame_distance, clip_distance``: squared, to the nearest true ones; ``flicker, change``: over those
+        of true clips, 1 is right. ``speeds``: how many of them have at least a quarter of their share.
+        ``fidelity``: share of clips at the speed of their label.
+
+        Arguments:
+            samples: clips, at least 4, (B, frames, 16, 1, 1).
+            labels: numbers of speeds, (B,); None leaves out ``fidelity``.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.video import change, flicker, nearest
 
