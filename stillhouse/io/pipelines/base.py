@@ -1,5 +1,5 @@
-"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the
-pipeline's own configuration."""
+"""The interface to Diffusers pipelines: one short class per family, with everything read from the pipeline's
+own configuration."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Codec:
 
 
 class Family:
-    """A kind of pipeline. Subclasses say how its network is called and how its prompts are encoded; the rest
-    is read here.
+    """A kind of pipeline. Subclasses define how its network is called and how its prompts are encoded; the
+    rest is read here.
 
     ``pipelines``: the Diffusers classes it reads. ``part``: the name of the network in the pipeline.
     ``patch``: what a latent's sides must be divisible by. ``guidance``: the pipeline's own default scale, 1
@@ -66,14 +66,14 @@ class Family:
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:
-        """The same pipeline for pictures of another size, in pixels: some families tell the network of it
-        with the prompt."""
+        """The same pipeline for pictures of another size, in pixels: some families condition the network on
+        it, beside the prompt."""
         return type(self)(self.pipe, height, width, self.folder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # -- what a subclass says ----------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def call(
         self,
@@ -85,7 +85,7 @@ class Family:
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
+        """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,) under ``cond``."""
         raise NotImplementedError
 
     def encode_plain(self, prompts: list[str]) -> Condition:
@@ -151,7 +151,7 @@ class Family:
         return next((f"{name}.{len(found) // 2}" for name, found in blocks.items() if found), "")
 
     def call_network(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-        """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
+        """:meth:`call` in the network's own precision, with the sign and the channels of our kinds.
 
         Networks with a learned variance give twice the channels; the second half is the variance and is
         dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
@@ -176,8 +176,8 @@ class Family:
         """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow,
         ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where
-        the pipeline's scheduler says whole numbers alone; the derivative is that of the unrounded step.
+        A time on the table is given as its whole number, and a flow's as its whole part where the pipeline's
+        scheduler has whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
             if self.schedule.is_edm or not self.schedule.whole:
@@ -193,7 +193,7 @@ class Family:
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding.
-        Told once if any is cut."""
+        Logs once if any is cut."""
         require(len(prompts) > 0, "The list of prompts is empty.")
         require(
             self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts."
@@ -207,8 +207,8 @@ class Family:
         return encoded if kept.all() else drop_condition(encoded, ~kept, self.empty)
 
     @property
-    def teller(self) -> torch.device:
-        """Where the text encoders are, which need not be where the network is."""
+    def text_device(self) -> torch.device:
+        """The device of the text encoders, which need not be the network's."""
         return next(
             (
                 p.device
@@ -233,7 +233,7 @@ class Family:
                 self._cut.add(name)
                 log.warning(
                     "%d of %d prompts are longer than the %d tokens that %s takes (the longest has %d); "
-                    "what is over is not heard.",
+                    "the rest is cut off.",
                     len(long),
                     len(prompts),
                     limit,
@@ -272,8 +272,8 @@ class Family:
             even,
             f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
         )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
-        raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
+        encoded = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
+        raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
         shift, factor = self._scale(raw)
         return ((raw - shift) * factor).to(images)
 
@@ -322,7 +322,7 @@ class Family:
     # -- sampling ----------------------------------------------------------------------------------
 
     def times(self, n: int) -> list[float]:
-        """The times that the pipeline's own scheduler walks in ``n`` steps, first to last; see
+        """The times of the pipeline's own scheduler in ``n`` steps, first to last; see
         :meth:`Schedule.times`."""
         return self.schedule.times(n, **self.steps_options(n))
 
@@ -339,8 +339,8 @@ class Family:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
-    by us, once."""
+    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is logged
+    here, once."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging as others
 
@@ -352,7 +352,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
-            )  # renamed arguments; we speak to old and new versions alike
+            )  # renamed arguments; old and new versions both work
             yield
     finally:
         for kit, level in before:

@@ -14,12 +14,12 @@ from stillhouse.io.pipelines.sd3 import shift_of_size
 
 
 class Flux(Family):
-    """Black Forest Labs, 2024. Condition: ``tokens`` (B, L, C) of T5 and ``pooled`` (B, P) of CLIP. Time is
-    told in [0, 1].
+    """Black Forest Labs, 2024. Condition: ``tokens`` (B, L, C) of T5 and ``pooled`` (B, P) of CLIP. The
+    network's time is in [0, 1].
 
     Our state is the picture (16, h, w); it is packed into 2 x 2 patches on the way into the network and
-    unpacked on the way out. Where the network hears the guidance scale and is told none, it is told the
-    pipeline's default, for it never learnt to do without.
+    unpacked on the way out. Where the network takes the guidance scale and none is given, it gets the
+    pipeline's default, for it was never trained without one.
     """
 
     pipelines = ("FluxPipeline",)
@@ -43,7 +43,7 @@ class Flux(Family):
     def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer_2"]
         tokens, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, device=self.teller, max_sequence_length=length
+            prompts, None, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "pooled": pooled}
 

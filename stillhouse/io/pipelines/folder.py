@@ -62,7 +62,7 @@ def open_pipeline(
     else:
         folder = Path(name)
         index = check_folder(folder)
-        family_for(index["_class_name"], adapter)  # an unknown class is told before gigabytes are read
+        family_for(index["_class_name"], adapter)  # an unknown class is refused before gigabytes are read
         pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
     kind = family_for(type(pipe).__name__, adapter)
     if frames is None:

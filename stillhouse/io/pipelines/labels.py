@@ -25,7 +25,7 @@ class DiT(Family):
 
     @property
     def pixels(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # this pipeline does not say it
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # this pipeline has no number for it
 
     @property
     def classes(self) -> int:

@@ -1,4 +1,5 @@
-"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, told by T5."""
+"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, conditioned on
+T5's tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class LTX(VideoFamily):
     """HaCohen et al., 2024 (arXiv 2501.00103). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), True
     where there is text.
 
-    Every latent pixel is a token; the network hears of its place in seconds and pixels, at the pipeline's own
-    frame rate. A decoder that takes a noise level is told 0, as the pipeline does by default.
+    Every latent pixel is a token; the network is given its place in seconds and pixels, at the pipeline's own
+    frame rate. A decoder that takes a noise level gets 0, as the pipeline's does by default.
     """
 
     pipelines = ("LTXPipeline",)
@@ -34,7 +35,7 @@ class LTX(VideoFamily):
     def encode_plain(self, prompts: list[str]) -> Condition:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
-            prompts, None, False, device=self.teller, max_sequence_length=length
+            prompts, None, False, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "mask": mask}
 

@@ -1,5 +1,5 @@
-"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, told T5's tokens and their
-mask."""
+"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, conditioned on T5's tokens and
+their mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PixArt(Family):
     """Chen et al., 2023 (arXiv 2310.00426) and 2024 (arXiv 2403.04692).
 
     Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text. The large alpha model also
-    hears ``resolution`` (B, 2) and ``aspect`` (B, 1). The learned variance is dropped.
+    takes ``resolution`` (B, 2) and ``aspect`` (B, 1). The learned variance is dropped.
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -32,7 +32,7 @@ class PixArt(Family):
 
     @property
     def _takes_size(self) -> bool:
-        # the sigma pipeline never tells it, whatever the network
+        # the sigma pipeline never gives it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
     def encode_plain(self, prompts: list[str]) -> Condition:
@@ -40,7 +40,7 @@ class PixArt(Family):
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,
-            device=self.teller,
+            device=self.text_device,
             clean_caption=True,
             max_sequence_length=length,  # cleaned, as its own call does
         )

@@ -1,4 +1,4 @@
-"""Which family reads which Diffusers pipeline, and how a user's own class is found."""
+"""The families by Diffusers class, and the look-up of a user's own class."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Fam
         raise StillhouseError(
             f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of "
             "stillhouse.io.pipelines.Family "
-            "with `part`, `call` and `tell`, given as --adapter ./my.py:MyFamily."
+            "with `part`, `call` and `encode_plain`, given as --adapter ./my.py:MyFamily."
         )
     return FAMILIES[name]
 
@@ -64,7 +64,7 @@ def _from_file(adapter: str) -> type[Family]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does wrong is told as one sentence
+    except Exception as error:  # whatever is wrong in the user's file becomes one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     require(

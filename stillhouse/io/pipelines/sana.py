@@ -1,4 +1,5 @@
-"""SANA: a linear-attention transformer of a flow on deeply compressed latents, told by a language model."""
+"""SANA: a linear-attention transformer of a flow on deeply compressed latents, conditioned on a language
+model's tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class Sana(Family):
     """Xie et al., 2024 (arXiv 2410.10629). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there
     is text.
 
-    Prompts are put after the pipeline's own instruction to the language model; the empty one is told without
-    it, as the pipeline does.
+    Prompts are put after the pipeline's own instruction to the language model; the empty one goes without it,
+    as in the pipeline.
     """
 
     pipelines = ("SanaPipeline",)
@@ -41,7 +42,7 @@ class Sana(Family):
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,
-            device=self.teller,
+            device=self.text_device,
             max_sequence_length=self.lengths["tokenizer"],
             complex_human_instruction=instruction,
         )

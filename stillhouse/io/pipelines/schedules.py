@@ -1,5 +1,5 @@
-"""A Diffusers scheduler's configuration in our words: the process, what the network predicts, and the times
-it walks."""
+"""A Diffusers scheduler's configuration as ours: the process, what the network predicts, and the times of
+its steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ POWERS = {"scaled_linear": 2.0, "linear": 1.0}
 
 @dataclass
 class Schedule:
-    """What a scheduler says. ``sign``: -1 where the network's output is meant the other way round than
-    ``kind`` has it."""
+    """A scheduler as read. ``sign``: -1 where the network's output has the opposite sign of ``kind``'s."""
 
     scheduler: Any
     process: Process

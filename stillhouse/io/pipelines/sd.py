@@ -29,7 +29,7 @@ class SD(Family):
         )
 
     def encode_plain(self, prompts: list[str]) -> Condition:
-        return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
+        return {"tokens": self.pipe.encode_prompt(prompts, self.text_device, 1, False)[0]}
 
     def call(
         self,
@@ -50,8 +50,8 @@ class SD(Family):
 
 
 def scale_input(net: Any, x: Tensor, guidance: Tensor | None) -> dict[str, Tensor]:
-    """The guidance scale as a U-Net made for it hears it (``time_cond_proj_dim``): waves of ``1000 (w - 1)``,
-    shape (B, dim)."""
+    """The guidance scale as the input of a U-Net made for it (``time_cond_proj_dim``): waves of ``1000 (w -
+    1)``, shape (B, dim)."""
     dim = net.config.time_cond_proj_dim
     if dim is None:
         return {}

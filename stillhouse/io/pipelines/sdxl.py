@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and its kin: a U-Net with two text encoders that also hears the picture's size and
+"""Stable Diffusion XL and its kin: a U-Net conditioned on two text encoders, the picture's size and its
 crop."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SDXL(SD):
 
     def encode_plain(self, prompts: list[str]) -> Condition:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, device=self.teller, do_classifier_free_guidance=False
+            prompts, device=self.text_device, do_classifier_free_guidance=False
         )
         ids = torch.tensor([*self.size, 0, 0, *self.size], dtype=tokens.dtype, device=tokens.device)
         return {"tokens": tokens, "pooled": pooled, "ids": ids.repeat(len(prompts), 1)}

@@ -258,7 +258,7 @@ def pixart() -> Any:
 
 
 def pixart_alpha() -> Any:
-    """PixArt-alpha at 1024 pixels, which hears the picture's size. Its default picture is large: open it at
+    """PixArt-alpha at 1024 pixels, which takes the picture's size. Its default picture is large: open it at
     64 x 64."""
     return _pixart(
         "PixArtAlphaPipeline", 128, _table(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")

@@ -14,7 +14,7 @@ LENGTH = 16  # tokens of a prompt
 
 
 def clip_tokenizer(words: Sequence[str] = WORDS, length: int = LENGTH) -> Any:
-    """A CLIP tokenizer that knows letters and ``words``, and gives ``length`` tokens."""
+    """A CLIP tokenizer of letters and ``words``, which gives ``length`` tokens."""
     from transformers import CLIPTokenizer
 
     pieces = [
@@ -56,9 +56,9 @@ def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:
 
 
 def t5(width: int = 48) -> tuple[Any, Any]:
-    """A T5 tokenizer that knows letters and :data:`WORDS`, and its encoder."""
+    """A T5 tokenizer of letters and :data:`WORDS`, and its encoder."""
     from transformers import T5Config, T5EncoderModel
-    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # made when it is asked for
+    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # a lazy attribute
 
     letters = string.ascii_lowercase + string.digits + ".,!?-:"
     pieces = [
