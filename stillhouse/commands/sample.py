@@ -80,7 +80,7 @@ def sample(words: list[str]) -> int:
     )
     require(
         not (request.prompts and request.labels) or form.name == "image" and model.cond_kind == "image",
-        "A sample is asked for by labels or by prompts, not by both.",
+        "Give labels or prompts for the samples, not both.",
     )
     print(form.sample(model, request))
     return 0

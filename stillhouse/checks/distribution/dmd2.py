@@ -27,7 +27,7 @@ UPDATES = 250  # of the student
 
 
 def pretrained(world: Mixture, seed: int) -> Denoiser:
-    """A network that has seen the wrong data alone, as a teacher's copy would have."""
+    """A network trained on the wrong data alone, as a teacher's copy would be."""
     student = world.network(Flow(), seed, width=64, depth=3, classes=0)
     recipe = Recipe(steps=600, batch=256, seed=seed, ema=0.99)
     teacher = load(world.exact(Flow()), shape=world.shape)

@@ -1,5 +1,5 @@
-"""snoopi: a student taught with negative prompts in its attention obeys them in one call; one taught without
-them does not."""
+"""snoopi: a student trained with negative prompts in its attention follows them in one call; one trained
+without them does not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RATES = {"student": 1e-3, "fake": 1e-3}
 
 
 class Words(ExactDenoiser):
-    """The closed-form teacher, told one of the words."""
+    """The closed-form teacher, conditioned on one of the words."""
 
     def __init__(self, world: Mixture, process: Process):
         super().__init__(process)
@@ -104,6 +104,6 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         without if ablation else obeyed(world, taught, distilled(world, start, taught, seed), ALPHA, seed)
     )
     return [
-        at_least("taught with negatives: samples on the side asked for", with_them, 0.9),
-        at_most("taught without: samples on that side", without, 0.6),
+        at_least("trained with negatives: samples on the right side", with_them, 0.9),
+        at_most("trained without: samples on that side", without, 0.6),
     ]

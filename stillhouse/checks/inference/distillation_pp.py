@@ -26,15 +26,15 @@ from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "level": "The teacher is shown the estimate at the time that the student was just asked at.",
-    "random": "The teacher is shown the estimate at a random time.",
+    "level": "The teacher evaluates the estimate at the time of the student's own call.",
+    "random": "The teacher evaluates the estimate at a random time.",
 }
 FOUR = [1.0, 0.75, 0.5, 0.25, 0.0]
 STRENGTH, SAMPLES = 0.5, 8192
 
 
 def small_student(teacher: Model) -> dict[str, Model]:
-    """A student of two steps for the contract suite: the teacher's own network, walked in two."""
+    """A student of two steps for the contract suite: the teacher's own network, sampled in two."""
     walks = {n: Sampling([(n - k) / n for k in range(n + 1)], "renoise") for n in (2, 3)}
     return {"student": Model(teacher.denoiser.copy(), teacher.shape, teacher.classes, walks)}
 
@@ -104,7 +104,7 @@ def strays(student: Model, seed: int, steps: int, **correction: str) -> float:
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The ring of 8 with narrow modes (deviation 0.15), its exact teacher, a small student that regresses on
-    the teacher's ends and walks by re-noising in four steps; the first three are corrected.
+    the teacher's ends and samples by re-noising in four steps; the first three are corrected.
 
     The card's second claim, that a fifth step of the student alone brings little, does not show here: it
     halves the mass as well (0.53 at seed 21, where the correction leaves 0.26).
