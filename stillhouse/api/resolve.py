@@ -246,7 +246,7 @@ def _conditions(world: World | None, teacher: Model) -> Data:
     if teacher.cond_kind:
         require(
             world is not None and world.cond_kind == teacher.cond_kind,
-            f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
+            f"The teacher is conditioned on one {teacher.cond_kind} a sample; name a world with them.",
         )
         assert world is not None
         learnt, held_out = (
