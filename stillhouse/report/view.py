@@ -44,7 +44,7 @@ class Strip:
 
     @property
     def shown(self) -> View | None:
-        """What is looked at: the world's view, else what the numbers alone can show."""
+        """The view to show: the world's own, else what the numbers alone can show."""
         return view_of(self.samples) if self.view is None else self.view
 
 

@@ -174,7 +174,7 @@ class World:
 
     @property
     def display(self) -> Display:
-        """What this world adds to how its samples are shown and asked for; see
+        """What this world adds to how its samples are shown and requested; see
         :class:`stillhouse.forms.views.Display`."""
         return Display()
 

@@ -83,7 +83,7 @@ def distilled(world: FourModes, start: Denoiser, method: Snoopi, seed: int) -> D
     return Trainer(method, teacher, data, recipe, student=start.copy(), quiet=True).fit().denoiser
 
 
-def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
+def on_its_side(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
     """Of samples of one word without another of the other axis, all eight pairs of them, the share on the
     side away from the second."""
     pairs = torch.tensor([(c, n) for c in range(4) for n in range(4) if c // 2 != n // 2]).repeat(ROWS, 1)
@@ -97,11 +97,13 @@ def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, se
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Words left and right, up and down; the negative one at a weight of 0.1, where training drew from 0 to
     1."""
-    world, taught, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
+    world, negatives, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
     start = pretrained(world, seed)
-    without = obeyed(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
+    without = on_its_side(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
     with_them = (
-        without if ablation else obeyed(world, taught, distilled(world, start, taught, seed), ALPHA, seed)
+        without
+        if ablation
+        else on_its_side(world, negatives, distilled(world, start, negatives, seed), ALPHA, seed)
     )
     return [
         at_least("trained with negatives: samples on the right side", with_them, 0.9),

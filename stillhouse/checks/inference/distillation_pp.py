@@ -1,4 +1,5 @@
-"""distillation_pp: a teacher that corrects a few-step student's own sampling takes its strays away."""
+"""distillation_pp: a teacher that corrects a few-step student's own sampling removes most of its samples off
+the modes."""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ def trained(world: Mixture, seed: int) -> Model:
     return Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
 
 
-def strays(student: Model, seed: int, steps: int, **correction: str) -> float:
+def mass_off_modes(student: Model, seed: int, steps: int, **correction: str) -> float:
     """Mass farther than 4 deviations from every mode; ``correction``: the level of a teacher's, none for
     none."""
     world = ring()
@@ -111,5 +112,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     """
     student = trained(ring(), seed)
     level = {"": "next", "level": "same"}.get(ablation, ablation)
-    plain, guided = strays(student, seed, 4), strays(student, seed, 4, level=level)
+    plain, guided = mass_off_modes(student, seed, 4), mass_off_modes(student, seed, 4, level=level)
     return [at_most("mass off the modes, corrected / the student alone", guided / plain, 0.5)]

@@ -327,7 +327,7 @@ class Family:
         return self.schedule.times(n, **self.steps_options(n))
 
     def start(self, n: int) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from; see
+        """Standard deviation of the noise at the start of the pipeline's ``n`` steps; see
         :meth:`Schedule.start`."""
         return self.schedule.start(n, **self.steps_options(n))
 

@@ -78,8 +78,8 @@ def is_pipeline(source: str | Path) -> bool:
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or asks
-    for code to be run."""
+    """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or needs
+    code of its own."""
     require(folder.is_dir(), f"There is no folder '{folder}'; a hub model is named as {HUB}owner/name.")
     if not (folder / INDEX).is_file():
         loose = [f.name for f in folder.iterdir() if f.suffix in PICKLES]
@@ -172,7 +172,7 @@ def _load(name: str, local: bool, **options: Any) -> Any:
             raise StillhouseError(
                 f"Diffusers can't open the pipeline '{name}': {type(error).__name__}: {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
 def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
@@ -211,10 +211,10 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
             raise StillhouseError(
                 f"Diffusers can't read '{file}' as a {index['_class_name']} like '{config}': {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
-def _calm(pipe: Any) -> Any:
+def _for_inference(pipe: Any) -> Any:
     """In evaluation mode, without progress bars of its own."""
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():

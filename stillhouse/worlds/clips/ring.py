@@ -86,7 +86,7 @@ class RingClips(World):
 
     name = "clips"
     metrics = (
-        Metric("fidelity", "high", "share", "of clips at the speed asked for", "Prompt fidelity"),
+        Metric("fidelity", "high", "share", "of clips at the speed of their label", "Prompt fidelity"),
         *DISTANCES,
         Metric("speeds", "high", "", "of six, with at least a quarter of their share", "Speeds held"),
         *STEADINESS,

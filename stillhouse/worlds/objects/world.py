@@ -57,8 +57,7 @@ class Projected(ExactDenoiser):
         away, camera = torch.cdist(cond["features"].to(self.places), self.places).min(1)
         require(
             bool((away < 1e-3).all()),
-            f"The closed-form denoiser has {len(self.places)} cameras; one of those asked for is none of "
-            "them.",
+            f"The closed-form denoiser has {len(self.places)} cameras; one of those given is none of them.",
         )
         return self.inner.mean(x_t, t, camera)
 
@@ -223,7 +222,7 @@ class Objects(World):
         ``object_psnr``: against the one object that fits all views best, in dB of the range 2; ``view_psnr``:
         each view against the object that fits it best; ``agree``: the largest share of the views that one and
         the same object fits as well as any does. Of the cube: ``off_mode``, the share of views more than
-        three deviations from every mode that their camera sees.
+        three deviations from every mode in the view of their camera.
 
         Arguments:
             samples: views of one object, at least 4, (B, *shape).

@@ -285,8 +285,8 @@ class Photos(World):
         return Display(show=self._beside, whole=self._photograph)
 
     def _photograph(self, side: int) -> tuple[Tensor, Tensor]:
-        """The middle of a held-out photograph, degraded and true, each (1, 3, side, side): for people, who
-        look at photographs."""
+        """The middle of a held-out photograph, degraded and true, each (1, 3, side, side): to be looked
+        at as a photograph."""
         whole = _photographs("test")[-1].float()[None] / 127.5 - 1
         top, left = ((length - side) // 2 for length in whole.shape[-2:])
         true = whole[..., top : top + side, left : left + side]

@@ -1,5 +1,5 @@
-"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions that
-no training ever sees."""
+"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions held
+out of all training."""
 
 from __future__ import annotations
 

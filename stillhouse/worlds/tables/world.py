@@ -1,4 +1,4 @@
-"""``tables``: scikit-learn's bundled tables, split, standardised and, where asked for, with some labels made
+"""``tables``: scikit-learn's bundled tables, split, standardised and, as an option, with some labels made
 wrong."""
 
 from __future__ import annotations
