@@ -106,6 +106,6 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         else on_its_side(world, negatives, distilled(world, start, negatives, seed), ALPHA, seed)
     )
     return [
-        at_least("trained with negatives: samples on the right side", with_them, 0.9),
+        at_least("trained with negatives: samples on the side away from the negative word", with_them, 0.9),
         at_most("trained without: samples on that side", without, 0.6),
     ]
