@@ -22,7 +22,7 @@ QUICK = "--quick" in sys.argv
 
 
 class Mine(nn.Module):
-    """Any module will do; the adapter below tells how it is called."""
+    """Any module will do; the adapter below defines how it is called."""
 
     def __init__(self):
         super().__init__()

@@ -47,7 +47,7 @@ def distill(words: list[str]) -> int:
         help="the student that an operation needs: a folder of a run or of a model",
     )
     if not name:
-        parser.parse(words)  # shows the help if that was asked for
+        parser.parse(words)  # shows the help with --help
         raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
 
     from stillhouse.api.system import right_command, system_class

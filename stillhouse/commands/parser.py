@@ -1,4 +1,4 @@
-"""Words of the command line as values, with mistakes told in one sentence."""
+"""Words of the command line as values, with mistakes reported in one sentence."""
 
 from __future__ import annotations
 

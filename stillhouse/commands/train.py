@@ -34,7 +34,7 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--kind",
         default=argparse.SUPPRESS,
-        help="what the network says: x0 eps score v velocity edm logits [default the world's: mostly "
+        help="what the network predicts: x0 eps score v velocity edm logits [default the world's: mostly "
         "velocity]",
     )
     parser.add_argument(

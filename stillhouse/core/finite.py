@@ -56,7 +56,19 @@ class FiniteDenoiser(ExactDenoiser):
         return (near - among.amax(1, keepdim=True).detach()) / (sigma**2).clamp_min(1e-12)
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
+        """The posterior mean ``E[x_0 | x_t, cond]``.
+
+        Arguments:
+            x_t: states, (B, …).
+            t: times in [0, 1], (B,).
+            cond: labels, (B,), with -1 for all points; None for all points throughout.
+
+        Returns:
+            Clean estimates, (B, …).
+
+        Raises:
+            StillhouseError: for a condition where the data has no labels.
+        """
         rows = len(x_t)
         if torch.is_tensor(cond):
             cond = cond.expand(rows)

@@ -1,4 +1,4 @@
-"""What a page needs to know of one run: its figures, its curves, and samples of student and teacher from the
+"""What a page shows of one run: its figures, its curves, and samples of student and teacher from the
 same noise."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Strip:
 
     @property
     def shown(self) -> View | None:
-        """What is looked at: the world's view, else what the numbers alone can show."""
+        """The view to show: the world's own, else what the numbers alone can show."""
         return view_of(self.samples) if self.view is None else self.view
 
 
@@ -169,12 +169,12 @@ def view_of_folder(folder: str | Path) -> RunView:
 
 
 def _teacher_name(source: Any, world: World) -> str:
-    """A teacher's name for people."""
+    """A teacher's name for display."""
     if not source:
         return f"{world.name} (in memory)"
     if str(source).partition(":")[0] == "exact":
         return f"exact {world.name}"
     path = Path(str(source))
-    while path.stem == "model" and path.parent.name:  # the run's folder says more
+    while path.stem == "model" and path.parent.name:  # the run's folder is a better name
         path = path.parent
     return path.stem

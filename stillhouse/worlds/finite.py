@@ -61,7 +61,7 @@ class FiniteWorld(World):
         return x[row], y[row]
 
     def exact(self, process: Process) -> FiniteDenoiser:
-        """The denoiser of the training split; it answers with training images, and generalises to nothing."""
+        """The denoiser of the training split; it returns training images, and generalises to nothing."""
         return FiniteDenoiser(process, *self._splits["train"])
 
     def measure(
@@ -75,8 +75,14 @@ class FiniteWorld(World):
         """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD,
         high-band ratio.
 
-        All are against the training images. ``features``: your own extractor in the place of our classifier's
-        features.
+        Arguments:
+            samples: images in [-1, 1], at least 4, (B, *shape).
+            labels: what the samples were made for, (B,); None leaves out the accuracy.
+            generator: for the random part of metrics; None for one that is the same every time.
+            features: your own extractor; None for our classifier's features.
+
+        Returns:
+            Values by name, against the training images.
         """
         from stillhouse.metrics.suite import measure_images
 
@@ -95,11 +101,17 @@ class FiniteWorld(World):
         return features_of(load_features(self.name), self._splits["train"][0])
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect
-        samples would get.
+        """The metrics of held-out images: what new and perfect samples would get.
 
-        Samples that repeat training images can fall below it: the classifier knows those, and its features
-        drift a little on new ones.
+        Samples that repeat training images can fall below it: the classifier was trained on those, and its
+        features drift a little on new ones.
+
+        Arguments:
+            n: images, or all held-out ones if there are fewer.
+            seed: of the choice.
+
+        Returns:
+            What :meth:`measure` returns for them.
         """
         x, y = self._splits["test"]
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("floor", seed)))[:n]
@@ -118,10 +130,18 @@ def _split(world: type[FiniteWorld]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def bundled_table(package: str, file: str, advice: str) -> np.ndarray:
-    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without
-    importing the package.
+    """A gzipped table of small whole numbers that a package ships, read without importing the package.
 
-    Raises :class:`StillhouseError` with ``advice`` if the package isn't there.
+    Arguments:
+        package: its import name.
+        file: the path within the package.
+        advice: the end of the error's sentence, how to install the package.
+
+    Returns:
+        The table, (rows, columns) uint8.
+
+    Raises:
+        StillhouseError: if the package isn't there.
     """
     found = importlib.util.find_spec(package)
     path = Path(next(iter(found.submodule_search_locations or [""])), file) if found else None

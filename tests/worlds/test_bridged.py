@@ -124,5 +124,5 @@ def test_a_long_walk_of_the_told_one_has_the_diversity_of_the_posterior(worlds):
 def test_refusals(worlds):
     with pytest.raises(StillhouseError, match="of a bridge, not of 'flow'"):
         worlds["told"].exact(Flow())
-    with pytest.raises(StillhouseError, match="'told' the degraded point or 'blind'"):
+    with pytest.raises(StillhouseError, match="'told' .conditioned on the degraded point. or 'blind'"):
         get_world("mixture", bridge="deaf")

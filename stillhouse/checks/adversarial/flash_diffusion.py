@@ -21,7 +21,7 @@ from stillhouse.worlds.mixture.layouts import make_mixture
 WORLD = "mixture"
 ABLATIONS = {
     "estimate": "The target is the teacher's clean estimate at the state itself, not where its solver ends.",
-    "frozen": "The law of the start times stays that of the first quarter: pure noise is never met.",
+    "frozen": "The distribution of start times stays that of the first quarter: no pure noise.",
 }
 CONTRACT = Contract(options={"grid": 8, "steps": 4, "low_guidance": 1.0, "high_guidance": 3.0})
 SAMPLES = 8192

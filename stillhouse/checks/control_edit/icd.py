@@ -19,7 +19,8 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "preserve": "The two maps are not asked to undo each other; each is consistent with the teacher's path "
+    "preserve": "The two maps are not trained as each other's inverse; each is consistent with the "
+    "teacher's path "
     "alone."
 }
 CONTRACT = Contract(

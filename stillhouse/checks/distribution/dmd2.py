@@ -24,7 +24,7 @@ UPDATES = 250  # of the student
 
 
 def pretrained(world: Mixture, seed: int) -> Denoiser:
-    """A network that has seen the wrong data alone, as a teacher's copy would have."""
+    """A network trained on the wrong data alone, as a teacher's copy would be."""
     student = world.network(Flow(), seed, width=64, depth=3, classes=0)
     run = distilled(Denoising(), world, 600, seed, network=student, data=InfiniteData(world), schedule="")
     return run.denoiser

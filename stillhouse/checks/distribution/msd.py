@@ -30,7 +30,7 @@ from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "partition": "Every student learns all conditions; each is still called for its part alone.",
+    "partition": "Every student is trained on all conditions; each is still called for its part alone.",
     "scores": "The small students start the matching from random weights, without teacher score matching.",
 }
 CONTRACT = Contract(
@@ -91,7 +91,7 @@ class _Denoising(Method):
 
 
 def trained_teacher(world: Mixture, seed: int, classes: int) -> Model:
-    """A network of width 64 that has learned the world's data."""
+    """A network of width 64 trained on the world's data."""
     network = world.network(Flow(), seed, width=64, depth=3, classes=classes)
     exact = load(world.exact(Flow()), shape=world.shape, classes=classes)
     data = InfiniteData(world, bool(classes))

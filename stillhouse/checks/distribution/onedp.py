@@ -1,4 +1,4 @@
-"""onedp: two ways of one call each where the teacher's own one call answers the mean of both, which is
+"""onedp: two ways of one call each where the teacher's own one call returns the mean of both, which is
 neither."""
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from stillhouse.worlds.control.world import Control
 
 WORLD = "control"
 ABLATIONS = {
-    "regression": "Regression onto the teacher's own one-step answer in the place of the score difference.",
-    "weight": "The deterministic form with the weight alpha in the place of alpha^2: more pull at high "
+    "regression": "Regression onto the teacher's own one-step sample in the place of the score difference.",
+    "weight": "The deterministic form with the weight alpha in the place of alpha^2: more weight at high "
     "noise.",
 }
 CONTRACT = Contract(options={"fake_per_student": 2}, world={"name": "control", "task": "bandit"})
@@ -58,7 +58,7 @@ class Flatter(OneDP):
 
 
 def distilled(method: OneDP, world: Control, teacher: Model, iterations: int, seed: int) -> dict[str, float]:
-    """What one call of the student gives on observations that it has not seen."""
+    """One-call actions of the student under observations that it was not trained on."""
     data = Prompts(world.shape, world.condition(world.data("train")[1]))
     rates = {player: RATES[player] for player in {*method.turns(0), "student"}}
     student = world.network(Flow(), seed, width=128, depth=2)

@@ -1,5 +1,5 @@
-"""snoopi: a student taught with negative prompts in its attention obeys them in one call; one taught without
-them does not."""
+"""snoopi: a student trained with negative prompts in its attention follows them in one call; one trained
+without them does not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RATES = {"student": 1e-3, "fake": 1e-3}
 
 
 class Words(ExactDenoiser):
-    """The closed-form teacher, told one of the words."""
+    """The closed-form teacher, conditioned on one of the words."""
 
     def __init__(self, world: Mixture, process: Process):
         super().__init__(process)
@@ -79,7 +79,7 @@ def distilled(world: FourModes, start: Denoiser, method: Snoopi, seed: int) -> D
     ).denoiser
 
 
-def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
+def on_its_side(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
     """Of samples of one word without another of the other axis, all eight pairs of them, the share on the
     side away from the second."""
     pairs = torch.tensor([(c, n) for c in range(4) for n in range(4) if c // 2 != n // 2]).repeat(ROWS, 1)
@@ -93,13 +93,15 @@ def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, se
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Words left and right, up and down; the negative one at a weight of 0.1, where training drew from 0 to
     1."""
-    world, taught, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
+    world, negatives, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
     start = pretrained(world, seed)
-    without = obeyed(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
+    without = on_its_side(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
     with_them = (
-        without if ablation else obeyed(world, taught, distilled(world, start, taught, seed), ALPHA, seed)
+        without
+        if ablation
+        else on_its_side(world, negatives, distilled(world, start, negatives, seed), ALPHA, seed)
     )
     return [
-        at_least("taught with negatives: samples on the side asked for", with_them, 0.9),
-        at_most("taught without: samples on that side", without, 0.6),
+        at_least("trained with negatives: samples on the side away from the negative word", with_them, 0.9),
+        at_most("trained without: samples on that side", without, 0.6),
     ]

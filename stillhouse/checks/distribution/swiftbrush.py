@@ -34,7 +34,7 @@ RATES = {"student": 1e-3, "fake": 1e-3}
 
 @dataclass
 class ScoreDistillation(SwiftBrush):
-    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's pull alone."""
+    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's score alone."""
 
     def vsd_gradient(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -53,7 +53,7 @@ class OneSided(SwiftBrush):
 
 @dataclass
 class WarmUp(SwiftBrush):
-    """The fake learns, the student stays as it is."""
+    """The fake score is trained, the student stays as it is."""
 
     def turns(self, step: int) -> list[str]:
         return ["fake"]
@@ -85,8 +85,8 @@ def place(seed: int, ablated: bool) -> Claim:
 
 
 def adapter(seed: int, ablated: bool) -> Claim:
-    """The shipped trained teacher, its copy as a student that makes one call, and an adapter that learns that
-    student's samples."""
+    """The shipped trained teacher, its copy as a student that makes one call, and an adapter that is trained
+    on that student's samples."""
     teacher, method = load("mixture"), WarmUp(first_time=START, rank=4, lora_alpha=8.0)
     trained(method, teacher, NoData(teacher.shape, teacher.classes), 200, seed, ema=0)
     draws = Draws(SAMPLES, seed, "loss")

@@ -1,4 +1,5 @@
-"""distillation_pp: a teacher that corrects a few-step student's own sampling takes its strays away."""
+"""distillation_pp: a teacher that corrects a few-step student's own sampling removes most of its samples off
+the modes."""
 
 from __future__ import annotations
 
@@ -25,15 +26,15 @@ from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "level": "The teacher is shown the estimate at the time that the student was just asked at.",
-    "random": "The teacher is shown the estimate at a random time.",
+    "level": "The teacher evaluates the estimate at the time of the student's own call.",
+    "random": "The teacher evaluates the estimate at a random time.",
 }
 FOUR = [1.0, 0.75, 0.5, 0.25, 0.0]
 STRENGTH, SAMPLES = 0.5, 8192
 
 
 def small_student(teacher: Model) -> dict[str, Model]:
-    """A student of two steps for the contract suite: the teacher's own network, walked in two."""
+    """A student of two steps for the contract suite: the teacher's own network, sampled in two."""
     walks = {n: Sampling([(n - k) / n for k in range(n + 1)], "renoise") for n in (2, 3)}
     return {"student": Model(teacher.denoiser.copy(), teacher.shape, teacher.classes, walks)}
 
@@ -86,7 +87,7 @@ def trained(world: Mixture, seed: int) -> Model:
     return distilled(_Endpoints(world), world, 2500, seed, network=network, lr=2e-3)
 
 
-def strays(student: Model, seed: int, steps: int, **correction: str) -> float:
+def mass_off_modes(student: Model, seed: int, steps: int, **correction: str) -> float:
     """Mass farther than 4 deviations from every mode; ``correction``: the level of a teacher's, none for
     none."""
     world = ring()
@@ -100,12 +101,12 @@ def strays(student: Model, seed: int, steps: int, **correction: str) -> float:
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The ring of 8 with narrow modes (deviation 0.15), its exact teacher, a small student that regresses on
-    the teacher's ends and walks by re-noising in four steps; the first three are corrected.
+    the teacher's ends and samples by re-noising in four steps; the first three are corrected.
 
     The card's second claim, that a fifth step of the student alone brings little, does not show here: it
     halves the mass as well (0.53 at seed 21, where the correction leaves 0.26).
     """
     student = trained(ring(), seed)
     level = {"": "next", "level": "same"}.get(ablation, ablation)
-    plain, guided = strays(student, seed, 4), strays(student, seed, 4, level=level)
+    plain, guided = mass_off_modes(student, seed, 4), mass_off_modes(student, seed, 4, level=level)
     return [at_most("mass off the modes, corrected / the student alone", guided / plain, 0.5)]

@@ -1,5 +1,5 @@
-"""sdtt: taught by reverse KL what its teacher says in two steps, a masked model writes likelier texts in few;
-by forward KL it doesn't."""
+"""sdtt: distilled by reverse KL onto its teacher's two steps, a masked model writes likelier texts in few; by
+forward KL it doesn't."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "text"
 ABLATIONS = {
-    "reverse": "Forward KL in its place: the best answer to the teacher's targets is their mean, which was "
-    "known before."
+    "reverse": "Forward KL in its place: the optimum under the teacher's targets is their mean, which "
+    "the model predicts already."
 }
 CONTRACT = Contract(
     options={"teacher_steps": 8, "rounds": 3, "teacher_ema": 0.5},
@@ -40,15 +40,15 @@ FIT, STEPS = 1500, 600
 
 @dataclass
 class Copied(SDTT):
-    """The student is asked for the teacher's first answer: a network becomes the closed form."""
+    """The target is the teacher's first prediction: a network becomes the closed form."""
 
     def target(self, x_t: Tensor, t: Tensor, cond: Condition, draws: Draws) -> Tensor:
         return of_words(self.teacher(x_t, t, cond)).log_probs
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """Texts of the chain, whose exact denoiser a network learns first; then three rounds from ``dt =
-    1/16``."""
+    """Texts of the chain, whose exact denoiser is first distilled into a network; then three rounds from ``dt
+    = 1/16``."""
     world = get_world(WORLD, kind="chain")
     process = Masked(6)
 

@@ -1,4 +1,4 @@
-"""oss: searched times follow the teacher far better than even ones, on noises that the search never met."""
+"""oss: searched times follow the teacher far better than even ones, on noises that the search did not use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def random_path(steps: int, seed: int, trial: int) -> list[int]:
 
 
 def deviation(model: Model, times: Sequence[float], reference: Tensor, seed: int) -> float:
-    """Mean squared distance of the ends of a walk from the teacher's own, over fresh noises."""
+    """Mean squared distance of the ends of trajectories from the teacher's own, over fresh noises."""
     walked = Model(model.denoiser, model.shape, samplings={len(times) - 1: Sampling([*times], "ddim")})
     return float((walked.sample(FRESH, seed=seed) - reference).square().mean())
 

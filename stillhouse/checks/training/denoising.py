@@ -1,4 +1,4 @@
-"""denoising: from data alone a network learns to make what it never saw made."""
+"""denoising: a network trained on data alone makes new samples of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITERATIONS, STEPS = 800, 32
 
 
 class Unchanged(Denoising):
-    """The network is asked for the state that it is given."""
+    """The target is the network's own input."""
 
     def student_loss(self, batch: Batch) -> Tensor:
         t = batch.draws.uniform()
@@ -33,7 +33,7 @@ class Unchanged(Denoising):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The ring of Gaussians, of which the network sees samples and nothing else."""
+    """The ring of Gaussians, of which the network is given samples and nothing else."""
     world = make_mixture()
     network: Denoiser = world.network(Flow(), seed, width=64, depth=3, classes=0)
     untrained: Model = load(network.copy(), shape=world.shape)

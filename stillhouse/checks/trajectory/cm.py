@@ -1,5 +1,5 @@
 """cm: one call of a consistency model comes close to the teacher's many, where the teacher's own single call
-sees only the mean."""
+returns only the mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stillhouse.worlds.base import get_world
 WORLD = "mixture"
 ABLATIONS = {
     "endpoint": "The target is the teacher's clean estimate at the noisy state itself, not the consistent "
-    "answer one step on."
+    "estimate one step on."
 }
 CONTRACT = Contract(process=VE(), kind="edm")
 SAMPLES = 8192

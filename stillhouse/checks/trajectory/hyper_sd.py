@@ -1,5 +1,5 @@
-"""hyper_sd: segments first, then fewer; a student that is asked for the whole path from the start is worse at
-the same number of calls."""
+"""hyper_sd: segments first, then fewer; a student trained on the whole path from the start is worse at the
+same number of calls."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def across(x0: Tensor, cond: Condition) -> Tensor:
 
 
 class Bench:
-    """The exact teacher of two classes, guided, and a network that knows what it knows: where every student
-    starts."""
+    """The exact teacher of two classes, guided, and a network trained to equal it: the start of every
+    student."""
 
     def __init__(self, seed: int):
         self.seed, self.world = seed, make_mixture(radius=2.0, std=0.25, classes=2)

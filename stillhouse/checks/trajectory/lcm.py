@@ -22,7 +22,7 @@ from stillhouse.worlds.base import get_world
 WORLD = "mixture"
 ABLATIONS = {
     "endpoint": "The target is the guided teacher's clean estimate at the noisy state itself, not the "
-    "consistent answer one step on."
+    "consistent estimate one step on."
 }
 CONTRACT = Contract(
     options={"low_guidance": 1.0, "high_guidance": 4.0, "levels": 10, "steps": 2},

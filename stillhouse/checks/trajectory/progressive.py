@@ -33,7 +33,7 @@ SAMPLES = 16384
 
 
 class FromData(Progressive):
-    """The student is asked for the data."""
+    """The target is the data."""
 
     def student_loss(self, batch: Batch) -> Tensor:
         self.real = batch.data
@@ -44,7 +44,7 @@ class FromData(Progressive):
 
 
 class LastEstimate(Progressive):
-    """The student is asked for the second of the teacher's two answers."""
+    """The target is the second of the teacher's two estimates."""
 
     def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
         teacher = self.teacher if self.stage == 0 else self.previous
@@ -52,7 +52,7 @@ class LastEstimate(Progressive):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The exact denoiser is taught to a network, which is the 64-step teacher; SWD is the sliced
+    """The exact denoiser is distilled into a network, which is the 64-step teacher; SWD is the sliced
     Wasserstein-1 distance."""
     world, process = get_world(WORLD), Cosine()
     kind = {"": Progressive, "data": FromData, "last_estimate": LastEstimate}[ablation]

@@ -1,5 +1,5 @@
-"""tbcm: one call of a student that saw no data comes close to the teacher's many steps, where the teacher's
-one step sees only the mean."""
+"""tbcm: one call of a student trained without data comes close to the teacher's many steps, where the
+teacher's one step returns only the mean."""
 
 from __future__ import annotations
 

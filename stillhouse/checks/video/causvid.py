@@ -1,5 +1,5 @@
-"""causvid: what a teacher that sees whole clips says of a causal student's frames makes them sharper than its
-paths alone did."""
+"""causvid: the score of a teacher of whole clips makes a causal student's frames sharper than the teacher's
+paths alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stillhouse.worlds.clips.ring import ClipDenoiser, RingClips
 WORLD = "clips"
 ABLATIONS = {
     "start": "No ODE initialisation: the score difference alone, for as many iterations as both stages have.",
-    "causal": "No ODE initialisation, and both scores of a frame see no later chunk.",
+    "causal": "No ODE initialisation, and both scores of a frame are functions of no later chunk.",
 }
 CONTRACT = Contract(
     options={"paths": 32, "teacher_steps": 4, "ode_share": 0.5, "fake_per_student": 2, "warmup": 1},
@@ -39,14 +39,14 @@ START, MATCHING, ALONE = (
     700,
     600,
     200,
-)  # iterations of the two stages, and those of the second in which the fake score learns alone
+)  # iterations of the two stages, and those of the second in which the fake score is trained alone
 FRAMES, SAMPLES, TEACHER_STEPS = 8, 1024, 32
 RATES = {"start": {"student": 2e-3}, "matching": {"student": 5e-4, "fake": 1e-3}}
 
 
 class CausalTeacher(ExactDenoiser):
-    """The exact teacher of each chunk, told of nothing that comes later: the posterior mean under the frames
-    up to the chunk's end."""
+    """The exact teacher of each chunk, a function of nothing that comes later: the posterior mean under the
+    frames up to the chunk's end."""
 
     def __init__(self, world: RingClips, process: Process, chunk: int):
         super().__init__(process)
@@ -97,7 +97,7 @@ def calls_per_chunk(student: Model, world: RingClips) -> float:
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """A bump on a ring of 16 pixels at one of six speeds, eight frames a clip in chunks of two; the teacher
-    knows every clip there is."""
+    is exact over all clips."""
     world = RingClips(FRAMES)
     teacher = world.exact(Flow())
 

@@ -1,4 +1,4 @@
-"""livetalk: a student that learns on its own streams, from a start that has converged, makes better clips and
+"""livetalk: a student trained on its own streams, from a start that has converged, makes better clips and
 does not drift."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stillhouse.worlds.clips.ring import RingClips
 
 WORLD = "clips"
 ABLATIONS = {
-    "policy": "Not on-policy: the second stage learns on noised real clips (causvid), with as many "
+    "policy": "Not on-policy: the second stage trains on noised real clips (causvid), with as many "
     "iterations.",
     "start": "The second stage begins after a tenth of the first one's iterations.",
 }
@@ -47,8 +47,8 @@ def trained(
     seed: int,
     data: Data | None = None,
 ) -> Model:
-    """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher, which
-    sees whole clips."""
+    """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher of
+    whole clips."""
     first = method.ode_share == 1
     rates, schedule = (
         ({"student": 2e-3}, "cosine") if first else ({"student": 5e-4, "fake": 1e-3}, "constant")
@@ -59,8 +59,8 @@ def trained(
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """A bump on a ring of 16 pixels at one of four speeds; clips of 8 frames are learned from, streams of 64
-    are looked at."""
+    """A bump on a ring of 16 pixels at one of four speeds; training is on clips of 8 frames, measurement on
+    streams of 64."""
     world = RingClips(FRAMES, speeds=(-2, -1, 1, 2))
 
     def begun(steps: int) -> Model:

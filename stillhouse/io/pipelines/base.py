@@ -162,7 +162,7 @@ class Family(Autoencoded):
         return next((f"{name}.{len(found) // 2}" for name, found in blocks.items() if found), "")
 
     def call_network(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-        """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
+        """:meth:`call` in the network's own precision, with the sign and the channels of our kinds.
 
         Networks with a learned variance give twice the channels; the second half is the variance and is
         dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
@@ -255,7 +255,7 @@ class Family(Autoencoded):
                 self._cut.add(name)
                 log.warning(
                     "%d of %d prompts are longer than the %d tokens that %s takes (the longest has %d); "
-                    "what is over is not heard.",
+                    "the rest is cut off.",
                     len(long),
                     len(prompts),
                     limit,
@@ -266,12 +266,12 @@ class Family(Autoencoded):
     # -- sampling ----------------------------------------------------------------------------------
 
     def times(self, n: int) -> list[float]:
-        """The times that the pipeline's own scheduler walks in ``n`` steps, first to last; see
+        """The times of the pipeline's own scheduler in ``n`` steps, first to last; see
         :meth:`Schedule.times`."""
         return self.schedule.times(n, **self.steps_options(n))
 
     def start(self, n: int) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from; see
+        """Standard deviation of the noise at the start of the pipeline's ``n`` steps; see
         :meth:`Schedule.start`."""
         return self.schedule.start(n, **self.steps_options(n))
 

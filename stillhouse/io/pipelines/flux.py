@@ -44,7 +44,7 @@ class Flux(Family):
     def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer_2"]
         tokens, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, device=self.teller, max_sequence_length=length
+            prompts, None, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "pooled": pooled}
 

@@ -184,7 +184,7 @@ def _load(name: str, local: bool, **options: Any) -> Any:
             raise StillhouseError(
                 f"Diffusers can't open the pipeline '{name}': {type(error).__name__}: {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
 def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
@@ -223,10 +223,10 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
             raise StillhouseError(
                 f"Diffusers can't read '{file}' as a {index['_class_name']} like '{config}': {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
-def _calm(pipe: Any) -> Any:
+def _for_inference(pipe: Any) -> Any:
     """In evaluation mode, without progress bars of its own."""
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():

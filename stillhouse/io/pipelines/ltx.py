@@ -37,7 +37,7 @@ class LTX(VideoFamily):
     def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
-            prompts, None, False, device=self.teller, max_sequence_length=length
+            prompts, None, False, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "mask": mask}
 

@@ -33,7 +33,7 @@ class PixArt(Family):
 
     @property
     def _takes_size(self) -> bool:
-        # the sigma pipeline never tells it, whatever the network
+        # the sigma pipeline never gives it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
     def encode_plain(self, prompts: list[str]) -> Parts:
@@ -41,7 +41,7 @@ class PixArt(Family):
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,
-            device=self.teller,
+            device=self.text_device,
             clean_caption=True,
             max_sequence_length=length,  # cleaned, as its own call does
         )

@@ -1,4 +1,4 @@
-"""Which family reads which Diffusers pipeline, and how a user's own class is found."""
+"""The families by Diffusers class, and the look-up of a user's own class."""
 
 from __future__ import annotations
 

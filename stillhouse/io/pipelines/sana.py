@@ -43,7 +43,7 @@ class Sana(Family):
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,
-            device=self.teller,
+            device=self.text_device,
             max_sequence_length=self.lengths["tokenizer"],
             complex_human_instruction=instruction,
         )

@@ -1,5 +1,5 @@
-"""A Diffusers scheduler's configuration in our words: the process, what the network predicts, and the times
-it walks."""
+"""A Diffusers scheduler's configuration as ours: the process, what the network predicts, and the times of
+its steps."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class SD3(Family):
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, None, device=self.teller, do_classifier_free_guidance=False
+            prompts, None, None, device=self.text_device, do_classifier_free_guidance=False
         )
         return {"tokens": tokens, "pooled": pooled}
 

@@ -25,7 +25,7 @@ class SDXL(SD):
 
     def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, device=self.teller, do_classifier_free_guidance=False
+            prompts, device=self.text_device, do_classifier_free_guidance=False
         )
         ids = torch.tensor([*self.size, 0, 0, *self.size], dtype=tokens.dtype, device=tokens.device)
         return {"tokens": tokens, "pooled": pooled, "ids": ids.repeat(len(prompts), 1)}

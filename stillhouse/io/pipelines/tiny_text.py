@@ -74,7 +74,7 @@ def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:
 def t5(width: int = 48) -> tuple[Any, Any]:
     """A T5 tokenizer whose vocabulary holds letters and :data:`WORDS`, and its encoder."""
     from transformers import T5Config, T5EncoderModel
-    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # made when it is asked for
+    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # a lazy attribute
 
     letters = string.ascii_lowercase + string.digits + ".,!?-:"
     pieces = [

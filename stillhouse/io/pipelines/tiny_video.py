@@ -10,7 +10,7 @@ from stillhouse.io.pipelines.tiny_text import t5
 
 
 def wan() -> Any:
-    """Wan 2.1: a flow whose grid is shifted by 3, walked by UniPC; 8 pixels and 4 frames to a latent's. Open
+    """Wan 2.1: a flow whose grid is shifted by 3, with UniPC; 8 pixels and 4 frames to a latent's. Open
     it at 16 x 16, 5 frames."""
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel

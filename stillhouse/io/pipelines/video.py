@@ -35,10 +35,8 @@ class VideoFamily(Family):
     ):
         self.pipe = pipe
         self.frames = self._default("num_frames") if frames is None else frames
-        known = (
-            f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
-        )
-        require(self.frames > 0 and self.frames % self.pace == 1 % self.pace, f"{known}, not {self.frames}.")
+        rule = f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
+        require(self.frames > 0 and self.frames % self.pace == 1 % self.pace, f"{rule}, not {self.frames}.")
         super().__init__(pipe, height, width, folder)
 
     def at(self, height: int, width: int) -> Family:
@@ -73,8 +71,8 @@ class VideoFamily(Family):
             not any(side % self.pixels for side in sides),
             f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.",
         )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
-        raw = pred.latent_dist.mode().transpose(1, 2)
+        encoded = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
+        raw = encoded.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)
         latents: Tensor = ((raw - shift) * factor).to(images)
         return latents

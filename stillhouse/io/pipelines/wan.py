@@ -35,7 +35,7 @@ class Wan(VideoFamily):
         one = pipe.transformer is not None and pipe.config.get("boundary_ratio") is None
         require(
             one,
-            "This WanPipeline walks with two networks, split by a noise level; only those with one can be "
+            "This WanPipeline samples with two networks, split by a noise level; only those with one can be "
             "distilled.",
         )
         super().__init__(pipe, height, width, folder, frames)
@@ -59,7 +59,7 @@ class Wan(VideoFamily):
         length = self.lengths["tokenizer"]
         return {
             "tokens": self.pipe.encode_prompt(
-                prompts, None, False, device=self.teller, max_sequence_length=length
+                prompts, None, False, device=self.text_device, max_sequence_length=length
             )[0]
         }
 

@@ -57,7 +57,7 @@ class RingClips(World):
 
     name = "clips"
     metrics = (
-        Metric("fidelity", "high", "share", "of clips at the speed asked for", "Prompt fidelity"),
+        Metric("fidelity", "high", "share", "of clips at the speed of their label", "Prompt fidelity"),
         *DISTANCES,
         Metric("speeds", "high", "", "of six, with at least a quarter of their share", "Speeds held"),
         *STEADINESS,
@@ -102,6 +102,16 @@ class RingClips(World):
         return self.every(self.frames)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Clips and their speeds, drawn with replacement.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of speeds, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Clips, (n, frames, 16, 1, 1), and the numbers of their speeds, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         clips, every = self.every(self.frames)
         speed, place = draws.integers(0, self.classes), draws.integers(0, PLACES)
@@ -128,8 +138,15 @@ class RingClips(World):
         return frame_distances(clips, self.draw(torch.arange(PLACES) * (SIDE / PLACES)))
 
     def clip_distance(self, clips: Tensor, last: int = 0) -> float:
-        """Mean squared distance of whole clips (B, F, 16, 1, 1), or of their ``last`` frames, to the nearest
-        true clip of that length."""
+        """Mean squared distance of whole clips to the nearest true clip of their length.
+
+        Arguments:
+            clips: of any length, (B, F, 16, 1, 1).
+            last: only so many frames at the end; 0 for all.
+
+        Returns:
+            The mean over the clips.
+        """
         from stillhouse.metrics.video import clip_distance
 
         part = clips[:, -last:] if last else clips
@@ -138,11 +155,19 @@ class RingClips(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``frame_distance`` and ``clip_distance``, squared, to the nearest true ones; ``flicker`` and
-        ``change`` over those of true clips.
+        """How clips look and move, beside all true clips.
 
-        ``speeds``: how many of them have at least a quarter of their share. ``fidelity``: share at the speed
-        that was asked for.
+        ``frame_distance, clip_distance``: squared, to the nearest true ones; ``flicker, change``: over those
+        of true clips, 1 is right. ``speeds``: how many of them have at least a quarter of their share.
+        ``fidelity``: share of clips at the speed of their label.
+
+        Arguments:
+            samples: clips, at least 4, (B, frames, 16, 1, 1).
+            labels: numbers of speeds, (B,); None leaves out ``fidelity``.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.video import change, flicker, nearest
 

@@ -50,10 +50,18 @@ def nose(p: Tensor) -> Tensor:
 
 
 def look(name: str, lens: Lens, places: Tensor, side: int) -> dict[str, Tensor]:
-    """The body ``name`` with its nose from ``places`` (K, 3): masks ``body`` and ``nose``, ``shade`` and
-    ``depth``, (K, side', side').
+    """Masks and shading of one body with its nose, rendered ``FINE`` times finer than the picture, to be
+    averaged into smooth edges.
 
-    ``side'`` is ``FINE`` times the picture's: average to smooth the edges.
+    Arguments:
+        name: one of ``BODIES``.
+        lens: of the cameras.
+        places: where the cameras stand, (K, 3).
+        side: of the picture in pixels.
+
+    Returns:
+        ``body`` and ``nose``, where each is in front (bool), ``shade`` in [0.45, 1] and ``depth`` along the
+        axis, each (K, FINE side, FINE side).
     """
     far, side = body(name), side * FINE
     at, distance = pixel_centres(side, places), places.norm(dim=1)[:, None]
@@ -76,7 +84,17 @@ def look(name: str, lens: Lens, places: Tensor, side: int) -> dict[str, Tensor]:
 
 
 def painted(seen: dict[str, Tensor], colour: str, tip: str, background: float) -> Tensor:
-    """What :func:`look` saw in two colours, (K, 3, side, side) in [-1, 1]."""
+    """Pictures of a body in two colours.
+
+    Arguments:
+        seen: what :func:`look` returns.
+        colour: of the body, one of ``PAINT``.
+        tip: colour of the nose, one of ``NOSES``.
+        background: its grey in [-1, 1].
+
+    Returns:
+        Pictures in [-1, 1], (K, 3, side, side).
+    """
     rgb = (
         seen["body"][:, None] * torch.tensor(PAINT[colour])[:, None, None]
         + seen["nose"][:, None] * torch.tensor(NOSES[tip])[:, None, None]

@@ -1,5 +1,5 @@
-"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions that
-no training ever sees."""
+"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions held
+out of all training."""
 
 from __future__ import annotations
 
@@ -55,8 +55,16 @@ class Shapes(CaptionedWorld):
         super().__init__(VOCABULARY, LONGEST, held_out())
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` captions of a split, every sixth of a single object where it has such, spread over all, the
-        same ones every time."""
+        """Captions spread over a split, every sixth of a single object where it has such, the same ones every
+        time.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``.
+
+        Returns:
+            Numbers of captions, (n,).
+        """
         ids, generator = (
             self.caption_ids(split),
             torch.Generator().manual_seed(seed_of("shapes", "even", split)),
@@ -83,8 +91,17 @@ class Shapes(CaptionedWorld):
         return torch.where(place[:, 0] < 1 / EVERY, single[(place[:, 1] * len(single)).long()], two)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` fresh images and their captions: of the training split, one in six with a single object, or
-        as ``labels`` (n,) ask."""
+        """Fresh images and their captions.
+
+        Arguments:
+            n: images to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of captions, (n,), with -1 for any of the training split, one in six with a single
+                object; None for any throughout.
+
+        Returns:
+            Images, (n, 3, 32, 32), and the numbers of their captions, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         ids = self.asked_or(self._draw_ids(draws, "train"), labels)
         images = draw(compose(ids, draws))
@@ -131,11 +148,16 @@ class Shapes(CaptionedWorld):
         generator: torch.Generator | None = None,
         features: FeatureExtractor | None = None,
     ) -> dict[str, float]:
-        """Prompt fidelity where ``labels`` (B,) are given, whole and by part; :func:`measure_images` on the
-        reader's features.
+        """Prompt fidelity, whole and by part, and :func:`measure_images` on the reader's features.
 
-        All but the fidelities compare with the training renders. ``features``: your own extractor in the
-        place of the reader.
+        Arguments:
+            samples: images in [-1, 1], at least 4, (B, 3, 32, 32).
+            labels: numbers of captions, (B,); None leaves out the fidelities.
+            generator: for the random part of metrics; None for one that is the same every time.
+            features: your own extractor in the place of the reader; None for the reader's features.
+
+        Returns:
+            Values by name; all but the fidelities are against the training renders.
         """
         from stillhouse.metrics.reader import prompt_fidelity
         from stillhouse.metrics.suite import measure_images
@@ -155,14 +177,30 @@ class Shapes(CaptionedWorld):
         )
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` fresh renders with their captions: what new and perfect samples would
-        get."""
+        """The metrics of fresh renders with their captions: what new and perfect samples would get.
+
+        Arguments:
+            n: number of images.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
 
 
 def write_folder(folder: str | Path, n: int, seed: int = 0) -> Path:
-    """A folder of ``n`` pictures with a caption in a text file beside each, as a user's own data may lie;
-    what is there already stays."""
+    """A folder of pictures with a caption in a text file beside each, as a user's own data may lie; what is
+    there already stays.
+
+    Arguments:
+        folder: where to.
+        n: number of pictures.
+        seed: of their draws.
+
+    Returns:
+        The folder.
+    """
     from stillhouse.io.images import save_samples
 
     folder, world = Path(folder), Shapes()
