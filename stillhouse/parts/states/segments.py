@@ -1,4 +1,4 @@
-"""A time axis cut into equal segments, within which a trajectory is asked to be consistent."""
+"""A time axis cut into equal segments, within which jumps are to be consistent."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ def divergence(name: str, pred: Tensor, target: Tensor) -> Tensor:
     """How far predicted log-probabilities of tokens lie from a fixed target.
 
     ``reverse_kl``: ``sum D (log D - g)``, whose best answer to several targets is their normalised geometric
-    mean; ``forward_kl``: ``sum e^g (g - log D)``, whose best answer is their mean; ``absolute`` and ``squared``: of
-    the logarithms' differences, summed. Targets below ``e^-30`` count as that.
+    mean; ``forward_kl``: ``sum e^g (g - log D)``, whose best answer is their mean; ``absolute`` and
+    ``squared``: of the logarithms' differences, summed. Targets below ``e^-30`` count as that.
 
     Arguments:
         name: one of :data:`DIVERGENCES`.
