@@ -1,7 +1,7 @@
 """Which systems there are: read from their files themselves, so that a new file is known without another
 edit.
 
-Listing parses the files and imports nothing; :func:`find` imports the one that is asked for, or a file from
+Listing parses the files and imports nothing; :func:`find` imports the one that is named, or a file from
 outside the tree.
 """
 
@@ -186,7 +186,7 @@ def _words(node: ast.ClassDef, name: str) -> tuple[str, ...]:
 
 def find(name: str) -> type[Any]:
     """The class of a slug (``"cm"``) or of a file (``"./my_method.py"``, ``"./my_method.py:MyMethod"``): a
-    method, an operation or a program, which ``kind`` says.
+    method, an operation or a program, by its ``kind``.
 
     Raises :class:`StillhouseError` for an unknown slug, a file that is missing or can't be imported, a class
     that isn't in it or is no system, and for a slug that is a scikit-learn estimator.

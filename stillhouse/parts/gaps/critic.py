@@ -18,7 +18,8 @@ from stillhouse.train.method import Method
 
 
 def middle_of(denoiser: Denoiser) -> str:
-    """The name, inside a denoiser, of the submodule that a critic reads."""
+    """The name, inside a denoiser, of the submodule that a critic reads; raises :class:`StillhouseError`
+    where the network names none."""
     middle = getattr(denoiser.net, "middle", "")
     if not middle:
         raise StillhouseError(
@@ -36,7 +37,17 @@ def feature_source(method: Method) -> Denoiser:
 
 
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
+    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed.
+
+    Arguments:
+        denoiser: whose network names its middle block, see :func:`middle_of`.
+        x_t: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        Features: (B, C, H, W) of a U-Net, (B, N, C) of a transformer, (B, C) of an MLP.
+    """
     found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
     # joint blocks of text and picture give both, the picture last
     picture: Tensor = found[-1] if isinstance(found, tuple) else found
@@ -57,7 +68,18 @@ def features_at(
     denoiser: Denoiser, names: Sequence[str], x_t: Tensor, t: Tensor, cond: Condition = None
 ) -> list[Tensor]:
     """The features of several blocks at ``(x_t, t)``, in the order in which they run; what comes after the
-    last is not computed."""
+    last is not computed.
+
+    Arguments:
+        denoiser: evaluated once, up to the last of the blocks.
+        names: its submodules, in the order in which they run, see :func:`encoder_of`.
+        x_t: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The output of each block: (B, C, H, W), (B, N, C) or (B, C).
+    """
     kept: list[Tensor] = []
     hooks = [
         denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(out))
@@ -102,7 +124,16 @@ class Head(nn.Module):
 
 def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Head:
     """A head that fits the features of ``denoiser`` on samples of ``shape``, those of ``states`` of them side
-    by side."""
+    by side.
+
+    Arguments:
+        denoiser: evaluated once, at zeros, to find the size of its features.
+        shape: of one sample.
+        states: how many states' features are joined along the channels.
+
+    Returns:
+        A new head, on the CPU.
+    """
     with torch.no_grad():
         device = next(
             denoiser.net.parameters()
@@ -120,8 +151,8 @@ def channel_of(h: Tensor) -> int:
 
 
 class JumpCritic(nn.Module):
-    """Judges where a jump landed, seeing where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one backbone,
-    a head for each.
+    """A critic of where a jump landed, given where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one
+    backbone, a head for each.
 
     Given the start it keeps the teacher's map, since at its optimum the jumps from *every* state have the
     teacher's distribution; without it only their distribution as a whole (Lin, Wang & Yang, 2024, arXiv
@@ -142,8 +173,18 @@ class JumpCritic(nn.Module):
     def forward(
         self, landed: list[Tensor], s: Tensor, start: tuple[Tensor, Tensor] | None, cond: Condition = None
     ) -> list[Tensor]:
-        """Logits (B,) of each of ``landed`` (B, …) at ``s`` (B,); ``start``: the state ``x_t`` and its time
-        ``t``, or None."""
+        """Logits of where several jumps landed that began at one state.
+
+        Arguments:
+            landed: the ends of the jumps, each (B, *shape).
+            s: their times in [0, 1], (B,).
+            start: the state ``x_t`` (B, *shape) and its time ``t`` (B,) at which they began; None: only the
+                landing is judged.
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Logits (B,) of each of ``landed``, positive for real.
+        """
         seen = [features(self.backbone, x, s, cond) for x in landed]
         if start is None:
             return [self.alone(h) for h in seen]
@@ -158,9 +199,10 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "softplus") -> Te
     """The critic's own loss.
 
     Arguments:
-        real, fake: logits of real samples and of the student's, any shape, positive for real.
-        kind: ``softplus``, the non-saturating loss; ``hinge``; ``least_squares`` on probabilities,
-            ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``.
+        real: logits of real samples, any shape, positive for real.
+        fake: logits of the student's samples, any shape.
+        kind: ``softplus``, the non-saturating loss; ``hinge``; ``least_squares`` on probabilities, ``(mean
+            (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``.
 
     Returns:
         A scalar. Raises :class:`StillhouseError` for an unknown kind.
@@ -175,7 +217,15 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "softplus") -> Te
 
 
 def generator_loss(fake: Tensor, kind: str = "softplus") -> Tensor:
-    """The student's side of :func:`discriminator_loss`, on the logits of its samples; a scalar."""
+    """The student's side of :func:`discriminator_loss`.
+
+    Arguments:
+        fake: logits of the student's samples, any shape, positive for real.
+        kind: as in :func:`discriminator_loss`.
+
+    Returns:
+        A scalar. Raises :class:`StillhouseError` for an unknown kind.
+    """
     if kind == "softplus":
         return F.softplus(-fake).mean()
     if kind == "hinge":

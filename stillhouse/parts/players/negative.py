@@ -28,7 +28,7 @@ class Negative(Wrapped):
 
     ``Z+`` and ``Z-`` are the attention of the same queries to the tokens of the prompt and of the negative
     one, each with a softmax of its own; nothing is renormalised. Only tokens (and their mask) of the negative
-    condition are heard: labels, pooled vectors and sizes stay the prompt's. Our networks' learned empty token
+    condition are used: labels, pooled vectors and sizes stay the prompt's. Our networks' learned empty token
     stands before either prompt, as in a plain call. ``negative``: a condition of as many rows as a call has,
     or of one. ``alpha``: a number or (B,); 0 is the plain denoiser, and so is a call without a condition.
 
@@ -83,10 +83,16 @@ class Negative(Wrapped):
 
 
 def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
-    """``model``, its samples steered away from ``prompts`` (one, or one a sample) by the weight ``alpha``, no
-    training needed.
+    """``model`` with its samples steered away from ``prompts``, no training needed.
 
-    Useful weights lie between 0 and 1: 0.1 to 0.5 in the paper, by model.
+    Arguments:
+        model: one with a text encoder and cross-attention; raises :class:`StillhouseError` for others.
+        prompts: one for all samples, or one a sample.
+        alpha: the weight of the negative prompt; useful ones lie between 0 and 1, 0.1 to 0.5 in the paper, by
+            model.
+
+    Returns:
+        A model that shares the network of ``model``.
     """
     text = required(model.text, "This model takes no prompts.")
     negative = text.encode([prompts] if isinstance(prompts, str) else prompts)
@@ -96,9 +102,9 @@ def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
 class Subtracting:
     """An attention processor of Diffusers around another one, which can also be given a negative prompt.
 
-    The inner processor is asked once for each prompt. All of its output but the attention (bias of the output
-    projection, skip connection) is the same in both answers and is put back, so that what is subtracted is
-    ``alpha W Z-``.
+    The inner processor is called once for each prompt. All of its output but the attention (bias of the
+    output projection, skip connection) is the same in both calls and is put back, so that what is subtracted
+    is ``alpha W Z-``.
     """
 
     def __init__(self, plain: Any):
@@ -150,7 +156,7 @@ def _negative_hook(negative: Parts, weight: Tensor) -> Any:
     """A hook that gives a network's attention the negative prompt.
 
     It is an input of the blocks, not a state of theirs: a block that is computed again in the backward pass
-    hears it again.
+    is given it again.
     """
 
     def tell(

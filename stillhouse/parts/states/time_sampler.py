@@ -1,4 +1,4 @@
-"""Who draws the time: laws over ``[t_min, 1]`` that any loss can take."""
+"""Distributions of training times, for any loss."""
 
 from __future__ import annotations
 
@@ -13,24 +13,60 @@ from stillhouse.core.schedules import ScaledLinearVP
 
 def uniform(process: Process, draws: Draws, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform between the shares ``low`` and ``high`` of the way from ``t_min`` to 1 (for VE: uniform along
-    the Karras grid)."""
+    the Karras grid).
+
+    Arguments:
+        process: whose ``t_min`` begins the range.
+        draws: the source of randomness.
+        low: share of the way at which the range begins, in [0, 1].
+        high: share at which it ends.
+
+    Returns:
+        Times, (rows,).
+    """
     span = 1 - process.t_min
     return draws.uniform(process.t_min + low * span, process.t_min + high * span)
 
 
 def logit_normal(process: Process, draws: Draws) -> Tensor:
     """``t = sigmoid(z)``, ``z ~ N(0, 1)``: more weight on the middle (Esser et al., 2024, arXiv 2403.03206,
-    eq. 19)."""
+    eq. 19).
+
+    Arguments:
+        process: not read: the times lie in (0, 1), whatever its ``t_min``.
+        draws: the source of randomness.
+
+    Returns:
+        Times, (rows,).
+    """
     return torch.sigmoid(draws.normal())
 
 
 def edm(process: Process, draws: Draws) -> Tensor:
-    """``ln(sigma / alpha) ~ N(-1.2, 1.2^2)`` (Karras et al., 2022, arXiv 2206.00364, table 1)."""
+    """``ln(sigma / alpha) ~ N(-1.2, 1.2^2)`` (Karras et al., 2022, arXiv 2206.00364, table 1).
+
+    Arguments:
+        process: whose times have these levels.
+        draws: the source of randomness.
+
+    Returns:
+        Times in [t_min, 1), (rows,).
+    """
     return log_normal(process, draws, -1.2, 1.2)
 
 
 def log_normal(process: Process, draws: Draws, mean: float, std: float) -> Tensor:
-    """``ln(sigma / alpha) ~ N(mean, std^2)``."""
+    """``ln(sigma / alpha) ~ N(mean, std^2)``.
+
+    Arguments:
+        process: whose times have these levels.
+        draws: the source of randomness.
+        mean: of ``ln(sigma / alpha)``.
+        std: its standard deviation.
+
+    Returns:
+        Times in [t_min, 1), (rows,).
+    """
     return process.time(-(mean + std * draws.normal())).clamp(process.t_min, 1 - 1e-6)
 
 
@@ -38,18 +74,35 @@ TIME_SAMPLERS = {"uniform": uniform, "logit_normal": logit_normal, "edm": edm}
 
 
 def time_sampler(name: str, process: Process, draws: Draws) -> Tensor:
-    """Times of shape (rows,) from the law called ``name``."""
+    """Times drawn from the distribution called ``name``.
+
+    Arguments:
+        name: of :data:`TIME_SAMPLERS`; raises :class:`StillhouseError` for another.
+        process: whose times they are.
+        draws: the source of randomness.
+
+    Returns:
+        Times, (rows,).
+    """
     if name not in TIME_SAMPLERS:
         raise unknown("time law", name, TIME_SAMPLERS)
     return TIME_SAMPLERS[name](process, draws)
 
 
 def around(modes: Tensor, weights: Tensor, size: int, spread: float) -> Tensor:
-    """Probabilities of ``0 … size - 1``: bumps ``exp(-(j - mode)^2 / spread)`` around ``modes`` (M,), in the
-    shares ``weights`` (M,).
+    """Probabilities of ``0 … size - 1``: bumps ``exp(-(j - mode)^2 / spread)`` around several modes.
 
     No factor 2 in the exponent; at a ``spread`` of 0.5 a bump holds little but its mode and that one's
     neighbours (Chadebec et al., 2024, arXiv 2406.02347, section 3.3).
+
+    Arguments:
+        modes: where the bumps stand, (M,).
+        weights: the share of each bump, (M,), of any sum above 0.
+        size: how many indices there are.
+        spread: the bumps' squared width.
+
+    Returns:
+        Probabilities of sum 1, (size,) float64.
     """
     away = torch.arange(size, dtype=torch.float64)[:, None] - modes
     p = (weights * torch.exp(-(away**2) / spread)).sum(1)
@@ -57,7 +110,15 @@ def around(modes: Tensor, weights: Tensor, size: int, spread: float) -> Tensor:
 
 
 def one_of(probabilities: Tensor, draws: Draws) -> int:
-    """One index, the same for every sample and every process."""
+    """One index, the same for every sample and every process.
+
+    Arguments:
+        probabilities: of the indices, (N,), of sum 1.
+        draws: the source of randomness.
+
+    Returns:
+        The index, in 0 … N - 1.
+    """
     return min(
         int(torch.searchsorted(probabilities.cumsum(0), draws.one_uniform(), right=True)),
         len(probabilities) - 1,
@@ -66,7 +127,15 @@ def one_of(probabilities: Tensor, draws: Draws) -> int:
 
 def snap_to_table(process: Process, t: Tensor) -> Tensor:
     """``t`` moved up to the next time that a network was trained at: a step of the table, where the process
-    has one."""
+    has one.
+
+    Arguments:
+        process: one with a table of steps; for any other nothing is done.
+        t: times in [0, 1], (B,).
+
+    Returns:
+        Times, (B,); on a table in [1 / steps, 1].
+    """
     return (
         (t * process.steps).ceil().clamp_min(1) / process.steps if isinstance(process, ScaledLinearVP) else t
     )

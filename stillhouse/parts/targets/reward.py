@@ -17,8 +17,15 @@ Reward = Callable[[Tensor, Condition], Tensor]
 
 
 def captions(x0: Tensor, cond: Condition) -> Tensor:
-    """``log p(caption | x0)`` by the caption reader of the world ``shapes``: ``x0`` (B, 3, 32, 32), ``cond``
-    its encoded captions."""
+    """``log p(caption | x0)`` by the caption reader of the world ``shapes``.
+
+    Arguments:
+        x0: pictures, (B, 3, 32, 32).
+        cond: their encoded captions; raises :class:`StillhouseError` for any other condition.
+
+    Returns:
+        Log-probabilities, (B,), differentiable in ``x0``.
+    """
     from stillhouse.metrics.reader import load_reader
 
     encoded = cond.get("tokens") if isinstance(cond, dict) else None
@@ -48,7 +55,7 @@ REWARDS: dict[str, Reward] = {"captions": captions}
 def find_reward(name: str) -> Reward:
     """The reward of that name, or a function ``r(x0, cond) -> (B,)`` of one's own as ``"module:function"``.
 
-    It sees what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
+    It is given what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
     :class:`StillhouseError` where there is none.
     """
     module, colon, function = name.partition(":")
@@ -69,5 +76,13 @@ def find_reward(name: str) -> Reward:
 
 def shortfall(worth: Tensor, margin: float) -> Tensor:
     """``mean relu(margin - r)``: samples that are good enough give no gradient (Ren et al., 2024, arXiv
-    2404.13686, section 3.2)."""
+    2404.13686, section 3.2).
+
+    Arguments:
+        worth: rewards, (B,).
+        margin: the reward from which a sample is good enough.
+
+    Returns:
+        A scalar.
+    """
     return torch.relu(margin - worth).mean()

@@ -64,6 +64,15 @@ class DMD(OneCallScore):
         return loss + self.regression_weight * self.regression(batch) if self.bank_size else loss
 
     def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
+        """The difference of scores along which the samples move.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            batch: gives times, noise and condition.
+
+        Returns:
+            The gradient, (B, *shape).
+        """
         return dmd_gradient(
             x,
             self.score_times(batch),
@@ -74,6 +83,7 @@ class DMD(OneCallScore):
         )
 
     def regression(self, batch: Batch) -> Tensor:
+        """The distance of the student's samples to the teacher's, of the same stored noise; a scalar."""
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))

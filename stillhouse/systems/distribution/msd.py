@@ -128,6 +128,8 @@ class Matching(_OnePart, OneCallScore):
         return loss
 
     def regression(self, batch: Batch) -> Tensor:
+        """Squared error of the student's samples against the teacher's, of the same stored noise; a
+        scalar."""
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
@@ -143,7 +145,15 @@ class Matching(_OnePart, OneCallScore):
         return loss
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
-        """The critic on ``x`` noised to a time of its own, read off the fake's middle features."""
+        """The critic's logits, read off the fake's middle features.
+
+        Arguments:
+            x: clean samples, (B, *shape), each of which is noised to a time of its own.
+            batch: gives times, noise and condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         t = uniform(self.process, batch.draws)
         return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))
 
@@ -274,7 +284,16 @@ class _Labels(NoData):
 
 
 def restricted(data: Data, by: Mapping[str, Any], k: int) -> Data:
-    """The rows of ``data`` whose condition lies in part ``k`` of the partition ``by``."""
+    """The rows of ``data`` whose condition lies in one part of a partition.
+
+    Arguments:
+        data: labelled, or prompts; raises :class:`StillhouseError` for data of another kind.
+        by: the partition as plain data, see :func:`stillhouse.models.routed.route`.
+        k: number of the part.
+
+    Returns:
+        Data of the same kind.
+    """
     if isinstance(data, TensorData):
         rows = rows_of(route(by, data.cond, len(data.x)), k)
         return _Rows(data.x[rows], pick(data.cond, rows), data.classes, data.seed)

@@ -67,6 +67,17 @@ class SwiftBrush(OneCallScore):
         )
 
     def vsd_gradient(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
+        """The difference of scores along which the samples move.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            t: times in [0, 1], (B,).
+            eps: standard normal noise, (B, *shape).
+            batch: gives the condition.
+
+        Returns:
+            The gradient, (B, *shape).
+        """
         return vsd_gradient(x, t, eps, self.real, self.own, batch.cond)
 
     def fake_loss(self, batch: Batch) -> Tensor:

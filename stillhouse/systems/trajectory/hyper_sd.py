@@ -63,11 +63,11 @@ class HyperSD(Method):
     """Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis. Ren et al., 2024 (arXiv
     2404.13686).
 
-    The student's DDIM jump from a state must land where its slow copy's jump from the next state of the
-    teacher's path lands, any landing time within a segment being asked for. A one-time network can do that
-    only where the path is nearly straight: so time is cut into many segments first, and their number is
-    halved from stage to stage. Two more stages may follow. Reward feedback lifts the one-jump images up to a
-    margin; score distillation sharpens the one-step student.
+    The student's DDIM jump from a state must land where its EMA's jump from the next state of the teacher's
+    path lands, at any time within a segment. A one-time network can do that only where the path is nearly
+    straight: so time is cut into many segments first, and their number is halved from stage to stage. Two
+    more stages may follow. Reward feedback lifts the one-jump images up to a margin; score distillation
+    sharpens the one-step student.
     """
 
     segments: int = option(8, "segments of time in the first stage", low=1)
@@ -148,24 +148,24 @@ class HyperSD(Method):
         each = (1 - self.reward_share - self.score_share) / len(ladder)
         lengths = parted(total, [each] * len(ladder) + late)
         made: list[Stage] = [
-            self.segment_stage(k, length) for k, length in zip(ladder, lengths, strict=False)
+            self._segment_stage(k, length) for k, length in zip(ladder, lengths, strict=False)
         ]
         if self.reward_share:
-            made.append(self.reward_stage(lengths[len(ladder)]))
+            made.append(self._reward_stage(lengths[len(ladder)]))
         if self.score_share:
-            made.append(self.score_stage(lengths[-1], total - lengths[-1]))
+            made.append(self._score_stage(lengths[-1], total - lengths[-1]))
         return enough(made, total)
 
-    def segment_stage(self, segments: int, length: int) -> SegmentStage:
+    def _segment_stage(self, segments: int, length: int) -> SegmentStage:
         turns = ["critic", "student"] if self.critic else ["student"]
         losses = {"student": self.segment_loss, "critic": self.critic_loss}
         name = f"{segments} segment{'s' if segments > 1 else ''}"
         return SegmentStage(name, length, lambda step: turns, losses, segments=segments)
 
-    def reward_stage(self, length: int) -> Stage:
+    def _reward_stage(self, length: int) -> Stage:
         return Stage("reward feedback", length, lambda step: ["student"], {"student": self.reward_loss})
 
-    def score_stage(self, length: int, before: int) -> Stage:
+    def _score_stage(self, length: int, before: int) -> Stage:
         turns = alternating(self.fake_per_student, offset=before)
         losses = {"student": self.score_loss, "fake": self.fake_loss}
         return Stage("score distillation", length, turns, losses)
@@ -206,7 +206,7 @@ class HyperSD(Method):
 
     @shared
     def segment_jump(self, batch: Batch) -> SegmentJump:
-        """The student's jump within a segment, and where the teacher's step and the slow copy's jump end."""
+        """The student's jump within a segment, and where the teacher's step and the EMA's jump end."""
         shares = segment_pair(self.levels, self.segments_at(batch), batch.draws)
         t, u, b = (self.process.t_min + (1 - self.process.t_min) * share for share in shares)
         s = b + (u - b) * batch.draws.uniform()
@@ -219,6 +219,8 @@ class HyperSD(Method):
         return SegmentJump(s, jump(self.student, x_t, t, s, batch.cond), target)
 
     def segment_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in a stage of segments: squared error, giving way to the critic as segments
+        grow."""
         made = self.segment_jump(batch)
         squared = (made.x_s - made.target).square().mean()
         if not self.critic:
@@ -236,12 +238,22 @@ class HyperSD(Method):
         return discriminator_loss(real, fake, kind="hinge")
 
     def logits(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
-        """Logits of states at ``s``, read off frozen features."""
+        """The critic's logits of states, read off frozen features.
+
+        Arguments:
+            x: states, (B, *shape).
+            s: their times in [0, 1], (B,).
+            batch: gives the condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         level = s.clamp_min(max(self.process.t_min, 1e-3))
         return self.head(features(self.feature_net, x, level, batch.cond))
 
     # -- reward feedback ---------------------------------------------------------------------------
     def reward_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the reward stage: how far its clean estimates fall short of the margin."""
         assert self.worth is not None
         t = uniform(self.process, batch.draws)
         x = predict_x0(self.student, self.process.noise(batch.data, t, batch.noise()), t, batch.cond)
@@ -251,15 +263,26 @@ class HyperSD(Method):
 
     # -- one step, by scores -----------------------------------------------------------------------
     def once(self, eps: Tensor, cond: Condition) -> Tensor:
-        """The one-step student's samples of noise ``eps`` (B, *shape)."""
+        """The one-step student's samples.
+
+        Arguments:
+            eps: standard normal noise, (B, *shape).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Samples, (B, *shape).
+        """
         t = torch.full((len(eps),), self.first_time, device=eps.device)
         return predict_x0(self.student, expand_to(self.process.sigma(t), eps) * eps, t, cond)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
+        """One-step samples of the student, (rows, *shape)."""
         return self.once(batch.noise(), batch.cond)
 
     def score_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the score stage: the difference of scores, stored pairs, and the reward if
+        there is one."""
         x = self.samples(batch)
         t = uniform(self.process, batch.draws, 0.02, 0.98)
         loss = surrogate_loss(x, dmd_gradient(x, t, batch.noise(), self.guided, self.fake, batch.cond))
@@ -280,11 +303,11 @@ class HyperSD(Method):
     def samplings(self) -> dict[int, Sampling]:
         start = self.first_time if self.score_share else 1.0
         if not self.unified:
-            return {self.last_segments: self.way(self.last_segments, start, 0.0)}
+            return {self.last_segments: self._way(self.last_segments, start, 0.0)}
         ways = halvings(self.segments, self.last_segments)[::-1]
-        return {k: self.way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
+        return {k: self._way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
 
-    def way(self, steps: int, first_time: float, gamma: float) -> Sampling:
+    def _way(self, steps: int, first_time: float, gamma: float) -> Sampling:
         """DDIM on the trailing grid, or gamma-sampling, whose fresh noise grows fewer calls fewer."""
         return Sampling(
             [*student_grid(self.process, first_time, steps), 0.0],
