@@ -30,6 +30,9 @@ ABLATIONS = {
 CONTRACT = Contract(options={"first_time": 0.7, "rank": 2, "guidance": 2.0})
 START = 0.7
 RATES = {"student": 1e-3, "fake": 1e-3}
+# The scale multiplies the fake's lag as well: at equal rates the two players circle one another, and where
+# the run leaves them is chance. The paper's rates, too, are far apart: 1e-6 and 1e-3.
+GUIDED_RATES = {"student": 1e-4, "fake": 2e-3}
 
 
 @dataclass
@@ -74,14 +77,15 @@ def modes(seed: int, ablated: bool) -> list[Claim]:
 
 
 def place(seed: int, ablated: bool) -> Claim:
-    """Labels and a strong guidance, under which a fake without guidance leaves a push that never ends."""
+    """Labels and a strong guidance: a student that begins at the modes stays there under equal guidance; a
+    fake without it leaves a push that never ends."""
     world, method = make_mixture(), (OneSided if ablated else SwiftBrush)(first_time=START)
-    model = distilled(method, world, 500, seed, lr=RATES, data=NoData(world.shape, world.classes))
+    model = distilled(method, world, 500, seed, lr=GUIDED_RATES, data=NoData(world.shape, world.classes))
     labels = torch.arange(SAMPLES) % world.classes
     x = draw_samples(
         model.denoiser, method.samplings()[1], world.shape, labels, Draws(SAMPLES, seed, "sample")
     )
-    return at_most("w = 4.5, eight labels: share of samples off their mode", world.off_mode(x, labels), 0.5)
+    return at_most("w = 4.5, eight labels: share of samples off their mode", world.off_mode(x, labels), 0.1)
 
 
 def adapter(seed: int, ablated: bool) -> Claim:
