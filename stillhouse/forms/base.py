@@ -43,14 +43,16 @@ class Sampled(Protocol):
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
         """How the model is sampled in a number of steps.
 
-    def condition_of(self, n: int, cond: ConditionLike) -> Condition: ...
+        Arguments:
+            steps: how many; None for the model's default.
+            guidance: scale in the place of the sampling's own; None for that.
 
         Returns:
             The sampling.
         """
         ...
 
-    def condition_of(self, n: int, cond: Condition) -> Condition:
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition:
         """The ``cond`` of :meth:`sample` as a condition of ``n`` rows.
 
         Arguments:

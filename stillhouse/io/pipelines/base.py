@@ -228,7 +228,7 @@ class Family(Autoencoded):
         return encoded if kept.all() else drop_condition(encoded, ~kept, self.empty)
 
     @property
-    def teller(self) -> torch.device:
+    def text_device(self) -> torch.device:
         """Where the text encoders are, which need not be where the network is."""
         device: torch.device = next(
             (

@@ -65,7 +65,7 @@ def weights(module: Any) -> int:
 
 def remarks(family: Family) -> list[str]:
     """What to consider before distilling it."""
-    config, pred = family.pipe.scheduler.config, []
+    config, notes = family.pipe.scheduler.config, list[str]()
     name = type(family.pipe.scheduler).__name__
     if name.removesuffix("Scheduler") not in OURS:
         notes.append(

@@ -29,7 +29,7 @@ class SD(Family):
         )
 
     def encode_plain(self, prompts: list[str]) -> Parts:
-        return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
+        return {"tokens": self.pipe.encode_prompt(prompts, self.text_device, 1, False)[0]}
 
     def call(
         self,
