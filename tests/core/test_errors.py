@@ -45,4 +45,3 @@ def test_the_types_are_narrowed() -> None:
     assert_type(required(maybe, "Give a number."), int)
     thing: object = "word"
     assert_type(required_type(thing, str, "Give a word."), str)
-    assert_type(required_type(thing, (int, str), "Give a word or a number."), int | str)
