@@ -39,9 +39,9 @@ def test_a_value_of_another_type_raises_the_sentence(value: Any, kind: Any) -> N
 
 
 def test_the_types_are_narrowed() -> None:
-    """``assert_type`` does nothing here; mypy reads it."""
+    """``assert_type`` does nothing in a run; it is for a type checker (``mypy
+    tests/core/test_errors.py``)."""
     maybe: int | None = 3
     assert_type(required(maybe, "Give a number."), int)
     thing: object = "word"
     assert_type(required_type(thing, str, "Give a word."), str)
-    assert_type(required_type(thing, (int, str), "Give a word or a number."), int | str)
