@@ -99,7 +99,18 @@ def walks_of(
 def fill(
     walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool
 ) -> None:
-    """Let every walk make its ``n`` samples, taking turns at each batch."""
+    """Let every walk make its samples, taking turns at each batch, so that a machine that grows slow is slow
+    for all.
+
+    Arguments:
+        walks: of student and teacher; samples and seconds are added to them.
+        world: whose labels are meant.
+        n: samples of each walk, at least 1.
+        batch: samples made at once.
+        labels: of the samples, (n,); None for a model without conditions.
+        seed: of the noise, equal for all walks.
+        show: whether a progress bar is shown.
+    """
     starts = range(0, n, batch)
     with tqdm(
         total=len(starts) * sum(w.nfe for w in walks),
@@ -135,7 +146,17 @@ def fill(
 
 
 def draws_of(count: int, seed: int, start: int, device: torch.device | str = "cpu") -> Draws:
-    """The random numbers of ``count`` samples from the ``start``-th on, equal for all walks."""
+    """The random numbers of some samples, equal for all walks.
+
+    Arguments:
+        count: how many samples.
+        seed: of the evaluation.
+        start: number of the first one.
+        device: where they are drawn.
+
+    Returns:
+        A source of randomness of ``count`` rows.
+    """
     return Draws(count, seed, "evaluate", start, device=device)
 
 
@@ -148,8 +169,21 @@ def endpoints(
     labels: Tensor | None,
     seed: int,
 ) -> list[Tensor] | None:
-    """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its
-    finest walk's own samples."""
+    """Where the teacher's ODE leads from the noise of the walks.
+
+    Arguments:
+        walks: filled ones, the teacher's among them.
+        world: whose labels are meant.
+        teacher: None where there is none.
+        n: samples of each walk.
+        batch: samples integrated at once.
+        labels: of the samples, (n,); None for a model without conditions.
+        seed: of the walks.
+
+    Returns:
+        Batches of endpoints, at most :data:`PAIRS` in all, of a closed-form teacher; the samples of any other
+        one's finest walk; None where there is no such thing.
+    """
     if teacher is None or not forms.of(teacher).continuous:
         return None
     own = [w for w in walks if w.who == "teacher"]

@@ -34,7 +34,15 @@ class FiniteDenoiser(ExactDenoiser):
         self.classes = 0 if labels is None else int(labels.max()) + 1
 
     def allowed(self, cond: Condition, rows: int) -> Tensor | None:
-        """Which points agree with the condition, (rows, N); ``None`` for all."""
+        """Which points agree with a condition.
+
+        Arguments:
+            cond: the condition of the rows; None for none.
+            rows: number of states.
+
+        Returns:
+            Of bool, (rows, N); None for all points.
+        """
         if cond is None:
             return None
         require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
@@ -42,7 +50,16 @@ class FiniteDenoiser(ExactDenoiser):
         return (labels < 0) | (labels == self.labels)
 
     def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
-        """``log q(x_t | x_i)`` (B, N), up to a number for each row; of a point that isn't allowed, any."""
+        """``log q(x_t | x_i)``, up to a number for each row.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            allowed: which points count, (B, N); None for all.
+
+        Returns:
+            (B, N); of a point that isn't allowed, any number.
+        """
         x, points = x_t.flatten(1), self.points.to(x_t)
         alpha, sigma = (
             expand_to(f(t), x).reshape(-1, 1).expand(len(x), 1)

@@ -263,8 +263,17 @@ class Form:
         raise StillhouseError(f"Only a text is filled in; this model makes samples of the form {self.name}.")
 
     def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
-        """The condition of ``n`` samples and the states they are walked from (None: noise), as asked for with
-        ``cond``; a text's prompt is a state, not a condition."""
+        """What is asked for, as a condition and as states: a text's prompt is a state.
+
+        Arguments:
+            model: of this form.
+            n: number of samples.
+            cond: labels, prompts or a condition; None for the model's own.
+            start: states to walk from, (n, *shape); None for noise.
+
+        Returns:
+            The condition of the samples, and the states that they are walked from; None for noise.
+        """
         return cond, start
 
     def check(self, request: Request) -> None:

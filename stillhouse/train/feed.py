@@ -64,11 +64,6 @@ class Feed:
             part: number of the micro-batch.
             name: the purpose.
 
-        Arguments:
-            step: iteration of the run.
-            part: number of the micro-batch.
-            name: the purpose.
-
         Returns:
             A source of randomness for the micro-batch's rows.
         """

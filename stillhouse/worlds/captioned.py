@@ -44,5 +44,13 @@ class CaptionedWorld(World):
 
     @staticmethod
     def asked_or(drawn: Tensor, labels: Tensor | None) -> Tensor:
-        """Captions ``drawn`` (B,), but for those that ``labels`` (B,) ask for; on the CPU."""
+        """Captions at random, but for those that are asked for.
+
+        Arguments:
+            drawn: numbers of captions, (B,).
+            labels: those asked for, (B,), -1 for any; None for any.
+
+        Returns:
+            Numbers of captions, (B,), on the CPU.
+        """
         return drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())

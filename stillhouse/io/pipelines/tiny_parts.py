@@ -32,8 +32,15 @@ def vae(channels: int = 4, factor: int = 8, **config: Any) -> Any:
 
 
 def bare_vae(shift: float, scale: float) -> Any:
-    """An autoencoder of the newer kind: latents are shifted, too, and there is no layer before and after
-    them."""
+    """An autoencoder of the newer kind, without a layer before and after the latents.
+
+    Arguments:
+        shift: taken from the raw latents.
+        scale: that they are multiplied by then.
+
+    Returns:
+        Diffusers' ``AutoencoderKL``, with random weights.
+    """
     return vae(shift_factor=shift, scaling_factor=scale, use_quant_conv=False, use_post_quant_conv=False)
 
 
