@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.systems.registry import find, list_systems

@@ -28,7 +28,7 @@ from benchmarks.memory import Live
 from stillhouse.adapters import Adapted, adapted, checkpointed
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.opening import load
 from stillhouse.systems.registry import find
 from stillhouse.train.data import Prompts

@@ -21,7 +21,7 @@ from benchmarks.common import table
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.timing import per_sample_time
 from stillhouse.parts.video.clips import make_causal, streaming
 from stillhouse.samplers.draw import draw_samples

@@ -1,4 +1,4 @@
-"""An object pulled out of a denoiser of pictures: no 3-D data, one object for each noise. Turn-tables and
+"""An object distilled from a denoiser of pictures: no 3-D data, one object for each noise. Turn-tables and
 splats are written.
 
 python examples/object_from_scores.py            # about two minutes on two CPU cores

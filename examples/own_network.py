@@ -11,7 +11,7 @@ from torch import nn
 
 import stillhouse
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import TensorData
@@ -22,7 +22,7 @@ QUICK = "--quick" in sys.argv
 
 
 class Mine(nn.Module):
-    """Any module will do; the adapter below tells how it is called."""
+    """Any module will do; the adapter below defines how it is called."""
 
     def __init__(self):
         super().__init__()

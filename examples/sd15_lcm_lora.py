@@ -5,7 +5,7 @@ python examples/sd15_lcm_lora.py ./my-sd15 ./my-pictures    # a pipeline's folde
 one GPU with 16 GB python examples/sd15_lcm_lora.py --quick                    # a tiny pipeline with random
 weights, to see that it runs
 
-Pictures and captions are encoded once and kept beside them. Nothing else is downloaded or asked: latents,
+Pictures and captions are encoded once and kept beside them. Nothing else is downloaded or needed: latents,
 prediction and table of steps are read from the pipeline.
 """
 

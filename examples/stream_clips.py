@@ -1,4 +1,4 @@
-"""A causal student that moves as a text says and opens its mouth as loudly as a sound: taught on ten frames,
+"""A causal student conditioned on a text for its motion and on a sound for its mouth: trained on ten frames,
 streamed for a hundred.
 
 python examples/stream_clips.py            # about five minutes on two CPU cores
@@ -18,7 +18,7 @@ out = Path("runs/stream-clips")
 
 world = get_world("clips", kind="talking")
 student = stillhouse.distill(
-    "exact",  # the closed form of the 3,072 clips there are, which sees a clip as a whole
+    "exact",  # the closed form of the 3,072 clips there are, a function of the clip as a whole
     "livetalk",
     world=world,
     student={"dim": 48, "depth": 2},

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from stillhouse.core.flowmap import predict_x0 as predict_x0
     from stillhouse.core.guidance import Guided as Guided
     from stillhouse.core.prediction import Prediction as Prediction
-    from stillhouse.core.process import VE as VE
-    from stillhouse.core.process import Flow as Flow
     from stillhouse.core.process import Process as Process
-    from stillhouse.core.process import process_from_config as process_from_config
+    from stillhouse.core.schedules import VE as VE
+    from stillhouse.core.schedules import Flow as Flow
+    from stillhouse.core.schedules import process_from_config as process_from_config
     from stillhouse.model import Model as Model
     from stillhouse.model import Network as Network
     from stillhouse.models import build_model as build_model

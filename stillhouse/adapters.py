@@ -2,7 +2,7 @@
 weights.
 
 :func:`adapted` makes a teacher whose copies are low-rank adapters (Hu et al., 2021, arXiv 2106.09685). A
-method never sees the difference: ``teacher.copy()`` is a network of its own in the one case and an adapter in
+method is the same either way: ``teacher.copy()`` is a network of its own in the one case and an adapter in
 the other.
 """
 
@@ -69,7 +69,7 @@ class Base:
         with (
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
-        ):  # torch's initialisers know no generator: lend them a seeded one
+        ):  # torch's initialisers take no generator: lend them a seeded one
             torch.manual_seed(seed_of(self.seed, "adapter", name))
             warnings.filterwarnings(
                 "ignore", "Already found a `peft_config`"
@@ -105,8 +105,17 @@ class Base:
             self.switch(before)
 
     def recomputed(self, block: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Activation checkpointing of ``block``: when the backward pass computes it again, the adapter of the
-        first time is on."""
+        """Activation checkpointing of a block: the backward pass computes it again with the adapter that was
+        on the first time.
+
+        Arguments:
+            block: the function, or submodule, that is computed twice.
+            inputs: its arguments.
+            options: its keyword arguments.
+
+        Returns:
+            The block's output.
+        """
         name = self.active
 
         def again(*given: Any, **named: Any) -> Any:
@@ -171,7 +180,8 @@ class Adapted(Denoiser):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapted:
         self.base.net._apply(fn, recurse)  # where a player goes, the base goes with it
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def merged(self) -> Denoiser:
         """A plain denoiser with the adapter folded into a copy of the base's weights."""
@@ -213,11 +223,21 @@ def adapted(
     """``denoiser`` as a teacher whose copies share its weights: its layers get a place for low-rank adapters,
     all off.
 
-    ``rank``: of the adapters. ``alpha``: an adapter's effect is scaled by ``alpha / rank`` (1 unless given).
-    ``targets``: which layers: ``attention`` (their projections; every linear layer where there are none),
-    ``linear``, ``all`` (convolutions as well), or endings of layer names. ``seed``: of their first values.
-    The network is changed in place; ``denoiser`` itself goes on as before. Raises :class:`StillhouseError`
-    for a closed form, and where no layer is meant.
+    The network is changed in place; ``denoiser`` itself goes on as before.
+
+    Arguments:
+        denoiser: the teacher, with a network of its own.
+        rank: of the adapters, 1 or more.
+        alpha: an adapter's effect is scaled by ``alpha / rank``; None for ``rank``, a scale of 1.
+        targets: which layers: ``attention`` (their projections; every linear layer where there are none),
+            ``linear``, ``all`` (convolutions as well), or endings of layer names.
+        seed: of the adapters' first values.
+
+    Returns:
+        The teacher, a player without an adapter; its ``copy()`` adds one.
+
+    Raises:
+        StillhouseError: for a closed form, and where no layer is meant.
     """
     if isinstance(denoiser, Adapted):
         return denoiser.off
@@ -255,8 +275,8 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
 
 
 def checkpointed(denoiser: Denoiser) -> None:
-    """Turn on activation checkpointing of a denoiser's network; what is computed again meets the adapter of
-    the first time.
+    """Turn on activation checkpointing of a denoiser's network; the second computation uses the
+    adapter of the first.
 
     Raises :class:`StillhouseError` for a network that has none.
     """

@@ -80,7 +80,8 @@ def _dispatch(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    return getattr(import_module(f"stillhouse.commands.{COMMANDS[name][0]}"), name)(words[1:])
+    code: int = getattr(import_module(f"stillhouse.commands.{COMMANDS[name][0]}"), name)(words[1:])
+    return code
 
 
 def _help() -> str:

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 
 from stillhouse import forms
 from stillhouse.adapters import Adapted
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, cycled, move, size
+from stillhouse.core.conditions import (
+    Condition,
+    ConditionLike,
+    TextEncoder,
+    balanced_labels,
+    cycled,
+    move,
+    size,
+)
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -36,7 +44,15 @@ WEIGHTS = "model.safetensors"
 
 
 def pipeline_sampling(family: Family, steps: int) -> Sampling:
-    """A walk of a pipeline in ``steps`` steps, as its own scheduler does it."""
+    """A walk of a Diffusers pipeline, as its own scheduler does it.
+
+    Arguments:
+        family: the pipeline.
+        steps: number of steps, 1 or more.
+
+    Returns:
+        One leg with the scheduler's times, solver and first noise, under the pipeline's default guidance.
+    """
     return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
 
 
@@ -46,7 +62,7 @@ def _plain(module: M) -> M | Denoiser:
 
 
 class Codec(Protocol):
-    """Between images (B, 3, H, W) in [-1, 1] and a model's latents."""
+    """Between images (B, 3, H, W) in [-1, 1] and a model's latents (B, *shape)."""
 
     def encode(self, images: Tensor) -> Tensor: ...
 
@@ -55,11 +71,12 @@ class Codec(Protocol):
 
 @dataclass
 class Network:
-    """A product that is no denoiser: a network of ours, and what goes in and comes out of it.
+    """A product that is no denoiser: a network of ours, and its inputs and outputs.
 
     Arguments:
         module: a network with a ``config``, see :func:`stillhouse.models.build_model`.
-        inputs, outputs: name of each tensor and its shape without the batch, as plain data.
+        inputs: name of each input and its shape without the batch, as plain data.
+        outputs: likewise of each output.
         info: method, options, measured numbers; saved in the file's header.
     """
 
@@ -69,9 +86,10 @@ class Network:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, *given: Tensor) -> Tensor:
-        """The network's answer, without gradient."""
+        """The network's output, without gradient."""
         with torch.inference_mode():
-            return self.module.eval()(*given)
+            answer: Tensor = self.module.eval()(*given)
+            return answer
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``folder/model.safetensors``, whole or not at all; :func:`stillhouse.load` opens it."""
@@ -87,12 +105,11 @@ class Model:
     ``samplings``: by number of steps, the first one the default. ``free_steps``: it is a many-step model, any
     number of steps is allowed and makes a uniform grid with the default's solver; a student has only the
     numbers it was trained for. ``text``: makes conditions of prompts; ``prompts``: some to show it with.
-    ``codec``: between images and the latents that ``shape`` speaks of; None where samples are what they are.
-    ``pipeline``: the :class:`stillhouse.io.pipelines.Family` it was read by. ``companions``: further modules
-    that belong to it, by name: an inverse map, experts, a teacher. ``cond_kind``: what else its network
-    takes: the ``image`` to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts
-    and the tokens of a model of these. ``info``: method, teacher, options, measured numbers; saved in the
-    file's header.
+    ``codec``: between images and latents of ``shape``; None where samples are data themselves. ``pipeline``:
+    the :class:`stillhouse.io.pipelines.Family` it was read by. ``companions``: further modules that belong to
+    it, by name: an inverse map, experts, a teacher. ``cond_kind``: what else its network takes: the ``image``
+    to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the tokens of a
+    model of these. ``info``: method, teacher, options, measured numbers; saved in the file's header.
     """
 
     denoiser: Denoiser
@@ -143,8 +160,18 @@ class Model:
         return forms.of(self).name
 
     def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
-        """How ``steps`` steps are walked (the default number if not given), at a guidance scale of one's
-        own."""
+        """How the model is sampled in a number of steps.
+
+        Arguments:
+            steps: number of steps; None for the default.
+            guidance: scale ``w`` on all legs, 1 for none; None for the sampling's own.
+
+        Returns:
+            The sampling.
+
+        Raises:
+            StillhouseError: for fewer than one step, or a number that a student was not trained for.
+        """
         require(steps is None or steps >= 1, f"A sample takes at least one step, not {steps}.")
         default = next(iter(self.samplings.values()))
         if steps is None:
@@ -179,7 +206,7 @@ class Model:
     def sample(
         self,
         n: int = 16,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
@@ -188,19 +215,32 @@ class Model:
         start: Tensor | None = None,
         frames: int = 0,
     ) -> Tensor:
-        """``n`` samples (n, *shape), as pictures (n, 3, H, W) where there is a ``codec``, unless ``latents``
-        are asked for.
+        """Draw samples.
 
-        ``cond``: labels (n,) or one number for all; a prompt or a list of them, repeated as often as needed;
-        any condition of ``n`` rows; None: spread evenly over the classes or the model's own ``prompts``.
-        ``start``: states (n, *shape) to walk from instead of noise. A prompt to a model of tokens is text to
-        be kept, each ``_`` in it a token to be filled in, like all that follows it. ``frames``: length of
-        clips, which a causal video student chooses freely; 0: as it learned.
+        Arguments:
+            n: number of samples, 1 or more.
+            cond: labels (n,), or one number for all; a prompt or a list of them, repeated as often as needed;
+                any condition of ``n`` rows; None for labels spread evenly over the classes, or the model's
+                own ``prompts``. A prompt to a model of tokens is text to be kept, each ``_`` in it a token to
+                be filled in, like all that follows it.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws; the same one gives the same samples.
+            latents: return states as they were walked, without decoding.
+            start: states (n, *shape) to walk from; None for noise.
+            frames: length of clips, which a causal video student chooses freely; 0 for the length of its
+                training.
+
+        Returns:
+            Samples, (n, *shape); pictures (n, 3, H, W) in [-1, 1] where there is a ``codec``, unless
+            ``latents``.
+
+        Raises:
+            StillhouseError: for a condition, a number of steps or a length that the model does not take.
         """
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         shape = self.of_length(frames, self.sampling(steps, guidance))
-        if self.form == "text" and isinstance(cond, str | list | tuple):
-            start, cond = self.gaps(n, [cond] if isinstance(cond, str) else list(cond)), None
+        cond, start = forms.of(self).prompted(self, n, cond, start)
         device = self.denoiser.device
         draws = Draws(n, seed, "sample", device=device)
         cond, start = move(self.condition_of(n, cond), device), move(start, device)
@@ -211,22 +251,61 @@ class Model:
         return samples if latents else self.pictures(samples, cond)
 
     def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
-        """What samples (n, *shape) drawn under ``cond`` look like: decoded one by one where there is a
-        ``codec``, else themselves."""
+        """States as data: decoded one by one where there is a ``codec``.
+
+        Arguments:
+            samples: states at the end of a walk, (n, *shape).
+            cond: the condition of the n rows that they were drawn under; None for none.
+
+        Returns:
+            Data, (n, *shape), or (n, 3, H, W) of a ``codec``.
+        """
         return forms.of(self).pictures(self, samples, cond)
 
     def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]:
-        """The shape of a sample of ``frames`` frames, 0 for the usual one."""
+        """The shape of a sample of some length.
+
+        Arguments:
+            frames: number of frames; 0 for the model's own.
+            sampling: how it is sampled; only a stream makes clips of any length.
+
+        Returns:
+            The shape of one sample.
+
+        Raises:
+            StillhouseError: for a length that the model can't make.
+        """
         return forms.of(self).of_length(self, frames, sampling)
 
     def gaps(self, n: int, prompts: Sequence[str]) -> Tensor:
-        """The states (n, L) that texts with gaps are filled in from, each of ``prompts`` as often as
-        needed."""
+        """The states that texts with gaps are filled in from.
+
+        Arguments:
+            n: number of rows.
+            prompts: texts with gaps, repeated as often as needed.
+
+        Returns:
+            Tokens with masks at the gaps, (n, L) int64.
+
+        Raises:
+            StillhouseError: for a model of anything but masked tokens.
+        """
         return forms.of(self).gaps(self, n, prompts)
 
     def fill(self, prompts: str | Sequence[str], n: int = 0, **how: Any) -> list[str]:
-        """Texts that keep ``prompts`` but for their gaps, as ``model.fill("the ____ of a text", n=4)``; see
-        :meth:`stillhouse.forms.text.Text.fill`."""
+        """Texts that keep ``prompts`` but for their gaps, as ``model.fill("the ____ of a text", n=4)``.
+
+        Arguments:
+            prompts: one or several; each ``_`` is a token to be filled in, like all that follows.
+            n: number of texts, prompts in turn; 0 for one a prompt.
+            how: ``steps``, ``guidance`` and ``seed``, as of :meth:`sample`.
+
+        Returns:
+            ``n`` strings.
+
+        Raises:
+            StillhouseError: for a model of anything but masked tokens.
+        """
         form = forms.of(self)
         if not isinstance(form, forms.Text):
             raise StillhouseError(
@@ -234,9 +313,21 @@ class Model:
             )
         return form.fill(self, prompts, n, **how)
 
-    def stream(self, cond: Condition = None, **how: Any) -> Iterator[Tensor]:
-        """The clips of a causal student as chunks that come as they are made, as
-        ``model.stream("a red circle", frames=96)``; see :meth:`stillhouse.forms.video.Video.stream`."""
+    def stream(self, cond: ConditionLike = None, **how: Any) -> Iterator[Tensor]:
+        """The clips of a causal student as chunks that come as they are made.
+
+        Such as ``model.stream("a red circle", frames=96)``.
+
+        Arguments:
+            cond: as of :meth:`sample`, for the whole stream.
+            how: the further arguments of :meth:`stillhouse.forms.video.Video.stream`, such as ``frames``.
+
+        Returns:
+            An iterator of chunks, (n, up to the student's chunk, C, H, W).
+
+        Raises:
+            StillhouseError: for a model of anything but clips, or one that makes them all at once.
+        """
         form = forms.of(self)
         if not isinstance(form, forms.Video):
             raise StillhouseError(
@@ -245,24 +336,46 @@ class Model:
         return form.stream(self, cond, **how)
 
     def restore(self, image: Tensor | Photo | str | Path, scale: int | None = None, **how: Any) -> Any:
-        """A whole picture, enlarged and restored tile by tile, as ``model.restore("photo.jpg")``; a tensor
-        for a tensor, else a photograph; see :meth:`stillhouse.forms.photograph.Photograph.restore`."""
+        """A whole picture, enlarged and restored tile by tile, as ``model.restore("photo.jpg")``.
+
+        Arguments:
+            image: a file's name, a photograph, or a tensor (C, H, W) or (B, C, H, W) in [-1, 1].
+            scale: how many times larger it becomes, 1 … 8; None for that of the model's training.
+            how: the further arguments of :meth:`stillhouse.forms.photograph.Photograph.restore`, such as
+                ``tile``.
+
+        Returns:
+            A tensor for a tensor, else a :class:`stillhouse.io.photo.Photo`, ``scale`` times as large.
+
+        Raises:
+            StillhouseError: for a model that restores no photographs, and a picture that can't be read.
+        """
         form = forms.of(self)
         if not isinstance(form, forms.Photograph):
             raise StillhouseError(forms.Photograph.refusal)
         return form.restore(self, image, scale, **how)
 
-    def condition_of(self, n: int, cond: Condition) -> Condition:
-        """What :meth:`sample` was asked for, as a condition of ``n`` rows."""
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition:
+        """The ``cond`` of :meth:`sample` as a condition of ``n`` rows.
+
+        Arguments:
+            n: number of rows.
+            cond: labels, prompts or a condition, as of :meth:`sample`; None for the model's own.
+
+        Returns:
+            The condition of ``n`` rows; None for a model that takes none.
+
+        Raises:
+            StillhouseError: for a condition that the model does not take, or of another number of rows.
+        """
         if cond is None:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
-            require(self.text is not None, "This model takes no prompts.")
+            text = required(self.text, "This model takes no prompts.")
             require(len(cond) > 0, "The list of prompts is empty.")
-            assert self.text is not None
-            return cycled(self.text.encode([cond] if isinstance(cond, str) else list(cond)), n)
+            return cycled(text.encode([cond] if isinstance(cond, str) else list(cond)), n)
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(self.classes > 0, "This model takes no class labels.")
             require(cond.shape == (n,), f"{n} samples need {n} labels, not {tuple(cond.shape)}.")
@@ -272,21 +385,31 @@ class Model:
                 f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.",
             )
         missing = (
-            f"This model is told an {self.cond_kind}"
+            f"This model is conditioned on an {self.cond_kind}"
             if self.cond_kind[:1] in "aeiou"
-            else f"This model is told a {self.cond_kind}"
+            else f"This model is conditioned on a {self.cond_kind}"
         )
         require(cond is not None or not self.cond_kind, f"{missing} for each sample; give them as cond.")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 
     def save_pretrained(self, folder: str | Path, *, form: str | None = None) -> Path:
-        """Write ``folder/model.safetensors``, whole or not at all; its header holds everything :func:`load`
-        needs.
+        """Write the model to a folder that :func:`stillhouse.load` opens, whole or not at all.
 
-        The student of a Diffusers pipeline is written as one instead, ``form``: ``full``, ``lora`` or
-        ``both``; see :func:`stillhouse.io.export.save_pipeline`. A masked language model of Transformers is
-        written as such a folder.
+        The header of ``folder/model.safetensors`` holds all but the weights. The student of a Diffusers
+        pipeline is written as a pipeline, a LoRA or both; see :func:`stillhouse.io.export.save_pipeline`. A
+        masked language model of Transformers is written as such a folder.
+
+        Arguments:
+            folder: where to write; made if it is not there.
+            form: of the student of a pipeline: ``full``, ``lora``, ``both`` or ``scheduler``; None for
+                ``both`` of an adapter and ``full`` otherwise.
+
+        Returns:
+            The file ``folder/model.safetensors``; the folder for a pipeline or a language model.
+
+        Raises:
+            StillhouseError: for a form that the model can't be saved in.
         """
         folder = Path(folder)
         if self.pipeline is not None:

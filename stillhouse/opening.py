@@ -1,4 +1,4 @@
-"""Opening what somebody has: a product of ours, a shipped teacher, a Diffusers pipeline, a module."""
+"""Opening a model: a product of ours, a shipped teacher, a Diffusers pipeline, a module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stillhouse.core.conditions import TextEncoder
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
 from stillhouse.io.language import is_language, open_language
 from stillhouse.io.weights import companion_file, load_module
 from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
@@ -109,17 +110,26 @@ def load(
     base: str | Path | Model | None = None,
     **pipeline: Any,
 ) -> Model:
-    """A model, or a plain network, from a folder that ``save_pretrained`` wrote; from its file, a shipped
-    name (``"mnist"``), or a module.
+    """Open a model, or a plain network.
 
-    Or from a Diffusers pipeline: a folder, or ``"hub:owner/name"``, with the options of
-    :func:`stillhouse.io.pipelines.open_pipeline`. ``base``: where ``source`` is a student saved as a LoRA,
-    the pipeline that it was trained on. Or from the folder of a masked language model of Transformers;
-    ``length``: tokens of its texts [128, if it reads as many].
+    Arguments:
+        source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
+            Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
+            Transformers; a module or a :class:`Denoiser`.
+        process: how data becomes noise, for a module alone.
+        kind: what the network predicts, for a module alone.
+        shape: of one sample, for a module or a denoiser, which need it.
+        classes: number of classes, 0 for none, for a module or a denoiser.
+        steps: the default number of steps, for a module or a denoiser.
+        base: the pipeline that a student saved as a LoRA was trained on; None for any other source.
+        pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
+            ``length``, tokens of its texts [128, if it reads as many].
 
-    A module needs ``shape`` (of one sample), its ``process`` and the ``kind`` of its output; a
-    :class:`Denoiser` needs ``shape`` alone. Raises :class:`StillhouseError` for a missing, torn or foreign
-    file, and for a pickle.
+    Returns:
+        The model; a :class:`stillhouse.model.Network` for a file that holds a network that is no denoiser.
+
+    Raises:
+        StillhouseError: for a missing, torn or foreign file, and for a pickle.
     """
     if isinstance(source, nn.Module):
         require(not pipeline, f"Loading a module takes no {', '.join(pipeline)}.")
@@ -166,7 +176,7 @@ def load(
     module, info = load_module(path)
     if not isinstance(module, Denoiser):
         require({"inputs", "outputs"} <= set(info), f"'{path}' is a part of a model; open its folder.")
-        # nearly always it is a model; every caller would have to ask otherwise
+        # nearly always it is a model; every caller would have to check otherwise
         return cast(Model, Network(module, info.pop("inputs"), info.pop("outputs"), info))
     return _saved_model(path, module, info)
 

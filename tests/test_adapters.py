@@ -9,7 +9,7 @@ from stillhouse.adapters import Adapted, adapted, checkpointed
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.train.ema import EMA
 from stillhouse.worlds.base import get_world

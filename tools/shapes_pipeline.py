@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from stillhouse.core.conditions import as_parts
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.tiny_text import clip_tokenizer
 from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.captions import VOCABULARY
@@ -197,7 +198,7 @@ def encoded(model: Model, world: World, n: int = PICTURES) -> TensorData:
         images, labels = world.sample_data(500, Draws(500, "shapes pipeline", "pictures", start))
         latents.append(model.codec.encode(images))
         ids.append(labels)
-    bank = model.text.encode(world.captions)
+    bank = as_parts(model.text.encode(world.captions))
     return TensorData(torch.cat(latents)[:n], {"tokens": bank["tokens"][torch.cat(ids)[:n]]})
 
 

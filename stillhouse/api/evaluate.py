@@ -6,18 +6,16 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stillhouse.core.conditions import Condition, balanced_labels, move
-from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.api.walks import endpoints, fill, walks_of
+from stillhouse.core.conditions import balanced_labels, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
@@ -25,75 +23,29 @@ from stillhouse.metrics.distances import paired_rmse
 from stillhouse.metrics.metric import PAIRED_RMSE, declared
 from stillhouse.metrics.scores import Score, mean_scores, metric_of
 from stillhouse.model import Model
-from stillhouse.samplers.draw import draw_samples
-from stillhouse.samplers.rollout import prior
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.solvers import make_solver
-from stillhouse.solvers.rk45 import endpoint
 from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World
 
 EVALUATION = "evaluation.json"  # in a run's folder
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 250  # samples made at once
-PAIRS = 512  # of a closed-form teacher, whose endpoints are integrated to a tight tolerance
-
-
-@dataclass
-class Walk:
-    """One way of sampling one model, with the samples and times it has gathered."""
-
-    who: Literal["student", "teacher"]
-    model: Model
-    steps: int
-    sampling: Sampling
-    default: bool
-    samples: list[Tensor] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations of one sample."""
-        return self.sampling.nfe(self.model.denoiser, self.model.conditional, self.model.networks)
-
-    def draw(self, draws: Draws, cond: Condition) -> Tensor:
-        """``draws.rows`` samples, decoded where there is a codec.
-
-        All walks that are given equal draws start from the same noise, each scaled to its own start.
-        """
-        return self.model.pictures(
-            draw_samples(
-                self.model.denoiser.eval(),
-                self.sampling,
-                self.model.shape,
-                cond,
-                draws,
-                networks=self.model.networks,
-            ),
-            cond,
-        )
-
-
-def walks_of(
-    model: Model,
-    who: Literal["student", "teacher"],
-    steps: Sequence[int],
-    solver: str | dict[str, Any] | None = None,
-) -> list[Walk]:
-    """The ways of sampling ``model``: its own, and ``steps`` more for a many-step model. ``solver`` takes the
-    place of its own."""
-    usual = next(iter(model.samplings))
-    walks = []
-    for count in sorted({*model.samplings, *(steps if model.free_steps else ())}):
-        chosen = model.samplings[count] if count in model.samplings else model.sampling(count)
-        walks.append(Walk(who, model, count, chosen.changed(solver=solver or chosen.solver), count == usual))
-    return walks
 
 
 def exact_teacher(
     world: World, process: Process, steps: int = 64, solver: str | dict[str, Any] = "heun"
 ) -> Model:
-    """The closed-form denoiser of ``world`` as a many-step model."""
+    """The closed-form denoiser of a world as a many-step model.
+
+    Arguments:
+        world: whose data it is exact for.
+        process: how data becomes noise.
+        steps: the default number of steps.
+        solver: name or configuration of the default solver.
+
+    Returns:
+        The model.
+    """
     walk = Sampling.steps(process, steps, solver=solver)
     return Model(
         world.exact(process),
@@ -108,8 +60,16 @@ def exact_teacher(
 
 
 def labels_for(model: Model, world: World, n: int) -> Tensor | None:
-    """``n`` of the world's labels spread evenly over what the model knows; None for a model without
-    conditions."""
+    """The world's labels spread evenly over those that a model takes.
+
+    Arguments:
+        model: whose samples are to be drawn.
+        world: whose labels they are.
+        n: number of labels.
+
+    Returns:
+        Labels, int64 (n,); None for a model without conditions.
+    """
     return (
         balanced_labels(n, model.classes)
         if model.classes or not model.conditional
@@ -129,23 +89,36 @@ def evaluate(
     scores: Mapping[str, Score] | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
-    """Measure ``n`` samples of every way of sampling the student and its teacher; plain data, ready for JSON.
+    """Measure samples of every way of sampling the student and its teacher.
 
-    ``rows``: one dict per way: ``who`` (student or teacher), ``steps``, ``nfe`` (network calls per sample),
-    ``guidance``, ``solver``, ``default`` (the model's own way), ``metrics`` (the world's, and
-    ``paired_rmse``) and ``seconds_per_sample``. ``floor``: what the metrics say of real data,
-    ``identity_metrics``: of what was given to be restored. ``metric``: the name of the world's first metric,
-    ``metrics``: title, direction and unit of each.
-    ``parameters``: weights of each; 0 for a closed form. ``paired_rmse``: of the student's default way to the
-    teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest walk
-    for a network. ``speed_up``: the teacher's default time over the student's. All ways take turns, batch by
-    batch, so that a busy machine slows all of them alike; figures are medians.
+    All ways take turns, batch by batch, so that a busy machine slows all of them alike; figures of time are
+    medians. Everything but the times follows from ``seed``.
 
-    ``teacher_solver`` replaces the teacher's own solver in all its rows. Everything but the times follows
-    from ``seed``. ``scores``: functions ``f(images, prompts) -> (B,)`` by name (see
-    :mod:`stillhouse.metrics.scores`), in a world of captions; the mean of each joins ``metrics`` and
-    ``floor`` under its name. Raises :class:`StillhouseError` if the models don't fit the world or a sample is
-    not finite.
+    Arguments:
+        model: the student.
+        world: whose metrics are measured.
+        teacher: what it is compared with; None for the student alone.
+        n: number of samples of each way, 8 or more.
+        seed: of all random draws.
+        teacher_steps: numbers of steps of a many-step model, the teacher's or the student's.
+        teacher_solver: takes the place of the teacher's own solver in all its rows; None for that.
+        scores: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a
+            world of captions; the mean of each joins ``metrics`` and ``floor`` under its name.
+        show: progress bars.
+
+    Returns:
+        Plain data, ready for JSON. ``rows``: one dict per way: ``who`` (student or teacher), ``steps``,
+        ``nfe`` (network calls per sample), ``guidance``, ``solver``, ``default`` (the model's own way),
+        ``metrics`` (the world's, and ``paired_rmse``) and ``seconds_per_sample``. ``floor``: the metrics of
+        real data; ``untouched``: of the degraded inputs themselves, in a world of restoration. ``metric``:
+        the name of the world's first metric; ``metrics``: title, direction and unit of each. ``parameters``:
+        weights of each model; 0 for a closed form. ``paired_rmse``: of the student's default way to the
+        teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest
+        walk for a network. ``speed_up``: the teacher's default time over the student's; None without a
+        teacher. ``versions``: of the packages.
+
+    Raises:
+        StillhouseError: if the models don't fit the world, or a sample is not finite.
     """
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
@@ -184,9 +157,9 @@ def evaluate(
         )
         real, shown = world.sample_data(n, Draws(n, "floor", seed))
         worth = mean_scores(scores, real, _prompts(world, shown))
-    _fill(walks, world, n, batch, labels, seed, show)
+    fill(walks, world, n, batch, labels, seed, show)
 
-    ends = _endpoints(walks, world, teacher, n, batch, labels, seed)
+    ends = endpoints(walks, world, teacher, n, batch, labels, seed)
     rows = []
     for walk in tqdm(walks, desc="measure", disable=not show, unit="way", leave=False):
         samples = torch.cat(walk.samples)
@@ -249,81 +222,12 @@ def _made(model: Model, world: World) -> tuple[int, ...]:
     )
 
 
-def _fill(
-    walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool
-) -> None:
-    """Let every walk make its ``n`` samples, taking turns at each batch."""
-    starts = range(0, n, batch)
-    with tqdm(
-        total=len(starts) * sum(w.nfe for w in walks),
-        desc="evaluate",
-        disable=not show,
-        unit="call",
-        dynamic_ncols=True,
-    ) as bar:
-        for start in starts:
-            count = min(batch, n - start)
-            for walk in walks:
-                device = walk.model.denoiser.device
-                asked = None if labels is None else labels[start : start + count]
-                cond = move(conditions_of(world, asked, walk.model), device)
-                if start == 0:  # the first call of a network pays for allocations that no later one pays
-                    first = walk.model.denoiser.process.start(
-                        _draws(count, seed, start, device), walk.model.shape
-                    )
-                    walk.model.denoiser(first, torch.ones(count, device=device), cond)
-                began = time.perf_counter()
-                made = walk.draw(
-                    _draws(count, seed, start, device), cond
-                ).cpu()  # the copy waits for the device
-                walk.seconds.append((time.perf_counter() - began) / count)
-                bad = ~torch.isfinite(made.flatten(1)).all(1)
-                require(
-                    not bool(bad.any()),
-                    f"{int(bad.sum())} of {count} samples of the {walk.who} in {walk.steps} step(s) are "
-                    "not finite.",
-                )
-                walk.samples.append(made)
-                bar.update(walk.nfe)
-
-
-def _draws(count: int, seed: int, start: int, device: torch.device | str = "cpu") -> Draws:
-    return Draws(count, seed, "evaluate", start, device=device)
-
-
-def _endpoints(
-    walks: list[Walk],
-    world: World,
-    teacher: Model | None,
-    n: int,
-    batch: int,
-    labels: Tensor | None,
-    seed: int,
-) -> list[Tensor] | None:
-    """Where the teacher's ODE leads from the noise of the walks: at most :data:`PAIRS` exact ones, or its
-    finest walk's own samples."""
-    if teacher is None or teacher.form == "text":  # words have no distance, and no ODE leads to them
-        return None
-    own = [w for w in walks if w.who == "teacher"]
-    if not isinstance(teacher.denoiser, ExactDenoiser):
-        return max(own, key=lambda w: (w.nfe, not make_solver(w.sampling.solver).stochastic)).samples
-    guided = next(w for w in own if w.default).sampling.guided(teacher.denoiser)
-    ends = []
-    for start in range(0, min(n, PAIRS), batch):
-        count = min(batch, n - start)
-        noise = prior(teacher.denoiser.process, _draws(count, seed, start), *teacher.shape)
-        with torch.inference_mode():
-            cond = None if labels is None else world.condition(labels[start : start + count])
-            ends.append(endpoint(guided, noise, 1.0, 0.0, cond).float())
-    return ends
-
-
 def _prompts(world: World, labels: Tensor) -> list[str]:
     return [world.captions[label] for label in labels.tolist()]
 
 
 def _plain(value: float) -> float | None:
-    """A number that JSON knows."""
+    """A number that JSON has; None for one that is not finite."""
     return float(value) if math.isfinite(value) else None
 
 

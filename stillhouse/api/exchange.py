@@ -43,17 +43,25 @@ def export_policy(
     cond: Condition = None,
     seed: int = 0,
 ) -> Exported:
-    """Write the sampler of ``model`` as one graph, any number of rows at a time, and check it against the
+    """Write the sampler of a model as one graph, any number of rows at a time, and check it against the
     model.
 
-    ``form``: ``onnx``, or ``torch`` for ``torch.export``'s ``.pt2``; by the ending of ``path`` if not given.
-    ``steps``: the model's own number if not given; they are unrolled, so this is meant for few. ``cond``: a
-    condition for example, where the model can't make one up by itself. Noise is an input of the graph: the
-    same noise gives the same sample as in the model. Not only for policies: any sampler of samples of fixed
-    size can be written like this.
+    Noise is an input of the graph: the same noise gives the same sample as in the model. Not only for
+    policies: any sampler of samples of fixed size can be written like this.
 
-    Raises :class:`StillhouseError`, with nothing written, if the two differ by more than 1e-4 on random
-    inputs.
+    Arguments:
+        model: of one leg without saved hooks, neither a pipeline nor a stream.
+        path: the file, ``*.onnx`` or ``*.pt2``.
+        form: ``onnx``, or ``torch`` for ``torch.export``'s ``.pt2``; None for that of the path's ending.
+        steps: number of steps, which are unrolled, so that few are best; None for the model's default.
+        cond: an example of a condition, for a model whose network does not describe its own; None otherwise.
+        seed: of the random inputs that the graph is checked on.
+
+    Returns:
+        Where the graph is, its inputs, its network calls and its difference from the model.
+
+    Raises:
+        StillhouseError: with nothing written, if the two differ by more than 1e-4 on random inputs.
     """
     path = Path(path)
     form = form or next((name for name, ending in FORMS.items() if path.suffix == ending), "")

@@ -18,19 +18,15 @@ from stillhouse.api.resolve import (
     data_of,
     default_teacher,
     free_folder,
-    name_of,
     open_model,
     open_product,
-    requires,
-    right_command,
     student_of,
-    system_class,
-    system_of,
     teacher_of,
     untrained,
     world_of,
 )
 from stillhouse.api.run import CACHE, CONFIG, Run
+from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.model import Model, Network
@@ -121,13 +117,30 @@ class Job:
     quiet: bool
 
     def method(self, method: Method, student: Denoiser | None) -> Model:
-        """The product of a training run."""
+        """Train a method.
+
+        Arguments:
+            method: with its options set.
+            student: the denoiser to train; None for the method's own choice.
+
+        Returns:
+            The product of the run.
+        """
         trainer = self._trainer(method, self.base, self.data, self.recipe, student, self.folder)
         self._record(trainer.engine)
         return trainer.fit(resume=self.folder is not None)
 
     def operation(self, operation: Operation, student: Any) -> Model:
-        """The product of an operation; nothing is written before it is there. A finished one is opened."""
+        """Apply an operation; nothing is written before its product is there. A finished one that is resumed
+        is opened.
+
+        Arguments:
+            operation: with its options set.
+            student: a model or its folder, for an operation that needs one; None otherwise.
+
+        Returns:
+            The product.
+        """
         if self.folder and self.resume and (self.folder / "model").is_dir():
             return cast(Model, open_product(self.folder))
         models = self._models(operation, student)
@@ -138,7 +151,19 @@ class Job:
         return self._keep(operation, made)
 
     def program(self, program: Program, student: Any, place: Any) -> Model:
-        """The joined product of a program's parts, each a run of its own in ``parts/NAME``."""
+        """Run the parts of a program, each a run of its own in ``parts/NAME``, and join their models.
+
+        Arguments:
+            program: with its options set.
+            student: a model or its folder, for a program that needs one; None otherwise.
+            place: the world, whose networks the parts' students are; None for none.
+
+        Returns:
+            The joined product.
+
+        Raises:
+            Interrupted: after a part that was stopped; resuming goes on from there.
+        """
         if self.folder and self.resume and (self.folder / "model").is_dir():
             return cast(Model, open_product(self.folder))
         models = self._models(program, student)
@@ -243,7 +268,7 @@ class Job:
             if isinstance(product, Model) and product.pipeline is not None:
                 _show_in(self.folder)
         engine.wait()
-        return cast(Model, product)  # nearly always; every caller would have to ask otherwise
+        return cast(Model, product)  # nearly always; every caller would have to check otherwise
 
 
 def _show_in(folder: Path) -> None:

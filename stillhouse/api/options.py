@@ -1,7 +1,7 @@
 """Dataclass fields as options that a person names: a Python keyword, an entry of a YAML file or a word on the
 command line.
 
-What a field accepts follows from its default; what is said about it comes from
+What a field accepts follows from its default; its description comes from
 :func:`stillhouse.train.method.option`, or else from the comment on its line.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.spellings import current_options
 from stillhouse.train.recipe import Recipe
 
@@ -69,7 +69,7 @@ def _line(field: dataclasses.Field[Any], comment: str) -> str:
 
 
 def plain(text: Any) -> Any:
-    """A word as the value that YAML sees in it, and ``1e-4`` as the number that YAML 1.1 does not."""
+    """A word as the value that YAML reads in it, and ``1e-4`` as the number that YAML 1.1 does not."""
     if not isinstance(text, str):
         return text
     try:
@@ -79,7 +79,18 @@ def plain(text: Any) -> Any:
 
 
 def pairs(words: Iterable[str], what: str) -> dict[str, Any]:
-    """``["width=64", "depth=2"]`` as a dictionary."""
+    """``["width=64", "depth=2"]`` as a dictionary.
+
+    Arguments:
+        words: of the command line.
+        what: the option that they belong to, for the error's message.
+
+    Returns:
+        Values by key, each read as YAML.
+
+    Raises:
+        StillhouseError: for a word without a key or ``=``.
+    """
     made = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -89,7 +100,19 @@ def pairs(words: Iterable[str], what: str) -> dict[str, Any]:
 
 
 def coerce(what: str, value: Any, default: Any) -> Any:
-    """``value`` as the type of ``default``; raises :class:`StillhouseError` where that can't be."""
+    """A value as the type of a default.
+
+    Arguments:
+        what: the option, for the error's message.
+        value: as it was given, a word of the command line or an entry of a file.
+        default: the option's default; None leaves the value as YAML reads it.
+
+    Returns:
+        The value.
+
+    Raises:
+        StillhouseError: where it can't be of that type.
+    """
     if isinstance(default, str):
         require(isinstance(value, str), f"{what} is a word, not {value!r}.")
         return value
@@ -115,8 +138,20 @@ def coerce(what: str, value: Any, default: Any) -> Any:
 
 
 def build(kind: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """``kind(**values)`` with every value coerced; raises :class:`StillhouseError` for names it lacks, with
-    the nearest one."""
+    """``kind(**values)`` with every value coerced to the type of its default.
+
+    Arguments:
+        kind: a dataclass.
+        values: its fields, by today's names or those of before.
+        owner: whose options they are, for the errors' messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        StillhouseError: for an unknown name, with the nearest one, a missing option, and a value of another
+        type.
+    """
     fields = fields_of(kind)
     values = current_options(values, fields)
     for name in values:
@@ -164,5 +199,4 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StillhouseError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
-    require(isinstance(entries, dict), f"'{path}' holds no entries; a run file looks like 'method: cm'.")
-    return entries
+    return required_type(entries, dict, f"'{path}' holds no entries; a run file looks like 'method: cm'.")

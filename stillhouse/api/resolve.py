@@ -1,11 +1,9 @@
-"""Names as objects: the teacher, world, data, network and options that a run means. The one place where this
-is done."""
+"""Names as objects: the teacher, world, data and network that a run means. The one place where this is done;
+systems are in :mod:`stillhouse.api.system`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,99 +11,28 @@ import torch
 from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.api.options import RENAMED, build, fields_of, read_yaml, run_fields
+from stillhouse.api.options import read_yaml
 from stillhouse.api.run import CACHE, CONFIG
+from stillhouse.api.system import requires
 from stillhouse.core.conditions import Condition, cycled, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
-from stillhouse.core.process import process_from_config
-from stillhouse.core.spellings import current_options
+from stillhouse.core.schedules import process_from_config
 from stillhouse.io.texts import read_text, token_rows
 from stillhouse.model import Model, Network
 from stillhouse.models import build_model
 from stillhouse.opening import load, shipped
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.systems.base import Operation, Program
-from stillhouse.systems.registry import find
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
-from stillhouse.train.method import Method
-from stillhouse.train.needs import read_need
 from stillhouse.worlds.base import World, open_world
 
 DATA = ("auto", "world", "none")
 CONDITIONS = 4096  # of a world, for a run that needs nothing else
-System = Method | Operation | Program
-
-
-def system_class(system: str | type | System) -> type[Any]:
-    """The class of a system that a run can be made of; raises :class:`StillhouseError` for another thing."""
-    if isinstance(system, str):
-        return find(system)
-    kind = system if isinstance(system, type) else type(system)
-    require(issubclass(kind, System), f"{kind.__name__} is not a Method, an Operation or a Program.")
-    return kind
-
-
-def requires(system: Any, need: str) -> bool:
-    """Whether ``system`` (an object, or its class) needs ``need``."""
-    if isinstance(system, type):  # before its options are known: whether any of them makes it a need
-        needs: tuple[str, ...] = getattr(system, "needs", ())
-        return any(read_need(text).name == need for text in needs)
-    return system.requires(need)
-
-
-def right_command(command: str, kind: type[Any], slug: str | None) -> None:
-    """Refuse ``train`` for a system that has a teacher, and ``distill`` for one that has none."""
-    taught, name = requires(kind, "teacher"), slug or kind.__name__
-    require(
-        taught or command == "train",
-        f"'{name}' is trained from data alone, without a teacher; use stillhouse train {name}.",
-    )
-    require(not taught or command == "distill", f"'{name}' needs a teacher; use stillhouse distill {name}.")
-
-
-def split_options(kind: type[Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keywords as the system's own options and the entries of its run.
-
-    Arguments:
-        kind: class of the system.
-        options: its fields and those of :class:`Recipe`; where both have a name it is the system's, and the
-            run's has ``run_`` before it.
-
-    Returns:
-        The options, and the run's entries under the names of a run's file.
-    """
-    mine = fields_of(kind)
-    runs = run_fields(mine)
-    options = current_options(options, {**runs, **mine})
-    for name in options:
-        if name not in mine and name not in runs:
-            raise unknown(f"option of {kind.__name__} named", name, [*mine, *runs])
-    own = {k: v for k, v in options.items() if k in mine}
-    return own, {RENAMED.get(runs[k], runs[k]): v for k, v in options.items() if k not in mine}
-
-
-def system_of(system: str | type | System, options: Mapping[str, Any]) -> Any:
-    """The system with its ``options``; an object that is given is copied with them."""
-    kind = system_class(system)
-    if isinstance(system, System):
-        return replace(system, **options)  # type: ignore[type-var]
-    return build(kind, options, kind.__name__)
-
-
-def name_of(system: str | type | System) -> str | None:
-    """What :func:`system_class` finds the system again by; None for a class that lives in no file of its
-    own."""
-    kind = system_class(system)
-    if kind.__module__.startswith("stillhouse."):
-        return kind.__module__.rpartition(".")[2]
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return f"{Path(file).resolve()}:{kind.__name__}" if file else None
 
 
 def world_of(world: World | str | Mapping[str, Any] | None) -> World | None:
-    """The world that was meant; see :func:`stillhouse.distill`."""
+    """The world of a name or configuration; an object, or None, as it is."""
     return open_world(world) if isinstance(world, str | Mapping) else world
 
 
@@ -120,7 +47,21 @@ def default_teacher(world: World | None) -> str:
 def teacher_of(
     teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None
 ) -> Model:
-    """The teacher that was meant; see :func:`stillhouse.distill`."""
+    """The teacher of a run.
+
+    Arguments:
+        teacher: a model; a denoiser of the world's samples; ``exact`` or ``exact:PROCESS``, the world's
+            closed form; or what :func:`open_model` takes.
+        world: needed for a denoiser and a closed form; None for none.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
+            one.
+
+    Returns:
+        The model.
+
+    Raises:
+        StillhouseError: where a world is needed and none given, or nothing can be opened.
+    """
     if isinstance(teacher, Model):
         return teacher
     if isinstance(teacher, Denoiser):
@@ -161,7 +102,19 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
 
 
 def open_model(source: str | Path, adapter: str | None = None) -> Model:
-    """A model to sample from what :func:`stillhouse.load` takes, or of a run that has come to its end."""
+    """Open a model to sample from.
+
+    Arguments:
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
+            one.
+
+    Returns:
+        The model.
+
+    Raises:
+        StillhouseError: for a plain network, which makes no samples, and for a run without a model yet.
+    """
     return required_type(
         open_product(source, adapter),
         Model,
@@ -170,7 +123,19 @@ def open_model(source: str | Path, adapter: str | None = None) -> Model:
 
 
 def open_product(source: str | Path, adapter: str | None = None) -> Model | Network:
-    """What :func:`stillhouse.load` takes, or the product of a run that has come to its end."""
+    """Open the product of a system.
+
+    Arguments:
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
+            the run, if any.
+
+    Returns:
+        A model or a plain network.
+
+    Raises:
+        StillhouseError: for a run without a model yet.
+    """
     folder = Path(source)
     if (folder / CONFIG).exists():
         require(
@@ -188,15 +153,32 @@ def data_of(
     seed: int,
     cache: Path | None = None,
 ) -> Data:
-    """Where the run's rows come from; see :func:`stillhouse.distill`. ``cache``: where latents and embeddings
-    are kept."""
+    """Where the run's rows come from.
+
+    Arguments:
+        data: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or None; a :class:`Data`; a
+            folder or file of images, prompts or texts; ``world``, ``none``, or ``auto`` and None for the
+            world's if the system needs data, else conditions alone.
+        world: needed for its own data and conditions; None for none.
+        teacher: whose samples and conditions the rows are.
+        method: the system, whose needs count.
+        seed: of the order of the rows.
+        cache: folder that encoded latents and prompts are kept in; None for none.
+
+    Returns:
+        The data.
+
+    Raises:
+        StillhouseError: for data that is not there, or that does not suit the system or the teacher.
+    """
     if isinstance(data, tuple):
         x, cond = data
-        labelled = torch.is_tensor(cond) and not cond.is_floating_point()
-        return TensorData(x, cond, teacher.classes or (int(cond.max()) + 1 if labelled else 0), seed)
+        labels = cond if torch.is_tensor(cond) and not cond.is_floating_point() else None
+        return TensorData(x, cond, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):
-        from stillhouse.train.cached import PROMPT_FILES, data_for
+        from stillhouse.io.data.prompts import PROMPT_FILES
+        from stillhouse.train.cached import data_for
 
         path, name = Path(data), type(method).__name__
         if not path.exists() and len(path.parts) == 1 and not path.suffix:
@@ -216,10 +198,7 @@ def data_of(
         return data
     if data == "none" or (data == "auto" and not requires(method, "data")):
         return _conditions(world, teacher)
-    require(
-        world is not None, f"{type(method).__name__} learns from real data; give it some, or name a world."
-    )
-    assert world is not None
+    world = required(world, f"{type(method).__name__} learns from real data; give it some, or name a world.")
     if world.infinite:
         return InfiniteData(world, labelled=teacher.conditional, model=teacher)
     x, labels = world.data("train")
@@ -230,7 +209,12 @@ def data_of(
 
 
 def free_folder(out: str | Path | None, resume: bool) -> None:
-    """Refuse a folder that a run can't be made in, before anything is written there."""
+    """Refuse a folder that a run can't be made in, before anything is written there.
+
+    Arguments:
+        out: the folder, new or empty; None for a run that writes nothing.
+        resume: go on in it, whatever it holds.
+    """
     require(out is not None or not resume, "To resume a run, give its folder.")
     if out is None or resume:
         return
@@ -244,22 +228,21 @@ def free_folder(out: str | Path | None, resume: bool) -> None:
 def _conditions(world: World | None, teacher: Model) -> Data:
     """A run without samples: labels, or the captions of a world."""
     if teacher.cond_kind:
-        require(
-            world is not None and world.cond_kind == teacher.cond_kind,
+        fits = world is not None and world.cond_kind == teacher.cond_kind
+        world = required(
+            world if fits else None,
             f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
         )
-        assert world is not None
         learnt, held_out = (
             world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
         )
         return Prompts(tuple(teacher.shape), learnt, held_out)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
-    require(
-        world is not None and bool(world.captions),
+    world = required(
+        world if world is not None and world.captions else None,
         "The teacher takes prompts; give a file of them: --data prompts.txt.",
     )
-    assert world is not None
     learnt, held_out = (
         conditions_of(world, world.caption_ids(split), teacher) for split in ("train", "test")
     )
@@ -267,12 +250,25 @@ def _conditions(world: World | None, teacher: Model) -> Data:
 
 
 def student_of(
-    student: Denoiser | Mapping[str, Any] | None,
+    student: Denoiser | Model | Mapping[str, Any] | None,
     world: World | None,
     teacher: Model,
     method: Any,
     seed: int,
 ) -> Denoiser | None:
+    """The denoiser that a method trains.
+
+    Arguments:
+        student: a denoiser or a model; options of ``world.network`` for a new network; None for the method's
+            own choice, a new network where the teacher is a closed form.
+        world: needed for a new network; None for none.
+        teacher: whose process the new network has, and whose kind of prediction unless it is a closed form.
+        method: makes the student of the network.
+        seed: of the network's first weights.
+
+    Returns:
+        The denoiser; None for the method's own choice.
+    """
     if isinstance(student, Denoiser | Model):
         return student.denoiser if isinstance(student, Model) else student
     require(
@@ -286,11 +282,19 @@ def student_of(
     options = {"kind": world.default_kind if closed else teacher.denoiser.kind, **(student or {})}
     if not teacher.classes:
         options.setdefault("classes", 0)
-    return method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    made: Denoiser | None = method.make_student(world.network(teacher.denoiser.process, seed, **options))
+    return made
 
 
 def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
-    """Refuse a network that can't be called on the run's samples, before anything is written."""
+    """Refuse a network that can't be called on the run's samples, before anything is written.
+
+    Arguments:
+        who: which network it is, for the error's message.
+        denoiser: the one that is called, once, on two rows.
+        teacher: whose samples' shape counts.
+        data: whose conditions count.
+    """
     device = denoiser.device
     cond = move(cycled(data.examples(2), 2), device)
     try:
@@ -315,7 +319,7 @@ def untrained(
     """The model that a run without a teacher begins with.
 
     Arguments:
-        world: whose samples it makes; None: those of ``data``.
+        world: whose samples it makes; None for those of ``data``.
         data: tensors ``(x, cond)``, a :class:`Data`, or the path of images, whose first gives the size.
         network: options of the network; without a world ``name`` is ``unet`` unless given.
         process: how data becomes noise.
@@ -360,8 +364,7 @@ def _shape_of(data: Any, network: Mapping[str, Any]) -> tuple[tuple[int, ...], i
         labels.append(row.label)
         if image is not None and row.label is None:
             break  # without a label on each there are no classes
-    require(image is not None, f"'{data}' holds no image that can be read.")
-    assert image is not None
+    image = required(image, f"'{data}' holds no image that can be read.")
     numbers = [label for label in labels if label is not None]
     classes = max(numbers) + 1 if len(numbers) == len(labels) else 0
     return (channels, image.height, image.width), classes

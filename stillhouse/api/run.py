@@ -67,7 +67,8 @@ class Run:
                 "student": self.student,
             }
         head = {"command": self.command, "method": self.system}
-        return _listed({**head, **own, "options": self.options, "run": self.recipe})
+        entries: dict[str, Any] = _listed({**head, **own, "options": self.options, "run": self.recipe})
+        return entries
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Its file's text, with the versions it is made with; written to ``path`` if that is given."""
@@ -106,7 +107,18 @@ class Run:
 
 
 def read_entries(path: Path, command: str = "") -> dict[str, Any]:
-    """The entries of a run's file, checked by name; raises :class:`StillhouseError` for another command's."""
+    """The entries of a run's file, checked by name.
+
+    Arguments:
+        path: the YAML file.
+        command: ``train`` or ``distill``, refuse a file of another command; empty for any.
+
+    Returns:
+        The entries, ``command`` among them.
+
+    Raises:
+        StillhouseError: for a missing or torn file, another command's, and an unknown entry.
+    """
     read = read_yaml(path)
     meant = read.get("command", command or "distill")
     require(

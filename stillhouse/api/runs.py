@@ -11,12 +11,12 @@ from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute
 from stillhouse.api.resolve import data_of as data_of
-from stillhouse.api.resolve import name_of, split_options, system_class
 from stillhouse.api.resolve import open_model as open_model
 from stillhouse.api.resolve import teacher_of as teacher_of
 from stillhouse.api.run import CACHE as CACHE
 from stillhouse.api.run import CONFIG as CONFIG
 from stillhouse.api.run import Run
+from stillhouse.api.system import name_of, split_options, system_class
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.model import Model
@@ -119,7 +119,16 @@ def train_model(
 def train_teacher(
     world: World | str | Mapping[str, Any], network: Mapping[str, Any] | None = None, **given: Any
 ) -> Model:
-    """:func:`train_model` by plain denoising in a world."""
+    """:func:`train_model` by plain denoising in a world.
+
+    Arguments:
+        world: its data, and networks of its size.
+        network: options of ``world.network``; None for its defaults.
+        given: the further arguments of :func:`train_model`.
+
+    Returns:
+        The trained model.
+    """
     return train_model("denoising", world=world, network=network, **given)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 
 if TYPE_CHECKING:
     from stillhouse.model import Model

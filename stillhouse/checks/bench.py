@@ -1,5 +1,5 @@
-"""What the checks of one-step students on the ring of Gaussians share: one run against a closed-form teacher,
-and its figures."""
+"""What checks share: a run in one call, one against a closed-form teacher, true samples, and the figures of
+one-step students on the ring of Gaussians."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stillhouse.train.data import Data, NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
+from stillhouse.worlds.base import World
 from stillhouse.worlds.mixture.world import Mixture
 
 SAMPLES = 20_000  # the chance sizes of the modes alone cost about 0.06 of sliced W2
@@ -44,22 +45,53 @@ def shipped_network() -> Denoiser:
     return load("mixture").denoiser.copy()
 
 
-def distilled(
+def reference(world: World, n: int, seed: int) -> torch.Tensor:
+    """``n`` true samples (n, *shape), as many of each label."""
+    return world.sample_data(n, Draws(n, seed, "reference"), torch.arange(n) % world.classes)[0]
+
+
+def trained(
     method: Method,
-    world: Mixture,
+    teacher: Model,
+    data: Data,
     steps: int,
     seed: int,
     *,
-    lr: dict[str, float] | None = None,
+    student: Denoiser | None = None,
+    batch: int = 256,
+    lr: float | dict[str, float] | None = None,
+    schedule: str = "",
+    ema: float = 0.99,
+) -> Model:
+    """``steps`` iterations of ``method``.
+
+    ``student``: where it starts, which the run changes; the method's own unless given. ``lr``: learning
+    rate of the student, or of players by name, over the method's own, as ``schedule`` is.
+    """
+    rates = {"student": lr} if isinstance(lr, float) else lr or {}
+    recipe = Recipe(steps=steps, batch=batch, seed=seed, lr=rates, schedule=schedule, ema=ema)
+    return Trainer(method, teacher, data, recipe, student=student, quiet=True).fit()
+
+
+def distilled(
+    method: Method,
+    world: World,
+    steps: int,
+    seed: int,
+    *,
     network: Denoiser | None = None,
     data: Data | None = None,
+    batch: int = 256,
+    lr: float | dict[str, float] | None = None,
+    schedule: str = "cosine",
+    ema: float = 0.99,
 ) -> Model:
-    """``steps`` iterations of ``method`` under the closed-form teacher of ``world``, by batches of 256.
+    """:func:`trained` under the closed-form teacher of ``world``.
 
-    ``network``: where the student starts, the shipped one unless given. ``lr``: player -> learning rate, over
-    the method's own.
+    ``network``: where the student starts, the shipped one unless given. ``data``: none unless given.
     """
     network = network or shipped_network()
-    teacher = load(world.exact(network.process), shape=world.shape)
-    recipe = Recipe(steps=steps, batch=256, seed=seed, lr=lr or {}, schedule="cosine", ema=0.99)
-    return Trainer(method, teacher, data or NoData(world.shape), recipe, student=network, quiet=True).fit()
+    teacher, data = load(world.exact(network.process), shape=world.shape), data or NoData(world.shape)
+    return trained(
+        method, teacher, data, steps, seed, student=network, batch=batch, lr=lr, schedule=schedule, ema=ema
+    )

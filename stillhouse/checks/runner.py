@@ -55,7 +55,7 @@ def load_check(slug: str) -> ModuleType:
     found = [file for root in checks.__path__ for file in Path(root).glob(f"*/{slug}.py")]
     require(len(found) == 1, f"The system '{slug}' has no check; write stillhouse/checks/FAMILY/{slug}.py.")
     module = import_module(f"stillhouse.checks.{found[0].parent.name}.{slug}")
-    for name in ("WORLD", "ABLATIONS", "check"):  # the tests ask for its CONTRACT as well
+    for name in ("WORLD", "ABLATIONS", "check"):  # the tests need its CONTRACT as well
         require(hasattr(module, name), f"The check of '{slug}' lacks {name}.")
     require(
         bool(module.ABLATIONS),
@@ -67,7 +67,7 @@ def load_check(slug: str) -> ModuleType:
 def run_check(slug: str, seed: int = 0, ablation: str = "") -> Outcome:
     """Measure the claims of one system, its key idea ``ablation`` removed if one is named.
 
-    A run that our own code refuses to go on with (a loss that is no longer finite, say) counts as a claim
+    A run that ends in an error of our own (a loss that is no longer finite, for example) counts as a claim
     that fails.
     """
     problem = next((s.problem for s in list_systems() if s.slug == slug), "")
@@ -82,7 +82,7 @@ def run_check(slug: str, seed: int = 0, ablation: str = "") -> Outcome:
     try:
         claims = tuple(module.check(seed, ablation))
     except Interrupted:
-        raise  # its user stopped it: that says nothing about the claim
+        raise  # its user stopped it: that is no result for the claim
     except StillhouseError as error:
         claims = (Claim(f"the run reaches its end, but: {error}", math.nan, "finite", False),)
     require(bool(claims), f"The check of '{slug}' makes no claim.")

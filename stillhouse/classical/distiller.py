@@ -32,14 +32,22 @@ class Fold:
     y: Array
 
     def predict(self, ridge: float, gain: Array | float = 1.0) -> Array:
-        """Predictions of the held-out rows by a fit with these gains."""
+        """Predictions of the held-out rows.
+
+        Arguments:
+            ridge: penalty of the fit, 0 or more.
+            gain: of each coordinate, (r,), or one for all; 1 for the first fit.
+
+        Returns:
+            Predictions, (rows, outputs), less the means that were taken off.
+        """
         return self.spectrum.predict(self.X, self.spectrum.weights(self.c, ridge, gain))
 
 
 @dataclass
 class Choice:
-    """The gains (r,) to use at one ridge, how bad they are (asked for between several ridges), and what was
-    found out, by attribute."""
+    """What is best at one ridge: the gains (r,), their estimated risk (a function, called where several
+    ridges are compared), and what was found, by the name of the attribute that keeps it."""
 
     ridge: float
     risk: Callable[[], float]
@@ -70,8 +78,17 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
     random_state: Any
 
     def fit(self, X: Any, y: Any, *, validation: Validation | None = None) -> Distiller:
-        """Learn from ``X`` (n, features) and ``y`` (n,) or (n, outputs); ``validation``: such a pair to
-        choose mixing numbers on."""
+        """Learn from a table.
+
+        Arguments:
+            X: inputs, (n, features), of 2 rows or more.
+            y: targets, (n,) or (n, outputs).
+            validation: such a pair ``(X, y)`` to choose mixing numbers on; None: folds of the data take
+                turns.
+
+        Returns:
+            The estimator itself.
+        """
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
         )
@@ -109,7 +126,8 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return pred[:, 0] if self._flat_ else pred
 
     def _at(self, X: Array) -> Array:
-        return self.spectrum_.predict(X - self.X_mean_, self.weights_) + self.y_mean_
+        pred: Array = self.spectrum_.predict(X - self.X_mean_, self.weights_) + self.y_mean_
+        return pred
 
     # -- closed form -------------------------------------------------------------------------------
     def _choose(self, ridge: float, whole: Fold, parts: Callable[[], list[Fold]]) -> Choice:
@@ -154,7 +172,9 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _splits(self, n: int) -> Iterator[tuple[Array, Array]]:
         check(self.folds >= 2, f"Validation takes 2 folds or more, not {self.folds}.")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        return KFold(min(self.folds, n), shuffle=True, random_state=seed).split(np.empty(n))
+        folds = KFold(min(self.folds, n), shuffle=True, random_state=seed)
+        splits: Iterator[tuple[Array, Array]] = folds.split(np.empty(n))
+        return splits
 
     # -- any other regressor -----------------------------------------------------------------------
     def _rounds(self) -> int:
@@ -202,8 +222,16 @@ class Distiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
 
 def numbers(what: str, value: Any, count: int) -> list[float]:
-    """``count`` finite numbers from one or from as many; ``what`` they are, for the sentence that refuses
-    others."""
+    """``count`` finite numbers from one or from as many; raises :class:`TableError` for anything else.
+
+    Arguments:
+        what: what they are, with which the error's sentence begins.
+        value: a number, which counts for all, or ``count`` of them.
+        count: how many, 0 or more.
+
+    Returns:
+        The numbers.
+    """
     given: Sequence[Any] = [value] * count if np.isscalar(value) else list(value)
     try:
         found = [float(v) for v in given]

@@ -23,13 +23,27 @@ class TableError(StillhouseError, ValueError):
 
 
 def check(condition: bool, sentence: str) -> None:
-    """Raise :class:`TableError` with ``sentence`` unless ``condition`` holds."""
+    """Raise :class:`TableError` with ``sentence`` unless ``condition`` holds.
+
+    Arguments:
+        condition: what has to hold.
+        sentence: what was wrong, with which value, and what to do.
+    """
     if not condition:
         raise TableError(sentence)
 
 
 def mix(y: Array, pred: Array, xi: float) -> Array:
-    """The student's targets ``(1 - xi) y + xi said``, each (n,) or (n, outputs)."""
+    """The student's targets, ``(1 - xi) y + xi pred``.
+
+    Arguments:
+        y: labels, (n,) or (n, outputs).
+        pred: the teacher's predictions, of the same shape.
+        xi: weight of the teacher, any number.
+
+    Returns:
+        Targets, of the same shape.
+    """
     return (1 - xi) * y + xi * pred
 
 
@@ -37,9 +51,15 @@ def best_mixing(y: Array, given: Array, taught: Array) -> float:
     """The ``xi`` at which ``(1 - xi) given + xi taught`` is nearest to ``y``, in mean square over all
     entries.
 
-    ``given``: predictions of the student that learned from labels alone, ``taught``: of the one that learned
-    from the teacher alone, both on validation data. 0 where the two agree. With ``alpha = 1 - xi`` it is the
-    closed form of Borup & Andersen, 2021 (arXiv 2102.13088).
+    With ``alpha = 1 - xi`` it is the closed form of Borup & Andersen, 2021 (arXiv 2102.13088).
+
+    Arguments:
+        y: validation targets, (m, outputs).
+        given: predictions there of the student that learned from labels alone.
+        taught: predictions there of the student that learned from the teacher alone.
+
+    Returns:
+        ``xi``, any number; 0 where the two students agree.
     """
     step = (taught - given).ravel()
     square = float(step @ step)
@@ -74,10 +94,16 @@ def best_weights(y: Array, plain: Array, powers: Sequence[Array]) -> Array:
     """The weights with which ``plain + sum_i w_i (powers_i - plain)`` is nearest to ``y``: least squares,
     smallest solution.
 
-    ``plain``: validation predictions of the first fit; ``powers``: of the fits with one more round of pure
-    teaching each.
+    Arguments:
+        y: validation targets, (m, outputs).
+        plain: predictions there of the first fit.
+        powers: predictions there of fits with 1, 2 … rounds of pure teaching.
+
+    Returns:
+        A weight for each of ``powers``.
     """
     if not len(powers):
         return np.zeros(0)
     columns = np.stack([(p - plain).ravel() for p in powers], 1)
-    return np.linalg.lstsq(columns, (y - plain).ravel(), rcond=1e-10)[0]
+    weights: Array = np.linalg.lstsq(columns, (y - plain).ravel(), rcond=1e-10)[0]
+    return weights

@@ -20,7 +20,7 @@ Array = np.ndarray
 LOSSES = ("cross_entropy", "squared")
 
 
-def labels_of(estimator: Any, X: Any, y: Any) -> tuple[Array, Array]:
+def _labels_of(estimator: Any, X: Any, y: Any) -> tuple[Array, Array]:
     """Checked inputs (n, features) and one-hot labels (n, classes); sets ``classes_``."""
     X, y = validate_data(estimator, X, y, dtype=np.float64, ensure_min_samples=2)
     check_classification_targets(y)
@@ -56,12 +56,29 @@ class SoftMLP(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> SoftMLP:
-        """Learn from ``X`` (n, features) and labels ``y`` (n,)."""
-        X, q = labels_of(self, X, y)
+        """Learn from labels.
+
+        Arguments:
+            X: inputs, (n, features), of 2 rows or more.
+            y: labels, (n,), of 2 classes or more.
+
+        Returns:
+            The estimator itself.
+        """
+        X, q = _labels_of(self, X, y)
         return self.fit_soft(X, q, self.classes_)
 
     def fit_soft(self, X: Array, q: Array, classes: Array) -> SoftMLP:
-        """Learn from ``X`` (n, features) and targets ``q`` (n, classes), rows of which sum to 1."""
+        """Learn from targets that need not be probabilities.
+
+        Arguments:
+            X: inputs, (n, features).
+            q: targets, (n, classes), rows of which sum to 1; entries may be negative.
+            classes: the labels that the columns stand for, (classes,).
+
+        Returns:
+            The estimator itself. Raises :class:`TableError` for a setting that can't be used.
+        """
         check(self.loss in LOSSES, f"The loss of an MLP is {' or '.join(LOSSES)}, not '{self.loss}'.")
         check(
             self.iterations >= 1 and self.lr > 0 and self.decay >= 0,
@@ -105,19 +122,31 @@ class SoftMLP(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "layers_")
         X = validate_data(self, X, reset=False, dtype=np.float64)
         with torch.inference_mode():
-            return self.layers_(torch.from_numpy(np.ascontiguousarray(X)).float()).double().softmax(1).numpy()
+            logits: torch.Tensor = self.layers_(torch.from_numpy(np.ascontiguousarray(X)).float())
+            return logits.double().softmax(1).numpy()
 
     def predict(self, X: Any) -> Array:
         """Labels (m,)."""
         p = self.predict_proba(X)
-        return self.classes_[p.argmax(1)]
+        labels: Array = self.classes_[p.argmax(1)]
+        return labels
 
 
 def fit_soft(estimator: Any, X: Array, q: Array, classes: Array) -> Any:
-    """A fresh copy of a classifier, fitted to soft targets ``q`` (n, classes).
+    """A fresh copy of a classifier, fitted to soft targets.
 
     One that has ``fit_soft`` is given them as they are. Any other sees each row once per class, weighted by
     its target, where negative targets count as 0 (which keeps the gain of signed ones and bounds the loss).
+
+    Arguments:
+        estimator: the classifier that is copied, unfitted; raises :class:`TableError` where its ``fit`` takes
+            neither.
+        X: inputs, (n, features).
+        q: targets, (n, classes), rows of which sum to 1; entries may be negative.
+        classes: the labels that the columns stand for, (classes,).
+
+    Returns:
+        The fitted copy.
     """
     fresh = clone(estimator)
     if hasattr(fresh, "fit_soft"):
@@ -143,9 +172,18 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     estimator: Any
 
     def fit(self, X: Any, y: Any, *, validation: tuple[Any, Any] | None = None) -> SoftDistiller:
-        """Learn from ``X`` (n, features) and labels ``y`` (n,); ``validation``: rows with *clean* labels to
-        choose numbers on."""
-        X, given = labels_of(self, X, y)
+        """Learn from a table of labels.
+
+        Arguments:
+            X: inputs, (n, features), of 2 rows or more.
+            y: labels, (n,), of 2 classes or more.
+            validation: a pair ``(X, y)`` with *clean* labels to choose mixing numbers on; None where they are
+                given.
+
+        Returns:
+            The estimator itself.
+        """
+        X, given = _labels_of(self, X, y)
         held = None if validation is None else self._held(*validation)
         first = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
         check(hasattr(first, "predict_proba"), f"{type(first).__name__} says no probabilities to learn from.")
@@ -194,4 +232,5 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> Array:
         """Labels (m,)."""
         p = self.predict_proba(X)
-        return self.classes_[p.argmax(1)]
+        labels: Array = self.classes_[p.argmax(1)]
+        return labels

@@ -47,10 +47,10 @@ def distill(words: list[str]) -> int:
         help="the student that an operation needs: a folder of a run or of a model",
     )
     if not name:
-        parser.parse(words)  # shows the help if that was asked for
+        parser.parse(words)  # shows the help with --help
         raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
 
-    from stillhouse.api.resolve import right_command, system_class
+    from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("distill", kind, name)

@@ -28,7 +28,9 @@ def evaluate(words: list[str]) -> int:
     parser.add_argument("--teacher", help="beside which teacher [the run's]")
     parser.add_argument("-n", type=int, default=2000, help="samples per way of sampling [2000]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
-    parser.add_argument("--teacher-steps", metavar="K,K,…", help="steps to walk the teacher in [1,2,4,…,64]")
+    parser.add_argument(
+        "--teacher-steps", metavar="K,K,…", help="numbers of steps to sample the teacher in [1,2,4,…,64]"
+    )
     parser.add_argument(
         "--clip", metavar="DIR", help="score pictures under their captions by the CLIP in this folder"
     )

@@ -36,13 +36,13 @@ def inspect(words: list[str]) -> int:
 
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
-    pred = describe(family)
-    pred["methods"] = {
+    about = describe(family)
+    about["methods"] = {
         s.slug: [need.name for need in map(read_need, s.needs) if not (need.option and not need.unless)]
         for s in list_systems(kind="method")
         if "teacher" in s.needs
     }
-    print(json.dumps(pred, indent=2, ensure_ascii=False) if given.json else table(pred))
+    print(json.dumps(about, indent=2, ensure_ascii=False) if given.json else table(about))
     return 0
 
 
@@ -56,28 +56,28 @@ def needs_data(needs: list[str]) -> bool:
     return any(need == "data" or need.startswith("data unless ") for need in needs)
 
 
-def table(pred: dict[str, Any]) -> str:
+def table(about: dict[str, Any]) -> str:
     """A description as lines of name and value."""
-    network, latent, guidance, times = pred["network"], pred["latent"], pred["guidance"], pred["times"]
-    process = dict(pred["process"])
+    network, latent, guidance, times = about["network"], about["latent"], about["guidance"], about["times"]
+    process = dict(about["process"])
     name = process.pop("name")
     rows = [
-        ("pipeline", f"{pred['pipeline']}, read by the family {pred['family']}"),
+        ("pipeline", f"{about['pipeline']}, read by the family {about['family']}"),
         (
             "network",
             f"{network['class']} ({network['part']}), {network['parameters']:,} parameters, "
             f"{network['dtype'].removeprefix('torch.')}",
         ),
         ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
-        ("predicts", pred["prediction"]),
-        ("scheduler", pred["scheduler"]),
+        ("predicts", about["prediction"]),
+        ("scheduler", about["scheduler"]),
         (
             "state",
             f"{product(latent['shape'])}, {latent['pixels']} pixel(s) to a side: "
             + (
-                f"clips of {pred['frames']} frames of {product(pred['size'])}"
-                if pred["frames"]
-                else f"pictures of {product(pred['size'])}"
+                f"clips of {about['frames']} frames of {product(about['size'])}"
+                if about["frames"]
+                else f"pictures of {product(about['size'])}"
             ),
         ),
     ]
@@ -85,7 +85,7 @@ def table(pred: dict[str, Any]) -> str:
         rows.append(
             ("latents", f"(output of {latent['autoencoder']} - {latent['shift']}) × {latent['scale']}")
         )
-    for text in pred["text"]:
+    for text in about["text"]:
         rows.append(
             (
                 "text",
@@ -93,18 +93,18 @@ def table(pred: dict[str, Any]) -> str:
                 f"({text['tokenizer']})",
             )
         )
-    if isinstance(pred["condition"], dict):
-        rows.append(("condition", ", ".join(f"{k} {product(v)}" for k, v in pred["condition"].items())))
-    if pred["classes"]:
-        rows.append(("classes", str(pred["classes"])))
+    if isinstance(about["condition"], dict):
+        rows.append(("condition", ", ".join(f"{k} {product(v)}" for k, v in about["condition"].items())))
+    if about["classes"]:
+        rows.append(("classes", str(about["classes"])))
     rows += [
         (
             "guidance",
             f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none",
         ),
-        ("steps", f"{pred['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
-        ("methods", ", ".join(s for s, needs in pred["methods"].items() if "data" in needs) + " with data"),
-        ("", ", ".join(s for s, needs in pred["methods"].items() if "data" not in needs) + " without data"),
+        ("steps", f"{about['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
+        ("methods", ", ".join(s for s, needs in about["methods"].items() if "data" in needs) + " with data"),
+        ("", ", ".join(s for s, needs in about["methods"].items() if "data" not in needs) + " without data"),
     ]
-    rows += [("remark" if i == 0 else "", line) for i, line in enumerate(pred["remarks"])]
+    rows += [("remark" if i == 0 else "", line) for i, line in enumerate(about["remarks"])]
     return "\n".join(f"{name:<10} {value}" for name, value in rows)

@@ -1,4 +1,4 @@
-"""Words of the command line as values, with mistakes told in one sentence."""
+"""Words of the command line as values, with mistakes reported in one sentence."""
 
 from __future__ import annotations
 
@@ -87,20 +87,18 @@ class Pairs(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        setattr(namespace, self.dest, pairs(values, option_string or self.dest))
+        setattr(namespace, self.dest, self.read(values, option_string or self.dest))
+
+    def read(self, words: list[str], flag: str) -> dict[str, Any]:
+        """The words that follow the option ``flag``, as a dictionary."""
+        return pairs(words, flag)
 
 
-class WorldWords(argparse.Action):
+class WorldWords(Pairs):
     """``NAME KEY=VALUE …`` as a world's configuration."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        setattr(namespace, self.dest, {**pairs(values[1:], "--world NAME"), "name": values[0]})
+    def read(self, words: list[str], flag: str) -> dict[str, Any]:
+        return {**pairs(words[1:], "--world NAME"), "name": words[0]}
 
 
 def add_world(parser: argparse._ActionsContainer, what: str) -> None:

@@ -78,10 +78,7 @@ def sample(words: list[str]) -> int:
         world=cache(lambda: _open(entry)),
         entry=entry,
     )
-    require(
-        not (request.prompts and request.labels) or form.name == "image" and model.cond_kind == "image",
-        "A sample is asked for by labels or by prompts, not by both.",
-    )
+    form.check(request)
     print(form.sample(model, request))
     return 0
 

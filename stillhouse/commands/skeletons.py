@@ -29,7 +29,7 @@ class NAME(Method):
 
     kind = "method"
     worlds = ("mixture",)
-    needs = ("teacher",)  # what a run asks of its user; "data unless OPTION=VALUE" where an option decides
+    needs = ("teacher",)  # what a run must be given; "data unless OPTION=VALUE" where an option decides
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3)}
 
     def samplings(self) -> dict[int, Sampling]:
@@ -67,7 +67,7 @@ class NAME(Operation):
 
     kind = "operation"
     worlds = ("mixture",)
-    needs = ("teacher",)  # what it asks of its user; "data unless OPTION=VALUE" where an option decides
+    needs = ("teacher",)  # what it must be given; "data unless OPTION=VALUE" where an option decides
 
     def apply(self, models: Mapping[str, Model], work: Work) -> Model:
         # the mathematics goes here; this example gives the teacher a walk of few steps
@@ -119,7 +119,7 @@ class NAME(Program):
 
     kind = "program"
     worlds = ("mixture",)
-    needs = ("teacher",)  # what its parts ask of their user
+    needs = ("teacher",)  # what its parts must be given
 
     def parts(self, models: Mapping[str, Model], data: Data) -> list[Part]:
         # which runs there are; this example makes a student, and a faster one from it
@@ -210,7 +210,7 @@ def _check(imports: str, world: str, setting: str, body: str) -> str:
 def _model_check(imports: str, product: str) -> str:
     lines = [
         "from stillhouse.checks.base import Claim, Contract, at_least",
-        "from stillhouse.core.process import Flow",
+        "from stillhouse.core.schedules import Flow",
         "from stillhouse.opening import load",
         *imports.splitlines(),
         "from stillhouse.worlds.base import get_world",

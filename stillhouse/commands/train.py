@@ -34,7 +34,7 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--kind",
         default=argparse.SUPPRESS,
-        help="what the network says: x0 eps score v velocity edm logits [default the world's: mostly "
+        help="what the network predicts: x0 eps score v velocity edm logits [default the world's: mostly "
         "velocity]",
     )
     parser.add_argument(
@@ -43,7 +43,7 @@ def train(words: list[str]) -> int:
         help="folder of images, parquet or tar files; its first image gives the size where no world does",
     )
 
-    from stillhouse.api.resolve import right_command, system_class
+    from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("train", kind, name)

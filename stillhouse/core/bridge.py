@@ -42,27 +42,29 @@ def degraded(cond: Condition) -> Tensor:
 
 
 def unconditional(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-    """How a network is called that knows states ``x_t`` alone and must not be given ``y`` (the kind of I2SB),
+    """How a network is called that takes states ``x_t`` alone and must not be given ``y`` (the kind of I2SB),
     as ``Denoiser(call=…)``.
 
-    It is shown ``r_t + y`` and says ``x_0`` (kind ``x0``), which becomes ``x_0 - y``.
+    Its input is ``r_t + y`` and its output ``x_0`` (kind ``x0``), which becomes ``x_0 - y``.
 
     Arguments:
         net: a network called as ``net(x, t, None)``.
         x: residuals ``r_t``, (B, …).
         t: times in [0, 1], (B,).
-        cond: a condition with the degraded picture.
+        cond: the condition of the B rows, with the degraded pictures.
+        extra: further inputs, handed on to the network.
 
     Returns:
         The clean residual, (B, …).
     """
     y = degraded(cond)
-    return net(x + y, t, None, **extra) - y
+    residual: Tensor = net(x + y, t, None, **extra) - y
+    return residual
 
 
 class Bridge(Process):
     """Subclasses give ``kappa``, ``eta(t)``, its slope and its inverse; the path is pinned at both ends
-    unless they say otherwise."""
+    unless they override ``sigma``."""
 
     @property
     def kappa(self) -> float:
@@ -195,7 +197,7 @@ class I2SB(Bridge):
 
     @property
     def kappa(self) -> float:
-        return (2 * self._half) ** 0.5
+        return float((2 * self._half) ** 0.5)
 
     def eta(self, t: Tensor) -> Tensor:
         t = at_least_float32(t)

@@ -1,18 +1,24 @@
-"""What a network is told besides its state: nothing, labels, tokens, or a dict of tensors; and the few things
-done to all of them alike."""
+"""What a network is conditioned on: nothing, labels, tokens, or a dict of tensors; and the few operations on
+all of them alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required_type
 
-# None; labels (B,), int64, -1 for none; tokens (B, L, C); or a dict of tensors with a leading batch dimension
-Condition = Any
+# Several tensors by name (tokens, mask, image, ...), each with a leading batch dimension
+Parts: TypeAlias = dict[str, Tensor]
+# None; labels (B,), int64, -1 for none; tokens (B, L, C); or parts
+Condition: TypeAlias = None | Tensor | Parts
+# What a user may give for one as well: one label for all, a prompt, or a list of prompts
+ConditionLike: TypeAlias = Condition | int | str | list[str] | tuple[str, ...]
+# A function of a condition gives back one of the same form
+CondT = TypeVar("CondT", None, Tensor, Parts, Tensor | None, Condition)
 
 
 class TextEncoder(Protocol):
@@ -23,11 +29,33 @@ class TextEncoder(Protocol):
         ...
 
 
-def apply(f: Callable[[Tensor], Tensor], cond: Condition) -> Condition:
-    """``f`` on every tensor of a condition."""
+def as_parts(cond: Condition) -> Parts:
+    """A condition that must be a dict of tensors. Raises :class:`StillhouseError` for one tensor, and for
+    None."""
+    return required_type(cond, dict, "This takes a dict of tensors as a condition, not one tensor or none.")
+
+
+def as_tensor(cond: Condition) -> Tensor:
+    """A condition that must be one tensor, labels or tokens. Raises :class:`StillhouseError` for a dict, and
+    for None."""
+    return required_type(cond, Tensor, "This takes one tensor as a condition, not a dict or none.")
+
+
+def apply(f: Callable[[Tensor], Tensor], cond: CondT) -> CondT:
+    """``f`` on every tensor of a condition.
+
+    Arguments:
+        f: maps one tensor to another, such as an index or a move.
+        cond: the condition of B rows; None for none.
+
+    Returns:
+        The condition in the same form; None for none.
+    """
     if cond is None:
         return None
-    return {name: f(part) for name, part in cond.items()} if isinstance(cond, dict) else f(cond)
+    if isinstance(cond, Tensor):
+        return f(cond)
+    return {name: f(part) for name, part in cond.items()}
 
 
 def size(cond: Condition) -> int | None:
@@ -35,41 +63,69 @@ def size(cond: Condition) -> int | None:
     return None if cond is None else len(next(iter(cond.values())) if isinstance(cond, dict) else cond)
 
 
-def pick(cond: Condition, index: Tensor | slice) -> Condition:
-    """Rows of a condition. ``index``: integers or a mask, on the CPU or where the condition lies."""
+def pick(cond: CondT, index: Tensor | slice) -> CondT:
+    """Rows of a condition.
+
+    Arguments:
+        cond: the condition of B rows; None for none.
+        index: integers (N,), a mask (B,) of bool, or a slice; on the CPU or where the condition lies.
+
+    Returns:
+        The condition of the rows picked, in order; None for none.
+    """
     return apply(lambda part: part[index.to(part.device) if torch.is_tensor(index) else index], cond)
 
 
-def move(cond: Condition, device: torch.device | str) -> Condition:
-    """The condition on ``device``."""
+def move(cond: CondT, device: torch.device | str) -> CondT:
+    """The condition on ``device``.
+
+    Arguments:
+        cond: a condition; None for none.
+        device: where its tensors go.
+
+    Returns:
+        The condition in the same form; None for none.
+    """
     return apply(lambda part: part.to(device), cond)
 
 
-def expand(cond: Condition, n: int) -> Condition:
-    """One row made ``n``, without copying."""
+def expand(cond: CondT, n: int) -> CondT:
+    """One row made ``n``, without copying.
+
+    Arguments:
+        cond: a condition of one row; None for none.
+        n: number of rows.
+
+    Returns:
+        The condition of ``n`` equal rows, which share memory; None for none.
+    """
     return apply(lambda part: part.expand(n, *part.shape[1:]), cond)
 
 
-def join(conds: Sequence[Condition]) -> Condition:
+def join(conds: Sequence[CondT]) -> CondT:
     """Conditions of one form, one after the other."""
     first = conds[0]
     if first is None:
         require(all(c is None for c in conds), "Rows with and without a condition can't be joined.")
         return None
-    if isinstance(first, dict):
-        return {name: torch.cat([c[name] for c in conds]) for name in first}
-    return torch.cat(list(conds))
+    mixed = "Conditions of different forms can't be joined."
+    if isinstance(first, Tensor):
+        return torch.cat([required_type(c, Tensor, mixed) for c in conds])
+    return {name: torch.cat([required_type(c, dict, mixed)[name] for c in conds]) for name in first}
 
 
 def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = None) -> Condition:
     """The condition, the empty one in the place of rows that are dropped.
 
-    Arguments: cond: a condition of B rows, or None. dropped: which rows lose it, (B,) of bool; or one truth
-    for all of them. empty: the empty condition, one row; None for networks of ours, which know it as label -1
-    and as a mask without a True.
+    Arguments:
+        cond: the condition of B rows; None for none.
+        dropped: which rows lose their condition, bool (B,); or one bool for all of them.
+        empty: the empty condition, one row; None for our own networks, whose empty condition is label -1 and
+            a mask without a True.
 
     Returns:
-        A condition of B rows; None where all rows are dropped by one truth.
+        A condition of B rows; None where ``dropped`` is True for all of them, and where ``cond`` is None.
+        Where ``dropped`` is a tensor and ``empty`` None, a tensor of tokens becomes a dict with a mask.
     """
     if cond is None or dropped is True:
         return None
@@ -82,8 +138,9 @@ def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = N
 
     if empty is not None:
         if not isinstance(cond, dict):
-            return choose(cond, empty)
-        return {name: choose(part, empty[name]) for name, part in cond.items()}
+            return choose(cond, as_tensor(empty))
+        instead = as_parts(empty)
+        return {name: choose(part, instead[name]) for name, part in cond.items()}
     if isinstance(cond, dict):
         tokens, none = cond.get("tokens"), {"label": torch.tensor(-1), "mask": torch.tensor(False)}
         mask = (
@@ -98,16 +155,30 @@ def drop_condition(cond: Condition, dropped: Tensor | bool, empty: Condition = N
 
 
 def flattened(cond: Condition, name: str = "cond") -> dict[str, Tensor]:
-    """The condition as named tensors, to be kept beside others: ``cond``, or ``cond.tokens`` and the like.
-    None is left out."""
+    """The condition as named tensors, to be stored beside others.
+
+    Arguments:
+        cond: a condition; None for none.
+        name: what the tensors are called: ``cond``, or ``cond.tokens`` and the like for the parts of a dict.
+
+    Returns:
+        The tensors by name; empty for no condition.
+    """
     if cond is None:
         return {}
     return {f"{name}.{key}": part for key, part in cond.items()} if isinstance(cond, dict) else {name: cond}
 
 
 def restored(tensors: dict[str, Tensor], name: str = "cond") -> dict[str, Any]:
-    """The inverse of :func:`flattened`: ``tensors`` with the condition's parts put together under
-    ``name``."""
+    """The inverse of :func:`flattened`.
+
+    Arguments:
+        tensors: tensors by name, those of the condition among others.
+        name: what the condition is called among them.
+
+    Returns:
+        ``tensors`` with the parts of a dict put together under ``name``, which is missing if there were none.
+    """
     parts = {
         key.removeprefix(f"{name}."): part for key, part in tensors.items() if key.startswith(f"{name}.")
     }
@@ -115,11 +186,27 @@ def restored(tensors: dict[str, Tensor], name: str = "cond") -> dict[str, Any]:
     return {**rest, name: parts} if parts else rest
 
 
-def cycled(cond: Condition, n: int) -> Condition:
-    """The first ``n`` rows of a condition, from the start again where there are fewer."""
+def cycled(cond: CondT, n: int) -> CondT:
+    """The first ``n`` rows of a condition, from the start again where there are fewer.
+
+    Arguments:
+        cond: the condition of B >= 1 rows; None for none.
+        n: number of rows.
+
+    Returns:
+        The condition of ``n`` rows; None for none.
+    """
     return None if cond is None else pick(cond, torch.arange(n) % (size(cond) or 1))
 
 
 def balanced_labels(n: int, classes: int) -> Tensor | None:
-    """``n`` labels spread evenly over the classes; None without classes."""
+    """``n`` labels spread evenly over the classes.
+
+    Arguments:
+        n: number of labels.
+        classes: number of classes; 0 for none.
+
+    Returns:
+        ``0, 1, …, classes - 1, 0, …``, int64 (n,) on the CPU; None without classes.
+    """
     return torch.arange(n) % classes if classes else None

@@ -3,8 +3,9 @@ replaced.
 
 *Masked* tokens are replaced by a mask (Sahoo et al., 2024, arXiv 2406.07524), *uniform* ones by any token
 (Schiff et al., 2024, arXiv 2412.10193). States are int64 of shape (B, L); the vocabulary holds ``vocab`` real
-tokens, 0 … ``vocab - 1``. A network says, as :class:`Logits`, which real token every position held.
-Probabilities are kept as logarithms, and steps are taken in float64.
+tokens, 0 … ``vocab - 1``. A network says which real token every position held
+(:mod:`stillhouse.core.token_prediction`). Probabilities are kept as logarithms, and steps are taken in
+float64.
 """
 
 from __future__ import annotations
@@ -12,26 +13,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require, required_type
-from stillhouse.core.prediction import KINDS, At, Kind, Prediction
+from stillhouse.core.errors import require, required_type
 from stillhouse.core.process import Process, at_least_float32
 
 SCHEDULES = ("log_linear", "cosine")
 
 
 def choose(log_probs: Tensor, u: Tensor) -> Tensor:
-    """Draw from each distribution ``log_probs`` (…, K) with a uniform number ``u`` (…) in [0, 1), by the
-    inverse of its cumulated sum.
+    """Draw from categorical distributions by the inverse of their cumulated sums.
 
-    In float64: noise of float32 cuts the tails off, which is to lower the temperature unasked. What has no
-    probability is never drawn.
+    In float64: noise of float32 cuts the tails off, which lowers the temperature. A token of probability 0 is
+    never drawn.
+
+    Arguments:
+        log_probs: logarithms of K probabilities, or weights, each, (…, K).
+        u: uniform numbers in [0, 1), (…).
+
+    Returns:
+        The indices drawn, int64 (…).
     """
     sums = log_probs.double().exp().cumsum(-1)
     place = torch.searchsorted(sums, (u.double() * sums[..., -1])[..., None], right=True)[..., 0]
@@ -39,20 +43,44 @@ def choose(log_probs: Tensor, u: Tensor) -> Tensor:
 
 
 def one_hot(x: Tensor, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Log-probabilities (B, L, size) of the tokens ``x`` (B, L) themselves: 0 there, -inf elsewhere."""
+    """Log-probabilities of distributions that are certain of one token.
+
+    Arguments:
+        x: the tokens in 0 … ``size - 1``, int64 (B, L).
+        size: number of tokens K that there are.
+        dtype: of the result.
+
+    Returns:
+        0 at the tokens and -inf elsewhere, (B, L, K).
+    """
     return torch.full((*x.shape, size), -math.inf, dtype=dtype, device=x.device).scatter(
         -1, x[..., None], 0.0
     )
 
 
 def at_token(values: Tensor, x: Tensor) -> Tensor:
-    """The entries of ``values`` (B, L, K) at the tokens ``x`` (B, L)."""
+    """The entries of ``values`` at the tokens ``x``.
+
+    Arguments:
+        values: one number a token of the vocabulary, (B, L, K).
+        x: tokens in 0 … K - 1, int64 (B, L).
+
+    Returns:
+        The entries, (B, L).
+    """
     return values.gather(-1, x[..., None])[..., 0]
 
 
 def over_tokens(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """A coefficient of the process at ``t`` (B,), or (B, L) for a time per token: in float64, shaped to meet
-    (B, L, K)."""
+    """A coefficient of the process, in float64 and shaped to multiply (B, L, K).
+
+    Arguments:
+        f: the coefficient as a function of time, such as ``process.alpha``.
+        t: times in [0, 1], (B,), or a time a token, (B, L).
+
+    Returns:
+        The coefficient, (B, 1, 1) or (B, L, 1).
+    """
     return f(t.double()).reshape(len(t), -1, 1)
 
 
@@ -61,7 +89,7 @@ class Tokens(Process):
     """A process of tokens. ``schedule``: ``log_linear``, ``alpha = 1 - (1 - eps) t``, or ``cosine``, ``alpha
     = 1 - cos(pi (1 - t) / 2)``.
 
-    ``sigma = 1 - alpha`` is the share of tokens that are replaced. Subclasses say with what.
+    ``sigma = 1 - alpha`` is the share of tokens that are replaced. Subclasses define the replacement.
     """
 
     vocab: int = 256
@@ -114,8 +142,15 @@ class Tokens(Process):
         return t.clamp(0, 1)
 
     def replaced(self, t: Tensor, u: Tensor) -> Tensor:
-        """Which tokens are replaced at ``t`` (B,) or (B, L), given uniform numbers ``u`` (B, L): bool (B, L),
-        ever more as ``t`` rises."""
+        """Which tokens are replaced at ``t``: ever more as ``t`` rises.
+
+        Arguments:
+            t: times in [0, 1], (B,) or (B, L).
+            u: uniform numbers in [0, 1), (B, L); equal ones give nested masks at all times.
+
+        Returns:
+            bool, (B, L).
+        """
         return u >= self.alpha(t).to(u).reshape(len(t), -1)
 
     def noise(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -138,12 +173,20 @@ class Tokens(Process):
         std: float | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Where a walk starts, (rows, *shape) int64: every token replaced, whatever ``t``."""
+        """Where a walk starts, (rows, *shape) int64: every token replaced, whatever ``t``, ``std`` and
+        ``dtype``."""
         return self.instead(draws.uniform(0.0, 1.0, *shape, dtype=torch.float64))
 
     def read(self, raw: Tensor, x: Tensor) -> Tensor:
-        """Log-probabilities (B, L, vocab) of the clean tokens, float32 at least, from a network's logits at
-        the state ``x`` (B, L)."""
+        """The distribution of the clean tokens that a network's logits stand for.
+
+        Arguments:
+            raw: logits, (B, L, vocab), or (B, L, states), whose column for the mask is not read.
+            x: the state that they were predicted at, int64 (B, L).
+
+        Returns:
+            Log-probabilities of the clean tokens, (B, L, vocab), float32 at least.
+        """
         require(
             raw.dim() == 3 and raw.shape[:2] == x.shape and raw.shape[2] in (self.vocab, self.states),
             f"Logits of {self.vocab} tokens at states of shape {tuple(x.shape)} can't have the shape "
@@ -152,25 +195,57 @@ class Tokens(Process):
         return at_least_float32(raw[..., : self.vocab]).log_softmax(-1)
 
     def including(self, log_probs: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """``log p(x_0 | x_t)`` per position from ``log p(x_0 | all other positions)``: what the position
-        itself shows is added."""
+        """``log p(x_0 | x_t)`` per position from ``log p(x_0 | all other positions)``: the evidence of the
+        position's own token is added.
+
+        Arguments:
+            log_probs: leave-one-out log-probabilities of the clean tokens, (B, L, vocab).
+            x_t: the state, int64 (B, L).
+            t: times in [0, 1], (B,) or (B, L).
+
+        Returns:
+            Log-probabilities, (B, L, vocab) float64.
+        """
         return log_probs.double()
 
     def excluding(self, log_probs: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The inverse of :meth:`including`."""
+        """The inverse of :meth:`including`: the evidence of the position's own token is taken away.
+
+        Arguments:
+            log_probs: log-probabilities of the clean tokens given the whole state, (B, L, vocab).
+            x_t: the state, int64 (B, L).
+            t: times in [0, 1], (B,) or (B, L).
+
+        Returns:
+            Leave-one-out log-probabilities, (B, L, vocab) float64.
+        """
         return log_probs.double()
 
     def posterior(self, log_probs: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """``log q(x_s | x_t)``, (B, L, states) float64, for ``s <= t`` (B,), if ``x_0`` is distributed as
-        ``log_probs`` (B, L, vocab).
+        """``log q(x_s | x_t)`` if ``x_0`` is distributed as ``log_probs``.
 
-        The distribution is the one that a network says; a one-hot gives ``q(x_s | x_t, x_0)``.
+        Arguments:
+            log_probs: log-probabilities of the clean tokens, (B, L, vocab): a network's prediction, or a
+                one-hot for ``q(x_s | x_t, x_0)``.
+            x_t: the state at ``t``, int64 (B, L).
+            t: times in (0, 1], (B,).
+            s: earlier times in [0, t], (B,).
+
+        Returns:
+            Log-probabilities of the states at ``s``, (B, L, states) float64.
         """
         raise NotImplementedError
 
     def renoised(self, log_probs: Tensor, s: Tensor) -> Tensor:
-        """``log q(x_s)``, (B, L, states) float64, if ``x_0`` is distributed as ``log_probs`` (B, L,
-        vocab)."""
+        """``log q(x_s)`` if ``x_0`` is distributed as ``log_probs``.
+
+        Arguments:
+            log_probs: log-probabilities of the clean tokens, (B, L, vocab).
+            s: times in [0, 1], (B,).
+
+        Returns:
+            Log-probabilities of the states at ``s``, (B, L, states) float64.
+        """
         raise NotImplementedError
 
 
@@ -220,7 +295,7 @@ class Uniform(Tokens):
     """Uniform tokens: a replaced one becomes any of the ``vocab``, its own among them, and every token can be
     revised at every step.
 
-    The prediction that the loss and the steps ask for is the *leave-one-out* one, ``p(x_0 | x_t without the
+    The prediction that the loss and the steps take is the *leave-one-out* one, ``p(x_0 | x_t without the
     position itself)``; :meth:`including` makes ``p(x_0 | x_t)`` of it.
     """
 
@@ -269,60 +344,14 @@ class Uniform(Tokens):
 
 
 def of_tokens(process: Process) -> Tokens:
-    """``process``, if it is one of tokens; otherwise one sentence."""
+    """``process``, if it is one of tokens; otherwise :class:`StillhouseError`."""
     return required_type(
         process, Tokens, f"This works on tokens, not on states of the process '{process.name}'."
     )
 
 
 def of_masks(process: Process) -> Masked:
-    """``process``, if its tokens are masked; otherwise one sentence."""
+    """``process``, if its tokens are masked; otherwise :class:`StillhouseError`."""
     return required_type(
         process, Masked, f"This works on masked tokens, not on states of the process '{process.name}'."
     )
-
-
-@dataclass
-class TokenPrediction(Prediction):
-    """What a denoiser said about tokens. ``log_probs``: (B, L, vocab), of the clean token at every position;
-    ``x0``: the likeliest ones."""
-
-    @cached_property
-    def log_probs(self) -> Tensor:
-        return of_tokens(self.at.process).read(self.raw, self.at.x)
-
-    def replace(self, raw: Tensor) -> TokenPrediction:
-        return TokenPrediction(raw, self.kind, self.at)
-
-    def with_x0(self, x0: Tensor) -> TokenPrediction:
-        """The same question answered with certain tokens ``x0`` (B, L)."""
-        return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
-
-
-def of_words(pred: Prediction) -> TokenPrediction:
-    """``pred``, if it is about tokens; otherwise one sentence."""
-    return required_type(pred, TokenPrediction, "This works on tokens; the model says something else.")
-
-
-class Logits(Kind):
-    """One logit a real token, (B, L, vocab); a column for the mask, if there is one, is not read."""
-
-    def predict(self, raw: Tensor, at: At) -> TokenPrediction:
-        return TokenPrediction(raw, self, at)
-
-    def x0(self, raw: Tensor, at: At) -> Tensor:
-        return of_tokens(at.process).read(raw, at.x).argmax(-1)
-
-    def eps(self, raw: Tensor, at: At) -> Tensor:
-        raise StillhouseError(
-            "Tokens have no noise that could be told from them: no eps, velocity or score; ask for log_probs."
-        )
-
-    def target(self, x0: Tensor, eps: Tensor, at: At) -> Any:
-        raise StillhouseError(
-            "A network of tokens is trained by the likelihood of its logits (parts.tokens.nelbo), not by "
-            "regression."
-        )
-
-
-KINDS["logits"] = Logits

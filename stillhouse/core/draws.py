@@ -70,7 +70,15 @@ class Draws:
         return everyone[self.rank * self.rows : (self.rank + 1) * self.rows]
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers ``(rows, *shape)``."""
+        """Standard normal numbers.
+
+        Arguments:
+            shape: of one row.
+            dtype: of the numbers.
+
+        Returns:
+            Numbers, (rows, *shape).
+        """
         return self._mine(
             torch.randn(
                 self.rows * self.world, *shape, generator=self.generator, device=self.device, dtype=dtype

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class StillhouseError(Exception):
-    """A mistake in what we were given. The CLI prints its sentence and exits with code 2."""
+    """A mistake in the input. The CLI prints its message and exits with code 2."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
@@ -20,7 +20,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:
 
     Arguments:
         what: the kind of thing that was looked for, as in a sentence.
-        name: what was asked for.
+        name: the one that is not there.
         known: the names that there are.
 
     Returns:
@@ -44,13 +44,17 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def required(value: T | None, sentence: str) -> T:
-    """A value that must be given.
+    """A value that must be given; a zero or an empty list is one.
 
-    Arguments: value: what was given, or None. sentence: what is said in its absence, one sentence.
+    Arguments:
+        value: what was given, or None.
+        sentence: the error's message where it is None: what is missing and what to do.
 
     Returns:
-        ``value``, of a type without None. Raises :class:`StillhouseError` with ``sentence`` for None alone; a
-        zero or an empty list is a value.
+        ``value``, of a type without None.
+
+    Raises:
+        StillhouseError: where ``value`` is None.
     """
     if value is None:
         raise StillhouseError(sentence)
@@ -60,11 +64,16 @@ def required(value: T | None, sentence: str) -> T:
 def required_type(value: object, kind: type[T] | tuple[type[T], ...], sentence: str) -> T:
     """A value that must be of a certain type.
 
-    Arguments: value: what was given. kind: the class it must be an instance of, or several of them.
-    sentence: what is said of any other value, one sentence.
+    Arguments:
+        value: what was given.
+        kind: the class it must be an instance of, or several of them.
+        sentence: the error's message for any other value: what was expected and what to do.
 
     Returns:
-        ``value``, of type ``kind``. Raises :class:`StillhouseError` with ``sentence`` otherwise.
+        ``value``, of type ``kind``.
+
+    Raises:
+        StillhouseError: where ``value`` is no instance of ``kind``.
     """
     if not isinstance(value, kind):
         raise StillhouseError(sentence)
@@ -72,7 +81,7 @@ def required_type(value: object, kind: type[T] | tuple[type[T], ...], sentence: 
 
 
 def extra(module: str, name: str) -> ModuleType:
-    """A module that only the extra ``stillhouse[name]`` installs; without it, the sentence that says so.
+    """A module that only the extra ``stillhouse[name]`` installs; without it, an error that names the extra.
 
     Arguments:
         module: dotted name of what is imported.

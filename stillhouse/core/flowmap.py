@@ -4,7 +4,7 @@
 - a *DDIM jump* of a one-time network: ``alpha_s D + sigma_s eps`` (progressive, Lightning);
 - a *flow map* of a two-time network, ``D`` replaced by ``g(x_t, t, s)`` (CTM, shortcut, MeanFlow kinds).
 
-All three are one formula; a two-time network only hears ``s`` as well.
+All three are one formula; a two-time network takes ``s`` as an input.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def jump(
         x_t: states, (B, …).
         t: their times in [0, 1], (B,).
         s: where to, in [0, 1], (B,).
-        cond: a condition of B rows.
-        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+        cond: the condition of the B rows; None for none.
+        guidance: scales ``w``, (B,), 1 for none, for a model that takes them; None otherwise.
 
     Returns:
         The states at ``s``, (B, …).
@@ -60,14 +60,14 @@ def jump(
 def predict_x0(
     model: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
-    """``G(x_t, t -> 0)``: the clean end that the model sees from here, of the shape of ``x_t``.
+    """``G(x_t, t -> 0)``: the model's clean estimate.
 
     Arguments:
         model: a denoiser.
         x_t: states, (B, …).
         t: their times in [0, 1], (B,).
-        cond: a condition of B rows.
-        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+        cond: the condition of the B rows; None for none.
+        guidance: scales ``w``, (B,), 1 for none, for a model that takes them; None otherwise.
 
     Returns:
         The clean estimate, (B, …).

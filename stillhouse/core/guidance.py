@@ -6,23 +6,25 @@ the border).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import TokenPrediction
+from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Prediction
+from stillhouse.core.token_prediction import TokenPrediction
 
 
-class Guided(Denoiser):
+class Guided(Wrapped):
     """Classifier-free guidance (Ho & Salimans, 2022, arXiv 2207.12598).
 
     ``scale``: ``w``, a number or a tensor (B,). ``negative``: the condition to move away from, the empty one
     by default. ``interval``: times ``[low, high]`` in which guidance acts (Kynkäänniemi et al., 2024, arXiv
     2404.07724); outside, and at ``w = 1``, one evaluation is spent instead of two. ``rescale`` in [0, 1]:
-    pull the standard deviation of the guided estimate back to the conditional one's (Lin et al., 2023, arXiv
+    scale the standard deviation of the guided estimate back to the conditional one's (Lin et al., 2023, arXiv
     2305.08891, eq. 15-16).
     """
 
@@ -38,32 +40,16 @@ class Guided(Denoiser):
         require(
             interval[0] <= interval[1], f"A guidance interval runs from low to high time, not {interval}."
         )
-        super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
-        )
+        super().__init__(denoiser)
         self.scale, self.negative, self.interval, self.rescale = scale, negative, interval, rescale
 
-    @property
-    def plain(self) -> Denoiser:
-        """The denoiser inside."""
-        assert isinstance(self.net, Denoiser)
-        return self.net
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Prediction:
-        pred = self.plain(x_t, t, cond, s=s, guidance=guidance)
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
+        pred = self.plain(x_t, t, cond, **extra)
         low, high = self.interval
         inside = (t >= low) & (t <= high)
         if cond is None or (not torch.is_tensor(self.scale) and self.scale == 1) or not bool(inside.any()):
             return pred
-        empty = self.plain(x_t, t, self.negative, s=s, guidance=guidance)
+        empty = self.plain(x_t, t, self.negative, **extra)
         w = torch.as_tensor(self.scale, dtype=pred.raw.dtype, device=x_t.device).expand(len(x_t))
         w = torch.where(inside, w, torch.ones_like(w)).reshape(-1, *[1] * (pred.raw.dim() - 1))
         # every kind is affine in x0 at a given x_t, and the weights w and 1 - w sum to one: mixing raw
@@ -86,7 +72,7 @@ def _mix(pred: Prediction, empty: Prediction, w: Tensor) -> Prediction:
 def takes_guidance(denoiser: Denoiser) -> bool:
     """Whether the network takes the guidance scale as an input, and so needs no second evaluation."""
     config = getattr(denoiser.net, "config", None)
-    # ours, and the two ways in which Diffusers' networks say it
+    # ours, and the two entries by which Diffusers' networks declare it
     return isinstance(config, dict) and any(
         config.get(key) for key in ("guidance_input", "guidance_embeds", "time_cond_proj_dim")
     )

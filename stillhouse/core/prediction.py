@@ -63,8 +63,8 @@ class At:
 
 
 class Kind:
-    """What a network's raw output means. ``x0`` and ``eps`` read it; ``target`` is what it should have
-    said."""
+    """What a network's raw output means. ``x0`` and ``eps`` are made of it; ``target`` is its regression
+    target."""
 
     def predict(self, raw: Tensor, at: At) -> Prediction:
         """The prediction that a network's output ``raw`` stands for.
@@ -95,12 +95,41 @@ class Kind:
         return t
 
     def x0(self, raw: Tensor, at: At) -> Tensor:
+        """The clean estimate.
+
+        Arguments:
+            raw: the network's output, (B, …).
+            at: the process at the times of the batch, and its states.
+
+        Returns:
+            The clean estimate, (B, …); 0 where nothing determines it, as for predicted noise at ``alpha =
+            0``.
+        """
         raise NotImplementedError
 
     def eps(self, raw: Tensor, at: At) -> Tensor:
+        """The noise estimate.
+
+        Arguments:
+            raw: the network's output, (B, …).
+            at: the process at the times of the batch, and its states.
+
+        Returns:
+            The noise estimate, (B, …); 0 where nothing determines it, as for predicted data at ``sigma = 0``.
+        """
         raise NotImplementedError
 
     def target(self, x0: Tensor, eps: Tensor, at: At) -> Tensor:
+        """The output of a perfect network: what it is trained to regress.
+
+        Arguments:
+            x0: clean data, (B, …).
+            eps: the noise in the states, (B, …).
+            at: the process at the times of the batch, and its states.
+
+        Returns:
+            The target of the raw output, (B, …).
+        """
         raise NotImplementedError
 
 
@@ -273,8 +302,8 @@ KINDS: dict[str, type[Kind]] = {
 
 @dataclass
 class Prediction:
-    """What a denoiser said at ``(x_t, t)``. ``raw`` is the network's output, every other view is made from
-    it.
+    """The prediction of a denoiser at ``(x_t, t)``. ``raw`` is the network's output, every other view is made
+    from it.
 
     ``x0``: clean data (B, …); ``eps``: noise; ``velocity``: ``dx/dt`` of the probability-flow ODE; ``score``:
     ``grad log p_t(x_t)``. A view that does not exist at an end of time is 0 there (``x0`` of a noise
@@ -306,10 +335,9 @@ class Prediction:
         return divide(-self.eps, self.at.sigma)
 
     def replace(self, raw: Tensor) -> Prediction:
-        """The same question answered with another raw output."""
+        """The same state and time with another raw output."""
         return Prediction(raw, self.kind, self.at)
 
     def with_x0(self, x0: Tensor) -> Prediction:
-        """The same question answered with another clean estimate (guidance rescaling, thresholding,
-        mixing)."""
+        """The same state and time with another clean estimate (guidance rescaling, thresholding, mixing)."""
         return Prediction(x0, X0(), self.at)

@@ -33,15 +33,30 @@ MODULES = {
 
 
 def current_option(name: str, known: Container[str]) -> str:
-    """What the option ``name`` is called now: itself where it is ``known``, or is no name of before."""
+    """What an option is called now.
+
+    Arguments:
+        name: as it was given, of today or of before.
+        known: the options that there are.
+
+    Returns:
+        The new name; ``name`` itself where it is ``known``, or is no name of before.
+    """
     if name in known:
         return name
     return next((new for new in OPTIONS.get(name, ()) if new in known), name)
 
 
 def current_options(values: Mapping[str, T], known: Container[str]) -> dict[str, T]:
-    """``values`` under the names that their options have now; one line of the log for each that was
-    renamed."""
+    """Options under the names that they have now; one line of the log for each that was renamed.
+
+    Arguments:
+        values: the options' values by the names that were given.
+        known: the options that there are.
+
+    Returns:
+        The same values under today's names.
+    """
     made = {}
     for name, value in values.items():
         new = current_option(name, known)
@@ -68,8 +83,15 @@ def current_modules(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def current_run(fingerprint: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint noted of its run, by the names that options have now; ``known``: the same of today's
-    run."""
+    """The fingerprint of a run in a checkpoint, by the names that options have now.
+
+    Arguments:
+        fingerprint: the entries in the checkpoint, the method's options under ``method`` and ``options``.
+        known: the fingerprint of today's run, which has the current names.
+
+    Returns:
+        ``fingerprint`` with its options renamed.
+    """
     made = {current_option(name, known): value for name, value in fingerprint.items()}
     method = dict(made.get("method") or {})
     options = known.get("method", {}).get("options", {})

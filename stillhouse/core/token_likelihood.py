@@ -7,15 +7,24 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import Masked, Tokens, at_token, of_tokens, of_words, over_tokens
+from stillhouse.core.discrete import Masked, Tokens, at_token, of_tokens, over_tokens
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Process
+from stillhouse.core.token_prediction import of_words
 
 
 def stratified(process: Process, draws: Draws) -> Tensor:
-    """Times (rows,), one in each of as many strata of ``[t_min, 1)`` as the whole batch has rows, float64.
+    """Stratified times: one in each of as many strata of ``[t_min, 1)`` as the whole batch has rows.
 
-    ``t_i = (u + i / B) mod 1`` with one ``u`` for all: the bound's variance over times all but vanishes.
+    ``t_i = t_min + (1 - t_min) ((u + i / B) mod 1)`` with one ``u`` for all: the bound's variance over times
+    all but vanishes.
+
+    Arguments:
+        process: whose ``t_min`` is the least time.
+        draws: the source of randomness.
+
+    Returns:
+        Times, (rows,) float64.
     """
     rows = draws.rows * draws.world
     place = torch.arange(draws.rows, device=draws.device, dtype=torch.float64) + draws.rank * draws.rows
@@ -23,16 +32,38 @@ def stratified(process: Process, draws: Draws) -> Tensor:
 
 
 def noised(process: Process, x: Tensor, t: Tensor, draws: Draws) -> Tensor:
-    """Clean tokens ``x`` (B, L) at ``t`` (B,)."""
+    """Clean tokens noised to ``t``.
+
+    Arguments:
+        process: a token process.
+        x: clean tokens, int64 (B, L).
+        t: times in [0, 1], (B,).
+        draws: the source of randomness, of B rows.
+
+    Returns:
+        The state at ``t``, int64 (B, L).
+    """
     return process.noise(x, t, draws.uniform(0.0, 1.0, *x.shape[1:], dtype=torch.float64))
 
 
 def nelbo(denoiser: Denoiser, x: Tensor, t: Tensor, draws: Draws, cond: Condition = None) -> Tensor:
-    """The bound on the negative log-likelihood of clean tokens ``x`` (B, L), in nats a token, at times ``t``
-    (B,).
+    """The bound on the negative log-likelihood of clean tokens, in nats a token.
 
     Its mean over uniform times is the bound in continuous time. Masked: ``alpha' / (1 - alpha) log D(x_0)``
     at masks (Sahoo et al., 2024, arXiv 2406.07524, eq. 10). Uniform: :func:`uniform_bound`.
+
+    Arguments:
+        denoiser: a denoiser of tokens.
+        x: clean tokens, int64 (B, L).
+        t: times in (0, 1], (B,).
+        draws: the source of randomness, of B rows.
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The mean over tokens and rows, a scalar that gradients flow through.
+
+    Raises:
+        StillhouseError: for a denoiser of anything but tokens.
     """
     process = of_tokens(denoiser.process)
     x_t = noised(process, x, t, draws)
@@ -47,12 +78,21 @@ def nelbo(denoiser: Denoiser, x: Tensor, t: Tensor, draws: Draws, cond: Conditio
 
 
 def uniform_bound(process: Tokens, log_probs: Tensor, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """The uniform process's bound per token (B, L), in nats, of leave-one-out predictions ``log_probs`` (B,
-    L, V).
+    """The uniform process's bound per token, in nats, of leave-one-out predictions.
 
     With ``a = V alpha e_{x_0} + 1 - alpha``, ``b`` the same of the prediction and ``z = x_t``: ``alpha' / (V
     alpha) [V / a_z - V / b_z - sum_j (a_j / a_z) log(b_z a_j / (b_j a_z))]`` (Schiff et al., 2024, arXiv
     2412.10193, eq. 21). All of ``a`` but one entry is alike.
+
+    Arguments:
+        process: a uniform token process of ``V`` tokens.
+        log_probs: leave-one-out log-probabilities of the clean tokens, (B, L, V).
+        x: clean tokens, int64 (B, L).
+        x_t: the state at ``t``, int64 (B, L).
+        t: times in (0, 1], (B,).
+
+    Returns:
+        The bound at each position, (B, L).
     """
     V = process.vocab
     alpha, sigma, fall = (over_tokens(f, t) for f in (process.alpha, process.sigma, process.dalpha))

@@ -1,4 +1,4 @@
-"""Forms: what a sample is. One file a form says how its samples are asked for, drawn, shown and saved.
+"""Forms: what a sample is. One file a form defines how its samples are requested, drawn, shown and saved.
 
 :func:`of` finds the form of a model. Nothing here imports torch before it is used, so that
 ``stillhouse sample --help`` answers at once.
@@ -17,7 +17,7 @@ from stillhouse.forms.text import Text
 from stillhouse.forms.video import Video
 from stillhouse.forms.views import Display, View
 
-# the first that fits is a model's form: what a network is conditioned on says more than a shape
+# the first that fits is a model's form: what a network is conditioned on tells more than a shape
 FORMS: tuple[Form, ...] = (
     Text(),
     Scene(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.forms.base import Form, Request, Sampled
 from stillhouse.forms.views import Clips
 
@@ -14,6 +14,7 @@ class Actions(Form):
 
     name = "actions"
     shown, few = 12, 16
+    policy = True
 
     def fits(self, model: Sampled) -> bool:
         return len(model.shape) == 2
@@ -26,9 +27,7 @@ class Actions(Form):
 
         if model.cond_kind != "observation":
             return super().sample(model, request)
-        world = request.world()
-        if world is None:
-            raise StillhouseError("The model does not name its world, whose observations it needs.")
+        world = required(request.world(), "The model does not name its world, whose observations it needs.")
         n = request.n if request.n is not None else len(request.labels) or self.few
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         fits = world.cond_kind == model.cond_kind and tuple(world.shape) == tuple(model.shape)

@@ -1,4 +1,4 @@
-"""What a form is: the common part of asking for samples, drawing them and writing them down."""
+"""What a form is: the common part of requesting samples, drawing them and writing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stillhouse.core.errors import StillhouseError, require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillhouse.core.conditions import Condition
+    from stillhouse.core.conditions import Condition, ConditionLike
     from stillhouse.core.denoiser import Denoiser
     from stillhouse.forms.views import Display
     from stillhouse.models.letters import Tokenizer
@@ -40,23 +40,76 @@ class Sampled(Protocol):
     @property
     def networks(self) -> dict[str, Denoiser]: ...
 
-    def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling: ...
+    def sampling(self, steps: int | None = None, guidance: float | None = None) -> Sampling:
+        """How the model is sampled in a number of steps.
 
-    def condition_of(self, n: int, cond: Condition) -> Condition: ...
+        Arguments:
+            steps: how many; None for the model's default.
+            guidance: scale in the place of the sampling's own; None for that.
 
-    def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor: ...
+        Returns:
+            The sampling.
+        """
+        ...
 
-    def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]: ...
+    def condition_of(self, n: int, cond: ConditionLike) -> Condition:
+        """The ``cond`` of :meth:`sample` as a condition of ``n`` rows.
+
+        Arguments:
+            n: number of rows.
+            cond: labels, prompts or a condition; None for the model's own.
+
+        Returns:
+            The condition of ``n`` rows; None for a model that takes none.
+        """
+        ...
+
+    def pictures(self, samples: Tensor, cond: Condition = None) -> Tensor:
+        """States as data.
+
+        Arguments:
+            samples: states at the end of a walk, (n, *shape).
+            cond: the condition of the n rows; None for none.
+
+        Returns:
+            Data, decoded where there is a codec.
+        """
+        ...
+
+    def of_length(self, frames: int, sampling: Sampling) -> tuple[int, ...]:
+        """The shape of a sample of some length.
+
+        Arguments:
+            frames: number of frames; 0 for the model's own.
+            sampling: how it is sampled.
+
+        Returns:
+            The shape of one sample.
+        """
+        ...
 
     def sample(
         self,
         n: int = 16,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
         seed: int = 0,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Draw samples.
+
+        Arguments:
+            n: number of samples, 1 or more.
+            cond: labels, prompts or a condition of ``n`` rows; None for the model's own.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
+
+        Returns:
+            Samples, (n, *shape), decoded where there is a codec.
+        """
+        ...
 
 
 class Setting(Protocol):
@@ -71,7 +124,17 @@ class Setting(Protocol):
 
     def condition(self, labels: Tensor | None) -> Condition: ...
 
-    def balanced_labels(self, n: int, split: str = "train") -> Tensor | None: ...
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor | None:
+        """Labels spread evenly over the world's classes or conditions.
+
+        Arguments:
+            n: number of labels.
+            split: ``train`` or ``test``, whose conditions are numbered.
+
+        Returns:
+            Labels, int64 (n,); None for a world without any.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +154,7 @@ class Option:
 
 @dataclass
 class Request:
-    """What ``stillhouse sample`` was asked for.
+    """The arguments of ``stillhouse sample``.
 
     ``n``: how many, None for the form's own number; ``labels``: class labels, repeated as often as needed;
     ``prompts``: likewise; ``out``: the file to write; ``columns``: tiles in a row, 0 for about square;
@@ -112,7 +175,7 @@ class Request:
     entry: Any = None
 
     def file(self, usual: str) -> Path:
-        """Where to write, ``usual`` if nobody named a file."""
+        """Where to write; ``usual`` if no file was named."""
         return Path(usual if self.out == DEFAULT_OUT else self.out)
 
     def label_rows(self, n: int) -> Tensor | None:
@@ -126,7 +189,9 @@ class Request:
 class Form:
     """One kind of sample. ``shown``: samples on a page; ``few``: samples where nobody says how many;
     ``title`` and ``options``: its part of ``stillhouse sample --help``; ``refusal``: of these options, for a
-    model of another form."""
+    model of another form. ``policy``: samples are what is done under an observation, learned from
+    demonstrations and carried out in a closed loop; ``continuous``: an ODE leads from noise to them, and two
+    of them have a distance."""
 
     name: str = "points"
     shown: int = 1000
@@ -134,13 +199,24 @@ class Form:
     title: str = ""
     options: tuple[Option, ...] = ()
     refusal: str = ""
+    policy: bool = False
+    continuous: bool = True
 
     def fits(self, model: Sampled) -> bool:
         """Whether ``model`` makes samples of this form."""
         raise NotImplementedError
 
     def pictures(self, model: Sampled, samples: Tensor, cond: Condition = None) -> Tensor:
-        """Samples (n, *shape) drawn under ``cond`` as data: decoded one by one where there is a codec."""
+        """States as data: decoded one by one where there is a codec.
+
+        Arguments:
+            model: of this form.
+            samples: states at the end of a walk, (n, *shape).
+            cond: the condition of the n rows that they were drawn under; None for none.
+
+        Returns:
+            Data, (n, *shape), or what the codec makes of it.
+        """
         import torch
 
         samples = model.denoiser.process.to_data(samples, cond)
@@ -149,8 +225,19 @@ class Form:
         )
 
     def of_length(self, model: Sampled, frames: int, sampling: Sampling) -> tuple[int, ...]:
-        """The shape of a sample of ``frames`` frames, 0 for the usual one; only clips have more than one
-        length."""
+        """The shape of a sample of some length; only clips have more than one.
+
+        Arguments:
+            model: of this form.
+            frames: number of frames; 0 for the model's own.
+            sampling: how it is sampled; only a stream makes clips of any length.
+
+        Returns:
+            The shape of one sample.
+
+        Raises:
+            StillhouseError: for a length that the model can't make.
+        """
         require(frames >= 0, f"A clip has at least one frame, not {frames}.")
         if frames not in (0, model.shape[0]):
             raise StillhouseError(
@@ -159,15 +246,49 @@ class Form:
         return model.shape
 
     def gaps(self, model: Sampled, n: int, prompts: Sequence[str]) -> Tensor:
-        """The states (n, L) that texts with gaps are filled in from; only texts have any."""
+        """The states that texts with gaps are filled in from; only texts have any.
+
+        Arguments:
+            model: of texts, with a tokenizer and a masked process.
+            n: number of rows.
+            prompts: texts, each ``_`` a token to be filled in, like all that follows; repeated as often as
+                needed.
+
+        Returns:
+            Tokens with masks at the gaps, (n, L) int64.
+
+        Raises:
+            StillhouseError: for a model of anything but masked tokens.
+        """
         raise StillhouseError(f"Only a text is filled in; this model makes samples of the form {self.name}.")
+
+    def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
+        """What is asked for, as a condition and as states: a text's prompt is a state.
+
+        Arguments:
+            model: of this form.
+            n: number of samples.
+            cond: labels, prompts or a condition; None for the model's own.
+            start: states to walk from, (n, *shape); None for noise.
+
+        Returns:
+            The condition of the samples, and the states that they are walked from; None for noise.
+        """
+        return cond, start
+
+    def check(self, request: Request) -> None:
+        """Refuse what can't be asked for together."""
+        require(
+            not (request.prompts and request.labels),
+            "A sample is asked for by labels or by prompts, not by both.",
+        )
 
     def labels_shown(self, model: Sampled) -> int:
         """How many samples a page shows of ``model``."""
         return 12 if model.cond_kind else self.shown
 
     def sample(self, model: Sampled, request: Request) -> str:
-        """Draw what was asked for and write it down, whole or not at all.
+        """Draw the samples of a request and write them, whole or not at all.
 
         Arguments:
             model: of this form.
@@ -192,13 +313,30 @@ class Form:
         return f"{path}: {n} samples in {self.cost(model, request)} each"
 
     def cost(self, model: Sampled, request: Request) -> str:
-        """What a sample takes, as in "2 step(s), 2 network call(s)"."""
+        """What a sample takes.
+
+        Arguments:
+            model: of this form.
+            request: of the command line; its steps and guidance count.
+
+        Returns:
+            A phrase, as in "2 step(s), 2 network call(s)".
+        """
         sampling = model.sampling(request.steps, request.guidance)
         calls = sampling.nfe(model.denoiser, model.conditional, model.networks)
         return f"{len(sampling.times) - 1} step(s), {calls} network call(s)"
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:
-        """Write samples (n, *shape) of a run at ``path``, to which the form adds its ending."""
+        """Write samples of a run.
+
+        Arguments:
+            path: without an ending, which the form adds.
+            model: of this form.
+            samples: states at the end of a walk, (n, *shape).
+
+        Returns:
+            The file written.
+        """
         from stillhouse.io.images import save_samples
 
         return save_samples(path, self.pictures(model, samples))

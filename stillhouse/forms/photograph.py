@@ -39,6 +39,9 @@ class Photograph(Image):
     def fits(self, model: Sampled) -> bool:
         return super().fits(model) and model.cond_kind == "image"
 
+    def check(self, request: Request) -> None:
+        pass  # sampling takes neither
+
     def restore(
         self,
         model: Sampled,
@@ -58,16 +61,20 @@ class Photograph(Image):
             model: a network of patches that takes the image to restore.
             image: a file's name, a :class:`stillhouse.io.photo.Photo`, or a tensor (C, H, W) or (B, C, H, W)
                 in [-1, 1]; 8 pixels a side or more.
-            scale: how many times larger it becomes, 1 … 8; as the model was trained if not given.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
-            tile, overlap: pixels of the tiles' side and of what neighbours share, divisible by 8.
+            scale: how many times larger it becomes, 1 … 8; None for that of the model's training.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
+            tile: side of the square tiles in pixels, divisible by 8.
+            overlap: pixels that neighbours share, divisible by 8.
             show: a progress bar.
 
         Returns:
-            What ``image`` is, ``scale`` times as large: a tensor for a tensor, else a ``Photo``.
+            A tensor for a tensor, else a ``Photo``, ``scale`` times as large.
 
-        Raises :class:`StillhouseError` for a scale or tiles that don't fit, a picture that can't be read, and
-        where the result is not finite.
+        Raises:
+            StillhouseError: for a scale or tiles that don't fit, a picture that can't be read, and where the
+            result is not finite.
         """
         import torch
 
@@ -106,7 +113,7 @@ class Photograph(Image):
         from stillhouse.samplers.tiled import restore
 
         sampling, device = model.sampling(steps, guidance), model.denoiser.device
-        tiles, calls = tiles_of(model, image, tile, overlap), sampling.nfe(model.denoiser)
+        tiles, calls = _tiles_of(model, image, tile, overlap), sampling.nfe(model.denoiser)
         with tqdm(
             total=tiles * calls,
             desc="restore",
@@ -169,14 +176,14 @@ class Photograph(Image):
         )
         path = write_photo(out, restored)
         high, wide = restored.colour.shape[-2:]
-        tiles = tiles_of(model, restored.colour, tile, overlap)
+        tiles = _tiles_of(model, restored.colour, tile, overlap)
         return (
             f"{path}: {wide} x {high} pixels, {scale} times as large, in {len(sampling.times) - 1} step(s), "
             f"{sampling.nfe(model.denoiser)} call(s) on {tiles} tiles"
         )
 
 
-def tiles_of(model: Sampled, image: Tensor, tile: int, overlap: int) -> int:
+def _tiles_of(model: Sampled, image: Tensor, tile: int, overlap: int) -> int:
     """How many tiles cover an image (…, H, W); refuses tiles that don't fit."""
     from stillhouse.samplers.tiled import Tiled
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import require, required
 from stillhouse.forms.base import Form, Option, Request, Sampled
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ class Scene(Form):
             f"This model holds the objects 0 … {scene.scenes - 1 if scene else 0}, not {number}.",
         )
         if out.suffix == ".ply":
-            if scene is None:
-                raise StillhouseError(
-                    "This model draws a view at a time and holds no object; distil one: "
-                    "stillhouse distill cfd."
-                )
+            scene = required(
+                scene,
+                "This model draws a view at a time and holds no object; distil one: stillhouse distill cfd.",
+            )
             return str(write_ply(out, scene, number))
         film = out.suffix in FILMS
         n = request.n or (TURN if film else VIEWS)
@@ -78,9 +77,7 @@ def _orbit(n: int, number: int) -> Condition:
 
 def _cameras(request: Request, n: int) -> Condition:
     """The cameras that a network's world has."""
-    world = request.world()
-    if world is None:
-        raise StillhouseError(
-            "The model does not name its world, whose cameras it needs; sample it in Python."
-        )
+    world = required(
+        request.world(), "The model does not name its world, whose cameras it needs; sample it in Python."
+    )
     return world.condition(world.balanced_labels(n))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import require, required
 from stillhouse.forms.base import DEFAULT_OUT, Form, Request, Sampled
 
 if TYPE_CHECKING:
@@ -20,32 +20,28 @@ class Text(Form):
 
     name = "text"
     shown, few = 6, 8
+    continuous = False
 
     def fits(self, model: Sampled) -> bool:
         return model.denoiser.process.discrete
 
     def gaps(self, model: Sampled, n: int, prompts: Sequence[str]) -> Tensor:
-        """The states that texts with gaps are filled in from.
-
-        Arguments:
-            model: of texts, with a tokenizer and a masked process.
-            n: rows.
-            prompts: each ``_`` a token to be filled in, like all that follows; repeated as often as needed.
-
-        Returns:
-            Tokens (n, L).
-        """
+        """Prompts as tokens, with masks at their gaps."""
         from stillhouse.core.conditions import cycled
         from stillhouse.models.letters import with_gaps
 
-        if model.tokenizer is None:
-            raise StillhouseError("This model has no tokenizer, and can't read a prompt.")
+        tokenizer = required(model.tokenizer, "This model has no tokenizer, and can't read a prompt.")
         require(
             model.denoiser.process.name == "masked",
             "Only a masked process keeps what a prompt says; this model revises every token.",
         )
         require(len(prompts) > 0, "The list of prompts is empty.")
-        return cycled(with_gaps(model.tokenizer, prompts, model.shape[0]), n)
+        return cycled(with_gaps(tokenizer, prompts, model.shape[0]), n)
+
+    def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:
+        if isinstance(cond, str | list | tuple):
+            return None, self.gaps(model, n, [cond] if isinstance(cond, str) else list(cond))
+        return cond, start
 
     def fill(
         self,
@@ -63,7 +59,9 @@ class Text(Form):
             model: of texts, with a tokenizer and a masked process.
             prompts: one or several; each ``_`` is a token to be filled in, like all that follows.
             n: number of texts, prompts in turn; 0 for one a prompt.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
 
         Returns:
             ``n`` strings.
@@ -105,9 +103,7 @@ class Text(Form):
 
     @staticmethod
     def _tokenizer(model: Sampled) -> Tokenizer:
-        if model.tokenizer is None:
-            raise StillhouseError("This model has no tokenizer, so that its tokens can't be read.")
-        return model.tokenizer
+        return required(model.tokenizer, "This model has no tokenizer, so that its tokens can't be read.")
 
 
 def _read(tokenizer: Tokenizer, tokens: Tensor) -> list[str]:

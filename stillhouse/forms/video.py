@@ -14,7 +14,7 @@ from stillhouse.forms.views import Clips, Display
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillhouse.core.conditions import Condition
+    from stillhouse.core.conditions import Condition, ConditionLike
 
 NUMBERS = (".npy", ".safetensors")
 FPS = 8.0
@@ -37,7 +37,8 @@ class Video(Form):
         return len(model.shape) == 4
 
     def of_length(self, model: Sampled, frames: int, sampling: Any) -> tuple[int, ...]:
-        """The shape of a clip of ``frames`` frames, 0 for the usual one; a stream chooses freely."""
+        """The shape of a clip of ``frames`` frames, 0 for the model's own; a stream makes clips of any
+        length."""
         require(frames >= 0, f"A clip has at least one frame, not {frames}.")
         if frames in (0, model.shape[0]):
             return model.shape
@@ -51,7 +52,7 @@ class Video(Form):
     def stream(
         self,
         model: Sampled,
-        cond: Condition = None,
+        cond: ConditionLike = None,
         *,
         n: int = 0,
         frames: int = 0,
@@ -66,14 +67,16 @@ class Video(Form):
         Arguments:
             model: of clips, causal.
             cond: as of :meth:`stillhouse.model.Model.sample`, for the whole stream.
-            n: clips side by side; 0: as many as ``cond`` has rows, else 1.
-            frames: how many to make, the last chunk being cut; 0: no end.
-            given: first frames (n, k, C, H, W) to go on from, not repeated.
-            steps, guidance, seed: as of :meth:`stillhouse.model.Model.sample`.
+            n: clips side by side; 0 for as many as ``cond`` has rows, else 1.
+            frames: how many to make, the last chunk being cut; 0 for no end.
+            given: first frames to go on from, (n, k, C, H, W), which are not repeated; None for none.
+            steps: number of steps; None for the default.
+            guidance: scale ``w``, 1 for none; None for the sampling's own.
+            seed: of all random draws.
             latents: leave the chunks as they were walked; else each is decoded by itself.
 
         Returns:
-            An iterator of chunks (n, up to the student's chunk, C, H, W).
+            An iterator of chunks, (n, up to the student's chunk, C, H, W).
         """
         from stillhouse.core.conditions import move, size
         from stillhouse.core.draws import Draws
@@ -86,8 +89,10 @@ class Video(Form):
             "stream.",
         )
         if not n:
-            one = cond is None or isinstance(cond, str | int)
-            n = 1 if one else len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
+            if cond is None or isinstance(cond, str | int):
+                n = 1
+            else:
+                n = len(cond) if isinstance(cond, list | tuple) else size(cond) or 1
         chunks = stream(
             model.denoiser.eval(),
             sampling,
@@ -120,7 +125,7 @@ class Video(Form):
         require(frames >= 1, f"A clip has at least one frame, not {frames}.")
         n = request.n if request.n is not None else len(request.prompts) or self.few
         world = self._setting(model, request)
-        wish: Condition = list(request.prompts) or request.label_rows(n)
+        wish: ConditionLike = list(request.prompts) or request.label_rows(n)
         if model.cond_kind:
             wish, frames = self._condition(model, world, request, n, frames)
         shape = model.of_length(frames, sampling)
@@ -183,6 +188,7 @@ class Video(Form):
         file = request.options["sound"]
         if not file:
             return display.condition(labels, frames), frames
+        from stillhouse.core.conditions import as_parts
         from stillhouse.io.media import read_sound
 
         require(
@@ -191,8 +197,7 @@ class Video(Form):
         )
         features = display.sound(read_sound(file, request.options["fps"]))
         cond = display.condition(labels, features.shape[1])
-        assert isinstance(cond, dict)
-        return {**cond, "features": features.expand(n, -1, -1)}, features.shape[1]
+        return {**as_parts(cond), "features": features.expand(n, -1, -1)}, features.shape[1]
 
 
 def _drawn(world: Setting | None, clips: Tensor) -> Tensor:

@@ -51,12 +51,12 @@ Show = Callable[["Tensor", "Tensor | None"], "View | None"]
 
 @dataclass(frozen=True)
 class Display:
-    """What a world adds to how its samples are shown and asked for; None: nothing beside their form's own.
+    """What a world adds to the display of its samples; None: nothing beside their form's own.
 
     ``show(samples, labels)``: samples (B, *shape) as a view, or None for those that can't be shown so.
     ``whole(side)``: a whole picture to restore and the true one, each (1, C, side, side), in a world of
-    patches of such. ``sound(frames)``: what a network takes in of a sound (F, T) that was cut into the frames
-    of a clip, (1, F, C). ``condition(labels, frames)``: the condition of a clip of so many frames.
+    patches of such. ``sound(frames)``: the features (1, F, C) that a network takes of a sound (F, T) cut into
+    the frames of a clip. ``condition(labels, frames)``: the condition of a clip of so many frames.
     """
 
     show: Show | None = None
@@ -69,7 +69,7 @@ class Display:
 
         Arguments:
             samples: (B, *shape).
-            labels: (B,) of what was asked for, or None.
+            labels: those that the samples were drawn under, (B,); None for none.
 
         Returns:
             A view, or None for samples that can't be drawn.

@@ -16,15 +16,20 @@ from torch import Tensor, nn
 
 from stillhouse.core.errors import StillhouseError, extra, require
 
-ABOUT = "stillhouse"  # under this name a file says what it is
+ABOUT = "stillhouse"  # under this name a file keeps its description
 FORMS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def graph_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    """``module(*inputs.values())`` traced for any number of rows; ``inputs``: examples by name, two rows or
-    more each.
+    """A module traced for any number of rows.
 
-    Raises :class:`StillhouseError` for a network whose graph depends on the values it is given.
+    Arguments:
+        module: called as ``module(*inputs.values())``.
+        inputs: examples by name, two rows or more each.
+
+    Returns:
+        The program; raises :class:`StillhouseError` for a network whose graph depends on the values it is
+        given.
     """
     rows = torch.export.Dim("rows", min=1)
     dims = ({0: rows},) * len(inputs)
@@ -41,8 +46,16 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.Ex
 def onnx_bytes(
     program: torch.export.ExportedProgram, names: Sequence[str], about: Mapping[str, Any]
 ) -> bytes:
-    """The graph as an ONNX file; its inputs are called ``names``, its output ``sample``, its first dimension
-    ``rows``."""
+    """The graph as an ONNX file; its output is called ``sample``, its first dimension ``rows``.
+
+    Arguments:
+        program: of :func:`graph_of`.
+        names: of the inputs, in order.
+        about: plain data, kept in the file's metadata.
+
+    Returns:
+        The file's bytes.
+    """
     extra("onnx", "control"), extra("onnxscript", "control")
     with torch.no_grad(), _quiet():
         made = torch.onnx.export(
@@ -52,18 +65,35 @@ def onnx_bytes(
     proto = made.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = ABOUT, json.dumps(about)
-    return proto.SerializeToString()
+    written: bytes = proto.SerializeToString()
+    return written
 
 
 def torch_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
-    """The graph as a ``.pt2`` file, for ``torch.export.load(path).module()``."""
+    """The graph as a ``.pt2`` file, for ``torch.export.load(path).module()``.
+
+    Arguments:
+        program: of :func:`graph_of`.
+        about: plain data, kept as an extra file.
+
+    Returns:
+        The file's bytes.
+    """
     kept = io.BytesIO()
     torch.export.save(program, kept, extra_files={ABOUT: json.dumps(about)})
     return kept.getvalue()
 
 
 def opened(source: bytes | str | Path, form: str) -> Callable[..., Tensor]:
-    """The function that a written graph is: ``run(*inputs) -> sample``, all on the CPU."""
+    """The function that a written graph is.
+
+    Arguments:
+        source: the file, or its bytes.
+        form: ``torch`` or ``onnx``.
+
+    Returns:
+        ``run(*inputs) -> sample``, all on the CPU.
+    """
     source = source if isinstance(source, bytes) else Path(source).read_bytes()
     if form == "torch":
         return torch.export.load(io.BytesIO(source)).module()

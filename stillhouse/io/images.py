@@ -20,8 +20,15 @@ def is_image(x: Tensor) -> bool:
 
 
 def tile(x: Tensor, columns: int = 0) -> np.ndarray:
-    """Images (B, C, H, W) in [-1, 1] side by side as uint8 (rows H, columns W, C), a pixel of grey between
-    them. 0: about square."""
+    """Images side by side, a pixel of grey between them.
+
+    Arguments:
+        x: in [-1, 1], (B, C, H, W); values beyond are cut.
+        columns: images a row; 0: about square.
+
+    Returns:
+        The sheet, (height, width, C) uint8.
+    """
     count, channels, height, width = x.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -43,11 +50,17 @@ def png(sheet: np.ndarray) -> bytes:
 
 
 def save_samples(path: str | Path, x: Tensor, labels: Tensor | None = None, columns: int = 0) -> Path:
-    """Write samples as ``.png``, ``.npy`` or ``.safetensors`` (there with their labels), as the name ends;
-    return where they are.
+    """Write samples as the name ends.
 
-    Without an ending: ``.png`` for images, else ``.npy``. Raises :class:`StillhouseError` for another ending,
-    and for a PNG of points.
+    Arguments:
+        path: ending in ``.png`` (images only), ``.npy`` or ``.safetensors``; without an ending: ``.png`` for
+            images, else ``.npy``.
+        x: samples, (B, *shape); images in [-1, 1].
+        labels: of the samples, (B,), for ``.safetensors``; None: none.
+        columns: images a row; 0: about square.
+
+    Returns:
+        Where they are; raises :class:`StillhouseError` for another ending, and for a PNG of points.
     """
     path = Path(path)
     if not path.suffix:

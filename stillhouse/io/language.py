@@ -19,7 +19,7 @@ from stillhouse.core.errors import StillhouseError, extra, require
 from stillhouse.models.letters import GAP, SHOWN
 
 CONFIG, ABOUT = "config.json", "stillhouse.json"
-LENGTH = 128  # tokens of a text where nobody says otherwise
+LENGTH = 128  # tokens of a text by default
 NEVER = -1e4  # a logit: no probability at all, and yet a number that 0 can be multiplied by
 
 
@@ -32,7 +32,7 @@ class Pretrained:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of ``text``, each ``_`` a mask; raises :class:`StillhouseError` for a word that the
-        tokenizer does not know."""
+        tokenizer does not have."""
         found = self._tokens(text)
         unknown = self.theirs.unk_token_id
         if unknown is not None and unknown in found:
@@ -43,12 +43,15 @@ class Pretrained:
         return [self.size if token == self.theirs.mask_token_id else token for token in found]
 
     def _tokens(self, text: str) -> list[int]:
-        return self.theirs.encode(text.replace(GAP, self.theirs.mask_token), add_special_tokens=False)
+        masked = text.replace(GAP, self.theirs.mask_token)
+        tokens: list[int] = self.theirs.encode(masked, add_special_tokens=False)
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``."""
         theirs = [self.theirs.mask_token_id if token == self.size else token for token in tokens]
-        return self.theirs.decode(theirs).replace(self.theirs.mask_token, SHOWN)
+        text: str = self.theirs.decode(theirs).replace(self.theirs.mask_token, SHOWN)
+        return text
 
     def describe(self) -> dict[str, Any]:
         """Plain data for reports; the tokenizer itself is saved beside the weights."""
@@ -57,11 +60,15 @@ class Pretrained:
 
 @dataclass
 class MaskedCall:
-    """How a masked language model is asked: our mask (token ``size``) as its own, its start and end tokens
+    """How a masked language model is called: our mask (token ``size``) as its own, its start and end tokens
     around the text.
 
-    ``unreal``: tokens that no text holds (padding, start, end, its mask …), which it is never taken at its
-    word for.
+    Arguments:
+        size: number of tokens, and our mask.
+        mask: its own mask.
+        unreal: tokens that no text holds (padding, start, end, its mask …), which get a probability of 0.
+        before: tokens before a text.
+        after: tokens behind it.
     """
 
     size: int
@@ -71,11 +78,11 @@ class MaskedCall:
     after: tuple[int, ...] = ()
 
     def __call__(self, net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-        """Logits (B, L, size) at the tokens ``x`` (B, L); the time is not heard."""
+        """Logits (B, L, size) at the tokens ``x`` (B, L); the time has no effect."""
         require(cond is None and not extra, "A masked language model takes no condition beside its text.")
         ends = [x.new_tensor(tokens).expand(len(x), -1) for tokens in (self.before, self.after)]
         ids = torch.cat([ends[0], x.masked_fill(x == self.size, self.mask), ends[1]], 1)
-        logits = net(input_ids=ids).logits[:, len(self.before) : ids.shape[1] - len(self.after)]
+        logits: Tensor = net(input_ids=ids).logits[:, len(self.before) : ids.shape[1] - len(self.after)]
         return logits.index_fill(-1, torch.tensor(self.unreal, device=x.device), NEVER)
 
 
@@ -96,12 +103,18 @@ def _config(folder: Path) -> dict[str, Any]:
 def open_language(
     folder: Path, length: int | None = None
 ) -> tuple[Denoiser, Pretrained, int, dict[str, Any]]:
-    """The denoiser of a masked language model on disk, its tokenizer, the length of its texts, and what
-    :func:`save_language` kept with it.
+    """Open a masked language model of Transformers.
 
-    ``length``: tokens of a text [as saved, or 128, if the model reads as many]. Raises
-    :class:`StillhouseError` for weights that are a pickle, code of its own, a folder without a tokenizer or a
-    tokenizer without a mask, and for texts that are too long.
+    Arguments:
+        folder: with ``config.json``, ``*.safetensors`` and the tokenizer's files.
+        length: tokens of a text; None: as saved, or 128, if the model reads as many.
+
+    Returns:
+        The denoiser, its tokenizer, the length of its texts, and what :func:`save_language` kept with it.
+
+    Raises:
+        StillhouseError: the weights are a pickle, the folder has code of its own or no tokenizer, the
+            tokenizer no mask, or texts are too long.
     """
     transformers = extra("transformers", "language")
     config = _config(folder)
@@ -158,10 +171,16 @@ def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def save_language(folder: Path, denoiser: Denoiser, tokenizer: Pretrained, about: dict[str, Any]) -> Path:
-    """Write a folder that ``AutoModelForMaskedLM`` and ``AutoTokenizer`` open as it is, whole or not at all;
-    return it.
+    """Write a folder that ``AutoModelForMaskedLM`` and ``AutoTokenizer`` open as it is, whole or not at all.
 
-    ``about``: plain data that :func:`open_language` gives back, kept beside as ``stillhouse.json``.
+    Arguments:
+        folder: to write.
+        denoiser: of a masked language model.
+        tokenizer: saved beside the weights.
+        about: plain data that :func:`open_language` gives back, kept as ``stillhouse.json``.
+
+    Returns:
+        The folder.
     """
     from stillhouse.io.export.save import forget_places, replace_folder
 

@@ -32,8 +32,15 @@ def is_video(x: Tensor) -> bool:
 
 
 def pictures_of(clips: Tensor, columns: int = 0) -> np.ndarray:
-    """Clips (B, F, 1 or 3, H, W) in [-1, 1] side by side, frame by frame: (F, height, width, 1 or 3) uint8. 0
-    columns: about square."""
+    """Clips side by side, frame by frame; small ones are enlarged.
+
+    Arguments:
+        clips: in [-1, 1], (B, F, 1 or 3, H, W).
+        columns: clips a row; 0: about square.
+
+    Returns:
+        Frames, (F, height, width, 1 or 3) uint8.
+    """
     require(
         clips.dim() == 5 and clips.shape[1] > 0,
         f"A film needs clips (B, F, C, H, W) of one frame or more, not {tuple(clips.shape)}.",
@@ -46,7 +53,15 @@ def pictures_of(clips: Tensor, columns: int = 0) -> np.ndarray:
 
 
 def contact_sheet(clips: Tensor, most: int = 12) -> np.ndarray:
-    """A clip a row, at most ``most`` of its frames evenly spread: (height, width, 1 or 3) uint8."""
+    """A clip a row, some of its frames side by side.
+
+    Arguments:
+        clips: in [-1, 1], (B, F, 1 or 3, H, W).
+        most: frames of a clip, evenly spread.
+
+    Returns:
+        The sheet, (height, width, 1 or 3) uint8.
+    """
     require(
         is_video(clips) and clips.numel() > 0,
         f"A contact sheet shows clips (B, F, 1 or 3, H, W), not a shape of {tuple(clips.shape)}.",
@@ -57,11 +72,20 @@ def contact_sheet(clips: Tensor, most: int = 12) -> np.ndarray:
 
 
 def save_clips(path: str | Path, clips: Tensor, *, fps: float = 8.0, columns: int = 0) -> Path:
-    """Write clips (B, F, 1 or 3, H, W) in [-1, 1] as the name ends: ``.gif`` or ``.mp4`` side by side,
-    ``.png`` as a contact sheet.
+    """Write clips as the name ends, whole or not at all.
 
-    ``fps``: frames a second. Raises :class:`StillhouseError` for another ending, no frames, a rate that the
-    format has not, and for an .mp4 without PyAV; nothing is half written.
+    Arguments:
+        path: ending in ``.gif`` or ``.mp4``, side by side, or ``.png``, as a contact sheet.
+        clips: in [-1, 1], (B, F, 1 or 3, H, W).
+        fps: frames a second, at most 50 for a ``.gif``.
+        columns: clips a row; 0: about square.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        StillhouseError: another ending, no frames, a rate that the format has not, or an ``.mp4`` without
+            PyAV.
     """
     path = Path(path)
     require(path.suffix in ENDINGS, f"Clips are written as {', '.join(ENDINGS)}, not '{path.suffix}'.")
@@ -80,10 +104,15 @@ def save_clips(path: str | Path, clips: Tensor, *, fps: float = 8.0, columns: in
 
 
 def read_clip(path: str | Path, *, fps: float | None = None) -> tuple[Tensor, float]:
-    """A film (.gif, .mp4 …) as a clip (F, 3, H, W) in [-1, 1], and its frames a second.
+    """A film as a clip.
 
-    ``fps``: take so many of its frames a second, which must divide the film's own rate. Raises
-    :class:`StillhouseError` for a file that is missing or no film, and for a rate that does not fit.
+    Arguments:
+        path: ``.gif``, or any other with PyAV.
+        fps: frames a second to take, which must divide the film's own rate; None: all.
+
+    Returns:
+        The clip, (F, 3, H, W) in [-1, 1], and its frames a second; raises :class:`StillhouseError` for a file
+        that is missing or no film, and for a rate that does not fit.
     """
     path = Path(path)
     require(path.is_file(), f"There is no film '{path}'.")
@@ -102,12 +131,15 @@ def read_clip(path: str | Path, *, fps: float | None = None) -> tuple[Tensor, fl
 
 
 def read_sound(path: str | Path, fps: float) -> Tensor:
-    """A .wav file (8 or 16 bits, any channels) cut into the frames of a film: (F, T), one row of numbers in
-    [-1, 1] per frame.
+    """A sound cut into the frames of a film; what is left over at the end is dropped.
 
-    ``fps``: the film's frames a second; what is left over at the end is dropped. Raises
-    :class:`StillhouseError` for a file that is missing or no such sound, and for one that is shorter than a
-    frame.
+    Arguments:
+        path: a ``.wav`` file, 8 or 16 bits, whose channels are averaged.
+        fps: the film's frames a second.
+
+    Returns:
+        Numbers in [-1, 1], (F, T), a row a frame; raises :class:`StillhouseError` for a file that is missing
+        or no such sound, and for one that is shorter than a frame.
     """
     import wave
 
@@ -148,7 +180,7 @@ def _enlarged(frames: Tensor) -> Tensor:
 
 
 def _even(pictures: np.ndarray) -> np.ndarray:
-    """Padded to an even height and width, which the codec of .mp4 asks for."""
+    """Padded to an even height and width, which the codec of .mp4 needs."""
     height, width = pictures.shape[1:3]
     if height % 2 or width % 2:
         log.warning(
@@ -163,6 +195,15 @@ def _round_up(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def gif(pictures: np.ndarray, fps: float) -> bytes:
+    """Frames as the bytes of a GIF, with one palette for all.
+
+    Arguments:
+        pictures: (F, height, width, 1 or 3) uint8.
+        fps: frames a second, at most 50.
+
+    Returns:
+        The file's bytes.
+    """
     from PIL import Image
 
     require(

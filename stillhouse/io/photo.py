@@ -33,8 +33,8 @@ class Photo:
     grey: bool = False
 
     def enlarged(self, scale: int) -> Photo:
-        """``scale`` times as large by the bicubic kernel, within [-1, 1]: what a restoring network is
-        told."""
+        """``scale`` times as large by the bicubic kernel, within [-1, 1]: the input of a restoring
+        network."""
 
         def plane(x: Tensor) -> Tensor:
             return F.interpolate(x[None], scale_factor=scale, mode="bicubic", align_corners=False)[0].clamp(
@@ -49,12 +49,16 @@ class Photo:
 
 
 def read_photo(path: str | Path, scale: int = 1) -> Photo:
-    """A photograph, upright as its EXIF says; of a moving picture its first frame. Deeper files become
+    """A photograph, upright by its EXIF note; of a moving picture its first frame. Deeper files become
     floats, not bytes.
 
-    ``scale``: how many times larger it will be made. Raises :class:`StillhouseError` for a file that is
-    missing, torn, no picture, smaller than 8 pixels on a side, or would have more than 64 million pixels
-    after that.
+    Arguments:
+        path: of any format that Pillow reads.
+        scale: how many times larger it will be made.
+
+    Returns:
+        The photograph; raises :class:`StillhouseError` for a file that is missing, torn, no picture, smaller
+        than 8 pixels on a side, or would have more than 64 million pixels after that.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -98,10 +102,15 @@ def _numbers(image: Any) -> Photo:
 
 
 def write_photo(path: str | Path, photo: Photo) -> Path:
-    """Write a photograph as ``.png``, ``.jpg`` or ``.webp``, whole or not at all; without an ending it
-    becomes a PNG.
+    """Write a photograph, whole or not at all.
 
-    Raises :class:`StillhouseError` for another ending, and for a JPEG of a picture with alpha.
+    Arguments:
+        path: ending in ``.png``, ``.jpg`` or ``.webp``; without an ending it becomes a PNG.
+        photo: with alpha for PNG and WebP only.
+
+    Returns:
+        Where it is; raises :class:`StillhouseError` for another ending, and for a JPEG of a picture with
+        alpha.
     """
     from PIL import Image
 

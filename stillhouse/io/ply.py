@@ -27,13 +27,20 @@ FULL = 0.5  # density logit from which a voxel is written
 
 
 def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
-    """Write the object ``number`` of ``scene`` (Gaussians, Voxels or Points) to ``path``, whole or not at
-    all, and return where it is.
+    """Write an object of a scene, whole or not at all.
 
     Gaussians: ``x y z f_dc_* opacity scale_* rot_*``, the form of Kerbl et al., 2023 (arXiv 2308.04079),
-    without view-dependent colour. Voxels: those that hold something, ``x y z red green blue``. Points: ``x y
-    z``. Raises :class:`StillhouseError` for another scene, for a number that it has not, and where nothing
-    would be written.
+    without view-dependent colour. Voxels: those that hold something, ``x y z red green blue``. Points:
+    ``x y z``.
+
+    Arguments:
+        path: ending in ``.ply``.
+        scene: Gaussians, Voxels or Points.
+        number: of the object, in 0 … scenes - 1.
+
+    Returns:
+        Where it is; raises :class:`StillhouseError` for another scene, for a number that it has not, and
+        where nothing would be written.
     """
     plyfile, path = extra("plyfile", "three_d"), Path(path)
     require(path.suffix == ".ply", f"A scene is written as .ply, not '{path.suffix}'.")
@@ -52,11 +59,15 @@ def write_ply(path: str | Path, scene: Scene, number: int = 0) -> Path:
 
 
 def read_ply(path: str | Path, **lens: Any) -> Gaussians | Points:
-    """The scene in a .ply file: Gaussians where it describes such, else its bare points. ``lens``:
-    ``extent``, ``pinhole``, ``background``.
+    """The scene in a .ply file; view-dependent colour is left out.
 
-    View-dependent colour is left out. Raises :class:`StillhouseError` for a file that is missing, torn,
-    empty, or holds no points.
+    Arguments:
+        path: of the file.
+        lens: ``extent``, ``pinhole`` and ``background`` of :class:`Gaussians`.
+
+    Returns:
+        Gaussians where the file describes such, else its bare points; raises :class:`StillhouseError` for a
+        file that is missing, torn, empty, or holds no points.
     """
     plyfile, path = extra("plyfile", "three_d"), Path(path)
     require(path.is_file(), f"There is no scene '{path}'.")

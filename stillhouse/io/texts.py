@@ -14,8 +14,15 @@ from stillhouse.models.letters import GAP, Tokenizer
 
 
 def save_texts(path: str | Path, texts: Sequence[str]) -> Path:
-    """Write ``texts`` as .txt, one a line (a line break within one becomes a space); return where they
-    are."""
+    """Write texts, one a line.
+
+    Arguments:
+        path: ending in ``.txt``.
+        texts: a line break within one becomes a space.
+
+    Returns:
+        Where they are.
+    """
     path = Path(path)
     require(path.suffix == ".txt", f"Texts are written as .txt, not '{path.suffix}'.")
     atomic_write(path, "".join(" ".join(text.splitlines()) + "\n" for text in texts).encode())
@@ -35,10 +42,16 @@ def read_text(path: str | Path) -> str:
 
 
 def token_rows(text: str, tokenizer: Tokenizer, length: int) -> Tensor:
-    """``text`` as rows of ``length`` tokens each (N, length), int64, one behind the other; the rest is left
-    out.
+    """A text as rows of tokens, one behind the other; the rest is left out.
 
-    Raises :class:`StillhouseError` where it has a character without a token, or too few for one row.
+    Arguments:
+        text: of any length; white space becomes single spaces.
+        tokenizer: of the model.
+        length: tokens of a row.
+
+    Returns:
+        Rows, (N, length) int64; raises :class:`StillhouseError` where the text has a character without a
+        token, or too few for one row.
     """
     # an underscore in running text is a mark like others, and no gap
     tokens = tokenizer.encode(" ".join(text.replace(GAP, " ").split()))

@@ -1,4 +1,5 @@
-"""Weights on disk: one safetensors file per denoiser that says what it is, written whole or not at all."""
+"""Weights on disk: one safetensors file per denoiser that holds its description, written whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from stillhouse.core.bridge import unconditional
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.prediction import KINDS, Kind
-from stillhouse.core.process import process_from_config
+from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
 from stillhouse.models import build_model
 
@@ -36,9 +37,13 @@ PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x0
 def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) -> None:
     """Write a file so that at every moment ``path`` holds the old content or the new one, never a part.
 
-    ``content``: the bytes, or a function that writes the file it is given the path of. It goes to a new name
-    in the same folder (made if missing), reaches the disk, and then takes the place of ``path``. If that
-    fails (disk full, no permission), nothing is left behind and :class:`StillhouseError` says why.
+    The content goes to a new name in the same folder (made if missing), reaches the disk, and then takes the
+    place of ``path``. If that fails (disk full, no permission), nothing is left behind and
+    :class:`StillhouseError` says why.
+
+    Arguments:
+        path: of the file.
+        content: the bytes, or a function that writes the file it is given the path of.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -90,11 +95,17 @@ def save_denoiser(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the weights of ``denoiser`` and all that is needed to build it again into one safetensors file.
+    """Write the weights of a denoiser and all that is needed to build it again into one safetensors file.
 
-    ``info``: anything that JSON can hold (how it was made, how well it does). ``dtype``: store floating-point
-    weights as this (``torch.float16`` halves the file). Raises :class:`StillhouseError` for a network without
-    a ``config`` (the denoiser of a foreign model, a wrapper) and when the file can't be written.
+    Arguments:
+        path: of the file.
+        denoiser: of one of our own networks.
+        info: anything that JSON can hold (how it was made, how well it does); None: nothing.
+        dtype: of the stored floating-point weights (``torch.float16`` halves the file); None: as they are.
+
+    Raises:
+        StillhouseError: the network has no ``config`` (the denoiser of a foreign model, a wrapper), or the
+            file can't be written.
     """
     model = getattr(denoiser.net, "config", None)
     call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
@@ -153,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(str(header))
     except ValueError as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
-    require(isinstance(about, dict), f"The header of '{path}' can't be read: it describes no network.")
+    about = required_type(about, dict, f"The header of '{path}' can't be read: it describes no network.")
     return about, weights
 
 
@@ -184,7 +195,10 @@ def save_module(path: str | Path, module: nn.Module, info: dict[str, Any] | None
     """Write a denoiser, or any network of ours that has a ``config``, so that :func:`load_module` reads it
     back.
 
-    Raises :class:`StillhouseError` for a module without one, and when the file can't be written.
+    Arguments:
+        path: of the file.
+        module: raises :class:`StillhouseError` for one without a ``config``.
+        info: anything that JSON can hold; None: nothing.
     """
     if isinstance(module, Denoiser):
         save_denoiser(path, module, info)
@@ -215,7 +229,16 @@ def load_module(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def companion_file(path: Path, name: object) -> Path:
-    """Where the companion ``name`` of the model in ``path`` lies: beside it, whatever a header says."""
+    """Where a companion of a model lies: beside it, whatever a header says.
+
+    Arguments:
+        path: of the model.
+        name: of the companion, as a header gives it.
+
+    Returns:
+        The companion's file; raises :class:`StillhouseError` for a name of other signs than letters, digits,
+        ``_`` and ``-``.
+    """
     word = str(name)
     plain = word.replace("_", "").replace("-", "")
     require(plain.isascii() and plain.isalnum(), f"'{word[:80]}' is no name of a companion.")

@@ -58,8 +58,8 @@ def parts(ids: Tensor) -> Parts:
 
 
 def caption_of(found: Parts) -> Tensor:
-    """The canonical captions (B,) of ``found``; what is said of a second object is passed over where the
-    layout is single."""
+    """The canonical captions (B,) of ``found``; the second object's parts are passed over where the layout is
+    single."""
     n = len(COLOURS)
     first, second = found.shape1 * n + found.colour1, found.shape2 * n + found.colour2
     pair = len(OBJECTS) + (first * len(OBJECTS) + second) * 4 + 2 * (found.layout - 1)

@@ -1,4 +1,5 @@
-"""How a policy does in a closed loop: it predicts a chunk of actions, carries out its head, looks again."""
+"""How a policy does in a closed loop: it predicts a chunk of actions, the head of which is
+carried out before it is given the next observations."""
 
 from __future__ import annotations
 
@@ -9,16 +10,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.model import Model
 
-HEAD = 6  # actions of a chunk that are carried out before the policy looks again
+HEAD = 6  # actions of a chunk that are carried out before the next observation
 
 
 class Fleet(Protocol):
-    """Episodes that run side by side. ``limit``: steps after which an episode is lost; ``won, lost, left``:
-    (episodes,), bool."""
+    """Episodes that run side by side.
+
+    ``limit``: steps after which an episode is lost; ``won, lost, left``: (episodes,), bool.
+    """
 
     limit: int
     won: Tensor
@@ -26,7 +30,15 @@ class Fleet(Protocol):
     left: Tensor
 
     def reset(self, episodes: int, seed: int) -> Tensor:
-        """Start episodes that follow from ``seed``; returns the observations (episodes, O)."""
+        """Start all episodes anew.
+
+        Arguments:
+            episodes: how many, at least 1.
+            seed: their first states follow from it.
+
+        Returns:
+            Observations, (episodes, O).
+        """
         ...
 
     def step(self, actions: Tensor) -> Tensor:
@@ -44,17 +56,27 @@ def success(
     steps: int | None = None,
     head: int = HEAD,
 ) -> dict[str, float]:
-    """``success``: share of episodes won; ``left``: share of the left way among them; ``lost``: share that
-    ended badly before time was up; ``steps``: mean length of the won ones.
+    """How a policy does in a closed loop: it predicts a chunk of actions, the head of which is carried out
+    before it is given the next observations.
 
-    ``model``: a policy of chunks (H, A) that hears ``{"features": observations}``. ``world``: a world with a
-    ``fleet()``, or a :class:`Fleet`. ``steps``: of the sampler, the model's own if not given. ``head``:
-    actions carried out of each chunk, 1 … H. The same seed gives the same first states, whoever the policy
-    is. Raises :class:`StillhouseError` if the environment does.
+    Arguments:
+        model: a policy of chunks (H, A), conditioned on ``{"features": observations}``.
+        world: a world with a ``fleet()``, or a :class:`Fleet`.
+        episodes: how many.
+        seed: of the episodes' first states, which are the same for every policy, and of the policy's noise.
+        steps: of the sampler; None: the model's own.
+        head: actions carried out of each chunk, 1 … H.
+
+    Returns:
+        ``success``: share of episodes won; ``left``: share of the left way among them; ``lost``: share that
+        ended badly before time was up; ``steps``: mean length of the won ones.
+
+    Raises:
+        StillhouseError: the model is no policy, ``head`` is out of range, or the environment raises.
     """
     fleet: Fleet = world.fleet() if hasattr(world, "fleet") else world
     require(
-        model.form == "actions",
+        forms.of(model).policy,
         f"A closed loop needs a policy of action chunks, not a model of {model.form}.",
     )
     horizon = model.shape[0]
@@ -83,12 +105,15 @@ def success(
 
 
 class GymFleet:
-    """Environments of gymnasium as a :class:`Fleet`, one an episode. ``make``: makes one; its observations
-    are vectors, or dicts of such.
+    """Environments of gymnasium as a :class:`Fleet`, one an episode.
 
-    An episode is won where ``info["is_success"]`` says so at its end, or, in environments that say nothing,
-    where it terminates with a positive reward; ``info["left"]`` is its way. Raises :class:`StillhouseError`,
-    with episode and step, for an environment that raises.
+    An episode is won where ``info["is_success"]`` is true at its end, or, in environments without it, where
+    it terminates with a positive reward; ``info["left"]`` is its way. Raises :class:`StillhouseError`, with
+    episode and step, for an environment that raises.
+
+    Arguments:
+        make: makes one environment; its observations are vectors, or dicts of such.
+        limit: steps after which an episode is lost, at least 1.
     """
 
     def __init__(self, make: Callable[[], Any], limit: int = 48):
@@ -96,6 +121,15 @@ class GymFleet:
         self.make, self.limit = make, limit
 
     def reset(self, episodes: int, seed: int) -> Tensor:
+        """Make the environments and start them.
+
+        Arguments:
+            episodes: how many, at least 1.
+            seed: of the first environment; the next ones have the numbers after it.
+
+        Returns:
+            Observations, (episodes, O).
+        """
         require(episodes >= 1, f"A closed loop needs at least one episode, not {episodes}.")
         self.won, self.lost, self.left = torch.zeros(3, episodes, dtype=torch.bool).unbind()
         self.envs, self.steps = [self.make() for _ in range(episodes)], 0

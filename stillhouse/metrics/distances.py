@@ -30,9 +30,18 @@ def sliced_wasserstein(
     """``(mean over directions of W_p^p)^(1/p)``, the sliced Wasserstein-p distance (Bonneel et al., 2015, eq.
     10).
 
-    Directions are uniform on the unit sphere, the same every time unless a ``generator`` is given. Each
-    one-dimensional ``W_p`` is exact for sets of unequal sizes, too. A shift by ``d`` counts ``|d| / sqrt(D)``
-    at ``p = 2``.
+    Directions are uniform on the unit sphere. Each one-dimensional ``W_p`` is exact for sets of unequal
+    sizes, too. A shift by ``d`` counts ``|d| / sqrt(D)`` at ``p = 2``.
+
+    Arguments:
+        x: samples, (B, …).
+        y: samples to compare with, (B', …), as many numbers each.
+        projections: directions.
+        p: exponent of the distance along a direction.
+        generator: of the directions; None: the same ones every time.
+
+    Returns:
+        The distance, in units of the samples.
     """
     x, y = _flat(x, y)
     generator = generator or torch.Generator(x.device).manual_seed(seed_of("sliced"))
@@ -55,8 +64,16 @@ def sliced_wasserstein(
 
 
 def wasserstein(x: Tensor, y: Tensor, *, p: float = 2.0) -> float:
-    """The exact Wasserstein-p distance between two sets of equal size (at most 4,096), by optimal
-    assignment."""
+    """The exact Wasserstein-p distance between two sets of equal size, by optimal assignment.
+
+    Arguments:
+        x: samples, (B, …), at most 4,096.
+        y: samples to compare with, (B, …).
+        p: exponent of the Euclidean distance.
+
+    Returns:
+        The distance, in units of the samples.
+    """
     from scipy.optimize import linear_sum_assignment
 
     x, y = _flat(x, y)
@@ -71,11 +88,16 @@ def wasserstein(x: Tensor, y: Tensor, *, p: float = 2.0) -> float:
 
 
 def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
-    """Squared maximum mean discrepancy, unbiased (Gretton et al., 2012, eq. 3): about 0, of either sign, for
-    equal distributions.
+    """Squared maximum mean discrepancy, unbiased (Gretton et al., 2012, eq. 3), of Gaussian kernels.
 
-    Kernel ``exp(-|x - y|^2 / (2 h^2))``; ``h`` is ``bandwidth`` or, by default, the median distance within
-    ``y``, the reference.
+    Arguments:
+        x: samples, (B, …), at least 2.
+        y: the reference, (B', …), at least 2.
+        bandwidth: ``h`` of the kernel ``exp(-|x - y|^2 / (2 h^2))``, above 0; None: the median
+            distance within ``y``.
+
+    Returns:
+        About 0, of either sign, for equal distributions.
     """
     x, y = _flat(x, y)
     n, m = len(x), len(y)
@@ -92,7 +114,15 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
 
 def paired_rmse(x: Tensor, y: Tensor) -> float:
     """``sqrt(mean_i |x_i - y_i|^2)``: the root mean square Euclidean distance of samples that start from the
-    same noise."""
+    same noise.
+
+    Arguments:
+        x: samples, (B, …).
+        y: their partners, (B, …), in the same order.
+
+    Returns:
+        The distance, in units of the samples.
+    """
     x, y = _flat(x, y)
     require(len(x) == len(y), f"Pairs need sets of equal size, not {len(x)} and {len(y)}.")
     return float((x - y).square().sum(1).mean().sqrt())

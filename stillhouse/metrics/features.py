@@ -48,11 +48,13 @@ class FeatureNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 64)."""
-        return self.body(images)
+        features: Tensor = self.body(images)
+        return features
 
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log p(class | image), (B, classes)."""
-        return self.head(self(images))
+        logits: Tensor = self.head(self(images))
+        return logits
 
 
 def asset(world: str) -> Traversable:
@@ -61,11 +63,12 @@ def asset(world: str) -> Traversable:
 
 
 def recipe(world: str) -> dict[str, str]:
-    """What the shipped weights say of themselves: size, seed, epochs, measured test accuracy."""
+    """Metadata of the shipped weights: size, seed, epochs, measured test accuracy."""
     from safetensors import safe_open
 
     with safe_open(str(asset(world)), framework="pt") as file:
-        return file.metadata()
+        notes: dict[str, str] = file.metadata()
+        return notes
 
 
 @cache
@@ -82,11 +85,29 @@ def load_features(world: str) -> FeatureNet:
 
 @torch.no_grad()
 def features_of(extractor: FeatureExtractor, images: Tensor, chunk: int = 500) -> Tensor:
-    """Features of any number of images, ``chunk`` at a time."""
+    """Features of any number of images.
+
+    Arguments:
+        extractor: of images (B, C, H, W) in [-1, 1].
+        images: as the extractor takes them, (B, C, H, W).
+        chunk: images at a time.
+
+    Returns:
+        Features, (B, F).
+    """
     return torch.cat([extractor(part) for part in images.split(chunk)])
 
 
 @torch.no_grad()
 def class_accuracy(net: FeatureNet, images: Tensor, labels: Tensor) -> float:
-    """The share of images that the classifier takes for what ``labels`` (B,) say."""
+    """The share of images that the classifier assigns to their labels.
+
+    Arguments:
+        net: the classifier.
+        images: in [-1, 1], (B, C, H, W).
+        labels: classes, (B,) int64.
+
+    Returns:
+        The share, in [0, 1].
+    """
     return float((features_of(net.logits, images).argmax(1) == labels).double().mean())

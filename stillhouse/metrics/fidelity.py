@@ -32,8 +32,14 @@ def frechet_distance(samples: Tensor, real: Tensor) -> float:
     """``|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of the two sets' means and covariances (Heusel et al.,
     2017, arXiv 1706.08500).
 
-    ``samples`` (B, F), ``real`` (B', F). With fewer samples than features the covariance is singular, and the
-    figure biased upwards.
+    With fewer samples than features the covariance is singular, and the figure biased upwards.
+
+    Arguments:
+        samples: features, (B, F), at least 2.
+        real: features of real data, (B', F), at least 2.
+
+    Returns:
+        The distance, 0 for equal moments.
     """
     a, b = _check(samples, real, 2)
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
@@ -48,9 +54,17 @@ def precision_recall(samples: Tensor, real: Tensor, k: int = 5) -> dict[str, flo
     """``precision, recall`` (Kynkäänniemi et al., 2019, arXiv 1904.06991) and ``density, coverage`` (Naeem et
     al., 2020, arXiv 2002.09797).
 
-    ``samples`` (B, F), ``real`` (B', F); each point's ball reaches to its ``k``-th neighbour within its own
-    set. Precision: share of samples inside some real ball; recall: share of real points inside some sample's
-    ball; density: real balls around a sample, over ``k``; coverage: share of real balls that hold a sample.
+    Each point's ball reaches to its ``k``-th neighbour within its own set.
+
+    Arguments:
+        samples: features, (B, F), more than ``k``.
+        real: features of real data, (B', F), more than ``k``.
+        k: number of the neighbour, at least 1.
+
+    Returns:
+        Precision: share of samples inside some real ball; recall: share of real points inside some sample's
+        ball; density: real balls around a sample, over ``k``; coverage: share of real balls that hold a
+        sample.
     """
     x, y = _check(samples, real, k + 1)
     reach_x, reach_y = (torch.cdist(v, v).kthvalue(k + 1, dim=1).values for v in (x, y))

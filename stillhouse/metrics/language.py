@@ -1,5 +1,5 @@
 """What texts of tokens are worth: how likely an n-gram model finds them, how varied they are, how well a
-model knows held-out text."""
+model predicts held-out text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ DISTINCT = Metric("distinct", "high", "share", "of runs of eight tokens that occ
 
 
 def codes(tokens: Tensor, n: int, vocab: int) -> Tensor:
-    """Every run of ``n`` tokens (…, L) as one whole number, (…, L - n + 1)."""
+    """Every run of ``n`` tokens as one whole number; raises :class:`StillhouseError` where 62 bits don't
+    suffice.
+
+    Arguments:
+        tokens: in 0 … vocab - 1, (…, L).
+        n: length of a run, 1 … L.
+        vocab: different tokens.
+
+    Returns:
+        Numbers in 0 … vocab^n - 1, (…, L - n + 1) int64.
+    """
     require(vocab**n < 2**62, f"Runs of {n} among {vocab} tokens have no numbers of 62 bits.")
     code, last = tokens.new_zeros(1, dtype=torch.long), tokens.shape[-1] - n + 1
     for i in range(n):
@@ -36,7 +46,13 @@ class NGram:
 
     ``p(w | c) = max(N(cw) - d, 0) / N(c) + d D(c) / N(c) p(w | c')`` with ``D(c)`` the number of different
     tokens seen after ``c``, and ``c'`` the context without its first token; below the unigrams all ``vocab``
-    tokens are alike. ``text``: (N,) tokens; ``order``: the longest run.
+    tokens are alike.
+
+    Arguments:
+        text: tokens, (N,), more than ``order``.
+        vocab: different tokens.
+        order: the longest run, at least 1.
+        discount: ``d``, in [0, 1].
     """
 
     def __init__(self, text: Tensor, vocab: int, order: int = 5, discount: float = 0.75):
@@ -87,26 +103,51 @@ def _looked_up(code: Tensor, known: Tensor, *values: Tensor) -> list[Tensor]:
 
 
 def entropy(tokens: Tensor, vocab: int, n: int = 1) -> float:
-    """Entropy in nats of the runs of ``n`` tokens in all of ``tokens`` (B, L) together: it falls when a
-    model's samples collapse."""
+    """Entropy of the runs of ``n`` tokens in all texts together: it falls when a model's samples collapse.
+
+    Arguments:
+        tokens: in 0 … vocab - 1, (B, L).
+        vocab: different tokens.
+        n: length of a run, 1 … L.
+
+    Returns:
+        The entropy in nats, from 0 to n log(vocab).
+    """
     share = codes(tokens, n, vocab).unique(return_counts=True)[1].double()
     share = share / share.sum()
     return float(-(share * share.log()).sum())
 
 
 def distinct(tokens: Tensor, vocab: int, n: int) -> float:
-    """The share of different ones among all runs of ``n`` tokens in ``tokens`` (B, L); depends on how many
-    texts there are."""
+    """The share of different ones among all runs of ``n`` tokens; depends on how many texts there are.
+
+    Arguments:
+        tokens: in 0 … vocab - 1, (B, L).
+        vocab: different tokens.
+        n: length of a run, 1 … L.
+
+    Returns:
+        The share, in (0, 1].
+    """
     runs = codes(tokens, n, vocab)
     return len(runs.unique()) / runs.numel()
 
 
 def held_out_bits(model: Model, x: Tensor, *, rounds: int = 4, batch: int = 256, seed: int = 0) -> float:
-    """Upper bound on the bits that ``model`` needs for one token of the texts ``x`` (N, L): its negative
-    ELBO, times stratified.
+    """Upper bound on the bits that a model needs for one token of held-out texts: its negative ELBO, times
+    stratified.
 
-    ``rounds``: how often each text is masked anew. A bound for models trained on it alone, not for students
-    that were sharpened.
+    A bound for models trained on the ELBO alone, not for students that were sharpened.
+
+    Arguments:
+        model: of tokens.
+        x: texts, (N, L) int64.
+        rounds: how often each text is masked anew.
+        batch: texts at a time.
+        seed: of times and masks.
+
+    Returns:
+        Bits for one token.
     """
     sums = 0.0
     with torch.inference_mode():

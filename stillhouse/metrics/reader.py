@@ -64,7 +64,8 @@ class Reader(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 64)."""
-        return self.body(images)
+        features: Tensor = self.body(images)
+        return features
 
     def log_parts(self, images: Tensor) -> dict[str, Tensor]:
         """Log-probabilities of each part: ``layout`` (B, 3), ``shape1 shape2`` (B, 4), ``colour1 colour2``
@@ -73,7 +74,15 @@ class Reader(nn.Module):
         return {name: head(seen).log_softmax(1) for name, head in self.heads.items()}
 
     def log_prob(self, images: Tensor, captions: Tensor) -> Tensor:
-        """``log p(c | x)`` (B,); captions that describe the same scene have the same."""
+        """``log p(c | x)`` of captions.
+
+        Arguments:
+            images: in [-1, 1], (B, 3, 32, 32).
+            captions: their numbers, (B,) int64.
+
+        Returns:
+            Log-probabilities, (B,); captions that describe the same scene have the same.
+        """
         log, asked = self.log_parts(images), parts(captions)
         total = log["layout"].new_zeros(len(captions))
         for name, table in log.items():
@@ -88,7 +97,15 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read_parts(self, images: Tensor, chunk: int = 500) -> Parts:
-        """The likeliest parts; the second object's are guesses without meaning where the layout is single."""
+        """The likeliest parts; the second object's are guesses without meaning where the layout is single.
+
+        Arguments:
+            images: in [-1, 1], (B, 3, 32, 32).
+            chunk: images at a time.
+
+        Returns:
+            The parts, each (B,) int64.
+        """
         found = [
             {name: log.argmax(1) for name, log in self.log_parts(some).items()}
             for some in images.split(chunk)
@@ -98,10 +115,16 @@ class Reader(nn.Module):
 
 @torch.no_grad()
 def prompt_fidelity(reader: Reader, images: Tensor, captions: Tensor) -> dict[str, float]:
-    """How many images (B, 3, 32, 32) show what ``captions`` (B,) say: ``fidelity`` (all parts), and by part.
+    """How many images show what their captions name.
 
-    ``shape_fidelity, colour_fidelity``: share of images with those of all objects right, whatever their
-    layout.
+    Arguments:
+        reader: of the images.
+        images: in [-1, 1], (B, 3, 32, 32).
+        captions: their numbers, (B,) int64.
+
+    Returns:
+        Shares of images: ``fidelity``, with all parts right; ``layout_fidelity``; ``shape_fidelity,
+        colour_fidelity``, with those of all objects right, whatever their layout.
     """
     require(
         len(images) == len(captions) > 0,
@@ -126,7 +149,18 @@ def prompt_fidelity(reader: Reader, images: Tensor, captions: Tensor) -> dict[st
 
 
 def reading_loss(reader: Reader, images: Tensor, captions: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy over the parts that ``captions`` name, with label smoothing."""
+    """The sum of the cross-entropies of the parts that captions name, each a mean over the images that have
+    the part.
+
+    Arguments:
+        reader: that learns, or whose images do.
+        images: in [-1, 1], (B, 3, 32, 32).
+        captions: their numbers, (B,) int64.
+        smoothing: of the labels, in [0, 1].
+
+    Returns:
+        A scalar.
+    """
     seen, asked = reader(images), parts(captions)
     return sum(
         (
@@ -143,16 +177,17 @@ def reader_asset() -> Traversable:
 
 
 def reader_recipe() -> dict[str, Any]:
-    """What the shipped reader says of itself: seed, steps, batch, rate, measured accuracy."""
+    """Metadata of the shipped reader: seed, steps, batch, rate, measured accuracy."""
     from safetensors import safe_open
 
     with safe_open(str(reader_asset()), framework="pt") as file:
-        return file.metadata()
+        notes: dict[str, Any] = file.metadata()
+        return notes
 
 
 @cache
 def load_reader() -> Reader:
-    """The shipped reader, frozen, in evaluation mode; one and the same object for all who ask."""
+    """The shipped reader, frozen, in evaluation mode; one and the same object in every call."""
     from safetensors.torch import load_file
 
     if not reader_asset().is_file():

@@ -34,17 +34,30 @@ def _pair(restored: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def psnr(restored: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,): ``10 log10(4 / mean squared error)``, inf for
-    equal images."""
+    """Peak signal-to-noise ratio of each image: ``10 log10(4 / mean squared error)``.
+
+    Arguments:
+        restored: in [-1, 1], (B, C, H, W).
+        true: of the same shape.
+
+    Returns:
+        The ratios in dB, (B,); inf for equal images.
+    """
     a, b = _pair(restored, true)
     return 10 * torch.log10(RANGE**2 / (a - b).square().mean((1, 2, 3)))
 
 
 def ssim(restored: Tensor, true: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), 1 for equal ones: mean over pixels and channels (Wang et
-    al., 2004, eq. 13).
+    """Structural similarity of each image: mean over pixels and channels (Wang et al., 2004, eq. 13).
 
-    Gaussian window of 1.5 pixels cut at 11, only where it lies wholly inside; so H and W must be 11 or more.
+    Gaussian window of 1.5 pixels cut at 11, only where it lies wholly inside.
+
+    Arguments:
+        restored: in [-1, 1], (B, C, H, W), H and W 11 or more.
+        true: of the same shape.
+
+    Returns:
+        The similarities, (B,); 1 for equal images.
     """
     a, b = _pair(restored, true)
     require(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.metrics.metric import Metric
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
@@ -38,10 +38,14 @@ class ClipScore:
     """``100 max(0, cos(image, text))`` of a CLIP's embeddings (Hessel et al., 2021, arXiv 2104.08718, section
     3, with w = 100 for 2.5).
 
-    ``folder``: what ``save_pretrained`` writes of a CLIPModel and its CLIPTokenizer: ``config.json``,
-    ``*.safetensors`` and the tokenizer's files. The mean and deviation of pixels are read of
-    ``preprocessor_config.json`` (or ``processor_config.json``), else CLIP's own. Raises
-    :class:`StillhouseError` for a folder that lacks a part, holds pickled weights only, or is no CLIP.
+    The mean and deviation of pixels are read from ``preprocessor_config.json`` (or
+    ``processor_config.json``), else CLIP's own. Raises :class:`StillhouseError` for a folder that lacks a
+    part, holds pickled weights only, or is no CLIP.
+
+    Arguments:
+        folder: what ``save_pretrained`` writes of a CLIPModel and its CLIPTokenizer: ``config.json``,
+            ``*.safetensors`` and the tokenizer's files.
+        device: of the network.
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
@@ -49,7 +53,7 @@ class ClipScore:
         _check(folder)
         from transformers import CLIPModel, CLIPTokenizer
 
-        from stillhouse.io.pipelines.base import quiet
+        from stillhouse.io.pipelines.quiet import quiet
 
         with quiet():
             try:
@@ -84,7 +88,7 @@ class ClipScore:
         self.mean, self.std = (torch.tensor(m, device=self.device).view(1, 3, 1, 1) for m in (mean, std))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What the network sees of ``images``: the shorter side resized to its own, the middle cut out,
+        """The network's input for ``images``: the shorter side resized to its own, the middle cut out,
         normalised; (B, 3, size, size)."""
         require(
             images.ndim == 4 and images.shape[1] == 3,
@@ -101,10 +105,14 @@ class ClipScore:
         return (x.clamp(0, 1) - self.mean) / self.std
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The scores (B,) of ``images`` (B, 3, H, W) under as many prompts, float32; differentiable in the
-        images.
+        """The scores of pictures under their prompts; differentiable in the images.
 
-        A prompt that is longer than the network's own length is cut.
+        Arguments:
+            images: in [-1, 1], (B, 3, H, W).
+            prompts: as many; one longer than the network's own length is cut.
+
+        Returns:
+            Scores in [0, 100], (B,) float32.
         """
         require(
             len(images) == len(prompts) > 0,
@@ -136,7 +144,7 @@ def find_score(name: str) -> Score:
         module = _run(Path(source)) if source.endswith(".py") else import_module(source)
     except StillhouseError:
         raise
-    except Exception as error:  # whatever the user's file does wrong is told as one sentence
+    except Exception as error:  # whatever the user's file does wrong becomes one sentence
         raise StillhouseError(
             f"The score '{name}' can't be imported: {type(error).__name__}: {error}."
         ) from error
@@ -163,7 +171,16 @@ def metric_of(name: str, score: Score) -> Metric:
 
 
 def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
-    """The mean of each score over ``images`` (B, 3, H, W) and their prompts, :data:`BATCH` at a time."""
+    """The mean of each score over pictures and their prompts, :data:`BATCH` at a time.
+
+    Arguments:
+        scores: by name, functions ``f(images, prompts) -> (B,)``.
+        images: in [-1, 1], (B, 3, H, W).
+        prompts: as many.
+
+    Returns:
+        The means, by name.
+    """
     means = {}
     with torch.no_grad():
         for name, score in scores.items():
@@ -184,10 +201,11 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
 
 def _run(file: Path) -> ModuleType:
     require(file.is_file(), f"There is no file '{file}' to read a score of.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(file.stem, file), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -257,5 +275,4 @@ def _json(file: Path) -> dict[str, Any]:
         read = json.loads(file.read_text())
     except ValueError as error:
         raise StillhouseError(f"'{file}' is no JSON: {error}.") from error
-    require(isinstance(read, dict), f"'{file}' holds no JSON object.")
-    return read
+    return required_type(read, dict, f"'{file}' holds no JSON object.")

@@ -24,12 +24,23 @@ def measure_images(
     real_features: Tensor | None = None,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """``frechet precision recall density coverage swd high_band_ratio``, and ``accuracy`` where ``labels``
-    (B,) are given.
+    """The standard figures of an image world.
 
-    ``samples`` (B, C, H, W) against ``real`` (B', C, H, W), both in [-1, 1]. The neighbour metrics depend on
-    how many points there are: they see equally many of each, at most 2,000. ``features``: an extractor in the
-    place of the world's own. ``real_features``: what it says of ``real``, if that is known already.
+    The neighbour metrics depend on how many points there are: they compare equally many of each, at most
+    2,000.
+
+    Arguments:
+        world: whose shipped classifier gives features and accuracy.
+        samples: in [-1, 1], (B, C, H, W).
+        real: in [-1, 1], (B', C, H, W).
+        labels: the classes of the samples, (B,); None: no accuracy.
+        features: an extractor in the place of the world's own; None: the world's.
+        real_features: those of ``real`` by the same extractor, (B', F); None: they are computed.
+        generator: of random directions and subsets.
+
+    Returns:
+        ``frechet precision recall density coverage swd high_band_ratio``, and ``accuracy`` where there are
+        labels.
     """
     samples = samples.detach().float().cpu()
     extractor = features or load_features(world)

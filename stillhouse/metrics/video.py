@@ -39,8 +39,15 @@ def _same_frames(x: Tensor, y: Tensor) -> None:
 
 
 def nearest(rows: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared Euclidean distance of each row (N, D) to its nearest in ``bank`` (M, D), and which one that is;
-    both (N,)."""
+    """The nearest neighbour of each row in a bank.
+
+    Arguments:
+        rows: (N, …); everything after N is flattened to D numbers.
+        bank: (M, …), D numbers each.
+
+    Returns:
+        Squared Euclidean distances, and which row of the bank it is; both (N,).
+    """
     bank = bank.flatten(1).float()
     squares = bank.square().sum(1)
     found = [(squares - 2 * part @ bank.T).min(1) for part in rows.flatten(1).float().split(AT_ONCE)]
@@ -49,10 +56,15 @@ def nearest(rows: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frame_distances(clips: Tensor, frames: Tensor) -> Tensor:
-    """Mean over the clips of each frame's squared distance to the nearest of ``frames`` (M, C, H, W): (F,), a
-    curve over the length.
+    """How far frames are from true ones, along the length of a clip: a stream that stays as good as it began
+    has a flat curve.
 
-    ``clips`` (B, F, C, H, W) of any length F. A stream that stays as good as it began has a flat curve.
+    Arguments:
+        clips: (B, F, C, H, W) of any length F.
+        frames: true ones, (M, C, H, W).
+
+    Returns:
+        Mean over the clips of each frame's squared distance to the nearest true one, (F,).
     """
     clips = _clips(clips, "Samples")
     _same_frames(clips, frames[None])
@@ -61,18 +73,31 @@ def frame_distances(clips: Tensor, frames: Tensor) -> Tensor:
 
 
 def clip_distance(clips: Tensor, bank: Tensor) -> float:
-    """Mean squared distance of whole clips to the nearest of ``bank`` (M, F', C, H, W); clips that are longer
-    count with their first F'."""
+    """How far whole clips are from true ones.
+
+    Arguments:
+        clips: (B, F, C, H, W); of more than F' frames the first F' count.
+        bank: true ones, (M, F', C, H, W).
+
+    Returns:
+        Mean squared distance to the nearest true clip.
+    """
     clips = _clips(clips, "Samples", bank.shape[1])[:, : bank.shape[1]]
     _same_frames(clips, bank)
     return float(nearest(clips, bank.cpu())[0].mean())
 
 
 def drift(curve: Tensor, start: int, end: int, width: int = 4) -> float:
-    """How a curve over frames (F,) grew: its mean over ``width`` frames that end with frame ``end``, over
-    that ending with ``start``.
+    """How a curve over frames grew. Frames are counted from 1.
 
-    Frames are counted from 1. 1: as good at the end as it was at the start.
+    Arguments:
+        curve: one number a frame, (F,).
+        start: last frame of the first window, at least ``width``.
+        end: last frame of the second window, from ``start`` to F.
+        width: frames of a window.
+
+    Returns:
+        The mean over the second window over that of the first; 1: as good at the end as at the start.
     """
     require(
         1 <= width <= start <= end <= len(curve),

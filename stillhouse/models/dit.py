@@ -14,8 +14,17 @@ from stillhouse.models.taps import Network
 
 
 def positions(height: int, width: int, dim: int, reference: Tensor) -> Tensor:
-    """Sines and cosines of row and column, (height * width, dim), in the dtype of ``reference``; ``dim``
-    divisible by 4."""
+    """Sines and cosines of row and column.
+
+    Arguments:
+        height: rows.
+        width: columns.
+        dim: numbers of a place, divisible by 4.
+        reference: a tensor whose dtype and device the result has.
+
+    Returns:
+        Embeddings row by row, (height * width, dim).
+    """
     speed = 100.0 ** -torch.linspace(0, 1, dim // 4, device=reference.device)
     row = torch.arange(height, device=reference.device)[:, None, None] * speed
     column = torch.arange(width, device=reference.device)[None, :, None] * speed
@@ -41,21 +50,41 @@ class DiTBlock(nn.Module):
     def forward(
         self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
+        """A step of the residual stream.
+
+        Arguments:
+            h: tokens of the image, (B, N, dim).
+            vector: embedding of time and condition, (B, dim).
+            tokens: of the condition, (B, L, token_dim); None: no cross-attention.
+            mask: True where a token counts, (B, L); None: everywhere.
+
+        Returns:
+            Tokens of the image, (B, N, dim).
+        """
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(vector)[:, None].chunk(6, -1)
         size = h.shape[-1:]
         h = h + gate1 * self.attention(F.layer_norm(h, size) * (1 + scale1) + shift1)
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, size), tokens, mask)
-        return h + gate2 * self.mlp(F.layer_norm(h, size) * (1 + scale2) + shift2)
+        out: Tensor = h + gate2 * self.mlp(F.layer_norm(h, size) * (1 + scale2) + shift2)
+        return out
 
 
 class DiT(Network):
     """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W), of any size divisible by
     ``patch``.
 
-    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads; ``image_cond``:
-    channels of an image that is heard beside the state. The other options are those of :class:`Embedding`. A
-    block's output is a row of tokens, (B, HW / patch², dim).
+    A block's output is a row of tokens, (B, HW / patch², dim). The options that are not here are those of
+    :class:`Embedding`.
+
+    Arguments:
+        image_channels: of the state.
+        patch: side of the square that becomes one token.
+        dim: token width, divisible by 4.
+        depth: number of ``blocks``.
+        heads: of the attention.
+        dropout: within the blocks' MLPs.
+        image_cond: channels of an image ``cond["image"]`` that is concatenated to the state; 0: none.
     """
 
     name = "dit"

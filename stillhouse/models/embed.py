@@ -1,21 +1,22 @@
-"""How a network hears its time, second time, guidance scale and condition; and the layers that networks
-share."""
+"""The embedding of time, second time, guidance scale and condition; and the layers that networks share."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.process import at_least_float32
 from stillhouse.models.taps import transformed
 
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv1d | nn.Conv2d)
 
-def zero(layer: nn.Linear | nn.Conv2d) -> Any:
+
+def zero(layer: Layer) -> Layer:
     """``layer`` with weights and bias set to zero: it has no effect at the start of training."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -50,7 +51,13 @@ class Fourier(nn.Module):
 
 
 class NumberEmbedding(nn.Module):
-    """Fourier features of a number, then two linear layers; ``silent`` starts with no effect."""
+    """Fourier features of a number, then two linear layers.
+
+    Arguments:
+        width: of the embedding.
+        features: number of Fourier features, even.
+        silent: the last layer starts at zero, so that it has no effect.
+    """
 
     def __init__(self, width: int, features: int = 32, silent: bool = False):
         super().__init__()
@@ -63,17 +70,23 @@ class NumberEmbedding(nn.Module):
             zero(self.last)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        out: Tensor = self.last(F.silu(self.first(self.features(t).to(self.first.weight.dtype))))
+        return out
 
 
 class Embedding(nn.Module):
-    """All that a network is told besides its state, as one vector per sample, and tokens for cross-attention.
+    """All inputs of a network besides its state, as one vector per sample, and tokens for cross-attention.
 
-    ``classes``: number of labels; a label of -1, or no condition at all, is the empty condition.
-    ``token_dim``: width of condition tokens. ``features``: length of a vector (an observation, a camera) that
-    is heard through a small MLP. ``two_time``: the time a jump ends at is heard as well. ``guidance_input``:
-    so is a guidance scale (Meng et al., 2022, arXiv 2210.03142). These two start without effect, so that they
-    can be added to a trained network. ``frames``: times and feature vectors may be given frame by frame.
+    Second time and guidance scale start without effect, so that they can be added to a trained network.
+
+    Arguments:
+        width: of the vector.
+        classes: number of labels; a label of -1, or no condition at all, is the empty condition.
+        token_dim: width of condition tokens; 0: none.
+        two_time: the time at which a jump ends is an input as well.
+        guidance_input: so is a guidance scale (Meng et al., 2022, arXiv 2210.03142).
+        features: length of a condition vector (an observation, a camera), embedded by a small MLP; 0: none.
+        frames: times and feature vectors may be given frame by frame.
     """
 
     def __init__(
@@ -105,31 +118,37 @@ class Embedding(nn.Module):
     def forward(
         self, t: Tensor, cond: Any, s: Tensor | None, guidance: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """``t, s``: (B,), or (B, F) for ``frames``; ``guidance``: (B,).
+        """Embed times, guidance scale and condition.
 
-        ``cond``: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``,
-        the last one (B, features) or (B, F, features); without it nothing is added. An ``image`` in the dict
-        is not for here: see :func:`beside`.
+        The first token is the learned empty one, so a sample whose mask is all False is unconditional. A dict
+        may also hold a second prompt whose attention is taken away, ``negative_tokens, negative_mask`` and
+        ``negative_weight`` (B,); the vector does not depend on it, tokens and mask are then those of
+        :func:`streams`. Raises :class:`StillhouseError` for a condition that the network was not built for.
 
-        Returns the vector (B, width), or (B, F, width) if anything was told of each frame, the tokens (B, 1 +
-        L, C) and their mask (B, 1 + L), True where a token counts. The first token is the learned empty one,
-        so a sample whose mask is all False is unconditional. A dict may also hold a second prompt whose
-        attention is taken away, ``negative_tokens, negative_mask`` and ``negative_weight`` (B,); the vector
-        does not hear of it, tokens and mask are then those of :func:`streams`. Raises
-        :class:`StillhouseError` for a condition that the network was not built for.
+        Arguments:
+            t: times, (B,), or (B, F) for ``frames``.
+            cond: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``,
+                the last one (B, features) or (B, F, features), without which nothing is added. An ``image``
+                in the dict is read elsewhere: see :func:`beside`.
+            s: times at which jumps end, shaped as ``t``; None: ``t``.
+            guidance: scales, (B,); None: 1.
+
+        Returns:
+            The vector (B, width), or (B, F, width) if anything was given frame by frame; the tokens (B, 1 +
+            L, C) and their mask (B, 1 + L), True where a token counts, both None for a network without
+            tokens.
         """
         label, tokens, mask = split(cond)
         vector = self.time(t)
         if s is not None or self.end is not None:
-            require(self.end is not None, "A second time was given to a network built without `two_time`.")
-            vector = vector + self.end(t if s is None else s)  # type: ignore[misc]
+            end = required(self.end, "A second time was given to a network built without `two_time`.")
+            vector = vector + end(t if s is None else s)
         if guidance is not None or self.guidance is not None:
-            require(
-                self.guidance is not None,
-                "A guidance scale was given to a network built without `guidance_input`.",
+            scale = required(
+                self.guidance, "A guidance scale was given to a network built without `guidance_input`."
             )
             w = torch.ones_like(t) if guidance is None else at_least_float32(guidance)
-            vector = _together(vector, self.guidance(torch.asinh(w) / 4))  # type: ignore[misc]  # w = 0 … 30 becomes 0 … 1
+            vector = _together(vector, scale(torch.asinh(w) / 4))  # w = 0 … 30 becomes 0 … 1
         if label is not None or self.classes:
             rows = self._rows(label, t)
             vector = _together(vector, self.label(rows))
@@ -169,7 +188,8 @@ class Embedding(nn.Module):
             features.dim() in ranks and found[-1] == wanted,
             f"Condition vectors must have the shape (B, {wanted}), not {found}.",
         )
-        return self.feature_embed(features.to(self.time.first.weight.dtype))
+        out: Tensor = self.feature_embed(features.to(self.time.first.weight.dtype))
+        return out
 
     def _tokens(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         """The empty token and the given ones, with their mask."""
@@ -189,12 +209,17 @@ class Embedding(nn.Module):
 def streams(
     tokens: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Two prompts, each tokens (B, L, C) and mask (B, L), for an :class:`Attention` that subtracts ``weight``
-    (B,) of the second's output.
+    """Two prompts for an :class:`Attention` that subtracts the second's output, weighted, from the first's.
 
-    Returns tokens (B, 2, L, C), the shorter prompt filled up, and what stands in for the mask (B, 2, L):
-    where a token counts the weight of its prompt, 1 or ``-weight``, and -inf elsewhere. The first token of a
-    prompt always counts.
+    Arguments:
+        tokens: tokens (B, L, C) and mask (B, L) of the prompt.
+        negative: those of the prompt that is subtracted.
+        weight: of the subtraction, (B,).
+
+    Returns:
+        Tokens (B, 2, L, C), the shorter prompt filled up, and what stands in for the mask (B, 2, L): where a
+        token counts the weight of its prompt, 1 or ``-weight``, and -inf elsewhere. The first token of a
+        prompt always counts.
     """
     longest = max(len(mask[0]) for _, mask in (tokens, negative))
     filled, signed = [], []
@@ -207,7 +232,7 @@ def streams(
 
 
 def _together(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of two vectors, each told of a whole sample (B, W) or of every frame of it (B, F, W)."""
+    """The sum of two vectors, each of a whole sample (B, W) or of every frame of it (B, F, W)."""
     if a.dim() == b.dim():
         return a + b
     return a + b[:, None] if a.dim() > b.dim() else a[:, None] + b
@@ -237,10 +262,16 @@ def split(cond: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
 
 
 def beside(x: Tensor, cond: Any, channels: int) -> Tensor:
-    """The state ``x`` (B, C, …) with ``cond["image"]`` (B, channels, …), or zeros where there is none, as
-    more channels of it.
+    """The state, with a condition image as more channels of it.
 
-    Raises :class:`StillhouseError` for an image of another size, or where ``channels`` is 0.
+    Arguments:
+        x: states, (B, C, …).
+        cond: a dict may hold ``image``, (B, channels, …); zeros take its place where there is none.
+        channels: of the image; 0: the network takes none.
+
+    Returns:
+        (B, C + channels, …); raises :class:`StillhouseError` for an image of another size, or where
+        ``channels`` is 0.
     """
     image = cond.get("image") if isinstance(cond, dict) else None
     wanted = (x.shape[0], channels, *x.shape[2:])
@@ -270,11 +301,15 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x`` (B, N, width) on itself, or on ``tokens`` (B, L, source) under ``mask``
-    (B, L).
+    """Multi-head attention of a sequence on itself or on condition tokens.
 
-    Several prompts at once, tokens (B, S, L, source) and a mask (B, S, L) as :func:`streams` makes them, are
-    attended to by the same queries and their outputs added up by their weights, before the output projection.
+    Several prompts at once, as :func:`streams` makes them, are attended to by the same queries and their
+    outputs added up by their weights, before the output projection.
+
+    Arguments:
+        width: of queries and output, divisible by ``heads``.
+        heads: among which the width is split.
+        source: width of the condition tokens; 0: the same width.
     """
 
     def __init__(self, width: int, heads: int, source: int = 0):
@@ -286,6 +321,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Arguments:
+            x: queries, (B, N, width).
+            tokens: keys and values, (B, L, source); several prompts at once, (B, S, L, source); None: ``x``
+                itself.
+            mask: True where a token counts, (B, L); None: everywhere; of several prompts as :func:`streams`
+                makes it.
+
+        Returns:
+            (B, N, width).
+        """
         key, value = self.key_value(x if tokens is None else tokens).chunk(2, -1)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for y in (self.query(x), key, value))
         if tokens is None or mask is None or tokens.dim() == 3:
@@ -296,4 +343,5 @@ class Attention(nn.Module):
             each = q[:, None].expand(-1, k.shape[1], -1, -1, -1)
             apart = F.scaled_dot_product_attention(each, k, v, attn_mask=mask.isfinite()[:, :, None, None])
             mixed = (mask[:, :, 0].to(apart)[..., None, None, None] * apart).sum(1)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

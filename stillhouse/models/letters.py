@@ -78,15 +78,29 @@ class Letters:
 
 
 def texts_of(tokenizer: Tokenizer, tokens: Tensor) -> list[str]:
-    """Tokens (B, L) as one string each."""
+    """Tokens as one string each.
+
+    Arguments:
+        tokenizer: of the tokens.
+        tokens: in 0 … size, (B, L).
+
+    Returns:
+        B strings.
+    """
     return [tokenizer.decode(row) for row in tokens.tolist()]
 
 
 def with_gaps(tokenizer: Tokenizer, prompts: Sequence[str], length: int) -> Tensor:
-    """Masked states (P, length) of ``prompts``: what they say in its place, masks in their gaps and behind
-    their end.
+    """Masked states of prompts: their tokens, with masks in their gaps and behind their end.
 
-    Raises :class:`StillhouseError` for a prompt of more than ``length`` tokens.
+    Arguments:
+        tokenizer: of the model.
+        prompts: texts, ``_`` for a token to be filled in.
+        length: of the states, in tokens.
+
+    Returns:
+        States, (P, length) int64; raises :class:`StillhouseError` for a prompt of more than ``length``
+        tokens.
     """
     state = torch.full((len(prompts), length), tokenizer.size)
     for row, prompt in zip(state, prompts, strict=True):

@@ -30,19 +30,38 @@ class MLPBlock(nn.Module):
     def forward(
         self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
+        """A step of the residual stream.
+
+        Arguments:
+            h: (B, width).
+            vector: embedding of time and condition, (B, width).
+            tokens: of the condition, (B, L, token_dim); None: no cross-attention.
+            mask: True where a token counts, (B, L); None: everywhere.
+
+        Returns:
+            (B, width).
+        """
         if tokens is not None:
             h = h + self.cross(F.layer_norm(h, h.shape[-1:])[:, None], tokens, mask)[:, 0]
         inner = self.first(F.silu(h)) + self.modulation(vector)
-        return h + self.last(self.dropout(F.silu(inner)))
+        out: Tensor = h + self.last(self.dropout(F.silu(inner)))
+        return out
 
 
 class MLP(Network):
     """``net(x, t, cond)`` for ``x`` of shape (B, …) with ``dim`` numbers per sample.
 
-    ``width``, ``depth``: size of ``blocks`` and their number. ``heads``: of the cross-attention that each
-    block has where ``token_dim`` is given; the point is its one query. ``image_cond``: how many numbers
-    ``cond["image"]`` has, the degraded point of a bridge, which is heard beside the state. The other options
-    are those of :class:`Embedding`.
+    The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        dim: numbers of a sample.
+        width: of the residual stream.
+        depth: number of ``blocks``.
+        dropout: within the blocks.
+        heads: of the cross-attention that each block has where ``token_dim`` is given; the point is its one
+            query.
+        image_cond: how many numbers ``cond["image"]`` has, the degraded point of a bridge, which is
+            concatenated to the state; 0: none.
     """
 
     name = "mlp"
@@ -92,4 +111,5 @@ class MLP(Network):
         h = self.input(beside(points, cond, self.image_cond))
         for block in self.blocks:
             h = self.run(block, h, vector, tokens, mask)
-        return self.output(F.silu(h)).reshape(x.shape)
+        out: Tensor = self.output(F.silu(h)).reshape(x.shape)
+        return out

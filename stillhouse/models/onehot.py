@@ -16,8 +16,15 @@ from stillhouse.models.taps import Network
 class OneHot(Network):
     """``net(x, t) -> logits (B, length, vocab)`` of tokens ``x`` (B, length), int64 in 0 … states - 1.
 
-    ``states``: values that a token may have, ``vocab`` and one more for a mask. ``timed``: it hears the time,
-    which masked tokens tell by themselves. ``width``, ``depth``: size of ``blocks`` and their number.
+    The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        vocab: tokens that are predicted.
+        states: values that a token may have, ``vocab`` and one more for a mask.
+        length: tokens of a text.
+        width: of the residual stream.
+        depth: number of ``blocks``.
+        timed: the network is conditioned on the time, which masked tokens show by themselves.
     """
 
     name = "onehot"
@@ -61,4 +68,5 @@ class OneHot(Network):
         h = self.input(F.one_hot(x, self.states).to(self.input.weight.dtype).flatten(1))
         for block in self.blocks:
             h = self.run(block, h, vector)
-        return self.output(F.silu(h)).unflatten(-1, (self.length, self.vocab))
+        logits: Tensor = self.output(F.silu(h)).unflatten(-1, (self.length, self.vocab))
+        return logits

@@ -1,5 +1,5 @@
-"""Several networks of which each condition has its own, as one network; and the partitions that say whose it
-is."""
+"""Several networks of which each condition has its own, as one network; and the partitions that decide
+which."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def pooled(cond: Condition) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
-def blocks(by: Mapping[str, Any], cond: Condition) -> Tensor:
+def _blocks(by: Mapping[str, Any], cond: Condition) -> Tensor:
     """Consecutive labels in equal blocks; a label of -1, which is none, goes to the first."""
     labels = cond.get("label") if isinstance(cond, dict) else cond
     if not torch.is_tensor(labels) or labels.is_floating_point():
         raise StillhouseError("A partition in blocks routes class labels, and this condition has none.")
-    return labels.clamp_min(0) * by["parts"] // by["classes"]
+    numbers: Tensor = labels.clamp_min(0) * by["parts"] // by["classes"]
+    return numbers
 
 
-def signs(by: Mapping[str, Any], cond: Condition) -> Tensor:
+def _signs(by: Mapping[str, Any], cond: Condition) -> Tensor:
     """The signs of pooled embeddings along a few directions, read as a binary number."""
     vectors = pooled(cond)
     centre, directions = (torch.tensor(by[name]).to(vectors) for name in ("centre", "directions"))
@@ -42,7 +43,7 @@ def signs(by: Mapping[str, Any], cond: Condition) -> Tensor:
     return (above * 2 ** torch.arange(above.shape[1], device=above.device)).sum(1)
 
 
-PARTITIONS: dict[str, Callable[[Mapping[str, Any], Condition], Tensor]] = {"blocks": blocks, "signs": signs}
+PARTITIONS: dict[str, Callable[[Mapping[str, Any], Condition], Tensor]] = {"blocks": _blocks, "signs": _signs}
 
 
 def route(by: Mapping[str, Any], cond: Condition, rows: int) -> Tensor:
@@ -66,9 +67,12 @@ def route(by: Mapping[str, Any], cond: Condition, rows: int) -> Tensor:
 class Routed(Network):
     """Experts behind one call: each row is computed by the network of its condition's part alone.
 
-    A batch costs what it would cost one expert. ``experts``: networks of ours, one a part. ``by``: the
-    partition as plain data, see :func:`route`. ``config`` holds those of the experts, so that it is saved and
-    built again as one network.
+    A batch costs what it would cost one expert. ``config`` holds those of the experts, so that it is saved
+    and built again as one network.
+
+    Arguments:
+        experts: networks of ours, one a part.
+        by: the partition as plain data, see :func:`route`.
     """
 
     name = "routed"
@@ -83,8 +87,20 @@ class Routed(Network):
         self.by = dict(by)
         self.experts = nn.ModuleList(experts)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor) -> Tensor:
-        """``x``: (B, …), ``t`` and every one of ``extra``: (B,) -> (B, …)."""
+    def forward(  # type: ignore[override]
+        self, x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor
+    ) -> Tensor:
+        """Each row from its expert.
+
+        Arguments:
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows; None: all rows go to the first expert.
+            extra: ``s`` and ``guidance``, each (B,).
+
+        Returns:
+            The prediction, (B, *shape).
+        """
         part = route(self.by, cond, len(x))
         out: Tensor | None = None
         for k in part.unique().tolist():

@@ -30,12 +30,19 @@ def transformed(*tensors: Tensor | None) -> bool:
 def taps(
     module: nn.Module, names: Iterable[str], *inputs: Any, **options: Any
 ) -> tuple[Any, dict[str, Tensor]]:
-    """``module(*inputs, **options)`` and the outputs of its submodules ``names``, each with its gradient
-    graph.
+    """A network's output and the outputs of its submodules, each with its gradient graph.
 
-    Names are those of ``module.named_modules()``. A submodule called twice gives its last output. Raises
-    :class:`StillhouseError` for a name that ``module`` lacks, or whose submodule was not called or gave no
-    tensor.
+    A submodule called twice gives its last output. Raises :class:`StillhouseError` for a name that ``module``
+    lacks, or whose submodule was not called or gave no tensor.
+
+    Arguments:
+        module: the network.
+        names: of submodules, as in ``module.named_modules()``.
+        inputs: of the network, by position.
+        options: of the network, by name.
+
+    Returns:
+        ``module(*inputs, **options)``, and the submodules' outputs by name.
     """
     inner, names = dict(module.named_modules()), list(names)
     for name in names:
@@ -69,9 +76,14 @@ class Reached(Exception):
 
 
 def until(submodule: nn.Module, run: Callable[[], object]) -> Tensor:
-    """What ``submodule`` puts out while ``run()`` calls a network around it; nothing behind it is computed.
+    """What a submodule returns while a network around it is called; nothing behind it is computed.
 
-    With its gradient graph. Raises :class:`StillhouseError` if ``run`` never gets there.
+    Arguments:
+        submodule: of the network, which calls it directly.
+        run: calls the network.
+
+    Returns:
+        The submodule's output, with its gradient graph; raises :class:`StillhouseError` if it is not called.
     """
 
     def stop(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -93,6 +105,9 @@ class Network(nn.Module):
     ``config``: name and options as plain data, from which ``build_model`` makes the same network. ``middle``:
     the submodule whose output a discriminator or a feature loss reads, ``middle_channels`` wide.
     ``checkpointing``: trade the memory of the blocks' activations for a second forward pass through them.
+
+    Arguments:
+        given: the ``locals()`` of the subclass's constructor, its options among them.
     """
 
     name: str = ""
@@ -110,16 +125,59 @@ class Network(nn.Module):
         self.checkpointing = False
         self.checkpoint: Callable[..., Any] = plain_checkpoint
 
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Any = None,
+        *,
+        s: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """The network's raw prediction; what it means is its :class:`~stillhouse.core.denoiser.Denoiser`'s.
+
+        Arguments:
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,); those of a video (B, F) as well.
+            cond: the condition of the B rows; None for none.
+            s: times at which jumps end, shaped as ``t``; None: ``t``. Only for a network built for two times.
+            guidance: scales, (B,); None: 1. Only for a network built with that input.
+
+        Returns:
+            The prediction, (B, *shape); for tokens logits, (B, L, vocab).
+        """
+        raise NotImplementedError
+
     def taps(
         self, names: Iterable[str], x: Tensor, t: Tensor, cond: Any = None, **extra: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The output, and the features of the submodules ``names`` (``["mid", "down.0"]``) by name; see
-        :func:`taps`."""
+        """The output, and features on the way to it; see :func:`taps`.
+
+        Arguments:
+            names: of submodules, such as ``["mid", "down.0"]``.
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows; None for none.
+            extra: ``s`` and ``guidance``, as in :meth:`forward`.
+
+        Returns:
+            The prediction, and the submodules' outputs by name.
+        """
         return taps(self, names, x, t, cond, **extra)
 
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
-        """``block(*inputs)``, with activation checkpointing if it is on (it has no forward mode, where
-        nothing is kept anyway)."""
+        """Call a block, with activation checkpointing if it is on (it has no forward mode, where nothing is
+        kept anyway).
+
+        Arguments:
+            block: a submodule.
+            inputs: of the block, by position.
+
+        Returns:
+            The block's output.
+        """
         if self.checkpointing and torch.is_grad_enabled() and not transformed(*inputs):
-            return self.checkpoint(block, *inputs)
-        return block(*inputs)
+            out: Tensor = self.checkpoint(block, *inputs)
+        else:
+            out = block(*inputs)
+        return out

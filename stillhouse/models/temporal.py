@@ -23,22 +23,37 @@ class TemporalBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(groups(channels), channels), nn.Conv1d(channels, out, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * out)
-        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))  # type: ignore[arg-type]
+        self.norm2, self.conv2 = GroupNorm(groups(out), out), zero(nn.Conv1d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv1d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        """A step of the network.
+
+        Arguments:
+            h: features along time, (B, channels, H).
+            vector: embedding of time and condition, (B, width).
+
+        Returns:
+            Features, (B, out, H).
+        """
         scale, shift = self.modulation(vector)[:, :, None].chunk(2, 1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h)))) * (1 + scale) + shift
-        return self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(F.silu(inner)))
+        return out
 
 
 class TemporalUNet(Network):
     """``net(x, t, cond)`` for chunks ``x`` of shape (B, horizon, actions).
 
-    ``channels``: width of each level, each half as long as the one before: ``horizon`` must be divisible by
-    2^(levels - 1). ``features``: length of the observation ``cond["features"]`` (B, features). The other
-    options are those of :class:`Embedding`.
+    The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        horizon: actions of a chunk, divisible by 2^(levels - 1).
+        actions: numbers of an action.
+        channels: width of each level, each half as long as the one before.
+        features: length of the observation ``cond["features"]`` (B, features).
+        dropout: within the blocks.
     """
 
     name = "temporal"
@@ -74,7 +89,7 @@ class TemporalUNet(Network):
             for a, b in reversed(list(zip(before, channels, strict=True)))
         )
         self.norm = GroupNorm(groups(channels[0]), channels[0])
-        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))  # type: ignore[arg-type]
+        self.output = zero(nn.Conv1d(channels[0], actions, 3, padding=1))
 
     def forward(
         self,
@@ -97,4 +112,5 @@ class TemporalUNet(Network):
         for level, block in zip(reversed(range(len(self.up))), self.up, strict=True):
             h = self.run(block, torch.cat([h, kept.pop()], 1), vector)
             h = h.repeat_interleave(2, 2) if level else h
-        return self.output(F.silu(self.norm(h))).transpose(1, 2)
+        out: Tensor = self.output(F.silu(self.norm(h))).transpose(1, 2)
+        return out

@@ -14,15 +14,33 @@ from stillhouse.models.taps import Network
 
 
 def turns(length: int, dim: int, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, dim / 2) of rotary positions, rates from 1 down to 1e-3 per place (Su et
-    al., 2021, arXiv 2104.09864)."""
+    """Cosines and sines of rotary positions, rates from 1 down to 1e-3 per place (Su et al., 2021, arXiv
+    2104.09864).
+
+    Arguments:
+        length: places.
+        dim: of an attention head, even.
+        reference: a tensor whose dtype and device the results have.
+
+    Returns:
+        Two tensors, (length, dim / 2).
+    """
     rate = 1e3 ** -torch.linspace(0, 1, dim // 2, device=reference.device)
     angle = torch.arange(length, device=reference.device)[:, None] * rate
     return angle.cos().to(reference), angle.sin().to(reference)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``x`` (…, length, dim) with each pair of its two halves turned by the angle of its place."""
+    """Each pair of the two halves turned by the angle of its place.
+
+    Arguments:
+        x: queries or keys, (…, length, dim).
+        cos: as :func:`turns` gives them, (length, dim / 2).
+        sin: likewise.
+
+    Returns:
+        (…, length, dim).
+    """
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
@@ -60,6 +78,16 @@ class TokenBlock(nn.Module):
         )
 
     def forward(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """A step of the residual stream.
+
+        Arguments:
+            h: (B, L, dim).
+            cos: rotary positions of a head, (L, dim / heads / 2), see :func:`turns`.
+            sin: likewise.
+
+        Returns:
+            (B, L, dim).
+        """
         h = h + self.near(self.norms[0](h))
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -67,16 +95,23 @@ class TokenBlock(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(turned(q, cos, sin), turned(k, cos, sin), v)
         h = h + self.out(mixed.transpose(1, 2).flatten(2))
-        return h + self.mlp(self.norms[2](h))
+        out: Tensor = h + self.mlp(self.norms[2](h))
+        return out
 
 
 class TokenTransformer(Network):
     """``net(x, t, cond) -> logits (B, L, vocab)`` for tokens ``x`` (B, L), int64 in 0 … vocab, the last of
-    them the mask.
+    them the mask. It takes no condition.
 
-    ``length``: the longest text. ``timed``: it hears the time, which a masked process does without (the
-    number of masks tells it). ``dim``: width; ``depth``: number of ``blocks``; ``heads``: of the attention.
-    It takes no condition.
+    Arguments:
+        vocab: tokens without the mask, at least 2.
+        length: of the longest text.
+        dim: width of the residual stream.
+        depth: number of ``blocks``.
+        heads: of the attention, each of an even width.
+        timed: the network is conditioned on the time, which a masked process does without (the number of
+            masks shows it).
+        dropout: within the blocks' MLPs.
     """
 
     name = "token_transformer"
@@ -129,4 +164,5 @@ class TokenTransformer(Network):
         cos, sin = turns(x.shape[1], self.head, h)
         for block in self.blocks:
             h = self.run(block, h, cos, sin)
-        return self.output(self.norm(h))
+        logits: Tensor = self.output(self.norm(h))
+        return logits

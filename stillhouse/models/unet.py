@@ -21,8 +21,15 @@ def groups(channels: int) -> int:
 
 
 class Block(nn.Module):
-    """A residual block ``(h, vector) -> (B, out, H, W)``; the vector scales and shifts its inside.
-    ``resample``: up, down or none."""
+    """A residual block; the vector scales and shifts its inside.
+
+    Arguments:
+        channels: of the input.
+        out: channels of the output.
+        width: of the vector.
+        dropout: before the last convolution.
+        resample: ``up``, ``down`` or empty.
+    """
 
     def __init__(self, channels: int, out: int, width: int, dropout: float, resample: str = ""):
         super().__init__()
@@ -39,13 +46,23 @@ class Block(nn.Module):
         return F.interpolate(h, scale_factor=2, mode="nearest") if self.resample == "up" else h
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        """A step of the network.
+
+        Arguments:
+            h: features, (B, channels, H, W).
+            vector: embedding of time and condition, (B, width).
+
+        Returns:
+            Features, (B, out, H, W); twice or half as large where the block resamples.
+        """
         inner = self.conv1(self._sized(F.silu(self.norm1(h))))
         scale, shift = self.modulation(vector)[:, :, None, None].chunk(2, 1)
         inner = self.norm2(inner) * (1 + scale) + shift
         inner = self.conv2(self.dropout(F.silu(inner)))
         # a 1x1 convolution commutes with pooling and with repeating: do each where the image is smaller
         straight = self.skip(self._sized(h)) if self.resample == "down" else self._sized(self.skip(h))
-        return straight + inner
+        out: Tensor = straight + inner
+        return out
 
 
 class Attend(nn.Module):
@@ -67,6 +84,16 @@ class Attend(nn.Module):
         zero(self.attention.out)
 
     def forward(self, h: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """A step of the network.
+
+        Arguments:
+            h: features, (B, channels, H, W).
+            tokens: of the condition, (B, L, token_dim); None: no cross-attention.
+            mask: True where a token counts, (B, L); None: everywhere.
+
+        Returns:
+            Features, (B, channels, H, W).
+        """
         h = h + self._image(self.attention(self._rows(self.norm(h))), h)
         if tokens is not None:
             h = h + self._image(self.cross(self._rows(self.cross_norm(h)), tokens, mask), h)
@@ -95,22 +122,40 @@ class Middle(Attend):
     def forward(  # type: ignore[override]
         self, h: Tensor, vector: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        return self.last(super().forward(self.first(h, vector), tokens, mask), vector)
+        """A step of the network.
+
+        Arguments:
+            h: features, (B, channels, H, W).
+            vector: embedding of time and condition, (B, width).
+            tokens: of the condition, (B, L, token_dim); None: no cross-attention.
+            mask: True where a token counts, (B, L); None: everywhere.
+
+        Returns:
+            Features, (B, channels, H, W).
+        """
+        out: Tensor = self.last(super().forward(self.first(h, vector), tokens, mask), vector)
+        return out
 
 
 class UNet(Network):
     """``net(x, t, cond)`` for images ``x`` of shape (B, image_channels, H, W).
 
-    ``patch``: the image is folded into ``patch²`` times the channels before anything else. ``channels``:
-    width of each level, each half as large as the one before; H and W must be divisible by ``patch *
-    2^(levels - 1)``. ``blocks``: residual blocks per level. ``attention``: how many of the lowest levels
-    attend after each block on the way down and before each one on the way up, beside the middle.
-    ``image_cond``: channels of an image of the same size that is heard beside the state, ``cond["image"]``
-    (B, image_cond, H, W), all zeros where there is none. The other options are those of :class:`Embedding`.
-
     Submodules by name: ``down.i`` and ``up.i`` (residual blocks in order of execution), ``attend.down_i`` and
     ``attend.up_i`` (their attention), ``mid``, whose output has ``mid_channels`` channels at the lowest
-    level.
+    level. The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        image_channels: of the state.
+        channels: width of each level, each half as large as the one before; H and W must be divisible by
+            ``patch * 2^(levels - 1)``.
+        patch: the image is folded into ``patch²`` times the channels before anything else.
+        blocks: residual blocks per level.
+        heads: of the attention.
+        dropout: within the blocks.
+        attention: how many of the lowest levels attend after each block on the way down and before each one
+            on the way up, beside the middle.
+        image_cond: channels of an image of the same size that is concatenated to the state, ``cond["image"]``
+            (B, image_cond, H, W), all zeros where there is none.
     """
 
     name = "unet"

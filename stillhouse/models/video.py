@@ -23,14 +23,18 @@ Past = tuple[Tensor, Tensor]  # keys and values of one layer's past frames, each
 
 @dataclass
 class KVCache:
-    """Keys and values of past frames, layer by layer: what a causal network needs to go on without seeing
+    """Keys and values of past frames, layer by layer: what a causal network needs to go on without computing
     those frames again.
 
-    ``window``: the most frames that are kept, 0 for all; of these the first ``sink`` frames of the stream are
-    never dropped, the others slide. Keys are kept without their position: when used, frames count by their
-    *places in the cache*, so that no distance is ever larger than the window, however long the stream (Xiao
-    et al., 2023, arXiv 2309.17453, section 3.2). As long as nothing was dropped, and afterwards where there
-    is no sink, that is the distance in time.
+    Keys are kept without their position: when used, frames count by their *places in the cache*, so that no
+    distance is ever larger than the window, however long the stream (Xiao et al., 2023, arXiv 2309.17453,
+    section 3.2). As long as nothing was dropped, and afterwards where there is no sink, that is the distance
+    in time.
+
+    Arguments:
+        window: the most frames that are kept, 0 for all.
+        sink: the first frames of the stream that are never dropped; the others slide.
+        layers: keys and values of each layer; empty at the start of a stream.
     """
 
     window: int = 0
@@ -54,12 +58,11 @@ class KVCache:
         return self.layers[0][0].shape[2] if self.layers else 0
 
     def past(self, layer: int) -> Past | None:
-        """What layer number ``layer`` remembers."""
+        """Keys and values of past frames in layer number ``layer``; None at the start of a stream."""
         return self.layers[layer] if self.layers else None
 
     def add(self, fresh: list[Past]) -> None:
-        """Remember the frames whose keys and values each layer has just made; drop the oldest beyond the
-        window."""
+        """Keep the keys and values that each layer has just made; drop the oldest beyond the window."""
         new = fresh[0][0].shape[2]
         room = self.window - self.sink
         require(
@@ -76,11 +79,15 @@ class KVCache:
 
 
 def turned(x: Tensor, first: int) -> Tensor:
-    """``x`` (B, heads, F, P, width) with its pairs of numbers turned by an angle that grows with the frame,
-    counted from ``first``.
+    """Rotary positions over frames (Su et al., 2021, arXiv 2104.09864): pairs of numbers turned by an angle
+    that grows with the frame, so that scores depend on how far apart two frames are.
 
-    Rotary positions over frames (Su et al., 2021, arXiv 2104.09864): scores depend on how far apart two
-    frames are. ``width`` is even.
+    Arguments:
+        x: queries or keys, (B, heads, F, P, width), ``width`` even.
+        first: place of the first frame.
+
+    Returns:
+        (B, heads, F, P, width).
     """
     half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)
     speed = 100.0 ** -torch.linspace(0, 1, half, device=x.device, dtype=dtype)
@@ -89,9 +96,9 @@ def turned(x: Tensor, first: int) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def chunks_seen(frames: int, chunk: int, tokens: int, device: torch.device) -> Tensor:
-    """Who sees whom under the block-causal mask, (frames * tokens, frames * tokens): a frame sees its own
-    chunk and all before it."""
+def _chunks_seen(frames: int, chunk: int, tokens: int, device: torch.device) -> Tensor:
+    """The block-causal mask, (frames * tokens, frames * tokens): True where a row may attend to a column,
+    which is within its own chunk and all before it."""
     block = torch.arange(frames, device=device) // chunk
     return (block[:, None] >= block).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
@@ -113,7 +120,16 @@ class FrameAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, seen: Tensor | None, past: Past | None) -> tuple[Tensor, Past]:
-        """``x`` (B, F, P, width) -> the same shape, and the keys and values of these frames."""
+        """Attend over all frames.
+
+        Arguments:
+            x: tokens of each frame, (B, F, P, width).
+            seen: True where a row may attend to a column, (F P, F P); None: everywhere.
+            past: keys and values of past frames, each (B, heads, F', P, width / heads); None: there are none.
+
+        Returns:
+            Tokens, (B, F, P, width), and the keys and values of these frames.
+        """
         parts = (self.query(x), *self.key_value(x).chunk(2, -1))
         q, k, v = (y.unflatten(-1, (self.heads, -1)).movedim(-2, 1) for y in parts)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
@@ -149,13 +165,39 @@ class VideoBlock(nn.Module):
         keys: Tensor | None = None,
         values: Tensor | None = None,
     ) -> Tensor:
-        """``h`` (B, F, P, dim), ``vector`` (B, F or 1, dim); ``keys, values``: of past frames."""
+        """A step of the residual stream.
+
+        Arguments:
+            h: tokens of each frame, (B, F, P, dim).
+            vector: embedding of time and condition, (B, F or 1, dim).
+            tokens: of the condition, (B, L, token_dim); None: no cross-attention.
+            mask: True where a token counts, (B, L); None: everywhere.
+            seen: True where a row may attend to a column, (F P, F P); None: everywhere.
+            keys: of past frames, (B, heads, F', P, dim / heads); None: there are none.
+            values: likewise.
+
+        Returns:
+            Tokens, (B, F, P, dim).
+        """
         return self.written(h, vector, tokens, mask, seen, keys, values)[0]
 
     def written(
         self, h: Tensor, vector: Tensor, tokens: Any, mask: Any, seen: Any, keys: Any, values: Any
     ) -> tuple[Tensor, Past]:
-        """The same, with the keys and values of these frames."""
+        """:meth:`forward`, with the keys and values of these frames.
+
+        Arguments:
+            h: tokens of each frame, (B, F, P, dim).
+            vector: embedding of time and condition, (B, F or 1, dim).
+            tokens: of the condition, (B, L, token_dim), or None.
+            mask: (B, L), or None.
+            seen: (F P, F P), or None.
+            keys: of past frames, (B, heads, F', P, dim / heads), or None.
+            values: likewise.
+
+        Returns:
+            Tokens, (B, F, P, dim), and keys and values, each (B, heads, F, P, dim / heads).
+        """
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(vector)[:, :, None].chunk(6, -1)
         size = h.shape[-1:]
         past = None if keys is None else (keys, values)
@@ -170,12 +212,20 @@ class VideoDiT(Network):
     """``net(x, t, cond)`` for clips ``x`` of shape (B, F, channels, H, W) with any number of frames F, H and
     W divisible by ``patch``.
 
-    ``dim``: token width; ``depth``: number of ``blocks``; ``heads``: attention heads. ``chunk``: 0 lets every
-    frame see every other, a number makes the network causal over chunks of so many frames; it has no weights
-    of its own, so one set of weights is both. ``frames``: how many frames the clips have that it learns from,
-    0 if unknown; streams look no further back. ``features``: length of a condition vector, per clip (B, D) or
-    per frame (B, F, D). The other options are those of :class:`Embedding`. Positions are relative between
-    frames and sines within one. A block's output is (B, F, HW / patch², dim).
+    Positions are relative between frames and sines within one. A block's output is (B, F, HW / patch², dim).
+    The options that are not here are those of :class:`Embedding`.
+
+    Arguments:
+        channels: of a frame.
+        patch: side of the square that becomes one token.
+        dim: token width, divisible by 4.
+        depth: number of ``blocks``.
+        heads: of the attention, each of an even width.
+        chunk: 0: every frame attends to every other; a number makes the network causal over chunks of so many
+            frames. It has no weights of its own, so one set of weights is both.
+        frames: of the clips that it is trained on, 0 if unknown; streams look no further back.
+        features: length of a condition vector, per clip (B, D) or per frame (B, F, D).
+        dropout: within the blocks' MLPs.
     """
 
     name = "video_dit"
@@ -223,8 +273,15 @@ class VideoDiT(Network):
 
     @contextmanager
     def remembering(self, cache: KVCache, write: bool = False) -> Iterator[None]:
-        """Inside the block the network is given one chunk at a time, whose past is in ``cache``; ``write``
-        adds the chunk to it."""
+        """Inside the block the network is given one chunk at a time, which attends to the past.
+
+        Arguments:
+            cache: keys and values of the past.
+            write: add those of the chunk to the cache.
+
+        Yields:
+            Nothing; after the block the network has no cache.
+        """
         self.cache, self.writes = cache, write
         try:
             yield
@@ -262,7 +319,7 @@ class VideoDiT(Network):
         cache = self.cache
         seen = None
         if self.chunk and cache is None:
-            seen = chunks_seen(x.shape[1], self.chunk, high * wide, x.device)
+            seen = _chunks_seen(x.shape[1], self.chunk, high * wide, x.device)
         fresh = []
         for layer, block in enumerate(self.blocks):
             past = None if cache is None else cache.past(layer)
@@ -281,8 +338,15 @@ class VideoDiT(Network):
 
 
 def video_network(denoiser: Denoiser, what: str) -> VideoDiT:
-    """The video network inside a denoiser; raises :class:`StillhouseError`, beginning with ``what``, if there
-    is none."""
+    """The video network inside a denoiser.
+
+    Arguments:
+        denoiser: wrapped any number of times.
+        what: needs the network, for the error's sentence.
+
+    Returns:
+        The network; raises :class:`StillhouseError` if there is none.
+    """
     net = denoiser.net
     while isinstance(net, Denoiser):
         net = net.net

@@ -19,13 +19,18 @@ log = logging.getLogger("stillhouse")
 
 
 class Words:
-    """``encode(prompts)`` turns sentences over a ``vocabulary`` into condition tokens of our networks.
+    """``encode(prompts)`` turns sentences over a vocabulary into condition tokens of our networks.
 
     Token ``i`` of a prompt is the vector of its word, normal numbers that follow from ``seed`` and the word
     alone, plus sines and cosines of place ``i`` (Vaswani et al., 2017, arXiv 1706.03762, section 3.5), both
     equally long. The rates of the waves are spread evenly over (0, pi), not geometrically: in prompts this
-    short, neighbouring places should be as far apart as any. ``length``: most words of a prompt; more are cut
-    off, which is told once. ``dim``: size of a token, even.
+    short, neighbouring places should be as far apart as any.
+
+    Arguments:
+        vocabulary: words, each one once.
+        length: most words of a prompt; more are cut off, with one warning.
+        dim: size of a token, even.
+        seed: of the words' vectors.
     """
 
     def __init__(self, vocabulary: Sequence[str], length: int = 8, dim: int = 48, seed: int = 0):

@@ -16,7 +16,7 @@ SHOWN_CURVE = 400  # points of a training curve that are drawn
 
 
 def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
-    """Quality against calls: the world's first metric, and up to three that tell the most beside it."""
+    """Quality against calls: the world's first metric, and up to three others."""
     first, known = views[0].evaluation, metrics_of(list(views))
     seen: dict[str, set[float]] = {}
     for row in (r for v in views for r in v.evaluation["rows"]):
@@ -24,7 +24,7 @@ def quality_charts(views: Sequence[RunView]) -> list[dict[str, Any]]:
             seen.setdefault(key, set()).add(value)
     _x = [
         k for k in known if len(seen.get(k, ())) > 1 and k != first["metric"]
-    ]  # what is the same for all tells nothing
+    ]  # what is the same for all is left out
     names = [first["metric"], *_x][:4]
     charts = []
     for name in names:

@@ -55,9 +55,9 @@ SCENES = {"dmd2": {"seconds": 68, "iterations": 600, **ONE_CALL}}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {"mnist": DIGITS, "shapes": SCENES}
 TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
 SHARE = {"shapes": 0.3}  # of the samples: this world's teacher takes longer
-TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest opponent
+TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest baseline
 SAMPLES = 400
-TRIAL = 12  # iterations that tell how fast this machine is
+TRIAL = 12  # iterations that measure how fast this machine is
 
 
 def main(
@@ -129,7 +129,7 @@ def _fitting(teacher: Model, world: World) -> Model:
         tuple(teacher.shape) == tuple(world.shape) and teacher.classes in (0, world.classes),
         f"The demo distils teachers of {world.name}, with samples of shape {tuple(world.shape)} and "
         f"{world.classes} classes (or none); "
-        f"this one makes {tuple(teacher.shape)} and knows {teacher.classes}. For any other use `stillhouse "
+        f"this one makes {tuple(teacher.shape)} and has {teacher.classes}. For any other use `stillhouse "
         "distill`.",
     )
     require(

@@ -21,7 +21,7 @@ from stillhouse.report.view import RunView, view_of_folder
 
 
 def part(views: Sequence[RunView]) -> dict[str, Any]:
-    """Everything the page says of the runs in one world."""
+    """Everything on the page about the runs in one world."""
     cards = [summary(v, i) for i, v in enumerate(views)]
     return {
         "world": views[0].evaluation["world"]["name"],

@@ -1,4 +1,4 @@
-"""Samples on a page: large panels of the default ways, and one strip a way, by how they are looked at."""
+"""Samples on a page: large panels of the default ways, and one strip a way, by kind of sample."""
 
 from __future__ import annotations
 

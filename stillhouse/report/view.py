@@ -1,4 +1,4 @@
-"""What a page needs to know of one run: its figures, its curves, and samples of student and teacher from the
+"""What a page shows of one run: its figures, its curves, and samples of student and teacher from the
 same noise."""
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import yaml
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, Walk, labels_for, walks_of
+from stillhouse.api.evaluate import EVALUATION, labels_for
 from stillhouse.api.runs import CONFIG, teacher_of
+from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -44,7 +45,7 @@ class Strip:
 
     @property
     def shown(self) -> View | None:
-        """What is looked at: the world's view, else what the numbers alone can show."""
+        """The view to show: the world's own, else what the numbers alone can show."""
         return view_of(self.samples) if self.view is None else self.view
 
 
@@ -77,12 +78,11 @@ def draw_strips(
         if owner is None:
             continue
         walk = next((w for w in _walks(owner, row) if w.steps == row["steps"]), None)
-        require(
-            walk is not None,
+        walk = required(
+            walk,
             f"The {row['who']} that is shown can't take the {row['steps']} steps that were measured; "
             "evaluate the run again.",
         )
-        assert walk is not None
         device = owner.denoiser.device
         cond = move(conditions_of(world, labels, owner), device)
         samples = walk.draw(Draws(count, seed, "report", device=device), cond).cpu()
@@ -151,7 +151,7 @@ def view_of_folder(folder: str | Path) -> RunView:
         raise StillhouseError(
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
-    require(isinstance(config, dict), f"'{config_file}' holds no settings.")
+    config = required_type(config, dict, f"'{config_file}' holds no settings.")
     model = load(folder / "model")
     source = config.get("teacher")
     teacher = teacher_of(source, world, config.get("adapter")) if source else None
@@ -169,12 +169,12 @@ def view_of_folder(folder: str | Path) -> RunView:
 
 
 def _teacher_name(source: Any, world: World) -> str:
-    """A teacher's name for people."""
+    """A teacher's name for display."""
     if not source:
         return f"{world.name} (in memory)"
     if str(source).partition(":")[0] == "exact":
         return f"exact {world.name}"
     path = Path(str(source))
-    while path.stem == "model" and path.parent.name:  # the run's folder says more
+    while path.stem == "model" and path.parent.name:  # the run's folder is a better name
         path = path.parent
     return path.stem

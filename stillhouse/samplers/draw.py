@@ -46,16 +46,19 @@ def draw_samples(
     Arguments:
         model: the denoiser.
         sampling: how it is sampled.
-        shape: of one sample; of a stream's any number of frames.
-        cond: a condition of as many rows, or None.
-        draws: random numbers for the rows.
+        shape: of one sample; a stream makes clips of any number of frames.
+        cond: the condition of the rows; None for none.
+        draws: the source of randomness; its rows are those of the samples.
         hooks: beside those of the sampling, as in :func:`stillhouse.samplers.rollout.rollout`.
         dtype: of the states.
-        start: the state (rows, *shape) to start from instead (a text with gaps, say).
+        start: the state (rows, *shape) to start from, such as a text with gaps; None for noise.
         networks: the model's companions by name, for samplings that name one.
 
     Returns:
         States at the end of the last leg; a stream's chunks one after the other.
+
+    Raises:
+        StillhouseError: where a leg wants a companion that is not there, or the legs don't fit together.
     """
     if sampling.stream:
         length, *frame = shape
@@ -75,13 +78,13 @@ def draw_samples(
                 x = handed_on(x, *before, net.process, leg, sized, draws)
             elif x is None:
                 x = net.process.start(draws, sized, leg.times[0], leg.start, dtype)
-            x = walk_leg(net, leg, x, cond, draws, hooks, networks, number)
+            x = _walk_leg(net, leg, x, cond, draws, hooks, networks, number)
             before = net.process, leg.times[-1]
         assert x is not None
         return x
 
 
-def walk_leg(
+def _walk_leg(
     net: Denoiser,
     leg: Leg,
     x: Tensor,
@@ -91,24 +94,27 @@ def walk_leg(
     networks: Mapping[str, Denoiser] = NONE,
     number: int = 0,
 ) -> Tensor:
-    """The state (B, …) at the end of one leg that ``net`` walks from ``x`` (B, …).
+    """Walk one leg.
 
     Arguments:
         net: the denoiser that walks.
         leg: its times, solver, guidance and saved hooks.
-        x: where it starts.
-        cond: condition of B rows, or None.
-        draws: random numbers; a saved hook has a stream of its own.
+        x: states at its first time, (B, *shape).
+        cond: the condition of the B rows; None for none.
+        draws: the source of randomness; a saved hook has a stream of its own.
         hooks: called after the leg's own.
         networks: the companions that its hooks may call.
-        number: of the leg, which tells its hooks' random numbers from those of others.
+        number: of the leg, which names its hooks' streams of random numbers.
+
+    Returns:
+        The states at its last time, (B, *shape).
     """
     scale = torch.full((len(x),), leg.guidance, device=x.device) if takes_guidance(net) else None
     kept = [
         _bound(read_hook(hook), Walked(networks, cond, draws.stream("hook", number, i), leg.times))
         for i, hook in enumerate(leg.hooks)
     ]
-    with limited(net, leg.blocks):
+    with _limited(net, leg.blocks):
         return rollout(
             leg.guided(net),
             x,
@@ -141,16 +147,19 @@ def handed_on(
     """The state that a leg starts from, given where the leg before it ended.
 
     Arguments:
-        x: the state (B, …) there.
-        process, end: of the leg before, and its last time.
+        x: the state at the end of the leg before, (B, …).
+        process: the process of the leg before.
+        end: the last time of the leg before, in [0, 1].
         target: the process of this leg.
         leg: this leg, whose first time the state is brought to.
         shape: of one state of this leg; only a clean state changes its size.
-        draws: fresh noise, where the leg starts above the end of the one before.
+        draws: the source of randomness, where the leg starts above the end of the one before.
 
     Returns:
-        (B, *shape). Raises :class:`StillhouseError` where a noisy state would have to change its size, or the
-        leg would start below it.
+        The state, (B, *shape).
+
+    Raises:
+        StillhouseError: where a noisy state would have to change its size, or the leg would start below it.
     """
     if tuple(x.shape[1:]) != tuple(shape):
         require(end == 0, "A leg of another size starts from the clean end of the one before it.")
@@ -170,7 +179,7 @@ def handed_on(
 
 
 @contextmanager
-def limited(denoiser: Denoiser, blocks: int | None) -> Iterator[None]:
+def _limited(denoiser: Denoiser, blocks: int | None) -> Iterator[None]:
     """Inside the block only the first ``blocks`` of a network's list of blocks are computed; None: all."""
     if blocks is None:
         yield

@@ -42,14 +42,27 @@ class SavedHook:
         """The corrected prediction.
 
         Arguments:
-            pred: what was predicted at ``(x_t, t)``.
-            s: the time (B,) that the step leads to.
-            walked: the walk it happens in.
+            pred: the prediction at ``(x_t, t)``.
+            s: the times that the step leads to, (B,).
+            walked: the walk that it is a step of.
+
+        Returns:
+            A prediction at the same state and time.
         """
         raise NotImplementedError
 
     def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
-        """Further network evaluations of one walk that evaluates at ``asked`` along ``times``."""
+        """Further network evaluations of one walk.
+
+        Arguments:
+            asked: the times at which the solver evaluates the network, in order.
+            times: the grid, falling, n + 1 numbers in [0, 1].
+            conditional: whether the sample has a condition; guidance costs a second evaluation on one that
+                has.
+
+        Returns:
+            How many evaluations the hook adds, 0 by default.
+        """
         return 0
 
     @property
@@ -86,15 +99,15 @@ LEVELS = ("next", "same", "random")
 
 @dataclass
 class TeacherMix(SavedHook):
-    """The student's estimate drawn towards what a teacher makes of it: Distillation++ (Park, Lee & Ye, 2024,
-    arXiv 2412.08871).
+    """The student's estimate drawn towards a teacher's estimate at its own noised copy: Distillation++ (Park,
+    Lee & Ye, 2024, arXiv 2412.08871).
 
     At the guided steps ``x <- (1 - strength) x + strength D_teacher(alpha_s x + sigma_s eps, s)``: one
     gradient step on a score-distillation loss at inference, all of its constants folded into ``strength``.
 
     ``network``: the companion that is the teacher. ``steps``: indices of the guided steps. ``guidance``: the
-    teacher's scale. ``level``: where the estimate is shown to it: at the ``next`` time of the grid, at the
-    ``same`` one, or at a ``random`` one. Nothing happens where that level is the clean end.
+    teacher's scale. ``level``: the time at which the teacher is evaluated: the ``next`` time of the grid, the
+    ``same`` one, or a ``random`` one. Nothing happens where that level is the clean end.
     """
 
     network: str = "teacher"
@@ -116,8 +129,8 @@ class TeacherMix(SavedHook):
         return (self.network,)
 
     def _shown_at(self, t: float, times: Sequence[float]) -> float | None:
-        """The time of the grid at which the estimate made at ``t`` is shown to the teacher; None for a step
-        that is not guided. It is the grid's next time, whatever time the solver's own jump leads to."""
+        """The time at which the teacher is evaluated for the estimate made at ``t``; None for a step that is
+        not guided. It is the grid's next time, whatever time the solver's own jump leads to."""
         k = min(range(len(times) - 1), key=lambda i: abs(times[i] - t))
         end = {"next": times[k + 1], "same": times[k], "random": 1.0}[self.level]
         return end if k in self.steps and end > 0 else None
@@ -173,5 +186,15 @@ def check_hooks(hooks: Sequence[Mapping[str, Any]]) -> None:
 def hook_calls(
     hook: Mapping[str, Any], asked: Sequence[float], times: Sequence[float], conditional: bool
 ) -> int:
-    """Evaluations that a hook adds to a walk; see :meth:`SavedHook.calls`."""
+    """Evaluations that a hook adds to a walk; see :meth:`SavedHook.calls`.
+
+    Arguments:
+        hook: the hook as plain data, as :func:`read_hook` takes it.
+        asked: the times at which the solver evaluates the network, in order.
+        times: the grid, falling, n + 1 numbers in [0, 1].
+        conditional: whether the sample has a condition.
+
+    Returns:
+        How many evaluations the hook adds.
+    """
     return read_hook(hook).calls(asked, times, conditional)

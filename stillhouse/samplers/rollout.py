@@ -19,7 +19,17 @@ Hook = Callable[[Prediction, Tensor], Prediction]
 
 
 def prior(process: Process, draws: Draws, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pure noise of the process, ``(rows, *shape)``: where every sample starts."""
+    """Pure noise of a process: where every sample starts.
+
+    Arguments:
+        process: the process of the walk.
+        draws: the source of randomness.
+        shape: of one sample.
+        dtype: of the state.
+
+    Returns:
+        The state at ``t = 1``, (rows, *shape).
+    """
     return process.start(draws, shape, dtype=dtype)
 
 
@@ -36,13 +46,27 @@ def rollout(
     grad_last: bool = False,
     record: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Walk ``model`` from ``x`` at ``grid[0]`` down to ``grid[-1]`` and return the state there.
+    """Walk a model along a time grid.
 
-    ``x``: (B, …). ``grid``: falling times in [0, 1]. ``hooks``: ``hook(prediction, s) -> prediction`` between
-    the clean estimate and the step. ``draws``: where a stochastic solver takes its noise. ``grad_last``:
-    gradient flows through the last step alone (backward simulation: the states before it are what the sampler
-    would meet); otherwise the caller's gradient mode holds throughout. ``record(x, t)`` sees every state with
-    its time, the first one included.
+    Arguments:
+        model: the denoiser that walks.
+        x: states at ``grid[0]``, (B, *shape).
+        grid: times in [0, 1], strictly falling, n + 1 for n steps.
+        solver: what takes each step.
+        cond: the condition of the B rows; None for none.
+        draws: the source of randomness of a stochastic solver; None for a solver that needs none.
+        guidance: scales ``w``, (B,), 1 for none, for a model that takes them; None otherwise.
+        hooks: ``hook(prediction, s) -> prediction``, applied in order between the clean estimate and the
+            step.
+        grad_last: gradient flows through the last step alone, as in backward simulation, whose earlier states
+            are those of the sampler; otherwise the caller's gradient mode holds throughout.
+        record: ``record(x, t)`` is called with every state and its time (a scalar), the first one included.
+
+    Returns:
+        The states at ``grid[-1]``, (B, *shape).
+
+    Raises:
+        StillhouseError: for a grid that does not fall strictly, or of fewer than two times.
     """
     times = torch.as_tensor(grid, dtype=torch.float64, device=x.device)
     require(times.dim() == 1 and len(times) >= 2, "A time grid needs at least two times.")

@@ -63,7 +63,18 @@ class Leg:
         return len(self.times) - 1
 
     def walker(self, model: Denoiser, networks: Mapping[str, Denoiser]) -> Denoiser:
-        """The denoiser that walks: ``model``, or one of its companions ``networks``."""
+        """The denoiser that walks this leg.
+
+        Arguments:
+            model: the model's own denoiser.
+            networks: the model's companions by name.
+
+        Returns:
+            ``model``, or the companion that the leg names.
+
+        Raises:
+            StillhouseError: where there is no such companion.
+        """
         if not self.network:
             return model
         require(
@@ -85,7 +96,10 @@ class Leg:
         Arguments:
             model: the model's denoiser.
             conditional: whether the sample has a condition; guidance counts double on one that has.
-            networks: the model's companions by name.
+            networks: the model's companions by name; None for none.
+
+        Returns:
+            The number of evaluations.
         """
         walker = self.walker(model, networks or {})
         asked, guided = (
@@ -169,8 +183,12 @@ class Sampling:
         Arguments:
             process: whose times are walked.
             n: number of steps.
-            solver, guidance: of the leg.
-            grid: a named grid (see :data:`stillhouse.solvers.grids.GRIDS`).
+            solver: name or configuration of the leg's solver.
+            grid: name or configuration of a grid (see :data:`stillhouse.solvers.grids.GRIDS`).
+            guidance: scale ``w`` of the leg, 1 for none.
+
+        Returns:
+            The sampling.
         """
         return cls(make_grid(grid, process, n).tolist(), solver, guidance)
 
@@ -221,8 +239,16 @@ class Sampling:
     def nfe(
         self, model: Denoiser, conditional: bool = True, networks: Mapping[str, Denoiser] | None = None
     ) -> int:
-        """Network evaluations of one sample, or of one chunk of a stream, whose clean pass is one of them;
-        see :meth:`Leg.nfe`."""
+        """Network evaluations of one sample, or of one chunk of a stream, whose clean pass is one of them.
+
+        Arguments:
+            model: the model's denoiser.
+            conditional: whether the sample has a condition; guidance counts double on one that has.
+            networks: the model's companions by name; None for none.
+
+        Returns:
+            The number of evaluations, of all legs together.
+        """
         return sum(leg.nfe(model, conditional, networks) for leg in self.legs) + bool(self.stream)
 
     def config(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.prediction import Prediction
 from stillhouse.models.video import KVCache, VideoDiT, video_network
@@ -27,10 +27,10 @@ ChunkCondition = Condition | Callable[[int], Condition]
 class Cached(Wrapped):
     """A causal denoiser that is given one chunk of frames at a time and has the chunks before it in a cache.
 
-    To anything that walks a denoiser it is one, so that a chunk is made by ``rollout(Cached(student), noise,
-    grid, solver)``. Only :meth:`keep` changes the cache. ``window, sink``: as in
+    It is a denoiser like any other, so that a chunk is made by ``rollout(Cached(student), noise, grid,
+    solver)``. Only :meth:`keep` changes the cache. ``window, sink``: as in
     :class:`stillhouse.models.video.KVCache`. Raises :class:`StillhouseError` for a network that is not
-    causal, or a window that reaches further back than it ever saw.
+    causal, or a window that reaches further back than any in its training.
     """
 
     def __init__(self, denoiser: Denoiser, window: int = 0, sink: int = 0):
@@ -53,24 +53,41 @@ class Cached(Wrapped):
         return video_network(self, "A stream")
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
-        """Predict one chunk (B, chunk, C, H, W), given what is in the cache."""
+        """Predict one chunk, given what is in the cache.
+
+        Arguments:
+            x_t: the chunk's state, (B, chunk, C, H, W).
+            t: times in [0, 1], (B,), or one a frame, (B, chunk).
+            cond: the condition of the B rows for this chunk; None for none.
+            extra: ``s`` and ``guidance``, as of :meth:`Denoiser.forward`.
+
+        Returns:
+            The prediction of the chunk, (B, chunk, C, H, W).
+        """
         with self.network.remembering(self.cache):
-            return self.net(x_t, t, cond, **extra)
+            return self.plain(x_t, t, cond, **extra)
 
     @torch.no_grad()
     def keep(self, chunk: Tensor, cond: Condition = None, guidance: Tensor | None = None) -> None:
-        """The clean pass: the finished ``chunk`` (B, chunk, C, H, W), told to be clean, writes its keys and
-        values; one evaluation."""
+        """The clean pass: a finished chunk writes its keys and values into the cache, at the cost of one
+        evaluation.
+
+        Arguments:
+            chunk: clean frames, (B, chunk, C, H, W); the network is evaluated at ``t_min``.
+            cond: the condition of the B rows for this chunk; None for none.
+            guidance: scales ``w``, (B,), 1 for none, for a network that takes them; None otherwise.
+        """
         t = torch.full((len(chunk),), self.process.t_min, device=chunk.device)
         with self.network.remembering(self.cache, write=True):
-            self.net(chunk, t, cond, guidance=guidance)
+            self.plain(chunk, t, cond, guidance=guidance)
 
 
 class Clamped(Wrapped):
     """A denoiser of clips whose first frames are ``known`` (B, k, C, H, W).
 
-    They take the place of the state's, told to be clean, and of the answer's: the reference-frame clamp of
-    Chern et al., 2025 (arXiv 2512.23576). The denoiser must take times frame by frame.
+    They take the place of the state's first frames, at the clean time, and of the prediction's: the
+    reference-frame clamp of Chern et al., 2025 (arXiv 2512.23576). The denoiser must take times frame by
+    frame.
     """
 
     def __init__(self, denoiser: Denoiser, known: Tensor):
@@ -78,16 +95,39 @@ class Clamped(Wrapped):
         self.known = known
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
+        """Predict a clip, its first k frames being known.
+
+        Arguments:
+            x_t: states, (B, F, C, H, W); the first k frames are not read.
+            t: times in [0, 1], (B,), or one a frame, (B, F).
+            cond: the condition of the B rows; None for none.
+            extra: ``s`` and ``guidance``, as of :meth:`Denoiser.forward`.
+
+        Returns:
+            The prediction, (B, F, C, H, W), whose clean estimate holds the known frames.
+        """
         count = self.known.shape[1]
         frames = torch.arange(x_t.shape[1], device=x_t.device)
         each = torch.where(frames < count, self.process.t_min, t if t.dim() == 2 else t[:, None])
-        pred = self.net(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
+        pred = self.plain(torch.cat([self.known, x_t[:, count:]], 1), each, cond, **extra)
         return pred.with_x0(torch.cat([self.known, pred.x0[:, count:]], 1))
 
 
 def of_frames(cond: Condition, first: int, count: int) -> Condition:
-    """The part of a condition that is about frames ``first … first + count - 1``: feature vectors told frame
-    by frame are cut."""
+    """The part of a condition that belongs to some of the frames: feature vectors given frame by frame are
+    cut.
+
+    Arguments:
+        cond: the condition of the B rows; only ``features`` of shape (B, F, C) in a dict are cut.
+        first: number of the first frame, from 0.
+        count: number of frames.
+
+    Returns:
+        The condition with ``features`` (B, count, C); any other one as it is.
+
+    Raises:
+        StillhouseError: where the features end before the frames do.
+    """
     if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
         return cond
     features = cond["features"]
@@ -112,21 +152,38 @@ def stream(
     hooks: Sequence[Hook] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
-    """A video as chunks (rows, chunk, *shape) that come as they are made; memory does not grow with length
-    where there is a window.
-
-    ``shape``: of one frame. ``cond``: for the whole stream, feature vectors told per frame being cut to size;
-    or a function that gives the condition of chunk 0, 1, 2 … (a prompt that changes). ``frames``: how many to
-    make, the last chunk being cut; 0: no end. ``given``: first frames (rows, k, *shape) to go on from, not
-    repeated: whole chunks of them fill the cache, the rest is clamped. ``start``: noise (rows, frames,
-    *shape) to use instead of drawing it.
+    """A video as chunks that come as they are made; memory does not grow with length where there is a window.
 
     A chunk costs one evaluation per time of ``sampling`` and one clean pass, which is made when the next
-    chunk is asked for.
+    chunk is requested.
+
+    Arguments:
+        model: a causal student.
+        sampling: how each chunk is walked; it has a stream and no saved hooks.
+        shape: of one frame.
+        cond: the condition of the rows for the whole stream, feature vectors per frame being cut to the
+            chunk; a function of the chunk's number 0, 1, 2 … (a prompt that changes); or None for none.
+        draws: the source of randomness, of as many rows as there are videos.
+        frames: how many new ones to make, the last chunk being cut; 0 for no end.
+        given: first frames to go on from, (rows, k, *shape), which are not repeated: whole chunks of them
+            fill the cache, the rest is clamped; None for none.
+        start: noise to walk from, (rows, frames, *shape), frames counted from the first given one; None to
+            draw it.
+        hooks: called between the clean estimate and the step, as in
+            :func:`stillhouse.samplers.rollout.rollout`.
+        dtype: of the states.
+
+    Yields:
+        Chunks (rows, up to the student's chunk, *shape).
+
+    Raises:
+        StillhouseError: at the first chunk, for a model or sampling that does not stream, and for given
+        frames that don't fit.
     """
-    how, times, solver = sampling.stream, sampling.times, make_solver(sampling.solver)
-    require(how is not None, "This model makes whole clips; only a causal student's sampling is a stream.")
-    assert how is not None
+    how = required(
+        sampling.stream, "This model makes whole clips; only a causal student's sampling is a stream."
+    )
+    times, solver = sampling.times, make_solver(sampling.solver)
     size = how.chunk
     require(not sampling.legs[0].hooks, "A stream is walked without saved hooks.")
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")

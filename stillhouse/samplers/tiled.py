@@ -1,10 +1,10 @@
-"""Images of any size by a network of small ones: overlapping tiles whose answers are blended at every step.
+"""Images of any size by a network of small ones: overlapping tiles, blended at every step.
 
-One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours see the same noise where
+One canvas is walked, not many tiles. Its noise is drawn once, so that neighbours have the same noise where
 they overlap: tiles with noise of their own make up other details, and blended they lose some of them (on the
 shipped teacher an eighth of the detail's energy within the overlaps). And before every step the tiles' clean
 estimates become one (Bar-Tal et al., 2023, arXiv 2302.08113, eq. 5, with a window as the weights), so that
-any solver, a stochastic one too, walks the canvas as if one network had seen it all.
+any solver, a stochastic one too, walks the canvas as if by one network of its size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.conditions import Condition, CondT, apply
+from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At, Prediction
@@ -31,28 +31,43 @@ GRID = (
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles of ``tile`` begin so that they cover ``length`` and share ``overlap`` or more with the
-    next."""
+    """Where the tiles along one side of an image begin, so that they cover it.
+
+    Arguments:
+        length: of the side, in pixels.
+        tile: side of a tile, in pixels.
+        overlap: pixels that neighbours share, at least; less than ``tile``.
+
+    Returns:
+        Rising offsets in pixels, the last one ``length - tile``; [0] where one tile is enough.
+    """
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]
 
 
 def ramp(tile: int, overlap: int) -> Tensor:
-    """Weights along one side of a tile, (tile,): rising over the ``overlap``, 1 inside, falling again; never
-    0."""
+    """Blending weights along one side of a tile.
+
+    Arguments:
+        tile: side of a tile, in pixels.
+        overlap: pixels over which the weights rise from 0 and fall again, without reaching 0.
+
+    Returns:
+        Weights in (0, 1], (tile,).
+    """
     place = torch.arange(tile) + 0.5
     return (torch.minimum(place, tile - place) / max(overlap, 0.5)).clamp(max=1)
 
 
-class Tiled(Denoiser):
+class Tiled(Wrapped):
     """``denoiser`` on images (B, C, H, W) of any H and W divisible by :data:`GRID`, a tile at a time; a
     denoiser again.
 
     ``tile``: side of the square tiles; ``overlap``: pixels that neighbours share; both divisible by
     :data:`GRID`. ``batch``: tiles per call. An ``image`` in the condition is cut like the state. ``tick(n)``
-    hears how many tiles were done. Every kind of output is affine in the clean estimate and the weights sum
-    to one, so it is the raw outputs that are blended.
+    is called with the number of tiles of each call. Every kind of output is affine in the clean estimate and
+    the weights sum to one, so it is the raw outputs that are blended.
     """
 
     def __init__(
@@ -70,29 +85,26 @@ class Tiled(Denoiser):
             f"Tiles of {tile} pixels overlap by 0 to {tile // 2 // GRID * GRID}, divisible by {GRID}, not "
             f"by {overlap}.",
         )
-        super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
-        )
+        super().__init__(denoiser)
         self.tile, self.overlap, self.batch, self.tick = tile, overlap, batch, tick
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Top and left of every tile."""
+        """Where the tiles of an image lie.
+
+        Arguments:
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+
+        Returns:
+            Top and left of every tile, row by row.
+        """
         return [
             (top, left)
             for top in starts(height, self.tile, self.overlap)
             for left in starts(width, self.tile, self.overlap)
         ]
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Prediction:
-        assert isinstance(self.net, Denoiser)
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         height, width = x_t.shape[-2:]
         require(
             height % GRID == width % GRID == 0,
@@ -111,17 +123,14 @@ class Tiled(Denoiser):
             def cut(image: Tensor, cuts: list[Any] = cuts) -> Tensor:
                 return torch.cat([image[c] for c in cuts])
 
-            def repeat(rows: Tensor | None, n: int = len(some)) -> Tensor | None:
-                return None if rows is None else rows.repeat(n, *[1] * (rows.dim() - 1))
+            def repeat(rows: CondT, n: int = len(some)) -> CondT:
+                return apply(lambda part: part.repeat(n, *[1] * (part.dim() - 1)), rows)
 
-            part_cond = cond
-            if isinstance(cond, dict):
-                part_cond = {
-                    name: cut(part) if name == "image" else repeat(part) for name, part in cond.items()
-                }
-            elif cond is not None:
-                part_cond = repeat(cond)
-            pred = self.net(cut(x_t), repeat(t), part_cond, s=repeat(s), guidance=repeat(guidance))
+            part_cond = repeat(cond)
+            if isinstance(cond, dict) and isinstance(part_cond, dict) and "image" in cond:
+                part_cond["image"] = cut(cond["image"])
+            numbers = {name: repeat(value) for name, value in extra.items()}
+            pred = self.plain(cut(x_t), repeat(t), part_cond, **numbers)
             for place, raw in zip(cuts, pred.raw.chunk(len(some)), strict=True):
                 total[place] += window * raw.to(total)
             if self.tick:
@@ -141,11 +150,26 @@ def restore(
     batch: int = 16,
     tick: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Spoilt images (B, C, H, W) in [-1, 1], already of their final size, restored; the same shape and range.
+    """Restore degraded images of any size, tile by tile.
 
-    Any H and W: borders are repeated up to the next multiple of :data:`GRID`, and up to ``least``, and cut
-    off again. ``denoiser`` and ``sampling``: a teacher's or a student's own. Raises :class:`StillhouseError`
-    for tiles that don't fit.
+    Borders are repeated up to the next multiple of :data:`GRID`, and up to ``least``, and cut off again.
+
+    Arguments:
+        denoiser: a restoring model, teacher or student.
+        sampling: how it is sampled.
+        image: degraded images in [-1, 1], already of their final size, (B, C, H, W) of any H and W.
+        draws: the source of randomness, of B rows.
+        least: smallest height and width that the network takes, in pixels.
+        tile: side of the square tiles in pixels, divisible by :data:`GRID`.
+        overlap: pixels that neighbours share, at most half a tile, divisible by :data:`GRID`.
+        batch: tiles per call of the network.
+        tick: called with the number of tiles of each call; None for nothing.
+
+    Returns:
+        The restored images in [-1, 1], (B, C, H, W).
+
+    Raises:
+        StillhouseError: for tiles that don't fit.
     """
     height, width = image.shape[-2:]
     below, right = (max(least, math.ceil(side / GRID) * GRID) - side for side in (height, width))

@@ -1,7 +1,7 @@
 """A sampler as a plain graph: its network calls and nothing else but sums of what was there before, with
 numbers for weights.
 
-Every solver here is linear in the noise it is given and in what the network said. So the walk is followed
+Every solver here is linear in the noise it is given and in the network's outputs. So the walk is followed
 once with unit vectors in the place of both, which reads off all weights in float64; the graph that is left
 has no schedule in it, no branch and no random numbers.
 """
@@ -27,7 +27,8 @@ from stillhouse.solvers import make_solver
 
 @dataclass(frozen=True)
 class Sum:
-    """``sum_i noise[i] z_i + sum_k said[k] raw_k``."""
+    """``sum_i noise[i] z_i + sum_k pred[k] raw_k``: weights of the noises and of the network's outputs, by
+    number."""
 
     noise: dict[int, float]
     pred: dict[int, float]
@@ -35,8 +36,8 @@ class Sum:
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation: its state, the numbers it hears (``t``, and ``s`` and ``guidance`` where it does),
-    whether it hears the condition."""
+    """One evaluation: its state, its numerical inputs (``t``, and ``s`` and ``guidance`` where the network
+    takes them), whether it takes the condition."""
 
     state: Sum
     numbers: dict[str, float]
@@ -57,8 +58,9 @@ class Plan:
         return any(state.noise for state in (self.sample, *(call.state for call in self.calls)))
 
 
-class Units(Draws):
-    """Draws that are unit vectors: the i-th is ``e_i`` of ``size``."""
+class _Units(Draws):
+    """Draws that are unit vectors: the i-th is ``e_i`` of ``size``, float64, whatever shape and type are
+    requested."""
 
     def __init__(self, size: int):
         super().__init__(1, "units")
@@ -81,14 +83,25 @@ class Given(Draws):
         return self.noises.pop(0).to(dtype)
 
 
-class Tape(nn.Module):
-    """In the place of a network: notes every call, and answers with the next unit vector."""
+class _Tape(nn.Module):
+    """In the place of a network: records every call, and returns the next unit vector."""
 
     def __init__(self, size: int, config: Any, condition: Tensor):
         super().__init__()
         self.size, self.config, self.condition, self.calls = size, config, condition, list[Call]()
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition = None, **extra: Tensor) -> Tensor:
+        """Record a call.
+
+        Arguments:
+            x: the state as its weights, (1, size).
+            t: the time, (1,).
+            cond: the tape's own ``condition``; None for none.
+            extra: further numerical inputs, (1,) each.
+
+        Returns:
+            The unit vector of this call's output, (1, size).
+        """
         require(
             cond is None or cond is self.condition,
             "A walk with a negative condition of its own can't be unrolled.",
@@ -108,8 +121,19 @@ class Tape(nn.Module):
 
 
 def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
-    """The calls and weights of ``sampling`` on ``denoiser``; raises :class:`StillhouseError` for what has no
-    network or no sums."""
+    """The calls and weights of a sampling.
+
+    Arguments:
+        denoiser: a denoiser with a network of its own, in a continuous process.
+        sampling: one leg without saved hooks, not a stream.
+        conditional: whether the samples have a condition.
+
+    Returns:
+        The calls in order and the sample at their end.
+
+    Raises:
+        StillhouseError: for a denoiser or a sampling of another kind.
+    """
     require(
         not isinstance(denoiser, ExactDenoiser) and not isinstance(denoiser.net, Denoiser),
         f"Only a network of one's own can be unrolled, not a {type(denoiser).__name__}.",
@@ -123,7 +147,7 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     solver = make_solver(sampling.solver)
     size = 2 * (2 * len(solver.evaluation_times(denoiser.process, sampling.times)) + 2 * len(sampling.times))
     condition = torch.zeros(1)
-    tape, draws = Tape(size, getattr(denoiser.net, "config", None), condition), Units(size)
+    tape, draws = _Tape(size, getattr(denoiser.net, "config", None), condition), _Units(size)
     noted = Denoiser(tape, denoiser.process, denoiser.kind, two_time=denoiser.two_time)
     start = denoiser.process.start(draws, (size,), sampling.times[0], sampling.start, torch.float64)
     guidance = torch.full((1,), sampling.guidance, dtype=torch.float64) if takes_guidance(noted) else None

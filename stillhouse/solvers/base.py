@@ -1,6 +1,6 @@
 """What a solver is: something that carries a state from time ``t`` to time ``s``.
 
-A solver asks ``predict(x, t, s) -> Prediction`` as often as it needs and may keep a history in the
+A solver calls ``predict(x, t, s) -> Prediction`` as often as it needs and may keep a history in the
 ``History`` it is given. The loop that walks a grid is :func:`stillhouse.samplers.rollout`, for teachers and
 students alike.
 """
@@ -24,8 +24,8 @@ def fresh(draws: Draws | None, x: Tensor) -> Tensor:
     """Standard normal noise like ``x``; a walk that needs some must have been given draws.
 
     Arguments:
-        draws: the walk's random numbers, or None.
-        x: states, (B, …).
+        draws: the source of randomness; None raises.
+        x: states, (B, *shape).
 
     Returns:
         Noise, (B, …).
@@ -45,7 +45,7 @@ class History:
     left: int = 0  # steps after this one
 
     def keep(self, pred: Prediction, most: int) -> None:
-        """Remember ``pred``, forgetting all but the newest ``most``.
+        """Add ``pred`` and drop all but the newest ``most``.
 
         Arguments:
             pred: the newest prediction.
@@ -64,18 +64,18 @@ class Solver:
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        """The state at ``s < t``, from ``x`` of shape (B, …) at ``t`` of shape (B,).
+        """One step of a walk, from ``t`` to ``s < t``.
 
         Arguments:
             predict: ``predict(x, t, s)``, the model's prediction at a state.
-            x: states, (B, …).
-            t: their times in [0, 1], (B,).
-            s: where to, (B,).
-            history: what the solver remembers of this walk.
-            draws: random numbers, for a stochastic solver.
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            s: earlier times, (B,).
+            history: what the solver keeps of this walk.
+            draws: the source of randomness; None for a solver that needs none.
 
         Returns:
-            The states at ``s``, (B, …).
+            The states at ``s``, (B, *shape).
         """
         raise NotImplementedError
 

@@ -35,8 +35,7 @@ class DDIM(Solver):
         self.stochastic = self.eta > 0
 
     def transition(self, pred: Prediction, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, …) and standard deviation (B,) of the Gaussian step from where ``pred`` was asked to time
-        ``s`` of shape (B,).
+        """Mean and standard deviation of the Gaussian step from the state of ``pred`` to time ``s``.
 
         Arguments:
             pred: a prediction at B states.

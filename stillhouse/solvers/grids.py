@@ -1,4 +1,4 @@
-"""Time grids as values: falling float64 times from the noisy end, to ``t = 0`` unless said otherwise."""
+"""Time grids as values: falling float64 times from the noisy end, to ``t = 0`` unless noted otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require, required_type, unknown
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
 
 
 def _enough(n: int) -> None:
@@ -53,8 +54,8 @@ def shifted(n: int, shift: float = 3.0) -> Tensor:
 
 
 def _ratios(process: Process, low: float | None, high: float | None) -> tuple[float, float]:
-    """The ends of a grid in ``sigma / alpha``: what was asked, kept to what the process has; [0.002, 80] if
-    nothing was."""
+    """The ends of a grid in ``sigma / alpha``: the given ones, kept to the process's range; [0.002, 80] where
+    None."""
     ends = process.ratio(torch.tensor([process.t_min, 1.0], dtype=torch.float64)).tolist()
     low = max(ends[0], 0.002) if low is None else low
     high = min(ends[1], 80.0) if high is None else high

@@ -46,22 +46,22 @@ def endpoint(
     """The state at ``t1`` of the probability-flow ODE that passes ``x`` (B, …) at ``t0``; ``t1`` may lie
     above ``t0``.
 
-    Times are numbers or of shape (B,). The walk is in the angle ``a = atan2(sigma, alpha)`` and ``u = x /
-    hypot(alpha, sigma)``, where ``du/da = cos(a) eps - sin(a) x0`` is bounded at both ends of every process.
-    Its step is common to the batch and keeps the worst sample's error (root mean square over its elements)
-    within ``atol + rtol max|u|``. Down to ``sigma = 0`` it stops a hair short and lands with one DDIM step,
-    since a data prediction says nothing of the slope there. Without gradient. Raises :class:`StillhouseError`
-    when the tolerance can't be met.
+    The walk is in the angle ``a = atan2(sigma, alpha)`` and ``u = x / hypot(alpha, sigma)``, where ``du/da =
+    cos(a) eps - sin(a) x0`` is bounded at both ends of every process. Its step is common to the batch and
+    keeps the worst sample's error (root mean square over its elements) within ``atol + rtol max|u|``. Down to
+    ``sigma = 0`` it stops a hair short and lands with one DDIM step, since a data prediction does not
+    determine the slope there. Without gradient. Raises :class:`StillhouseError` when the tolerance can't be
+    met.
 
     Arguments:
         model: the denoiser whose ODE is walked.
         x: states, (B, …).
-        t0: their times in [0, 1].
-        t1: where to, in [0, 1].
-        cond: a condition of B rows.
+        t0: their times in [0, 1], a number or (B,).
+        t1: where to, in [0, 1], a number or (B,).
+        cond: the condition of the B rows; None for none.
         rtol: tolerance relative to the largest element.
         atol: absolute tolerance.
-        guidance: scales ``w`` (B,), 1 for none, of a model that takes them.
+        guidance: scales ``w``, (B,), 1 for none, for a model that takes them; None otherwise.
 
     Returns:
         The states at ``t1``, (B, …).

@@ -95,8 +95,8 @@ def renoise_up(process: Process, x: Tensor, t: Tensor, s: Tensor, eps: Tensor) -
 
 @dataclass
 class Leap(Solver):
-    """Jump twice as far as the grid asks, then noise back up: ``t -> 2 s - t`` along the predicted line, and
-    up to ``s``.
+    """Jump twice as far as the grid's next time, then noise back up: ``t -> 2 s - t`` along the predicted
+    line, and up to ``s``.
 
     The stochastic sampler of few-step students on an even grid (Meng et al., 2022, arXiv 2210.03142, section
     3.3): jumps of two intervals, one of noise. A jump that would pass ``t = 0`` ends there; the step to ``t =

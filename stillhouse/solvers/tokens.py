@@ -1,7 +1,7 @@
 """How a walk through tokens takes a step: by the reverse law, by confidence, or there and back.
 
 What is visible in a masked text never changes (but under :class:`Psi`), so that a text with gaps to start
-from is filled in. Every step asks the network anew, although a masked one that ignores time would repeat
+from is filled in. Every step evaluates the network anew, although a masked one that ignores time would repeat
 itself where the last step unmasked nothing.
 """
 
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stillhouse.core.discrete import Masked, TokenPrediction, at_token, choose, of_masks, of_tokens, of_words
+from stillhouse.core.discrete import Masked, at_token, choose, of_masks, of_tokens
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.token_prediction import TokenPrediction, of_words
 from stillhouse.solvers.base import History, Predict, Solver
 
 
-def numbers(draws: Draws | None, x: Tensor, *more: int) -> Tensor:
-    """Uniform numbers (B, L, *more), float64, for the tokens ``x``."""
+def _numbers(draws: Draws | None, x: Tensor, *more: int) -> Tensor:
+    """Uniform numbers in [0, 1), (B, L, *more) float64, for the tokens ``x``."""
     if draws is None:
         raise RuntimeError("this walk draws tokens but was given no draws")
     return draws.uniform(0.0, 1.0, *x.shape[1:], *more, dtype=torch.float64)
@@ -43,14 +44,23 @@ class Ancestral(Solver):
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
         pred = of_words(predict(x, t, s))
-        x_s = choose(self.law(pred, t, s), numbers(draws, x))
+        x_s = choose(self.law(pred, t, s), _numbers(draws, x))
         process = of_tokens(pred.at.process)
         if history.left == 0 and isinstance(process, Masked):
             return torch.where(x_s == process.mask, pred.x0, x_s)
         return x_s
 
     def law(self, pred: TokenPrediction, t: Tensor, s: Tensor) -> Tensor:
-        """``log q(x_s | x_t)``, (B, L, states)."""
+        """The distribution that a step draws the state at ``s`` from.
+
+        Arguments:
+            pred: the prediction at the state ``x_t``, (B, L).
+            t: times in (0, 1], (B,).
+            s: earlier times in [0, t], (B,).
+
+        Returns:
+            ``log q(x_s | x_t)``, (B, L, states) float64.
+        """
         return of_tokens(pred.at.process).posterior(pred.log_probs, pred.at.x, t, s)
 
 
@@ -60,7 +70,7 @@ class Psi(Ancestral):
     afresh to ``s`` the rest.
 
     ``kappa q(x_s | x_t, D) + (1 - kappa) q(x_s | x_0 ~ p(x_0 | x_t))``: both have the right marginals, the
-    second forgets mistakes. With masks it hides what was visible, a prompt too. ``kappa = 1`` is
+    second drops mistakes. With masks it hides what was visible, a prompt too. ``kappa = 1`` is
     :class:`Ancestral`. (Wang et al., 2025, arXiv 2503.00307, for masks; Sahoo et al., 2025, arXiv 2506.10892,
     and its sequel, for uniform tokens.)
     """
@@ -83,7 +93,7 @@ class Psi(Ancestral):
 
 @dataclass
 class Confidence(Solver):
-    """Unmask first what is surest: as many positions as the schedule asks, those whose drawn token is the
+    """Unmask first what is surest: as many positions as the schedule gives, those whose drawn token is the
     most probable.
 
     Chang et al., 2022 (arXiv 2202.04200, section 3.2). Of ``m`` masks at ``t``, ``m sigma_s / sigma_t`` are
@@ -105,7 +115,7 @@ class Confidence(Solver):
     def step(
         self, predict: Predict, x: Tensor, t: Tensor, s: Tensor, history: History, draws: Draws | None
     ) -> Tensor:
-        pred, u = of_words(predict(x, t, s)), numbers(draws, x, 2)
+        pred, u = of_words(predict(x, t, s)), _numbers(draws, x, 2)
         process = of_masks(pred.at.process)
         guess, hidden = choose(pred.log_probs, u[..., 0]), x == process.mask
         gumbel = -(-u[..., 1].clamp_min(torch.finfo(u.dtype).tiny).log()).log()

@@ -44,7 +44,7 @@ class UniPC(Solver):
     ) -> Tensor:
         pred = predict(x, t, s)
         if self.corrector and history.pred:
-            # the estimate stays what was said at the predicted state; only the state that it is joined to is
+            # the estimate stays the one at the predicted state; only the state that it is joined to is
             # corrected
             pred = Prediction(pred.x0, X0(), At(pred.at.process, t, self._correct(history, pred)))
         history.keep(pred, 2)
@@ -64,8 +64,7 @@ class UniPC(Solver):
         return x_s + expand_to(process.alpha(s) * share, x_s) * (pred.x0 - before.x0)
 
     def _correct(self, history: History, pred: Prediction) -> Tensor:
-        """The state where ``pred`` was asked, from the last step taken again with what is now known at its
-        end."""
+        """The state of ``pred`` corrected: the last step taken again with the prediction at its end."""
         process, last, t = pred.at.process, history.pred[-1], pred.at.t
         x_t = ddim_step(last, t)
         h = gap(process, last.at.t, t)

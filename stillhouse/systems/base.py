@@ -38,15 +38,40 @@ class Work:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def draws(self, rows: int, *name: object) -> Draws:
-        """A named stream of random numbers for ``rows`` samples."""
+        """A named stream of random numbers.
+
+        Arguments:
+            rows: for how many samples.
+            *name: of the stream; equal names give equal numbers.
+
+        Returns:
+            The stream, on :attr:`device`.
+        """
         return Draws(rows, self.seed, *name, device=self.device)
 
     def rows(self, count: int, *name: object) -> tuple[Any, Any]:
-        """``count`` rows of the data: samples (None for data without) and conditions."""
+        """Rows of the data.
+
+        Arguments:
+            count: how many.
+            *name: of the stream that they are drawn with, where they are drawn.
+
+        Returns:
+            Samples (count, *shape), None for data without, and conditions, None for data without.
+        """
         return self.data.rows(0, self.draws(count, "data", *name))
 
     def progress(self, items: Iterable[T], title: str, unit: str = "step") -> Iterator[T]:
-        """``items`` under a progress bar."""
+        """``items`` under a progress bar.
+
+        Arguments:
+            items: of any kind.
+            title: what the bar is called.
+            unit: what it counts.
+
+        Yields:
+            The items.
+        """
         yield from tqdm(items, desc=title, disable=self.quiet, unit=unit, dynamic_ncols=True)
 
 
@@ -113,9 +138,25 @@ class Program(_Options):
     kind = "program"
 
     def parts(self, models: Mapping[str, Model], data: Data) -> list[Part]:
-        """The runs in their order."""
+        """The runs in their order.
+
+        Arguments:
+            models: by the name of the need, as in :meth:`Operation.apply`.
+            data: the rows that the whole program may learn from.
+
+        Returns:
+            The parts, of different names.
+        """
         raise NotImplementedError
 
     def join(self, models: Mapping[str, Model], made: Mapping[str, Model]) -> Model | Network:
-        """One model of those that the parts made, by their names."""
+        """One model of those that the parts made.
+
+        Arguments:
+            models: as in :meth:`parts`.
+            made: the models of the parts, by their names.
+
+        Returns:
+            A model or a plain network, which :func:`stillhouse.load` opens again when it is saved.
+        """
         raise NotImplementedError

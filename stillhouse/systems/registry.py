@@ -1,7 +1,7 @@
 """Which systems there are: read from their files themselves, so that a new file is known without another
 edit.
 
-Listing parses the files and imports nothing; :func:`find` imports the one that is asked for, or a file from
+Listing parses the files and imports nothing; :func:`find` imports the one that is named, or a file from
 outside the tree.
 """
 
@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.train.needs import read_need
 
 PACKAGE = Path(__file__).parents[1]
@@ -186,7 +186,7 @@ def _words(node: ast.ClassDef, name: str) -> tuple[str, ...]:
 
 def find(name: str) -> type[Any]:
     """The class of a slug (``"cm"``) or of a file (``"./my_method.py"``, ``"./my_method.py:MyMethod"``): a
-    method, an operation or a program, which ``kind`` says.
+    method, an operation or a program, by its ``kind``.
 
     Raises :class:`StillhouseError` for an unknown slug, a file that is missing or can't be imported, a class
     that isn't in it or is no system, and for a slug that is a scikit-learn estimator.
@@ -205,7 +205,9 @@ def find(name: str) -> type[Any]:
 def class_of(name: str) -> type[Any]:
     """The class of a slug, of any kind."""
     system = get_system(name.lower().replace("-", "_"))
-    return getattr(import_module(system.file.removesuffix(".py").replace("/", ".")), system.name)
+    module = import_module(system.file.removesuffix(".py").replace("/", "."))
+    found: type[Any] = getattr(module, system.name)
+    return found
 
 
 def _is_system(value: object) -> bool:
@@ -218,13 +220,13 @@ def _outside(name: str) -> type[Any]:
     path = Path(file)
     require(path.is_file(), f"There is no system's file '{file}'.")
     module_name = f"stillhouse_outside.{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    require(spec is not None and spec.loader is not None, f"'{file}' is not a Python file.")
-    assert spec and spec.loader
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(module_name, path), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (
         Exception
     ) as error:  # the user's file may fail in any way; all of them are news for the user, not a crash of ours
@@ -237,7 +239,7 @@ def _outside(name: str) -> type[Any]:
     held = ", ".join(found) or "none"
     if wanted:
         require(wanted in vars(module), f"There is no class '{wanted}' in '{file}'; its systems: {held}.")
-        chosen = vars(module)[wanted]
+        chosen: type[Any] = vars(module)[wanted]
         require(
             _is_system(chosen), f"'{wanted}' in '{file}' is not a system of any kind; its systems: {held}."
         )

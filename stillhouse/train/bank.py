@@ -20,8 +20,17 @@ SHARD = 1024
 def fill(
     size: int, rows: Callable[[int, int], dict[str, Tensor]], folder: Path | None, *, show: bool = True
 ) -> dict[str, Tensor]:
-    """``size`` rows, made in shards by ``rows(shard, count)``; shards already in ``folder`` are read, new
-    ones written there."""
+    """``size`` rows, made in shards; shards already in ``folder`` are read, new ones written there.
+
+    Arguments:
+        size: of the bank, in rows.
+        rows: ``rows(shard, count)`` makes the ``count`` rows of a shard: tensors (count, …) by name.
+        folder: of the shards; None: nothing is kept on disk.
+        show: a progress bar, where there is more than one shard.
+
+    Returns:
+        The bank: tensors (size, …) by name.
+    """
     shards = []
     starts = range(0, size, SHARD)
     for shard, start in enumerate(
@@ -41,6 +50,14 @@ def fill(
 
 
 def draw(bank: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
-    """``draws.rows`` rows of the bank, with replacement."""
+    """Rows of the bank, with replacement.
+
+    Arguments:
+        bank: tensors (size, …) by name.
+        draws: the source of randomness, for ``draws.rows`` rows.
+
+    Returns:
+        The rows drawn, tensors (rows, …) by name, on the device of ``draws``.
+    """
     index = draws.integers(0, len(next(iter(bank.values()))))
     return {k: v[index.cpu()].to(draws.device) for k, v in bank.items()}

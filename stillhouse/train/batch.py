@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stillhouse.core.conditions import Condition, restored
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import required
 
 T = TypeVar("T")
 
@@ -41,25 +41,27 @@ class Batch:
     @property
     def data(self) -> Tensor:
         """``x``, for a method that cannot do without."""
-        require(
-            self.x is not None, "This method learns from real data; give it some (a world or a data folder)."
-        )
-        assert self.x is not None
-        return self.x
+        return required(self.x, "This method learns from real data; give it some (a world or a data folder).")
 
     @property
     def draws(self) -> Draws:
         """The random numbers of the player whose turn it is."""
-        if self.player not in self.memo:
-            self.memo[self.player] = self.stream(self.player)
-        return self.memo[self.player]
+        return self._once(self.player, lambda: self.stream(self.player))
 
     def noise(self) -> Tensor:
         """Standard normal noise (rows, *shape)."""
         return self.draws.normal(*self.shape)
 
     def times(self, low: float, high: float) -> Tensor:
-        """Uniform times in [low, high), (rows,)."""
+        """Uniform times, from the draws of the player whose turn it is.
+
+        Arguments:
+            low: the smallest, included.
+            high: the largest, not included.
+
+        Returns:
+            Times in [low, high), (rows,).
+        """
         return self.draws.uniform(low, high)
 
     def stored(self) -> dict[str, Any]:
@@ -71,22 +73,30 @@ class Batch:
     def of(self, part: str) -> tuple[Tensor | None, Condition]:
         """As many rows of another part of the data, with their conditions: of one that
         :attr:`Method.reads_parts` names, see :class:`~stillhouse.train.data.Several`."""
-        assert self.parts is not None, "this run's data has one part"
-        return self._once(f"part {part}", lambda: self.parts(part))  # type: ignore[misc]
+        parts = self.parts
+        assert parts is not None, "this run's data has one part"
+        return self._once(f"part {part}", lambda: parts(part))
 
     def view(self, name: str) -> Tensor:
         """Another view of the batch's rows, such as an augmentation, in their order: one that
         :attr:`Method.reads_views` names, see :class:`~stillhouse.train.data.Several`."""
-        assert self.views is not None, "this run's data has no further views"
-        return self._once(f"view {name}", lambda: self.views(name))  # type: ignore[misc]
+        views = self.views
+        assert views is not None, "this run's data has no further views"
+        return self._once(f"view {name}", lambda: views(name))
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+    def _once(self, key: str, make: Callable[[], T]) -> T:
         if key not in self.memo:
             self.memo[key] = make()
-        return self.memo[key]
+        made: T = self.memo[key]
+        return made
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Show ``value`` in the journal under ``player/name``."""
+        """Show ``value`` in the journal under ``player/name``.
+
+        Arguments:
+            name: without the player, which is the one whose turn it is.
+            value: one number; a tensor of one element is detached.
+        """
         self.logs[f"{self.player}/{name}"] = float(value.detach() if torch.is_tensor(value) else value)
 
 
@@ -94,7 +104,7 @@ def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
     """What the student made in one iteration, a tensor or a dataclass of them: made once, used by every
     player.
 
-    They carry the student's gradient only if it is among the iteration's turns, and only it is handed them
+    They carry the student's gradient only if it is among the iteration's turns, and only it is given them
     with a graph.
     """
     key = f"shared/{make.__name__}"
@@ -106,7 +116,7 @@ def shared(make: Callable[[Any, Batch], T]) -> Callable[[Any, Batch], T]:
             with learning(self.players["student"], "student" in batch.turns):
                 batch.memo[key] = make(self, batch)
             batch.player = asking
-        made = batch.memo[key]
+        made: T = batch.memo[key]
         if batch.player == "student":
             batch.memo[key] = detached(made)  # its graph is spent with the student's turn
             return made
@@ -125,8 +135,12 @@ def detached(made: T) -> T:
 
 
 class learning:
-    """Inside the block the parameters of ``module`` learn (or nothing is traced); afterwards they are as
-    before."""
+    """Inside the block the parameters of a module learn, or nothing is traced; afterwards they are as before.
+
+    Arguments:
+        module: all of its parameters are switched.
+        on: whether they learn; False also switches autograd off.
+    """
 
     def __init__(self, module: nn.Module, on: bool):
         self.parameters, self.on = list(module.parameters()), on

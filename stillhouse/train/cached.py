@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillhouse import forms
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, join, move
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.io.data import (
     Cache,
     buckets,
@@ -40,10 +41,14 @@ class CachedData:
     """The rows of a :class:`Cache`, from its files. What is held out is never a row; :meth:`examples` are of
     it.
 
-    ``shape``: of one sample; needed for a cache of prompts, whose rows have no samples. ``held_out``: share
-    of the rows, chosen by the hash of their names, so the same in every run. With pictures of several sizes
-    all rows of a global batch are of one, each size as often as it has rows; every row of a size is seen once
-    before one is seen again.
+    With pictures of several sizes all rows of a global batch are of one, each size as often as it has rows;
+    every row of a size is seen once before one is seen again.
+
+    Arguments:
+        cache: the rows, or the folder that holds them.
+        held_out: share of the rows in [0, 1), chosen by the hash of their names, so the same in every run.
+        seed: of the order, which changes every epoch.
+        shape: of one sample; needed for a cache of prompts, whose rows have no samples.
     """
 
     def __init__(
@@ -57,10 +62,11 @@ class CachedData:
         require(0 <= held_out < 1, f"The share that is held out lies in [0, 1), not {held_out}.")
         self.cache = cache if isinstance(cache, Cache) else open_cache(cache)
         self.seed = seed
-        made = self.cache.shape or shape
-        require(made is not None, "A cache of prompts does not know the shape of a sample; give it.")
-        assert made is not None
-        self.shape = tuple(made)
+        self.shape = tuple(
+            required(
+                self.cache.shape or shape, "A cache of prompts does not know the shape of a sample; give it."
+            )
+        )
         self.classes: int = self.cache.key.get("classes", 0) if self.cache.labelled else 0
         self._split(held_out)
         self._orders: dict[str, tuple[int, Tensor]] = {}
@@ -93,6 +99,15 @@ class CachedData:
         return sum(map(len, self.kept.values()))
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor | None, Condition]:
+        """The rows of one batch, of one size.
+
+        Arguments:
+            start: samples that the whole run has used before.
+            draws: how many rows, of which process, on which device; no random number is drawn.
+
+        Returns:
+            Samples (rows, *shape), None for a cache of prompts; and their condition, None for none.
+        """
         tag, first = self._place(start, draws.rows * draws.world)
         where = torch.arange(draws.rows) + first + draws.rank * draws.rows
         rows, n = self.kept[tag], len(self.kept[tag])
@@ -165,19 +180,33 @@ def data_for(
     refresh: bool = False,
     show: bool = True,
 ) -> Data:
-    """The data at ``path`` as ``model`` takes it: a file of prompts, or images (see
-    :func:`stillhouse.io.data.open_source`); for a policy a folder of demonstrations (see
-    :func:`stillhouse.io.data.lerobot.read_lerobot`).
+    """The data at ``path`` as ``model`` takes it.
 
     Images become latents by the model's codec (pixels where it has none), captions conditions by its text
-    encoder, class folders and ``label`` columns labels where it has classes. They are kept in the folder
-    ``cache``, or beside the data as ``PATH.cache``; up to 1000 prompts stay in memory unless a folder is
-    given. ``held_out``: share kept for :meth:`CachedData.examples`. ``bucket_count``: sizes of about the
-    model's area with aspect ratios from 1:2 to 2:1, 1 for its own size alone. ``batch``, ``dtype``,
-    ``device``: of the encoding; the GPU if there is one, left again when it is done.
+    encoder, class folders and ``label`` columns labels where it has classes. The codec and the text encoder
+    are left where they were when the encoding is done.
+
+    Arguments:
+        model: whose codec, text encoder, classes and shape decide what the rows are.
+        path: a file of prompts, or images (see :func:`stillhouse.io.data.open_source`); for a policy a folder
+            of demonstrations (see :func:`stillhouse.io.data.lerobot.read_lerobot`).
+        cache: folder of what is encoded; None: ``PATH.cache`` beside the data, and up to 1000 prompts stay in
+            memory.
+        seed: of the order of the rows.
+        held_out: share of the rows kept for :meth:`CachedData.examples`, in [0, 1).
+        bucket_count: sizes of about the model's area with aspect ratios from 1:2 to 2:1; 1: its own size
+            alone.
+        batch: images that are encoded at once.
+        dtype: of what is stored.
+        device: of the encoding; None: the GPU if there is one.
+        refresh: encode again what is stored already.
+        show: a progress bar.
+
+    Returns:
+        Prompts in memory, demonstrations in memory, or a :class:`CachedData`.
     """
     path = Path(path)
-    if model.form == "actions":
+    if forms.of(model).policy:
         return _demonstrations(model, path, seed)
     kept = Path(cache) if cache else path.with_name(f"{path.name}.cache")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -224,7 +253,7 @@ def _prompts(model: Model, prompts: list[str], held_out: float) -> Prompts:
 
 
 def _demonstrations(model: Model, path: Path, seed: int) -> TensorData:
-    """A LeRobot folder as chunks for a policy: under the observations it hears, in the scales that it was
+    """A LeRobot folder as chunks for a policy: conditioned on its observations, in the scales that it was
     trained in."""
     scales = (
         {name: Scale.read(config) for name, config in model.info["scales"].items()}

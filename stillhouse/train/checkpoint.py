@@ -37,7 +37,13 @@ def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def restore_weights(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`weights_of`, in place."""
+    """The inverse of :func:`weights_of`, in place; raises :class:`StillhouseError` where a shape or a name
+    differs.
+
+    Arguments:
+        modules: by name, as :func:`weights_of` was given them.
+        tensors: under ``module/name``.
+    """
     for m, module in modules.items():
         own = {k.removeprefix(f"{m}/"): v for k, v in tensors.items() if k.startswith(f"{m}/")}
         try:
@@ -66,7 +72,13 @@ def optimisers_of(players: dict[str, Player]) -> tuple[dict[str, Tensor], dict[s
 def restore_optimisers(
     players: dict[str, Player], tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> None:
-    """The inverse of :func:`optimisers_of`, in place."""
+    """The inverse of :func:`optimisers_of`, in place.
+
+    Arguments:
+        players: by name, with fresh optimisers.
+        tensors: states under ``player/index/key``.
+        numbers: the plain numbers of the states, under the same names.
+    """
     for name, player in players.items():
         state: dict[int, dict[str, Any]] = {}
         for place, value in [*tensors.items(), *numbers.items()]:
@@ -81,7 +93,19 @@ def restore_optimisers(
 def write(
     folder: Path, step: int, files: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
 ) -> Path:
-    """Write the checkpoint after ``step`` iterations below ``folder``; keep the newest ``keep``."""
+    """Write a checkpoint and delete all but the newest; raises :class:`StillhouseError` where that fails,
+    with nothing of it left behind.
+
+    Arguments:
+        folder: of the run's checkpoints.
+        step: iterations that are done.
+        files: tensors by name, by the name of their safetensors file.
+        state: further plain data, kept as JSON.
+        keep: checkpoints that stay, at least 1.
+
+    Returns:
+        The checkpoint's folder, ``folder/step-…``.
+    """
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.model import Model
 
 
@@ -23,7 +23,16 @@ class Data(Protocol):
     classes: int
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor | None, Condition]:
-        """``draws.rows`` rows; ``start`` counts the samples that the whole run has used before."""
+        """The rows of one process in one global batch; they follow from ``start`` and ``draws`` alone.
+
+        Arguments:
+            start: samples that the whole run has used before.
+            draws: the source of randomness, for ``draws.rows`` rows.
+
+        Returns:
+            Samples (rows, *shape), None for a data-free run; and their condition, None for none; both on the
+            device of ``draws``.
+        """
         ...
 
     def examples(self, n: int) -> Condition:
@@ -32,8 +41,14 @@ class Data(Protocol):
 
 
 class TensorData:
-    """A finite set in memory, reshuffled every epoch. ``x``: (N, *shape) float32; ``cond``: labels (N,), any
-    other condition, or None."""
+    """A finite set in memory, reshuffled every epoch.
+
+    Arguments:
+        x: samples, (N, *shape) float32, all finite.
+        cond: labels (N,) in 0 … classes - 1, any other condition of N rows; None for none.
+        classes: of labels; 0 for any other condition.
+        seed: of the order.
+    """
 
     def __init__(self, x: Tensor, cond: Condition = None, classes: int = 0, seed: int = 0):
         require(len(x) > 0, "The data set is empty.")
@@ -63,7 +78,15 @@ class TensorData:
         return self._order[1]
 
     def index(self, start: int, draws: Draws) -> Tensor:
-        """Which rows of the set :meth:`rows` gives, (draws.rows,) int64."""
+        """Which rows of the set :meth:`rows` gives.
+
+        Arguments:
+            start: samples that the whole run has used before.
+            draws: how many rows, and of which process; no random number is drawn.
+
+        Returns:
+            Row numbers, (rows,) int64.
+        """
         first, n = start + draws.rank * draws.rows, len(self.x)
         where = torch.arange(first, first + draws.rows)
         return torch.cat(
@@ -71,6 +94,15 @@ class TensorData:
         )
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
+        """The next rows in the order of the epoch.
+
+        Arguments:
+            start: samples that the whole run has used before.
+            draws: how many rows, of which process, on which device; no random number is drawn.
+
+        Returns:
+            Samples (rows, *shape) and their condition, None for none.
+        """
         index = self.index(start, draws)
         return self.x[index].to(draws.device), move(pick(self.cond, index), draws.device)
 
@@ -85,6 +117,15 @@ class NoData:
         self.shape, self.classes = shape, classes
 
     def rows(self, start: int, draws: Draws) -> tuple[None, Condition]:
+        """Labels alone, drawn uniformly.
+
+        Arguments:
+            start: without effect.
+            draws: the source of randomness, for ``draws.rows`` rows.
+
+        Returns:
+            None, and labels (rows,) int64; None where there are no classes.
+        """
         return None, draws.integers(0, self.classes) if self.classes else None
 
     def examples(self, n: int) -> Condition:
@@ -92,8 +133,13 @@ class NoData:
 
 
 class Prompts:
-    """A data-free run over a bank of conditions, drawn with replacement. ``held_out``: conditions to look at
-    the student with."""
+    """A data-free run over a bank of conditions, drawn with replacement.
+
+    Arguments:
+        shape: of one sample.
+        bank: a condition of N rows.
+        held_out: conditions for samples of the student; None: the bank's.
+    """
 
     classes = 0
 
@@ -102,6 +148,15 @@ class Prompts:
         self.shape, self.bank, self.held_out = shape, bank, bank if held_out is None else held_out
 
     def rows(self, start: int, draws: Draws) -> tuple[None, Condition]:
+        """Conditions of the bank alone, drawn with replacement.
+
+        Arguments:
+            start: without effect.
+            draws: the source of randomness, for ``draws.rows`` rows.
+
+        Returns:
+            None, and the condition of the rows.
+        """
         return None, move(pick(self.bank, draws.integers(0, size(self.bank) or 1)), draws.device)
 
     def examples(self, n: int) -> Condition:
@@ -109,10 +164,19 @@ class Prompts:
 
 
 def conditions_of(world: Any, labels: Tensor | None, model: Model | None = None) -> Condition:
-    """What ``model`` is told for a world's ``labels`` (B,): its own encoding of the captions if it is a
-    Diffusers pipeline."""
+    """The condition under which a model makes samples of a world's labels.
+
+    Arguments:
+        world: whose captions or conditions the labels stand for.
+        labels: numbers of classes, (B,), -1 for no class; None: no condition.
+        model: one that is a Diffusers pipeline encodes the captions itself; None: the world's own condition.
+
+    Returns:
+        The condition of B rows; None for none.
+    """
     if labels is None or model is None or model.pipeline is None or model.text is None:
-        return world.condition(labels)
+        cond: Condition = world.condition(labels)
+        return cond
     return model.text.encode([world.captions[i] if i >= 0 else "" for i in labels.tolist()])
 
 
@@ -146,25 +210,48 @@ class Several:
                 )
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor | None, Condition]:
+        """The rows of ``main``.
+
+        Arguments:
+            start: samples that the whole run has used before.
+            draws: the source of randomness, for ``draws.rows`` rows.
+
+        Returns:
+            Samples (rows, *shape) and their condition, as ``main`` gives them.
+        """
         return self.main.rows(start, draws)
 
     def examples(self, n: int) -> Condition:
         return self.main.examples(n)
 
     def view(self, name: str, x: Tensor | None, start: int, draws: Draws) -> Tensor:
-        """The view ``name`` of the rows ``x`` that :meth:`rows` gave for ``start``."""
+        """A further view of rows.
+
+        Arguments:
+            name: of the view.
+            x: the rows that :meth:`rows` gave for ``start``, (rows, *shape); None where the data has
+                conditions alone.
+            start: samples that the whole run has used before.
+            draws: randomness of the view's own, for as many rows.
+
+        Returns:
+            The view of the rows, in their order, (rows, …).
+        """
         view = self.views[name]
         if torch.is_tensor(view):
             assert isinstance(self.main, TensorData)
             return view[self.main.index(start, draws)].to(draws.device)
-        require(x is not None, f"There are no samples to make the view '{name}' of.")
-        assert x is not None
-        return view(x, draws)
+        return view(required(x, f"There are no samples to make the view '{name}' of."), draws)
 
 
 class InfiniteData:
-    """A world that draws fresh samples, with their conditions if ``labelled``; as ``model`` has them, if it
-    is a pipeline."""
+    """A world that draws fresh samples.
+
+    Arguments:
+        world: whose samples they are.
+        labelled: with their conditions.
+        model: a pipeline, whose latents and text encoding the data is given in; None: the world's own.
+    """
 
     def __init__(self, world: Any, labelled: bool = False, model: Model | None = None):
         self.world, self.labelled, self.classes, self.model = (
@@ -177,6 +264,15 @@ class InfiniteData:
         self.shape = tuple(world.shape if model is None or self.codec is None else model.shape)
 
     def rows(self, start: int, draws: Draws) -> tuple[Tensor, Condition]:
+        """Fresh samples of the world; a pipeline's are latents, under its encoding of their captions.
+
+        Arguments:
+            start: without effect.
+            draws: the source of randomness, for ``draws.rows`` rows.
+
+        Returns:
+            Samples (rows, *shape), and their condition; None where the data is not labelled.
+        """
         x, labels = self.world.sample_data(draws.rows, draws)
         x = x if self.codec is None else self.codec.encode(x)
         if not self.labelled:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +44,7 @@ class Engine:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Context in which networks compute in the run's precision."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 

@@ -30,6 +30,7 @@ class Feed:
         engine: processes and the device.
         shape: of one sample, where the data has none.
         folder: of the run, below which the bank is written; None: it stays in memory.
+        show: a progress bar while the bank is filled.
     """
 
     def __init__(
@@ -62,13 +63,25 @@ class Feed:
             step: iteration of the run.
             part: number of the micro-batch.
             name: the purpose.
+
+        Returns:
+            A source of randomness for the micro-batch's rows.
         """
         e, parts = self.engine, self.recipe.grad_accum
         rank, world = part * e.world + e.rank, parts * e.world
         return Draws(self.rows, self.recipe.seed, step, name, rank=rank, world=world, device=e.device)
 
     def batch(self, step: int, part: int, turns: tuple[str, ...]) -> Batch:
-        """Micro-batch ``part`` of iteration ``step``, whose ``turns`` are known."""
+        """One micro-batch of an iteration.
+
+        Arguments:
+            step: iteration of the run.
+            part: number of the micro-batch.
+            turns: the players that move in this iteration, in order.
+
+        Returns:
+            What a loss is given.
+        """
         start = step * self.recipe.batch
         x, cond = self.data.rows(start, self.stream(step, part, "data"))
         drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))

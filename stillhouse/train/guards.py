@@ -11,7 +11,14 @@ from stillhouse.train.method import Method
 
 
 def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None) -> None:
-    """Refuse a teacher, data and a student that don't belong together."""
+    """Refuse, with a :class:`StillhouseError`, a teacher, data and a student that don't belong together.
+
+    Arguments:
+        method: what it needs of the data, and whether it copies weights.
+        teacher: its samples must have the shape of the data, its classes include the data's.
+        data: must have samples, parts and views where the method reads them.
+        student: a network of the user's own; None: the method makes one.
+    """
     name = type(method).__name__
     made, given = tuple(teacher.shape), tuple(data.shape)
     require(made == given, f"The teacher makes samples of shape {made}, the data has {given}.")
@@ -32,7 +39,14 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
 
 
 def same_size(method: Method, teacher: Denoiser, student: Denoiser) -> None:
-    """Refuse a student of another architecture where the method copies weights between the two."""
+    """Refuse, with a :class:`StillhouseError`, a student of another architecture where the method copies
+    weights between the two.
+
+    Arguments:
+        method: one without ``same_size`` accepts any.
+        teacher: one in closed form, which has no weights, is accepted.
+        student: must have every weight of the teacher, in its shape.
+    """
     if not method.same_size or isinstance(teacher, ExactDenoiser):
         return
     shapes = [{k: tuple(v.shape) for k, v in d.net.state_dict().items()} for d in (teacher, student)]

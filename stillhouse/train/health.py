@@ -19,8 +19,14 @@ FEW, LARGE = 8, 3 * 32 * 32  # samples of more numbers than this
 
 
 class Probe:
-    """Samples of fixed noise and conditions. ``diversity`` is the mean over pixels of the standard deviation
-    over samples."""
+    """Samples of fixed noise and conditions, and how diverse they are: the mean over pixels of the standard
+    deviation over samples.
+
+    Arguments:
+        teacher: whose samples' shape it is.
+        data: where the conditions come from.
+        seed: of the noise.
+    """
 
     def __init__(self, teacher: Model, data: Data, seed: int):
         self.shape, self.seed = tuple(teacher.shape), seed

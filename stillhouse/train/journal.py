@@ -1,4 +1,4 @@
-"""What a run says while it works: a progress bar, a line of JSON per logged step, TensorBoard if asked
+"""What a run reports while it works: a progress bar, a line of JSON per logged step, TensorBoard if asked
 for."""
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ log = logging.getLogger("stillhouse")
 
 
 class Journal:
-    """``metrics.jsonl`` in ``folder`` (none: keep nothing on disk), continuing at ``start``: later lines of
-    an older try are dropped."""
+    """A progress bar, and lines of ``metrics.jsonl``.
+
+    Arguments:
+        folder: of ``metrics.jsonl``; None: nothing is kept on disk.
+        total: iterations of the run.
+        start: iterations that are done; later lines of an older try are dropped.
+        title: of the bar.
+        show: the bar.
+        tensorboard: write the values for TensorBoard as well, in ``folder/tensorboard``.
+    """
 
     def __init__(
         self,
@@ -58,7 +66,12 @@ class Journal:
         self.bar.update()
 
     def note(self, step: int, **values: float) -> None:
-        """Keep ``values`` of ``step``."""
+        """Keep the values of an iteration: a line of ``metrics.jsonl``.
+
+        Arguments:
+            step: number of the iteration, from 0.
+            values: numbers by name.
+        """
         row = {"step": step, **values}
         self.rows.append(row)
         if self.file:

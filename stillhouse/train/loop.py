@@ -1,4 +1,4 @@
-"""The training loop. It knows :class:`Method`, and no concrete one."""
+"""The training loop. It depends on :class:`Method`, and on no concrete one."""
 
 from __future__ import annotations
 
@@ -40,13 +40,20 @@ class Interrupted(StillhouseError):
 
 
 class Trainer:
-    """One run: ``method`` makes a student of ``teacher`` from ``data`` as ``recipe`` says, leaving its files
-    in ``out``.
+    """One run, in which a method makes a student of a teacher.
 
-    ``student``: start from this one instead of the method's own choice. ``out``: folder of the run (None:
-    keep nothing on disk). ``on_step(trainer, step)`` is called after each iteration, ``on_grid(step,
-    samples)`` with each sample grid. ``info``: plain data that the student carries beside what the method
-    says of itself.
+    Arguments:
+        method: losses, players and stages.
+        teacher: frozen.
+        data: of the teacher's shape.
+        recipe: length, batch, precision, averages, what is kept and shown.
+        student: to start from; None: the method's own choice.
+        out: folder of the run; None: nothing is kept on disk.
+        quiet: without a progress bar.
+        device: ``cpu``; empty: a GPU if there is one.
+        on_step: called as ``on_step(trainer, step)`` after each iteration.
+        on_grid: called as ``on_grid(step, samples)`` with each sample grid.
+        info: plain data that the product carries beside what :meth:`Method.describe` gives.
     """
 
     def __init__(
@@ -82,9 +89,7 @@ class Trainer:
         shape = tuple(teacher.shape)
         self.feed = Feed(method, data, recipe, self.engine, shape, self.out, show=not quiet)
         method.stages(recipe.steps)  # too few iterations are refused before anything is made
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # torch's initialisers know no generator: lend them a seeded one
+        with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: seed the global one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
             method.setup(teacher.denoiser, student, shape, data.examples(1) is not None, recipe.steps)
@@ -224,7 +229,7 @@ class Trainer:
 
     # -- pieces ------------------------------------------------------------------------------------
     def _unscale(self, player: Player) -> None:
-        """Half precision: bring the gradients back to true size, and let the scaler see whether they
+        """Half precision: bring the gradients back to true size, and show the scaler whether they
         overflowed."""
         scaler = self.engine.scaler
         assert scaler is not None
@@ -272,7 +277,7 @@ class Trainer:
             self.on_grid(step + 1, samples)
 
     def _switches(self, student: Denoiser) -> None:
-        """Run-wide switches that no method knows of."""
+        """Run-wide switches, which are no method's business."""
         inner = [m for m in student.modules() if isinstance(m, Denoiser) and not isinstance(m, ExactDenoiser)]
         for denoiser in inner if self.recipe.checkpoint_activations else []:
             checkpointed(denoiser)
@@ -327,7 +332,8 @@ class Trainer:
         checkpoint.restore_optimisers(self.players, files["optimisers"], state["optimisers"])
         if self.engine.scaler is not None and "scale" in state:
             self.engine.scaler.update(state["scale"])
-        return state["step"]
+        step: int = state["step"]
+        return step
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -348,7 +354,8 @@ class Trainer:
                 "lora",
             )
         }
-        return json.loads(json.dumps({**plain, "method": self.method.describe()}))
+        fingerprint: dict[str, Any] = json.loads(json.dumps({**plain, "method": self.method.describe()}))
+        return fingerprint
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""

@@ -30,6 +30,7 @@ from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def option(
@@ -41,7 +42,19 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A hyperparameter: its default, a line of help, its unit and its range (both ends included)."""
+    """A hyperparameter: a dataclass field whose range :func:`check_option` enforces.
+
+    Arguments:
+        default: whose type is the option's.
+        help: a line for the command line and the docs.
+        unit: of the value; empty: none.
+        low: the smallest value, included; None: no bound.
+        high: the largest value, included; None: no bound.
+        choices: the texts that are accepted; empty: any.
+
+    Returns:
+        The field.
+    """
     meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
     return field(default=default, metadata=meta)
 
@@ -91,7 +104,7 @@ class Method:
 
     # -- what a method answers ---------------------------------------------------------------------
     def make_student(self, teacher: Denoiser) -> Denoiser | None:
-        """The student to start from: a copy of the teacher unless the method says otherwise. None: there is
+        """The student to start from: a copy of the teacher unless a method overrides this. None: there is
         no denoiser to train; the players are those of :meth:`build`."""
         return teacher.copy()
 
@@ -99,7 +112,7 @@ class Method:
         """Create the players beside the student, slow copies and frozen copies."""
 
     def turns(self, step: int) -> Sequence[str]:
-        """Which players move in iteration ``step`` of the run, in order: what its stage says, else all."""
+        """Which players move in iteration ``step`` of the run, in order: the turns of its stage, else all."""
         number, within = locate(self.plan, step)
         turns = self.plan[number].turns
         return list(self.players) if turns is None else turns(within)
@@ -158,10 +171,16 @@ class Method:
         return 0
 
     def bank_rows(self, draws: Draws, cond: Condition) -> dict[str, Tensor]:
-        """Rows of the bank that a method with ``bank_size > 0`` draws from: ``draws.rows`` of them, made
-        before the first step, and of the players as they are then once more every :attr:`bank_refresh`.
+        """Rows of the bank, for a method with ``bank_size > 0``: made before the first step, and of the
+        players as they are then once more every :attr:`bank_refresh`.
 
-        A condition is stored through :func:`stillhouse.core.conditions.flattened`.
+        Arguments:
+            draws: the source of randomness, for ``draws.rows`` rows.
+            cond: the condition of the rows, from the data; None for none.
+
+        Returns:
+            Tensors (rows, …) by name; a condition is stored through
+            :func:`stillhouse.core.conditions.flattened`.
         """
         raise NotImplementedError
 
@@ -174,7 +193,15 @@ class Method:
         conditional: bool = False,
         total: int = 1,
     ) -> None:
-        """Called once by the loop, before :meth:`build`."""
+        """Called once by the loop; creates the players, by :meth:`build` at the end.
+
+        Arguments:
+            teacher: frozen here.
+            student: as :meth:`make_student` gives it; None: ``student`` is the teacher.
+            shape: of one sample.
+            conditional: whether the data comes with conditions.
+            total: iterations of the run.
+        """
         self.teacher, self.shape = teacher.eval().requires_grad_(False), shape
         self.conditional, self.total = bool(conditional), total
         self.players: dict[str, nn.ModuleList] = {}
@@ -196,22 +223,46 @@ class Method:
         """The stage that the run is in."""
         return self.plan[self.stage]
 
-    def player(self, name: str, *modules: nn.Module) -> Any:
-        """Register modules that learn together as ``name`` (again: add to it); returns the first of them."""
-        self.players.setdefault(name, nn.ModuleList()).extend(modules)
-        return modules[0]
+    def player(self, name: str, module: M, *more: nn.Module) -> M:
+        """Register modules that learn together.
 
-    def ema_copy(self, source: nn.Module, decay: Decay, name: str = "target") -> Any:
-        """A frozen copy of a player's module that follows it after each of its steps; ``decay`` may depend on
-        the step."""
+        Arguments:
+            name: of the player; a name that stands already is added to.
+            modules: what learns under its optimiser.
+
+        Returns:
+            The first of the modules.
+        """
+        self.players.setdefault(name, nn.ModuleList()).extend((module, *more))
+        return module
+
+    def ema_copy(self, source: M, decay: Decay, name: str = "target") -> M:
+        """A frozen copy of a player's module that follows it after each of its steps.
+
+        Arguments:
+            source: the module.
+            decay: in [0, 1], or a function of the run's iteration.
+            name: under which checkpoints keep it.
+
+        Returns:
+            The copy.
+        """
         twin = self.copy_of(source)
         self.emas[name] = EMA(twin, source, decay)
         return twin
 
-    def frozen_copy(self, source: nn.Module, name: str) -> Any:
-        """A copy that only the method itself changes (:func:`copy_weights`), kept in checkpoints."""
-        self.frozen[name] = self.copy_of(source)
-        return self.frozen[name]
+    def frozen_copy(self, source: M, name: str) -> M:
+        """A copy that only the method itself changes (:func:`copy_weights`), kept in checkpoints.
+
+        Arguments:
+            source: a module.
+            name: under which checkpoints keep it.
+
+        Returns:
+            The copy.
+        """
+        self.frozen[name] = twin = self.copy_of(source)
+        return twin
 
     def state(self, name: str, value: Tensor | nn.Module) -> Any:
         """Declare state of the method's own, which a resumed run finds as it was: a dual variable, a field.
@@ -228,7 +279,7 @@ class Method:
         return self.kept_state[name]
 
     @staticmethod
-    def copy_of(source: nn.Module) -> nn.Module:
+    def copy_of(source: M) -> M:
         """An independent frozen copy."""
         return copy.deepcopy(source).eval().requires_grad_(False)
 
@@ -244,19 +295,42 @@ class Method:
         yield from ((f"state.{name}", m) for name, m in self.kept_state.items())
 
     def loss(self, player: str, batch: Batch) -> Tensor:
-        """The player's loss in the current stage."""
+        """The player's loss in the current stage.
+
+        Arguments:
+            player: whose turn it is; its ``<player>_loss`` is called where the stage has no loss of its own
+                for it.
+            batch: a micro-batch; its ``player`` is set.
+
+        Returns:
+            A scalar.
+        """
         batch.player = player
         loss = self.current.losses.get(player)
         return loss(batch) if loss is not None else getattr(self, f"{player}_loss")(batch)
 
 
 def copy_weights(target: nn.Module, source: nn.Module) -> None:
-    """Make ``target`` what ``source`` is now."""
+    """Make ``target`` what ``source`` is now.
+
+    Arguments:
+        target: changed in place, parameters and buffers.
+        source: a module with the same names and shapes.
+    """
     target.load_state_dict(source.state_dict())
 
 
-def check_option(method: str, f: dataclasses.Field, value: Any) -> None:
-    """Refuse a hyperparameter outside its declared range, in one sentence."""
+def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a hyperparameter outside its declared range, in one sentence.
+
+    Arguments:
+        method: name of the system, for the sentence.
+        f: a field made by :func:`option`; any other is passed over.
+        value: what was given; numbers are finite, and whole where the default is.
+
+    Raises:
+        StillhouseError: the value is not one of the choices, of another type, or out of range.
+    """
     meta, name = f.metadata, f"{method} option '{f.name}'"
     if not meta:
         return

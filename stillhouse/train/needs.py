@@ -1,4 +1,4 @@
-"""What a system asks of its user, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``,
+"""What a system needs, as its record spells it: ``"data"``, ``"data unless gan_weight=0"``,
 ``"data if states=data"``.
 
 Imports nothing heavy: the registry reads needs without importing a system.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stillhouse.core.errors import require
+from stillhouse.core.errors import required
 
 NEEDS = ("teacher", "student", "data", "labels", "prompts", "reward", "reader")
 PATTERN = re.compile(r"(?P<name>\w+)(?: (?P<word>unless|if) (?P<option>\w+)=(?P<value>\S+))?")
@@ -43,17 +43,24 @@ class Need:
 def read_need(text: str) -> Need:
     """The need that a record spells; raises :class:`StillhouseError` for one that is none."""
     found = PATTERN.fullmatch(text)
-    require(
-        found is not None and found["name"] in NEEDS,
+    found = required(
+        found if found and found["name"] in NEEDS else None,
         f"A need is one of {', '.join(NEEDS)}, alone or with 'unless OPTION=VALUE' or 'if OPTION=VALUE', not "
         f"'{text}'.",
     )
-    assert found is not None
     return Need(found["name"], found["option"] or "", found["value"] or "", found["word"] == "unless")
 
 
 def equals(value: Any, text: str) -> bool:
-    """Whether an option's value is the one that ``text`` spells, as a person types it on the command line."""
+    """Whether an option's value is the one that a text spells, as it is typed on the command line.
+
+    Arguments:
+        value: a number, a bool or anything else, which is compared as a string.
+        text: such as ``0.5``, ``true`` or ``data``.
+
+    Returns:
+        True if they are equal; ``1`` is no bool.
+    """
     if isinstance(value, bool):
         return text == str(value).lower()
     if isinstance(value, int | float):

@@ -19,7 +19,16 @@ OPTIMISERS = {
 
 
 def settings(name: str, method_default: Optim | None, recipe: Recipe) -> Optim:
-    """A player's optimiser settings: the method's, overridden by the run's."""
+    """A player's optimiser settings: the method's, overridden by the run's.
+
+    Arguments:
+        name: of the player, for the run's learning rates.
+        method_default: the method's settings; None: those of :class:`Optim`.
+        recipe: its rates, clipping, warm-up and schedule, where they are set.
+
+    Returns:
+        The settings.
+    """
     own = method_default or Optim()
     return Optim(
         lr=recipe.lr.get(name, own.lr),
@@ -58,7 +67,15 @@ class Player:
             p.requires_grad_(on)
 
     def schedule(self, step: int, length: int) -> float:
-        """Set and return the learning rate of step ``step`` of a stage of ``length`` steps."""
+        """Set the learning rate of a step.
+
+        Arguments:
+            step: number of the step within its stage, from 0.
+            length: of the stage, in steps.
+
+        Returns:
+            The rate.
+        """
         rate = self.optim.lr * min(1.0, (step + 1) / max(1, self.optim.warmup))
         share = step / max(1, length)
         if self.optim.schedule == "linear":

@@ -36,7 +36,15 @@ class Stage:
 
 
 def locate(stages: Sequence[Stage], step: int) -> tuple[int, int]:
-    """The number of the stage that iteration ``step`` of the run is in, and its number within the stage."""
+    """The stage that an iteration is in; the last one for an iteration after the end.
+
+    Arguments:
+        stages: of the run, in order.
+        step: iteration of the run, from 0.
+
+    Returns:
+        The number of the stage, and the iteration's number within it, both from 0.
+    """
     for number, stage in enumerate(stages):
         if step < stage.length:
             return number, step
@@ -52,14 +60,27 @@ def alternating(
 
     Arguments:
         often: iterations from one move of ``first`` to the next.
-        first, other: the two players.
+        first: the player that moves seldom.
+        other: the player that moves always.
         offset: of the count, which begins with a move of ``first`` at 0.
+
+    Returns:
+        The ``turns`` of a :class:`Stage`.
     """
     return lambda step: [first, other] if (step + offset) % often == 0 else [other]
 
 
 def enough(stages: list[Stage], total: int, what: str = "stages") -> list[Stage]:
-    """``stages``, none of which may be empty for want of iterations; ``what`` they are, for the sentence."""
+    """Refuse, with a :class:`StillhouseError`, a stage that is empty for want of iterations.
+
+    Arguments:
+        stages: of the run.
+        total: iterations of the run, for the sentence.
+        what: the stages are called, for the sentence.
+
+    Returns:
+        The stages, as they are.
+    """
     require(
         min(stage.length for stage in stages) > 0, f"{total} iterations are too few for {len(stages)} {what}."
     )

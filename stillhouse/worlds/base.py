@@ -28,9 +28,9 @@ class World:
     word each.
 
     Labels are int64 of shape (B,); -1 stands for "no label". In a world of captions a label is the number of
-    a caption, ``classes`` is 0, and ``text`` makes conditions of prompts. Where ``cond_kind`` names something
-    else that a network hears (an ``image`` to restore, an ``observation``, a ``camera``), a label is the
-    number of one of those. ``config`` makes the same world again through :func:`get_world`.
+    a caption, ``classes`` is 0, and ``text`` makes conditions of prompts. Where ``cond_kind`` names another
+    condition (an ``image`` to restore, an ``observation``, a ``camera``), a label is the number of one of
+    those. ``config`` makes the same world again through :func:`get_world`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class World:
     text: TextEncoder | None = None
     cond_kind: str = ""
     tokenizer: Tokenizer | None = None  # of a world of texts
-    # of teachers trained here, and of the closed form, where nobody says otherwise
+    # of teachers trained here, and of the closed form, by default
     default_process: str | dict[str, Any] = "flow"
     default_kind: str = "velocity"
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
@@ -55,8 +55,16 @@ class World:
         raise NotImplementedError
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` samples and their labels, drawn with replacement where the data is finite; given ``labels``
-        (n,) are obeyed."""
+        """Samples drawn at random, with replacement where the data is finite.
+
+        Arguments:
+            n: samples to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: what they belong to, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            The samples, (n, *shape), and their labels, (n,).
+        """
         raise NotImplementedError
 
     def caption_ids(self, split: str = "train") -> Tensor:
@@ -65,13 +73,21 @@ class World:
         return torch.arange(0)
 
     def condition(self, labels: Tensor | None) -> Condition:
-        """What a network is told for ``labels`` (B,): they themselves, or what a world of captions makes of
-        them."""
+        """The condition that belongs to ``labels`` (B,): they themselves, or what a world of captions makes
+        of them.
+        """
         return labels
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor | None:
-        """``n`` labels spread evenly, in a world of captions over those of a ``split``; None for a world
-        without."""
+        """Labels that are spread evenly, the same ones every time.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``, where the labels are numbers of captions, patches or rows.
+
+        Returns:
+            Labels of int64, (n,); None in a world without.
+        """
         return balanced_labels(n, self.classes)
 
     def exact(self, process: Process) -> ExactDenoiser:
@@ -81,19 +97,34 @@ class World:
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """The world's standard metrics of ``samples`` (B, *shape), and of how well they obey ``labels`` (B,)
-        where given."""
+        """The world's standard metrics, and how well samples follow their labels.
+
+        Arguments:
+            samples: at least 4, (B, *shape).
+            labels: what the samples were made for, (B,); None leaves out the metrics that need it.
+            generator: for the random part of metrics; None for one that is the same every time.
+
+        Returns:
+            Values by name, of those in :attr:`metrics`.
+        """
         raise NotImplementedError
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """What :meth:`measure` says of ``n`` true samples: the best value that a figure beside it can hope
-        for."""
+        """The metrics of true samples: the best value that a figure beside it can hope for.
+
+        Arguments:
+            n: number of samples.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         samples, labels = self.sample_data(n, Draws(n, "floor", seed))
         return self.measure(samples, labels if self.classes else None)
 
     def identity_metrics(self, n: int) -> dict[str, float] | None:
-        """What :meth:`measure` says of doing nothing, in a world where something is given to be made
-        better."""
+        """The metrics of ``n`` degraded samples left as they are, in a world of restoration; None
+        elsewhere."""
         return None
 
     def network(
@@ -106,10 +137,18 @@ class World:
         guidance_input: bool = False,
         **options: Any,
     ) -> Denoiser:
-        """A small untrained network of a size that fits this world, as a :class:`Denoiser`.
+        """A small untrained network of a size that fits this world.
 
-        ``options`` override the model's own (``name``, ``width``, ``depth`` …); ``guidance_input``: it hears
-        a guidance scale.
+        Arguments:
+            process: that it is trained on.
+            seed: of its initial weights.
+            kind: what it predicts, one of ``x0 eps score v velocity edm``, in a world of tokens ``logits``.
+            two_time: whether it takes the time ``s`` at which a jump ends.
+            guidance_input: whether it takes a guidance scale.
+            options: instead of this world's own for the model: ``name``, ``width``, ``depth`` …
+
+        Returns:
+            The network as a :class:`Denoiser`.
         """
         from stillhouse.core.prediction import EDM
         from stillhouse.models import build_model
@@ -135,15 +174,25 @@ class World:
 
     @property
     def display(self) -> Display:
-        """What this world adds to how its samples are shown and asked for; see
+        """What this world adds to how its samples are shown and requested; see
         :class:`stillhouse.forms.views.Display`."""
         return Display()
 
     def endpoint(
         self, process: Process, x: Tensor, cond: Condition = None, t: float = 1.0, s: float = 0.0
     ) -> Tensor:
-        """Where the exact teacher's probability-flow ODE carries ``x`` (B, *shape) from ``t`` to ``s``, at a
-        tight tolerance."""
+        """Where the exact teacher's probability-flow ODE ends, at a tight tolerance.
+
+        Arguments:
+            process: of the teacher.
+            x: states at ``t``, (B, *shape).
+            cond: the condition of the B rows; None for none.
+            t: the time of the start, in [0, 1].
+            s: the time of the end, in [0, 1].
+
+        Returns:
+            The states at ``s``, (B, *shape).
+        """
         from stillhouse.solvers.rk45 import endpoint
 
         return endpoint(self.exact(process), x, t, s, cond)
@@ -166,12 +215,23 @@ WORLDS: dict[str, tuple[str, str]] = {
 
 
 def get_world(name: str, **options: Any) -> World:
-    """The world ``name`` with its options; raises :class:`StillhouseError` for an unknown name or option."""
+    """The world of a name.
+
+    Arguments:
+        name: one of :data:`WORLDS`.
+        options: of that world.
+
+    Returns:
+        The world; its ``config`` makes it again.
+
+    Raises:
+        StillhouseError: for an unknown name or option.
+    """
     if name not in WORLDS:
         raise unknown("world", name, WORLDS)
     file, maker = WORLDS[name]
     try:
-        world = getattr(import_module(f"stillhouse.worlds.{file}"), maker)(**options)
+        world: World = getattr(import_module(f"stillhouse.worlds.{file}"), maker)(**options)
     except TypeError as error:
         raise StillhouseError(f"World '{name}' can't be made from {options}: {error}.") from error
     world.config = {"name": name, **options}
@@ -180,14 +240,20 @@ def get_world(name: str, **options: Any) -> World:
 
 def open_world(config: str | Mapping[str, Any]) -> World:
     """The world of a name or of a configuration; an empty one is a mistake."""
-    require(bool(config), "The model does not say which world it is of; name one: --world mnist.")
+    require(bool(config), "The model does not name its world; give one: --world mnist.")
     options = {"name": config} if isinstance(config, str) else dict(config)
     require("name" in options, "A world's entry needs its name.")
     return get_world(str(options.pop("name")), **options)
 
 
 def require_samples(world: World, samples: Tensor, labels: Tensor | None) -> None:
-    """Refuse samples that aren't this world's, or labels that don't belong to them."""
+    """Refuse samples that aren't this world's, or labels that don't belong to them.
+
+    Arguments:
+        world: whose shape they must have.
+        samples: at least 4, (B, *shape).
+        labels: one a sample, (B,); None for none.
+    """
     require(
         tuple(samples.shape[1:]) == world.shape,
         f"World '{world.name}' measures samples of shape {world.shape}, not {tuple(samples.shape[1:])}.",

@@ -43,11 +43,18 @@ class Scene:
 
 
 def compose(ids: Tensor, draws: Draws) -> Scene:
-    """Scenes that captions ``ids`` (B,) describe, all else left to chance.
+    """Random scenes of given captions.
 
     Objects are 9 to 14 pixels wide, single ones up to 20. Of two, the second lies lower (or further right) by
     at least both half sizes and a pixel, and to the side by at most half as much, so that no relation is in
     doubt.
+
+    Arguments:
+        ids: numbers of captions, (B,).
+        draws: the source of all that a caption leaves open, of B rows.
+
+    Returns:
+        B scenes.
     """
     pred = parts(ids)
     two = pred.layout > 0
@@ -81,10 +88,19 @@ def _box(x: Tensor, y: Tensor, wide: Tensor, high: Tensor) -> Tensor:
 
 
 def distance(shape: Tensor, x: Tensor, y: Tensor, size: Tensor) -> Tensor:
-    """Signed distance in pixels, negative inside, of points ``x, y`` to the outlines of ``shape``; all of one
-    shape after broadcasting.
+    """Signed distance in pixels, negative inside, of points to the outlines of shapes; the arguments
+    broadcast.
 
     Circle, square, triangle and cross are about equally large at the same ``size``.
+
+    Arguments:
+        shape: places in the list of shapes, int64; -1 counts as 0.
+        x: of the points, in pixels from the centre of the shape, to the right.
+        y: likewise, downwards.
+        size: half the side of the square that the shape stays in, in pixels.
+
+    Returns:
+        Distances, of the broadcast shape.
     """
     slope = math.sqrt(3) / 2
     triangle = torch.maximum(y - 0.62 * size, slope * x.abs() - 0.5 * y - 0.56 * size)

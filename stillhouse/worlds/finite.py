@@ -1,5 +1,4 @@
-"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser, a softmax
-over all samples."""
+"""Worlds with finitely many samples: their data, draws with replacement, and the exact denoiser."""
 
 from __future__ import annotations
 
@@ -14,69 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.process import Process, expand_to
+from stillhouse.core.finite import FiniteDenoiser
+from stillhouse.core.process import Process
 from stillhouse.metrics.suite import IMAGES
 from stillhouse.worlds.base import World, require_samples
 
 if TYPE_CHECKING:
     from stillhouse.metrics.features import FeatureExtractor
-
-
-class FiniteDenoiser(ExactDenoiser):
-    """Exact posterior mean when the data are ``N`` points: ``sum_i softmax_i(-|x_t - alpha x_i|^2 / (2
-    sigma^2)) x_i``.
-
-    ``data``: (N, …); ``labels``: (N,) or ``None``. ``cond``: labels (B,), -1 or ``None`` for all points. At
-    ``sigma = 0`` it is the nearest point, at ``alpha = 0`` the mean of all. Works in chunks of ``chunk``
-    states, so that memory stays at ``chunk x N``.
-    """
-
-    points: Tensor
-    squares: Tensor
-    labels: Tensor
-
-    def __init__(self, process: Process, data: Tensor, labels: Tensor | None = None, chunk: int = 512):
-        super().__init__(process)
-        classes = 0 if labels is None else int(labels.max()) + 1
-        self.register_buffer("points", data.flatten(1))
-        self.register_buffer("squares", data.flatten(1).double().square().sum(1))
-        self.register_buffer("labels", torch.zeros(len(data), dtype=torch.long) if labels is None else labels)
-        self.classes, self.chunk = classes, chunk
-
-    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
-        points = self.points.to(x)
-        # |x|^2 is common to all points and drops out of the softmax, so the distances are one matrix product
-        near = alpha * (x @ points.T) - 0.5 * alpha**2 * self.squares.to(x)
-        other = (
-            torch.zeros_like(near, dtype=torch.bool)
-            if cond is None
-            else (cond[:, None] >= 0) & (cond[:, None] != self.labels)
-        )
-        best = near.masked_fill(other, -torch.inf).amax(1, keepdim=True).detach()
-        # below a sigma of 1e-6 the nearest point has all the weight; the floor keeps the gradient in t
-        # finite, too
-        logits = ((near - best) / (sigma**2).clamp_min(1e-12)).masked_fill(other, -torch.inf)
-        return logits.softmax(1) @ points
-
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, …)."""
-        if cond is not None:
-            require(self.classes > 0, "This denoiser's data has no labels, so it takes no condition.")
-            cond = cond.expand(len(x_t))
-        x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, torch.float32))
-        alpha, sigma = (
-            expand_to(f(t), x).reshape(-1, 1).expand(len(x), 1)
-            for f in (self.process.alpha, self.process.sigma)
-        )
-        parts = [slice(i, i + self.chunk) for i in range(0, len(x), self.chunk)]
-        answers = [
-            self._posterior_mean(x[p], alpha[p], sigma[p], None if cond is None else cond[p]) for p in parts
-        ]
-        return torch.cat(answers).reshape(x_t.shape).to(x_t.dtype)
 
 
 class FiniteWorld(World):
@@ -116,7 +61,7 @@ class FiniteWorld(World):
         return x[row], y[row]
 
     def exact(self, process: Process) -> FiniteDenoiser:
-        """The denoiser of the training split; it answers with training images, and generalises to nothing."""
+        """The denoiser of the training split; it returns training images, and generalises to nothing."""
         return FiniteDenoiser(process, *self._splits["train"])
 
     def measure(
@@ -130,8 +75,14 @@ class FiniteWorld(World):
         """Fréchet distance, precision, recall, density and coverage, accuracy of given labels, pixel SWD,
         high-band ratio.
 
-        All are against the training images. ``features``: your own extractor in the place of our classifier's
-        features.
+        Arguments:
+            samples: images in [-1, 1], at least 4, (B, *shape).
+            labels: what the samples were made for, (B,); None leaves out the accuracy.
+            generator: for the random part of metrics; None for one that is the same every time.
+            features: your own extractor; None for our classifier's features.
+
+        Returns:
+            Values by name, against the training images.
         """
         from stillhouse.metrics.suite import measure_images
 
@@ -150,11 +101,17 @@ class FiniteWorld(World):
         return features_of(load_features(self.name), self._splits["train"][0])
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` held-out images (all of them if there are fewer): what new and perfect
-        samples would get.
+        """The metrics of held-out images: what new and perfect samples would get.
 
-        Samples that repeat training images can fall below it: the classifier knows those, and its features
-        drift a little on new ones.
+        Samples that repeat training images can fall below it: the classifier was trained on those, and its
+        features drift a little on new ones.
+
+        Arguments:
+            n: images, or all held-out ones if there are fewer.
+            seed: of the choice.
+
+        Returns:
+            What :meth:`measure` returns for them.
         """
         x, y = self._splits["test"]
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of("floor", seed)))[:n]
@@ -173,10 +130,18 @@ def _split(world: type[FiniteWorld]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def bundled_table(package: str, file: str, advice: str) -> np.ndarray:
-    """A gzipped table of small whole numbers that ``package`` ships, (rows, columns) uint8, read without
-    importing the package.
+    """A gzipped table of small whole numbers that a package ships, read without importing the package.
 
-    Raises :class:`StillhouseError` with ``advice`` if the package isn't there.
+    Arguments:
+        package: its import name.
+        file: the path within the package.
+        advice: the end of the error's sentence, how to install the package.
+
+    Returns:
+        The table, (rows, columns) uint8.
+
+    Raises:
+        StillhouseError: if the package isn't there.
     """
     found = importlib.util.find_spec(package)
     path = Path(next(iter(found.submodule_search_locations or [""])), file) if found else None

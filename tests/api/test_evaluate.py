@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from stillhouse.api.evaluate import evaluate, exact_teacher, walks_of
+from stillhouse.api.evaluate import evaluate, exact_teacher
+from stillhouse.api.walks import walks_of
 from stillhouse.core.conditions import balanced_labels
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, process_from_config
+from stillhouse.core.schedules import Flow, process_from_config
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world

@@ -11,7 +11,7 @@ from stillhouse.cli import main
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.graph import opened
 from stillhouse.model import Model
 from stillhouse.opening import load

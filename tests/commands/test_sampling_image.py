@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 from stillhouse.cli import main
 from stillhouse.commands.sample import world_entry
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import process_from_config
+from stillhouse.core.schedules import process_from_config
 from stillhouse.forms.photograph import scale_of
 from stillhouse.io.photo import read_photo, write_photo
 from stillhouse.model import Model

@@ -9,7 +9,7 @@ import pytest
 from stillhouse.cli import main
 from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import process_from_config
+from stillhouse.core.schedules import process_from_config
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stillhouse.core.bridge import I2SB, Bridge, Brownian, ResShift, Scaled
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At, Prediction
-from stillhouse.core.process import expand_to, process_from_config
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import process_from_config
 
 ALL = [Brownian(0.6), Brownian(), I2SB(), I2SB(0.05, 1.0), ResShift(), ResShift(1.0, 0.1, 0.95, 0.5, 6)]
 FAST = settings(max_examples=25, deadline=None)

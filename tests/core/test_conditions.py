@@ -5,6 +5,8 @@ import torch
 
 from stillhouse.core.conditions import (
     apply,
+    as_parts,
+    as_tensor,
     balanced_labels,
     cycled,
     drop_condition,
@@ -45,6 +47,19 @@ def test_nothing_stays_nothing():
     )
     with pytest.raises(StillhouseError, match="can't be joined"):
         join([None, LABELS])
+
+
+def test_a_condition_of_another_form_is_refused():
+    assert as_tensor(LABELS) is LABELS and as_parts(PAIR) is PAIR
+    for other in (None, PAIR):
+        with pytest.raises(StillhouseError, match="one tensor"):
+            as_tensor(other)
+    for other in (None, LABELS):
+        with pytest.raises(StillhouseError, match="a dict of tensors"):
+            as_parts(other)
+    for rows in ([LABELS, PAIR], [PAIR, TOKENS], [LABELS, None]):
+        with pytest.raises(StillhouseError, match="can't be joined"):
+            join(rows)
 
 
 def test_hidden_rows_are_unconditional_to_a_network_of_ours():

@@ -10,7 +10,8 @@ from stillhouse.core.denoiser import Converted, Denoiser, ExactDenoiser, count_c
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import ddim_step, jump, predict_x0
 from stillhouse.core.prediction import EDM, KINDS, At, Prediction
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 
 ALL = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), ScaledLinearVP(zero_terminal_snr=True), VE()]
 MADE = [

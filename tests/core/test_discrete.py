@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Uniform, choose, of_words, one_hot
+from stillhouse.core.discrete import Masked, Uniform, choose, one_hot
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At
-from stillhouse.core.process import Flow, process_from_config
+from stillhouse.core.schedules import Flow, process_from_config
+from stillhouse.core.token_prediction import Logits, TokenPrediction, of_words
 
 V = 4
 PROCESSES = [cls(V, schedule) for cls in (Masked, Uniform) for schedule in ("log_linear", "cosine")]

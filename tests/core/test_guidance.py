@@ -10,7 +10,7 @@ from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import KINDS
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 
 ALL = [Flow(), Trig(), Cosine(), LinearVP(), ScaledLinearVP(), VE()]
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -10,18 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import (
-    PROCESSES,
-    VE,
-    Cosine,
-    Flow,
-    LinearVP,
-    ScaledLinearVP,
-    Trig,
-    convert,
-    expand_to,
-    process_from_config,
-)
+from stillhouse.core.process import PROCESSES, convert, expand_to
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig, process_from_config
 
 ALL = [
     Flow(),

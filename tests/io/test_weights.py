@@ -11,7 +11,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import EDM, X0, Velocity
-from stillhouse.core.process import VE, Flow
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.io import weights
 from stillhouse.io.weights import atomic_write, kind_config, kind_from_config, load_denoiser, save_denoiser
 from stillhouse.models import build_model

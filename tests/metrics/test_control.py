@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.control import GymFleet, success
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling

@@ -8,7 +8,7 @@ import torch
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.models.video import KVCache, turned, video_network
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.report import demo
@@ -107,7 +107,7 @@ def test_only_teachers_of_the_world_are_taken(tmp_path):
 
 def test_recipes_name_real_options():
     from stillhouse.api.options import build_recipe
-    from stillhouse.api.resolve import split_options, system_class, system_of
+    from stillhouse.api.system import split_options, system_class, system_of
 
     students = [(slug, recipe) for world in demo.RECIPES.values() for slug, recipe in world.items()]
     for slug, recipe in students:

@@ -14,7 +14,7 @@ import yaml
 from stillhouse.api.evaluate import evaluate
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.report.cards import best, summary
 from stillhouse.report.charts import quality_charts

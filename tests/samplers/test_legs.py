@@ -11,7 +11,7 @@ from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At, Prediction
-from stillhouse.core.process import Flow, LinearVP
+from stillhouse.core.schedules import Flow, LinearVP
 from stillhouse.io.weights import save_module
 from stillhouse.model import Model, Network
 from stillhouse.models import build_model

@@ -11,7 +11,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import KINDS, At, Prediction
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

@@ -7,7 +7,7 @@ import torch
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling, Stream

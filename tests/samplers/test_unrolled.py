@@ -6,7 +6,7 @@ import torch
 from stillhouse.core.bridge import Brownian, ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow, ScaledLinearVP
+from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling, Stream
 from stillhouse.samplers.unrolled import Given, Unrolled, plan_of

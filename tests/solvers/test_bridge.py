@@ -7,7 +7,8 @@ from stillhouse.core.bridge import I2SB, Brownian, ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import X0, At, Prediction
-from stillhouse.core.process import Flow, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.bridge import Posterior

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.dpm import DPMpp

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.solvers.grids import (
     GRIDS,
     cosine,

@@ -9,7 +9,8 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, Process, ScaledLinearVP, Trig, convert
+from stillhouse.core.process import Process, convert
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import SOLVERS, make_solver
 from stillhouse.solvers.base import Solver

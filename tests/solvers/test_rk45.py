@@ -6,7 +6,7 @@ import torch
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.grids import cosine
 from stillhouse.solvers.heun import Heun

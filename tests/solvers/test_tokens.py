@@ -8,7 +8,7 @@ import torch
 from stillhouse.core.discrete import Masked, Uniform
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling

@@ -8,7 +8,7 @@ import pytest
 
 from stillhouse.api.runs import data_of
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.systems.registry import find, list_systems
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe

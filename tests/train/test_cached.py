@@ -15,7 +15,7 @@ from PIL import Image
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.data import buckets, encode_prompts, encode_source, open_source
 from stillhouse.model import Model
 from stillhouse.opening import load

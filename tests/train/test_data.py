@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.systems.registry import find
 from stillhouse.train.data import InfiniteData, NoData, TensorData

@@ -10,7 +10,7 @@ from torch import nn
 from stillhouse.api.runs import distill
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Network
 from stillhouse.models import build_model
 from stillhouse.opening import load

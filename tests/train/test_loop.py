@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch

@@ -8,7 +8,7 @@ import torch
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.opening import load
 from stillhouse.systems.registry import find

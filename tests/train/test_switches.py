@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData

@@ -7,7 +7,7 @@ import torch
 from stillhouse.core.bridge import I2SB, Brownian, ResShift, unconditional
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.base import get_world
@@ -124,5 +124,5 @@ def test_a_long_walk_of_the_told_one_has_the_diversity_of_the_posterior(worlds):
 def test_refusals(worlds):
     with pytest.raises(StillhouseError, match="of a bridge, not of 'flow'"):
         worlds["told"].exact(Flow())
-    with pytest.raises(StillhouseError, match="'told' the degraded point or 'blind'"):
+    with pytest.raises(StillhouseError, match="'told' .conditioned on the degraded point. or 'blind'"):
         get_world("mixture", bridge="deaf")

@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 
-from stillhouse.core.discrete import Masked, Uniform, of_words
+from stillhouse.core.discrete import Masked, Uniform
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
+from stillhouse.core.token_prediction import of_words
 from stillhouse.worlds.text.chain import Chain
 
 torch.set_num_threads(1)

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.clips.drawn import (
     CAPTIONS,

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.worlds.clips.talking import FRAMES, SPEEDS, TalkingClips, spoken
@@ -72,5 +72,5 @@ def test_sound_of_another_length_or_world_is_refused(world):
     exact, x = world.exact(Flow()), torch.zeros(1, *world.shape)
     with pytest.raises(StillhouseError, match="sound of as many"):
         exact(x, torch.ones(1), {"features": torch.ones(1, 4, 2)})
-    with pytest.raises(StillhouseError, match="No clip of this world sounds like that"):
+    with pytest.raises(StillhouseError, match="No clip of this world has that loudness"):
         exact(x, torch.ones(1), {"features": torch.full((1, FRAMES, 2), 9.0)})

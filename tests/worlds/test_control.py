@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.control.world import EPISODES, STD, arena, gym_env
 

@@ -7,9 +7,11 @@ from torch.func import jvp
 from stillhouse.core.bridge import Bridge
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import PROCESSES, Flow
+from stillhouse.core.finite import FiniteDenoiser
+from stillhouse.core.process import PROCESSES
+from stillhouse.core.schedules import Flow
 from stillhouse.worlds.base import get_world
-from stillhouse.worlds.finite import FiniteDenoiser, bundled_table
+from stillhouse.worlds.finite import bundled_table
 
 # those from data to noise: bridges and tokens are tried in worlds of their own
 OF_NOISE = [p() for p in PROCESSES.values() if not p.discrete and not issubclass(p, Bridge)]

@@ -8,7 +8,8 @@ from stillhouse.core.bridge import Bridge
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import PROCESSES, Flow
+from stillhouse.core.process import PROCESSES
+from stillhouse.core.schedules import Flow
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.mixture.layouts import LAYOUTS
 from stillhouse.worlds.mixture.world import Mixture

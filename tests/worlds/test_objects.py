@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.forms.views import Clips
 from stillhouse.models.scenes.camera import axes
 from stillhouse.worlds.base import get_world
@@ -76,7 +76,7 @@ def test_the_denoiser_is_the_softmax_over_what_the_camera_sees(world):
 
 
 def test_an_unknown_camera_is_refused(world):
-    with pytest.raises(StillhouseError, match="knows 12 cameras"):
+    with pytest.raises(StillhouseError, match="has 12 cameras"):
         world.exact(Flow())(
             torch.zeros(1, 3, 16, 16), torch.ones(1), {"features": torch.tensor([[1.0, 2.0, 3.0]])}
         )

@@ -7,7 +7,7 @@ from stillhouse.core.bridge import ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import EDM
-from stillhouse.core.process import Flow, process_from_config
+from stillhouse.core.schedules import Flow, process_from_config
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.photos import world as module
 from stillhouse.worlds.photos.degrade import SCALES, blurred, degrade, jpeg, shrunk

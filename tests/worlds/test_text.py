@@ -8,7 +8,7 @@ import torch
 from stillhouse.core.discrete import Masked, Uniform
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, process_from_config
+from stillhouse.core.schedules import Flow, process_from_config
 from stillhouse.worlds.base import get_world
 from stillhouse.worlds.text.letters import ALPHABET, corpus, documents, prose
 

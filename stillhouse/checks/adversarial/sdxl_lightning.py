@@ -1,13 +1,14 @@
-"""sdxl_lightning: a critic that sees where a jump began puts the student on the teacher's flow; one that does
-not lets it go anywhere."""
+"""sdxl_lightning: a critic conditioned on the start of a jump puts the student on the teacher's flow; without
+it the student may end anywhere."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -16,12 +17,10 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.adversarial.sdxl_lightning import SDXLLightning
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
-ABLATIONS = {"start": "The critic never sees the state that the jump began at."}
+ABLATIONS = {"start": "The critic is not conditioned on the state at which the jump began."}
 CONTRACT = Contract(options={"ladder": (8, 4, 2, 1), "x0_student": True})
 SAMPLES = 8192
 LADDER = (16, 2)
@@ -30,24 +29,24 @@ RATES = {"student": 1e-3, "critic": 2e-3}
 
 
 class WithoutStart(SDXLLightning):
-    """The critic judges landings alone, from the first iteration on."""
+    """The critic scores the ends of jumps alone, from the first iteration on."""
 
     def with_start(self, batch: Batch) -> bool:
         return False
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The critic is all that the student learns from: it starts as a fresh network, whose noise and landings
-    have nothing to do with each other, and not as the teacher's copy, from which even a blind critic takes
-    long to lead it astray."""
+    """The critic is all that the student learns from: it starts as a fresh network, whose samples are
+    unrelated to their noise, and not as the teacher's copy, from which even an unconditional critic takes
+    long to lead it away."""
     world = make_mixture(radius=2.0, std=0.25)
     fresh = world.network(Flow(), seed, width=64, depth=3, classes=0)
     teacher = load(world.exact(Flow()), shape=world.shape)
 
     def run(kind: type[SDXLLightning]) -> Model:
         method = kind(ladder=LADDER, plain=0, relax=1.0, times=1, noise_levels=())
-        recipe = Recipe(steps=STEPS, batch=256, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
-        return Trainer(method, teacher, InfiniteData(world), recipe, student=fresh.copy(), quiet=True).fit()
+        data, student = InfiniteData(world), fresh.copy()
+        return distilled(method, world, STEPS, seed, network=student, data=data, lr=RATES)
 
     def ends(model: Model, steps: int) -> Tensor:
         way = Sampling.steps(Flow(), steps, solver="ddim")
@@ -58,7 +57,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     target = ends(teacher, 32)
     apart = [float((ends(model, 2) - target).square().sum(1).mean().sqrt()) for model in (seeing, blind)]
     swd = [sliced_wasserstein(ends(model, 2), target, p=1) for model in (seeing, blind)]
-    claim = "2 steps, a critic that sees the start / one that does not"
+    claim = "2 steps, a critic conditioned on the start / an unconditional one"
     return [
         at_most(f"distance from the same noise to the teacher's ends: {claim}", apart[0] / apart[1], 0.7),
         at_most(f"SWD to the teacher's ends: {claim}", swd[0] / swd[1], 1.0),

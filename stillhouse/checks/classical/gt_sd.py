@@ -27,7 +27,7 @@ CONTRACT = Contract(
 STEPS, RUNS, RIDGES, GAMMA = 24, 5, np.geomspace(1e-2, 1e2, 41), 1 / 20
 
 
-def errors(split: tuple, ridge: float, alpha: object) -> np.ndarray:
+def errors(split: tuple[np.ndarray, ...], ridge: float, alpha: object) -> np.ndarray:
     """Validation error after 1 … STEPS steps."""
     X, y, X_val, y_val, *_ = split
     whole = GroundTruthDistiller(ridge=ridge, steps=STEPS, alpha=alpha, gamma=GAMMA, fit_intercept=False).fit(

@@ -17,7 +17,7 @@ from stillhouse.worlds.tables.world import Tables
 WORLD = "tables"
 ABLATIONS = {
     "clean": "The labels are right: there is nothing to be pushed away from.",
-    "bounded": "The imitation number stays at 1, where the claim asks for 2.",
+    "bounded": "The imitation number stays at 1, where the claim is about 2.",
 }
 CONTRACT = Contract(
     world={"name": "tables"},

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -19,8 +20,6 @@ from stillhouse.systems.compression.slimflow import SlimFlow
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
@@ -46,19 +45,13 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     """The errors are of single calls against the teacher's 128 steps from the same fresh noise."""
     world = get_world(WORLD, radius=1.5, std=0.2)
     big = world.network(Flow(), seed, width=128, depth=3, classes=0)
-    teacher = Trainer(
-        Denoising(),
-        load(big, shape=world.shape),
-        InfiniteData(world),
-        Recipe(steps=800, batch=256, seed=seed, ema=0.99),
-        quiet=True,
-    ).fit()
+    teacher = trained(Denoising(), load(big, shape=world.shape), InfiniteData(world), 800, seed)
 
     def distilled(guide_weight: float) -> Model:
         method = FewPairs(pairs=4096, pair_steps=16, guide_weight=guide_weight)
-        recipe = Recipe(steps=2000, batch=256, seed=seed, lr={"student": 2e-3}, ema=0.995)
         student = world.network(Flow(), seed, width=32, depth=2, classes=0)
-        return Trainer(method, teacher, NoData(world.shape), recipe, student=student, quiet=True).fit()
+        data = NoData(world.shape)
+        return trained(method, teacher, data, 2000, seed, student=student, lr=2e-3, ema=0.995)
 
     eps = Draws(SAMPLES, seed, "fresh noise").normal(*world.shape)
     with torch.no_grad():

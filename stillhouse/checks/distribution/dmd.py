@@ -30,7 +30,7 @@ RUNS = 2
 
 @dataclass
 class ScoreDistillation(DMD):
-    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's pull alone."""
+    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's score alone."""
 
     def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
         t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
@@ -44,7 +44,7 @@ def figures_of(method: DMD, world: Mixture, seed: int, lr: dict[str, float] | No
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """Uneven modes, pairs too few to tell their weights, a fake that lags, from pure noise; the mean of two
+    """Uneven modes, pairs too few for their weights, a fake score that lags, from pure noise; the mean of two
     runs."""
     world, lag = make_mixture(weights=[4, 4, 4, 4, 1, 1, 1, 1]), {"student": 1e-3, "fake": 1e-4}
 

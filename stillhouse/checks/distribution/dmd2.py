@@ -7,13 +7,10 @@ from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
-from stillhouse.opening import load
+from stillhouse.core.schedules import Flow
 from stillhouse.systems.distribution.dmd2 import DMD2
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
 
@@ -27,13 +24,10 @@ UPDATES = 250  # of the student
 
 
 def pretrained(world: Mixture, seed: int) -> Denoiser:
-    """A network that has seen the wrong data alone, as a teacher's copy would have."""
+    """A network trained on the wrong data alone, as a teacher's copy would be."""
     student = world.network(Flow(), seed, width=64, depth=3, classes=0)
-    recipe = Recipe(steps=600, batch=256, seed=seed, ema=0.99)
-    teacher = load(world.exact(Flow()), shape=world.shape)
-    return (
-        Trainer(Denoising(), teacher, InfiniteData(world), recipe, student=student, quiet=True).fit().denoiser
-    )
+    run = distilled(Denoising(), world, 600, seed, network=student, data=InfiniteData(world), schedule="")
+    return run.denoiser
 
 
 def two_times(truth: Mixture, seed: int, ablated: bool) -> Claim:

@@ -1,5 +1,5 @@
-"""ibmd: one call does what the bridge's walk does, with as many answers to one degraded point; the part taken
-away keeps them apart."""
+"""ibmd: one call has the quality of the bridge's many-step sampling, and its diversity at one degraded point;
+the subtracted part keeps samples apart."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from dataclasses import dataclass
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.bridge import Brownian
 from stillhouse.core.conditions import Condition
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.systems.distribution.ibmd import IBMD
 from stillhouse.train.data import Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.bridged import BridgedMixture
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "spread": "The auxiliary bridge's error is not taken off the teacher's: nothing asks for different "
-    "answers to one point."
+    "spread": "The auxiliary bridge's error is not subtracted from the teacher's: nothing favours different "
+    "samples of one point."
 }
 CONTRACT = Contract(
     options={"steps": 2, "fake_per_student": 2},
@@ -37,7 +36,7 @@ SWD, LEAST = {"told": 0.75, "blind": 0.55}, {"told": 0.5, "blind": 0.25}
 
 @dataclass(frozen=True)
 class Figures:
-    """Sliced W2 to the clean points, and the chance that two answers to one degraded point lie in different
+    """Sliced W2 to the clean points, and the chance that two samples of one degraded point lie in different
     modes."""
 
     swd: float
@@ -48,25 +47,26 @@ def figures(model: Model, world: BridgedMixture, cond: Condition, seed: int, ste
     x = model.sample(SAMPLES, cond, steps=steps, seed=seed)
     swd = sliced_wasserstein(
         x[::2], world.data("test")[0], projections=64
-    )  # one answer to each point, against what the points came from
+    )  # one sample of each point, against the clean points
     return Figures(swd, world.diversity(x, world.balanced_labels(SAMPLES, "test")))
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The closed-form bridge of the ring with and without sight of the degraded point; students start from
-    nothing."""
+    """The closed-form bridge of the ring, conditioned on the degraded point or not; students start from
+    random weights."""
     claims = []
-    for kind, named in (("told", "told the degraded point"), ("blind", "told the state alone")):
+    for kind, named in (("told", "conditioned on the degraded point"), ("blind", "on the state alone")):
         world = make_mixture(bridge=kind)
         assert isinstance(world, BridgedMixture)
         teacher = exact_teacher(world, BRIDGE, solver="bridge")
         method = IBMD(fake_per_student=2, spread=0.0 if ablation == "spread" else 1.0)
-        recipe = Recipe(steps=STEPS, batch=BATCH, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
         data, network = (
             Prompts(world.shape, world.condition(world.data("train")[1])),
             world.network(BRIDGE, seed, kind="x0", width=64, depth=2),
         )
-        student = Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
+        student = trained(
+            method, teacher, data, STEPS, seed, student=network, batch=BATCH, lr=RATES, schedule="cosine"
+        )
         cond = world.condition(world.balanced_labels(SAMPLES, "test"))
         one, first, walk = (
             figures(m, world, cond, seed, n) for m, n in ((student, 1), (teacher, 1), (teacher, WALK))
@@ -78,7 +78,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
                 SWD[kind],
             ),
             at_least(
-                "  chance that two of its answers differ in mode / that two of the teacher's walks do",
+                "  chance that two of its samples differ in mode / that two of the teacher's do",
                 one.diversity / walk.diversity,
                 0.4,
             ),

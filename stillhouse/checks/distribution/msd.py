@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
-from stillhouse.checks.bench import SAMPLES, figures
+from stillhouse.checks.bench import SAMPLES, figures, trained
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -24,15 +24,13 @@ from stillhouse.systems.base import Part
 from stillhouse.systems.distribution.msd import MSD, Matching, ScoreMatching
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data, InfiniteData, NoData
-from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "partition": "Every student learns all conditions; each is still called for its part alone.",
+    "partition": "Every student is trained on all conditions; each is still called for its part alone.",
     "scores": "The small students start the matching from random weights, without teacher score matching.",
 }
 CONTRACT = Contract(
@@ -53,14 +51,15 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def trained(
+def run_part(
     part: Part, made: dict[str, Model], teacher: Model, world: Mixture, data: Data, seed: int
 ) -> Model:
     """One part of a program, run."""
     student = made[part.student].denoiser.copy() if part.student else small(world, seed)
     rates = RATES[part.name.rstrip("0123456789")]
-    recipe = Recipe(steps=STEPS, batch=128, seed=seed, lr=rates, ema=0.99, schedule="cosine")
-    return Trainer(part.method, teacher, data, recipe, student=student, quiet=True).fit()
+    return trained(
+        part.method, teacher, data, STEPS, seed, student=student, batch=128, lr=rates, schedule="cosine"
+    )
 
 
 def run(teacher: Model, world: Mixture, seed: int, ablation: str = "", students: int = 4) -> Model:
@@ -70,7 +69,7 @@ def run(teacher: Model, world: Mixture, seed: int, ablation: str = "", students:
     made: dict[str, Model] = {}
     for part in program.parts({"teacher": teacher}, whole)[: 2 * students]:
         data = whole if ablation or students == 1 else part.data or whole
-        made[part.name] = trained(part, made, teacher, world, data, 10 * seed + int(part.name[-1]))
+        made[part.name] = run_part(part, made, teacher, world, data, 10 * seed + int(part.name[-1]))
     return made["matching0"] if students == 1 else program.join({"teacher": teacher}, made)
 
 
@@ -92,13 +91,11 @@ class _Denoising(Method):
 
 
 def trained_teacher(world: Mixture, seed: int, classes: int) -> Model:
-    """A network of width 64 that has learned the world's data."""
+    """A network of width 64 trained on the world's data."""
     network = world.network(Flow(), seed, width=64, depth=3, classes=classes)
-    recipe = Recipe(steps=800, batch=256, seed=seed, lr={"student": 3e-3}, ema=0.99)
     exact = load(world.exact(Flow()), shape=world.shape, classes=classes)
-    return Trainer(
-        _Denoising(), exact, InfiniteData(world, bool(classes)), recipe, student=network, quiet=True
-    ).fit()
+    data = InfiniteData(world, bool(classes))
+    return trained(_Denoising(), exact, data, 800, seed, student=network, lr=3e-3)
 
 
 def distance(model: Model, world: Mixture, seed: int) -> float:
@@ -111,19 +108,20 @@ def distance(model: Model, world: Mixture, seed: int) -> float:
     return sum(far) / len(far)
 
 
+def started(
+    method: Method, teacher: Model, steps: int, seed: int, student: Denoiser, lr: dict[str, float]
+) -> Model:
+    """``steps`` iterations of one stage of a student of the whole ring."""
+    data = NoData(teacher.shape)
+    return trained(
+        method, teacher, data, steps, seed, student=student, batch=128, lr=lr, schedule="cosine", ema=0.9
+    )
+
+
 def matched(teacher: Model, world: Mixture, student: Denoiser, seed: int) -> float:
     """Sliced W2 of a student of the whole ring after 100 iterations of matching from where it starts."""
-    recipe = Recipe(
-        steps=100,
-        batch=128,
-        seed=seed,
-        lr={"student": 2e-3, "fake": 2e-3},
-        schedule="cosine",
-        ema=0.9,
-    )
     method = Matching(regression_weight=0.0, fake_per_student=1, first_time=0.7)
-    data = NoData(world.shape)
-    made = Trainer(method, teacher, data, recipe, student=student, quiet=True).fit()
+    made = started(method, teacher, 100, seed, student, {"student": 2e-3, "fake": 2e-3})
     return figures(made.sample(SAMPLES, seed=seed), world, seed).swd
 
 
@@ -132,10 +130,8 @@ def warm_start(seed: int, ablated: bool) -> Claim:
     world = make_mixture(modes=16)
     teacher = trained_teacher(world, seed, classes=0)
     raw = world.network(Flow(), seed, width=8, depth=3, classes=0)
-    recipe = Recipe(steps=STEPS, batch=128, seed=seed, lr={"student": 1e-2}, ema=0.9, schedule="cosine")
     method = ScoreMatching(pairs=2048, pair_steps=16, first_time=0.7)
-    data = NoData(world.shape)
-    warm = Trainer(method, teacher, data, recipe, student=raw.copy(), quiet=True).fit().denoiser.copy()
+    warm = started(method, teacher, STEPS, seed, raw.copy(), {"student": 1e-2}).denoiser.copy()
     without = matched(teacher, world, raw.copy(), seed)
     found = without if ablated else matched(teacher, world, warm, seed)
     return at_most("SWD, 100 iterations after score matching / from random weights", found / without, 0.3)

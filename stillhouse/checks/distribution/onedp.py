@@ -1,4 +1,4 @@
-"""onedp: two ways of one call each where the teacher's own one call answers the mean of both, which is
+"""onedp: two ways of one call each where the teacher's own one call returns the mean of both, which is
 neither."""
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.prediction import At
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.systems.distribution.onedp import OneDP
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.control.world import Control
 
 WORLD = "control"
 ABLATIONS = {
-    "regression": "Regression onto the teacher's own one-step answer in the place of the score difference.",
-    "weight": "The deterministic form with the weight alpha in the place of alpha^2: more pull at high "
+    "regression": "Regression onto the teacher's own one-step sample in the place of the score difference.",
+    "weight": "The deterministic form with the weight alpha in the place of alpha^2: more weight at high "
     "noise.",
 }
 CONTRACT = Contract(options={"fake_per_student": 2}, world={"name": "control", "task": "bandit"})
@@ -59,12 +58,11 @@ class Flatter(OneDP):
 
 
 def distilled(method: OneDP, world: Control, teacher: Model, iterations: int, seed: int) -> dict[str, float]:
-    """What one call of the student gives on observations that it has not seen."""
+    """One-call actions of the student under observations that it was not trained on."""
     data = Prompts(world.shape, world.condition(world.data("train")[1]))
     rates = {player: RATES[player] for player in {*method.turns(0), "student"}}
-    recipe = Recipe(steps=iterations, batch=256, seed=seed, lr=rates, schedule="cosine", ema=0.99)
     student = world.network(Flow(), seed, width=128, depth=2)
-    model = Trainer(method, teacher, data, recipe, student=student, quiet=True).fit()
+    model = trained(method, teacher, data, iterations, seed, student=student, lr=rates, schedule="cosine")
     labels = world.balanced_labels(SAMPLES, "test")
     return world.measure(model.sample(SAMPLES, world.condition(labels), seed=seed), labels)
 

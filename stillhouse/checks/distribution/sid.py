@@ -1,5 +1,5 @@
-"""sid: the projected Fisher distance keeps every mode; the bare distance of the two scores lets the student
-flee to where they agree."""
+"""sid: the projected Fisher distance keeps every mode; the bare distance of the two scores drives the student
+to where they agree."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""snoopi: a student taught with negative prompts in its attention obeys them in one call; one taught without
-them does not."""
+"""snoopi: a student trained with negative prompts in its attention follows them in one call; one trained
+without them does not."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
-from stillhouse.core.conditions import Condition
+from stillhouse.checks.bench import trained
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.parts.players.negative import Negative
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.snoopi import Snoopi
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.data import InfiniteData, Prompts
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.world import Mixture
 
 WORLD = "mixture"
@@ -37,14 +37,14 @@ RATES = {"student": 1e-3, "fake": 1e-3}
 
 
 class Words(ExactDenoiser):
-    """The closed-form teacher, told one of the words."""
+    """The closed-form teacher, conditioned on one of the words."""
 
     def __init__(self, world: Mixture, process: Process):
         super().__init__(process)
         self.exact = world.exact(process)
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        return self.exact.mean(x_t, t, None if cond is None else cond["tokens"][:, 0].argmax(1))
+        return self.exact.mean(x_t, t, None if cond is None else as_parts(cond)["tokens"][:, 0].argmax(1))
 
 
 class FourModes(Mixture):
@@ -67,23 +67,19 @@ class FourModes(Mixture):
 def pretrained(world: FourModes, seed: int) -> Denoiser:
     """A network that cross-attends to the word in each of four blocks, trained as a teacher would be."""
     network = world.network(Flow(), seed, width=64, depth=4, classes=0, token_dim=len(WORDS))
-    recipe = Recipe(steps=300, batch=128, seed=seed, ema=0.98)
-    teacher = load(Words(world, Flow()), shape=world.shape)
-    return (
-        Trainer(Denoising(), teacher, InfiniteData(world, labelled=True), recipe, student=network, quiet=True)
-        .fit()
-        .denoiser
-    )
+    teacher, data = load(Words(world, Flow()), shape=world.shape), InfiniteData(world, labelled=True)
+    return trained(Denoising(), teacher, data, 300, seed, student=network, batch=128, ema=0.98).denoiser
 
 
 def distilled(world: FourModes, start: Denoiser, method: Snoopi, seed: int) -> Denoiser:
     data = Prompts(world.shape, world.condition(torch.arange(len(WORDS))))
-    recipe = Recipe(steps=STEPS, batch=128, seed=seed, lr=RATES, schedule="cosine", ema=0.99)
     teacher = load(Words(world, Flow()), shape=world.shape)
-    return Trainer(method, teacher, data, recipe, student=start.copy(), quiet=True).fit().denoiser
+    return trained(
+        method, teacher, data, STEPS, seed, student=start.copy(), batch=128, lr=RATES, schedule="cosine"
+    ).denoiser
 
 
-def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
+def on_its_side(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, seed: int) -> float:
     """Of samples of one word without another of the other axis, all eight pairs of them, the share on the
     side away from the second."""
     pairs = torch.tensor([(c, n) for c in range(4) for n in range(4) if c // 2 != n // 2]).repeat(ROWS, 1)
@@ -97,13 +93,15 @@ def obeyed(world: FourModes, method: Snoopi, student: Denoiser, alpha: float, se
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Words left and right, up and down; the negative one at a weight of 0.1, where training drew from 0 to
     1."""
-    world, taught, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
+    world, negatives, plain = FourModes(), Snoopi(first_time=START, nasa=1.0), Snoopi(first_time=START)
     start = pretrained(world, seed)
-    without = obeyed(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
+    without = on_its_side(world, plain, distilled(world, start, plain, seed), ALPHA, seed)
     with_them = (
-        without if ablation else obeyed(world, taught, distilled(world, start, taught, seed), ALPHA, seed)
+        without
+        if ablation
+        else on_its_side(world, negatives, distilled(world, start, negatives, seed), ALPHA, seed)
     )
     return [
-        at_least("taught with negatives: samples on the side asked for", with_them, 0.9),
-        at_most("taught without: samples on that side", without, 0.6),
+        at_least("trained with negatives: samples on the side away from the negative word", with_them, 0.9),
+        at_most("trained without: samples on that side", without, 0.6),
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
-from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
+from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network, trained
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.opening import load
@@ -19,8 +19,6 @@ from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.swiftbrush import SwiftBrush
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -32,11 +30,14 @@ ABLATIONS = {
 CONTRACT = Contract(options={"first_time": 0.7, "rank": 2, "guidance": 2.0})
 START = 0.7
 RATES = {"student": 1e-3, "fake": 1e-3}
+# The scale multiplies the fake's lag as well: at equal rates the two players circle one another, and where
+# the run leaves them is chance. The paper's rates, too, are far apart: 1e-6 and 1e-3.
+GUIDED_RATES = {"student": 1e-4, "fake": 2e-3}
 
 
 @dataclass
 class ScoreDistillation(SwiftBrush):
-    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's pull alone."""
+    """Score distillation sampling (Poole et al., 2022, arXiv 2209.14988): the teacher's score alone."""
 
     def vsd_gradient(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -55,7 +56,7 @@ class OneSided(SwiftBrush):
 
 @dataclass
 class WarmUp(SwiftBrush):
-    """The fake learns, the student stays as it is."""
+    """The fake score is trained, the student stays as it is."""
 
     def turns(self, step: int) -> list[str]:
         return ["fake"]
@@ -76,28 +77,22 @@ def modes(seed: int, ablated: bool) -> list[Claim]:
 
 
 def place(seed: int, ablated: bool) -> Claim:
-    """Labels and a strong guidance, under which a fake without guidance leaves a push that never ends."""
+    """Labels and a strong guidance: a student that begins at the modes stays there under equal guidance; a
+    fake without it leaves a push that never ends."""
     world, method = make_mixture(), (OneSided if ablated else SwiftBrush)(first_time=START)
-    model = distilled(method, world, 500, seed, lr=RATES, data=NoData(world.shape, world.classes))
+    model = distilled(method, world, 500, seed, lr=GUIDED_RATES, data=NoData(world.shape, world.classes))
     labels = torch.arange(SAMPLES) % world.classes
     x = draw_samples(
         model.denoiser, method.samplings()[1], world.shape, labels, Draws(SAMPLES, seed, "sample")
     )
-    return at_most("w = 4.5, eight labels: share of samples off their mode", world.off_mode(x, labels), 0.5)
+    return at_most("w = 4.5, eight labels: share of samples off their mode", world.off_mode(x, labels), 0.1)
 
 
 def adapter(seed: int, ablated: bool) -> Claim:
-    """The shipped trained teacher, its copy as a student that makes one call, and an adapter that learns that
-    student's samples."""
+    """The shipped trained teacher, its copy as a student that makes one call, and an adapter that is trained
+    on that student's samples."""
     teacher, method = load("mixture"), WarmUp(first_time=START, rank=4, lora_alpha=8.0)
-    trainer = Trainer(
-        method,
-        teacher,
-        NoData(teacher.shape, teacher.classes),
-        Recipe(steps=200, batch=256, seed=seed, ema=0),
-        quiet=True,
-    )
-    trainer.fit()
+    trained(method, teacher, NoData(teacher.shape, teacher.classes), 200, seed, ema=0)
     draws = Draws(SAMPLES, seed, "loss")
     labels = draws.integers(0, teacher.classes)
     x = draw_samples(method.student, method.samplings()[1], teacher.shape, labels, draws)

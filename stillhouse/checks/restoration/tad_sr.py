@@ -1,4 +1,4 @@
-"""tad_sr: what a lightly noised teacher calls detail draws blurred answers to the modes; all noise levels
+"""tad_sr: the score of a lightly noised teacher draws blurred samples to the modes; all noise levels
 together do not."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stillhouse.worlds.mixture.layouts import make_mixture
 WORLD = "mixture"
 ABLATIONS = {
     "levels": "The score distillation draws from all 15 noise levels, not from the three smallest.",
-    "detail": "No score distillation: regression on the teacher's walk alone.",
+    "detail": "No score distillation: regression on the teacher's samples alone.",
 }
 CONTRACT = Contract(
     options={"steps": 4, "levels": 2, "maps": 4},
@@ -33,15 +33,14 @@ STEPS, BATCH, RATE, RUNS, SAMPLES = 250, 128, 5e-3, 5, 8192
 
 @dataclass(frozen=True)
 class Figures:
-    """Share of answers within 3 deviations of a mode, and mean squared distance to where the teacher's walk
-    ends."""
+    """Share of samples within 3 deviations of a mode, and mean squared distance to the teacher's."""
 
     on_mode: float
     error: float
 
 
 def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
-    """A network too small, and a run too short, for the walk's sharp borders between modes."""
+    """A network too small, and a run too short, for the teacher's sharp borders between modes."""
     teacher = exact_teacher(world, BRIDGE, BRIDGE.steps, "ddim")
     network = world.network(BRIDGE, seed, kind="scaled", width=32, depth=1)
     recipe = Recipe(steps=STEPS, batch=BATCH, seed=seed, lr={"student": RATE}, schedule="cosine")
@@ -54,7 +53,7 @@ def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """Modes so close that only the smallest noise levels tell them apart. Means of five runs; both ways start
+    """Modes so close that only the smallest noise levels separate them. Means of five runs; both ways start
     alike."""
     world = make_mixture(modes=24, std=0.12, bridge="told")
     assert isinstance(world, BridgedMixture)
@@ -65,12 +64,12 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     whole = [run(world, s, **{"hsd_weight": 3.0, **forces}) for s in seeds]
     return [
         at_least(
-            "share of answers within 3 deviations of a mode, less that of regression alone",
+            "share of samples within 3 deviations of a mode, less that of regression alone",
             fmean(f.on_mode for f in whole) - fmean(f.on_mode for f in plain),
             0.035,
         ),
         at_most(
-            "squared distance to the teacher's answers / that of regression alone",
+            "squared distance to the teacher's samples / that of regression alone",
             fmean(f.error for f in whole) / fmean(f.error for f in plain),
             1.5,
         ),

@@ -8,16 +8,15 @@ from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, LinearVP
+from stillhouse.core.schedules import Flow, LinearVP
 from stillhouse.models.scenes import Points
 from stillhouse.parts.scenes.distill_3d import clean_flow
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.systems.score_3d.cfd import CFD
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.objects.world import Objects
 
@@ -55,8 +54,7 @@ def points(noise: str, seed: int, world: Objects) -> Tensor:
     method = CFD(scene="points", size=1, scenes=SEEDS, noise=noise, gamma=0.0)
     teacher = exact_teacher(world, Flow())
     student = method.make_student(teacher.denoiser)
-    recipe = Recipe(steps=600, batch=SEEDS, seed=seed, ema=0)
-    Trainer(method, teacher, Views(world), recipe, student=student, quiet=True).fit()
+    trained(method, teacher, Views(world), 600, seed, student=student, batch=SEEDS, ema=0)
     assert isinstance(student.net, Points)
     return student.net.centre.detach()[:, 0]
 

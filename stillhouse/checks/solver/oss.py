@@ -1,4 +1,4 @@
-"""oss: searched times follow the teacher far better than even ones, on noises that the search never met."""
+"""oss: searched times follow the teacher far better than even ones, on noises that the search did not use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.parts.states.schedule_search import search, straight_times, walk
@@ -39,7 +39,7 @@ def random_path(steps: int, seed: int, trial: int) -> list[int]:
 
 
 def deviation(model: Model, times: Sequence[float], reference: Tensor, seed: int) -> float:
-    """Mean squared distance of the ends of a walk from the teacher's own, over fresh noises."""
+    """Mean squared distance of the ends of trajectories from the teacher's own, over fresh noises."""
     walked = Model(model.denoiser, model.shape, samplings={len(times) - 1: Sampling([*times], "ddim")})
     return float((walked.sample(FRESH, seed=seed) - reference).square().mean())
 

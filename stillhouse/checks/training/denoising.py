@@ -1,4 +1,4 @@
-"""denoising: from data alone a network learns to make what it never saw made."""
+"""denoising: a network trained on data alone makes new samples of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
-from stillhouse.checks.bench import SAMPLES, figures
+from stillhouse.checks.bench import SAMPLES, figures, trained
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -26,7 +24,7 @@ ITERATIONS, STEPS = 800, 32
 
 
 class Unchanged(Denoising):
-    """The network is asked for the state that it is given."""
+    """The target is the network's own input."""
 
     def student_loss(self, batch: Batch) -> Tensor:
         t = batch.draws.uniform()
@@ -35,13 +33,12 @@ class Unchanged(Denoising):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The ring of Gaussians, of which the network sees samples and nothing else."""
+    """The ring of Gaussians, of which the network is given samples and nothing else."""
     world = make_mixture()
     network: Denoiser = world.network(Flow(), seed, width=64, depth=3, classes=0)
     untrained: Model = load(network.copy(), shape=world.shape)
     method = (Unchanged if ablation else Denoising)(steps=STEPS)
-    recipe = Recipe(steps=ITERATIONS, batch=256, seed=seed, ema=0.99)
-    model = Trainer(method, untrained, InfiniteData(world), recipe, student=network, quiet=True).fit()
+    model = trained(method, untrained, InfiniteData(world), ITERATIONS, seed, student=network)
     made = figures(model.sample(SAMPLES, seed=seed), world, seed)
     before = replace(untrained, samplings=model.samplings).sample(SAMPLES, seed=seed)
     return [

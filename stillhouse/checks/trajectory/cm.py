@@ -1,29 +1,26 @@
 """cm: one call of a consistency model comes close to the teacher's many, where the teacher's own single call
-sees only the mean."""
+returns only the mean."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled, reference
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE
+from stillhouse.core.schedules import VE
 from stillhouse.metrics.distances import sliced_wasserstein
-from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.cm import CM
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
     "endpoint": "The target is the teacher's clean estimate at the noisy state itself, not the consistent "
-    "answer one step on."
+    "estimate one step on."
 }
 CONTRACT = Contract(process=VE(), kind="edm")
 SAMPLES = 8192
@@ -49,14 +46,12 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     exact = world.exact(process)
     method = (Endpoint if ablation == "endpoint" else CM)(levels=18, decay=0.95)
     student = world.network(process, seed, kind="edm", width=64, depth=3, classes=0)
-    recipe = Recipe(steps=2000, batch=512, seed=seed, lr={"student": 1e-2}, ema=0.99)
-    trained = Trainer(
-        method, load(exact, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
-    ).fit()
-
-    data, _ = world.sample_data(
-        SAMPLES, Draws(SAMPLES, seed, "reference"), torch.arange(SAMPLES) % world.classes
+    samples = InfiniteData(world)
+    trained = distilled(
+        method, world, 2000, seed, network=student, data=samples, batch=512, lr=1e-2, schedule=""
     )
+
+    data = reference(world, SAMPLES, seed)
 
     def distance(samples: Tensor) -> float:
         return sliced_wasserstein(samples, data, p=1)

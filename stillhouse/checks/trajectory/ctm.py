@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled, reference
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE
+from stillhouse.core.schedules import VE
 from stillhouse.metrics.distances import paired_rmse, sliced_wasserstein
-from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.ctm import CTM
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
@@ -57,14 +55,11 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     exact = world.exact(process)
     method = {"": CTM, "endpoint": Endpoint, "one_end": OneEnd}[ablation](levels=18, segment=4, decay=0.95)
     student = world.network(process, seed, kind="edm", width=64, depth=3, classes=0, two_time=True)
-    recipe = Recipe(steps=1800, batch=512, seed=seed, lr={"student": 1e-2}, schedule="cosine", ema=0.99)
-    trained = Trainer(
-        method, load(exact, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
-    ).fit()
-
-    data, _ = world.sample_data(
-        SAMPLES, Draws(SAMPLES, seed, "reference"), torch.arange(SAMPLES) % world.classes
+    trained = distilled(
+        method, world, 1800, seed, network=student, data=InfiniteData(world), batch=512, lr=1e-2
     )
+
+    data = reference(world, SAMPLES, seed)
 
     def teacher(steps: int) -> Tensor:
         way = Sampling.steps(process, steps, solver="heun", grid="karras")

@@ -1,5 +1,5 @@
-"""guided_distillation: one network says what a guided teacher says, at any scale; halved to two steps it
-beats the teacher's two."""
+"""guided_distillation: one network predicts what a guided teacher predicts, at any scale; halved to two steps
+it beats the teacher's two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Cosine
+from stillhouse.core.schedules import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -24,8 +24,8 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "deaf": "The student is not given the guidance scale that its target was made with.",
-    "halving_alone": "The first stage asks for the conditional answer, without guidance.",
+    "no_scale": "The student is not given the guidance scale that its target was made with.",
+    "halving_alone": "The target of the first stage is the conditional prediction, without guidance.",
 }
 CONTRACT = Contract(options={"teacher_steps": 8, "steps": 4, "stochastic": True})
 SAMPLES = 8192
@@ -39,8 +39,8 @@ class HalvingAlone(GuidedDistillation):
         return self.teacher
 
 
-class Deaf(GuidedDistillation):
-    """Scales vary, and the student does not hear them."""
+class NoScale(GuidedDistillation):
+    """Scales vary, and the student is not given them."""
 
     takes_guidance = False
 
@@ -50,7 +50,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     guided DDIM steps."""
     world, process = get_world(WORLD, classes=4), Cosine()
     exact = world.exact(process)
-    kind = {"": GuidedDistillation, "deaf": Deaf, "halving_alone": HalvingAlone}[ablation]
+    kind = {"": GuidedDistillation, "no_scale": NoScale, "halving_alone": HalvingAlone}[ablation]
     method = kind(low_guidance=1.0, high_guidance=4.0, teacher_steps=16, steps=2, guidance_share=0.5)
     student = world.network(
         process, seed, kind="v", width=64, depth=3, classes=4, guidance_input=method.takes_guidance

@@ -1,5 +1,5 @@
-"""hyper_sd: segments first, then fewer; a student that is asked for the whole path from the start is worse at
-the same number of calls."""
+"""hyper_sd: segments first, then fewer; a student trained on the whole path from the start is worse at the
+same number of calls."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
-from stillhouse.core.conditions import Condition
+from stillhouse.checks.bench import trained
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -20,8 +21,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.training.denoising import Denoising
 from stillhouse.systems.trajectory.hyper_sd import HyperSD
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
@@ -53,12 +52,12 @@ def across(x0: Tensor, cond: Condition) -> Tensor:
     two halves."""
     angle = math.radians(67.5)
     side = x0 @ x0.new_tensor([math.cos(angle), math.sin(angle)])
-    return torch.where(cond == 0, side, -side)
+    return torch.where(as_tensor(cond) == 0, side, -side)
 
 
 class Bench:
-    """The exact teacher of two classes, guided, and a network that knows what it knows: where every student
-    starts."""
+    """The exact teacher of two classes, guided, and a network trained to equal it: the start of every
+    student."""
 
     def __init__(self, seed: int):
         self.seed, self.world = seed, make_mixture(radius=2.0, std=0.25, classes=2)
@@ -69,9 +68,8 @@ class Bench:
         self.ends = self.draw(self.teacher.denoiser, 100, GUIDANCE)
 
     def run(self, method: Denoising | HyperSD, steps: int, lr: float, student: Denoiser) -> Denoiser:
-        recipe = Recipe(steps=steps, batch=256, seed=self.seed, lr={"student": lr}, ema=0.99)
-        data = InfiniteData(self.world, labelled=True)
-        return Trainer(method, self.teacher, data, recipe, student=student.copy(), quiet=True).fit().denoiser
+        data, start = InfiniteData(self.world, labelled=True), student.copy()
+        return trained(method, self.teacher, data, steps, self.seed, student=start, lr=lr).denoiser
 
     def segmented(self, student: Denoiser, first: int, last: int, stages: int) -> Denoiser:
         return self.run(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -16,14 +17,12 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.lcm import LCM
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
     "endpoint": "The target is the guided teacher's clean estimate at the noisy state itself, not the "
-    "consistent answer one step on."
+    "consistent estimate one step on."
 }
 CONTRACT = Contract(
     options={"low_guidance": 1.0, "high_guidance": 4.0, "levels": 10, "steps": 2},
@@ -48,11 +47,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     kind = Endpoint if ablation else LCM
     method = kind(low_guidance=1.0, high_guidance=4.0, levels=50, steps=4, decay=0.95)
     student = world.network(process, seed, kind="v", width=64, depth=3, classes=4, guidance_input=True)
-    recipe = Recipe(steps=1200, batch=256, seed=seed, lr={"student": 5e-3}, ema=0.98)
-    teacher = load(exact, shape=world.shape, classes=4)
-    trained = Trainer(
-        method, teacher, InfiniteData(world, labelled=True), recipe, student=student, quiet=True
-    ).fit()
+    teacher, data = load(exact, shape=world.shape, classes=4), InfiniteData(world, labelled=True)
+    made = trained(method, teacher, data, 1200, seed, student=student, lr=5e-3, ema=0.98)
 
     labels = torch.arange(SAMPLES) % 4
 
@@ -66,7 +62,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         for calls, bound in ((1, 0.3), (2, 0.3), (4, 0.8)):
             steps = max(1, calls // 2)  # of two evaluations each
             mine = sliced_wasserstein(
-                trained.sample(SAMPLES, labels, steps=calls, guidance=w, seed=seed), whole, p=1
+                made.sample(SAMPLES, labels, steps=calls, guidance=w, seed=seed), whole, p=1
             )
             its = sliced_wasserstein(walk(steps, w), whole, p=1)
             what = (

@@ -21,7 +21,7 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "unguided": "The adapter is asked for the conditional answer: it folds in nothing.",
+    "unguided": "The adapter's target is the conditional prediction: it folds in nothing.",
     "adapter_on": "The teacher is read with the adapter on, so that the target runs away from the student.",
 }
 CONTRACT = Contract(options={"guidance": 3.0, "steps": 4})
@@ -36,7 +36,7 @@ class AdapterOn(LoraDistill):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The shipped network of the labelled ring at ``w = 3``; its walks in 32 DDIM steps from common noise are
+    """The shipped network of the labelled ring at ``w = 3``; samples in 32 DDIM steps from common noise are
     compared."""
     world, teacher = get_world(WORLD), load("mixture")
     original = teacher.denoiser.copy().eval()

@@ -3,15 +3,15 @@ steps lose it."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import reference, trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import ddim_step
-from stillhouse.core.process import Cosine
+from stillhouse.core.schedules import Cosine
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -20,8 +20,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.progressive import Progressive
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
@@ -35,7 +33,7 @@ SAMPLES = 16384
 
 
 class FromData(Progressive):
-    """The student is asked for the data."""
+    """The target is the data."""
 
     def student_loss(self, batch: Batch) -> Tensor:
         self.real = batch.data
@@ -46,7 +44,7 @@ class FromData(Progressive):
 
 
 class LastEstimate(Progressive):
-    """The student is asked for the second of the teacher's two answers."""
+    """The target is the second of the teacher's two estimates."""
 
     def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
         teacher = self.teacher if self.stage == 0 else self.previous
@@ -54,7 +52,7 @@ class LastEstimate(Progressive):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """The exact denoiser is taught to a network, which is the 64-step teacher; SWD is the sliced
+    """The exact denoiser is distilled into a network, which is the 64-step teacher; SWD is the sliced
     Wasserstein-1 distance."""
     world, process = get_world(WORLD), Cosine()
     kind = {"": Progressive, "data": FromData, "last_estimate": LastEstimate}[ablation]
@@ -62,17 +60,15 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     def halve(
         teacher: Model, method: Progressive, steps: int, lr: float, student: Denoiser | None = None
     ) -> Model:
-        recipe = Recipe(steps=steps, batch=512, seed=seed, lr={"student": lr}, ema=0.0)
-        return Trainer(method, teacher, InfiniteData(world), recipe, student=student, quiet=True).fit()
+        data = InfiniteData(world)
+        return trained(method, teacher, data, steps, seed, student=student, batch=512, lr=lr, ema=0.0)
 
     fresh = world.network(process, seed, kind="v", width=64, depth=3, classes=0)
     base = halve(load(world.exact(process), shape=world.shape), Progressive(128, 64), 1200, 3e-3, fresh)
     four = halve(base, kind(64, 4), 1200, 1e-3)
     one = halve(four, kind(4, 1), 1800, 1e-3)
 
-    data, _ = world.sample_data(
-        SAMPLES, Draws(SAMPLES, seed, "reference"), torch.arange(SAMPLES) % world.classes
-    )
+    data = reference(world, SAMPLES, seed)
 
     def distance(model: Model, steps: int) -> float:
         way = Sampling.steps(process, steps, solver="ddim")

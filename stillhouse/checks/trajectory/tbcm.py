@@ -1,5 +1,5 @@
-"""tbcm: one call of a student that saw no data comes close to the teacher's many steps, where the teacher's
-one step sees only the mean."""
+"""tbcm: one call of a student trained without data comes close to the teacher's many steps, where the
+teacher's one step returns only the mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -17,8 +18,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.trajectory.tbcm import TBCM
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
@@ -50,10 +49,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     teacher = load(world.exact(Flow()), shape=world.shape)
     method = Watched(warmup=150, **OPTIONS[ablation])
     data = InfiniteData(world) if method.requires("data") else NoData(world.shape)
-    recipe = Recipe(steps=700, batch=32, seed=seed, ema=0.99)
-    student = Trainer(
-        method, teacher, data, recipe, student=world.network(Flow(), seed, width=64, depth=2), quiet=True
-    ).fit()
+    network = world.network(Flow(), seed, width=64, depth=2)
+    student = trained(method, teacher, data, 700, seed, student=network, batch=32)
 
     many = teacher.sample(SAMPLES, steps=64, seed=seed)
 

@@ -1,5 +1,5 @@
-"""causvid: what a teacher that sees whole clips says of a causal student's frames makes them sharper than its
-paths alone did."""
+"""causvid: the score of a teacher of whole clips makes a causal student's frames sharper than the teacher's
+paths alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import trained
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser, count_calls
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, Process
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.models.video import video_network
 from stillhouse.opening import load
@@ -21,14 +23,12 @@ from stillhouse.samplers.draw import draw_samples
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.train.data import InfiniteData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.clips.ring import ClipDenoiser, RingClips
 
 WORLD = "clips"
 ABLATIONS = {
     "start": "No ODE initialisation: the score difference alone, for as many iterations as both stages have.",
-    "causal": "No ODE initialisation, and both scores of a frame see no later chunk.",
+    "causal": "No ODE initialisation, and both scores of a frame are functions of no later chunk.",
 }
 CONTRACT = Contract(
     options={"paths": 32, "teacher_steps": 4, "ode_share": 0.5, "fake_per_student": 2, "warmup": 1},
@@ -39,14 +39,14 @@ START, MATCHING, ALONE = (
     700,
     600,
     200,
-)  # iterations of the two stages, and those of the second in which the fake score learns alone
+)  # iterations of the two stages, and those of the second in which the fake score is trained alone
 FRAMES, SAMPLES, TEACHER_STEPS = 8, 1024, 32
 RATES = {"start": {"student": 2e-3}, "matching": {"student": 5e-4, "fake": 1e-3}}
 
 
 class CausalTeacher(ExactDenoiser):
-    """The exact teacher of each chunk, told of nothing that comes later: the posterior mean under the frames
-    up to the chunk's end."""
+    """The exact teacher of each chunk, a function of nothing that comes later: the posterior mean under the
+    frames up to the chunk's end."""
 
     def __init__(self, world: RingClips, process: Process, chunk: int):
         super().__init__(process)
@@ -74,15 +74,15 @@ class Symmetric(CausVid):
         video_network(self.fake, "The fake score").see(self.chunk)
 
 
-def trained(
+def stage_of(
     method: CausVid, world: RingClips, teacher: Denoiser, student: Denoiser, steps: int, seed: int, stage: str
 ) -> Model:
     """``steps`` iterations of one stage of ``method`` from ``student``."""
     schedule = "cosine" if stage == "start" else "constant"
-    recipe = Recipe(steps=steps, batch=48, seed=seed, lr=RATES[stage], schedule=schedule, ema=0.99)
-    return Trainer(
-        method, load(teacher, shape=world.shape), InfiniteData(world), recipe, student=student, quiet=True
-    ).fit()
+    exact, data = load(teacher, shape=world.shape), InfiniteData(world)
+    return trained(
+        method, exact, data, steps, seed, student=student, batch=48, lr=RATES[stage], schedule=schedule
+    )
 
 
 def calls_per_chunk(student: Model, world: RingClips) -> float:
@@ -97,17 +97,17 @@ def calls_per_chunk(student: Model, world: RingClips) -> float:
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """A bump on a ring of 16 pixels at one of six speeds, eight frames a clip in chunks of two; the teacher
-    knows every clip there is."""
+    is exact over all clips."""
     world = RingClips(FRAMES)
     teacher = world.exact(Flow())
 
     def network() -> Denoiser:
         return world.network(Flow(), seed, dim=48, depth=2, classes=0)
 
-    before = trained(CausVid(ode_share=1.0), world, teacher, network(), START, seed, "start")
+    before = stage_of(CausVid(ode_share=1.0), world, teacher, network(), START, seed, "start")
     matching: dict[str, Any] = {"ode_share": 0.0, "fake_per_student": 3, "warmup": ALONE}
     if not ablation:
-        after = trained(
+        after = stage_of(
             CausVid(**matching), world, teacher, before.denoiser.copy(), MATCHING, seed, "matching"
         )
     else:
@@ -116,7 +116,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             if ablation == "start"
             else (Symmetric, CausalTeacher(world, Flow(), CausVid().chunk))
         )
-        after = trained(kind(**matching), world, logits, network(), START + MATCHING, seed, "matching")
+        after = stage_of(kind(**matching), world, logits, network(), START + MATCHING, seed, "matching")
     first, second = (world.measure(model.sample(SAMPLES, seed=seed)) for model in (before, after))
 
     def still(found: dict[str, float]) -> float:

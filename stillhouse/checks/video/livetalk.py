@@ -1,4 +1,4 @@
-"""livetalk: a student that learns on its own streams, from a start that has converged, makes better clips and
+"""livetalk: a student trained on its own streams, from a start that has converged, makes better clips and
 does not drift."""
 
 from __future__ import annotations
@@ -6,21 +6,19 @@ from __future__ import annotations
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
+from stillhouse.checks.bench import distilled
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.metrics.video import drift
 from stillhouse.model import Model
-from stillhouse.opening import load
 from stillhouse.systems.video.causvid import CausVid
 from stillhouse.systems.video.livetalk import LiveTalk
-from stillhouse.train.data import Data, InfiniteData, NoData
-from stillhouse.train.loop import Trainer
-from stillhouse.train.recipe import Recipe
+from stillhouse.train.data import Data, InfiniteData
 from stillhouse.worlds.clips.ring import RingClips
 
 WORLD = "clips"
 ABLATIONS = {
-    "policy": "Not on-policy: the second stage learns on noised real clips (causvid), with as many "
+    "policy": "Not on-policy: the second stage trains on noised real clips (causvid), with as many "
     "iterations.",
     "start": "The second stage begins after a tenth of the first one's iterations.",
 }
@@ -49,19 +47,20 @@ def trained(
     seed: int,
     data: Data | None = None,
 ) -> Model:
-    """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher, which
-    sees whole clips."""
-    teacher, first = load(world.exact(Flow()), shape=world.shape), method.ode_share == 1
+    """``steps`` iterations of one stage of ``method`` from ``student``, under the closed-form teacher of
+    whole clips."""
+    first = method.ode_share == 1
     rates, schedule = (
         ({"student": 2e-3}, "cosine") if first else ({"student": 5e-4, "fake": 1e-3}, "constant")
     )
-    recipe = Recipe(steps=steps, batch=32, seed=seed, lr=rates, schedule=schedule, ema=0.99)
-    return Trainer(method, teacher, data or NoData(world.shape), recipe, student=student, quiet=True).fit()
+    return distilled(
+        method, world, steps, seed, network=student, data=data, batch=32, lr=rates, schedule=schedule
+    )
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    """A bump on a ring of 16 pixels at one of four speeds; clips of 8 frames are learned from, streams of 64
-    are looked at."""
+    """A bump on a ring of 16 pixels at one of four speeds; training is on clips of 8 frames, measurement on
+    streams of 64."""
     world = RingClips(FRAMES, speeds=(-2, -1, 1, 2))
 
     def begun(steps: int) -> Model:

@@ -4,7 +4,8 @@ from stillhouse.io.data.cache import Cache, open_cache
 from stillhouse.io.data.encode import encode_prompts, encode_source
 from stillhouse.io.data.prepare import buckets, nearest, to_tensor
 from stillhouse.io.data.prompts import read_prompts, split_prompts
-from stillhouse.io.data.sources import Row, Source, open_source
+from stillhouse.io.data.rows import Row, Source
+from stillhouse.io.data.sources import open_source
 
 __all__ = [
     "Cache",

@@ -76,8 +76,15 @@ class Cache:
                     yield tag, name, caption
 
     def read(self, tag: str, index: Tensor) -> tuple[Tensor | None, Condition]:
-        """Rows ``index`` (B,) of one picture size: latents (B, *shape) and conditions, in float32 whatever
-        they are kept in."""
+        """Rows of one picture size, in float32 whatever they are kept in.
+
+        Arguments:
+            tag: the size, a key of ``counts``.
+            index: which of its rows, (B,) int64.
+
+        Returns:
+            Latents (B, *shape), None in a cache of prompts; and their condition, None for none.
+        """
         ends = self._ends[tag]
         shards = torch.bucketize(index, ends, right=True)
         rows: dict[str, Tensor] = {}
@@ -120,10 +127,20 @@ def fill(
 ) -> Cache:
     """Make every shard that is not there yet, and the cache's index.
 
-    ``probe(prompts)``: the encoders' answers to those prompts (None: to prompts of its choice) and the
-    prompts. ``make(rows)``: one shard's tensors and note from ``key["shard"]`` rows at most. ``place``: this
-    process and their number; each makes its share of the shards and waits for the others'. ``tick(n)`` is
-    told of ``n`` rows done.
+    Arguments:
+        folder: of the cache, made if missing.
+        key: plain data that identifies the cache; ``key["shard"]``: rows of a shard.
+        probe: ``probe(prompts)`` gives the encoders' answers to those prompts (None: to prompts of its
+            choice) and the prompts.
+        rows: of the source, all of them.
+        make: ``make(rows)`` gives one shard's tensors and note from ``key["shard"]`` rows at most.
+        refresh: begin anew, in one process only.
+        place: this process and their number; each makes its share of the shards and waits for the others'.
+        tick: ``tick(n)`` is called for ``n`` rows passed over: made already, or another process's.
+
+    Returns:
+        The finished cache; raises :class:`StillhouseError` where ``folder`` holds one of another key or other
+        encoders.
     """
     folder, (rank, world) = Path(folder), place
     require(not folder.exists() or folder.is_dir(), f"The cache '{folder}' is a file, not a folder.")
@@ -207,8 +224,8 @@ def _same_key(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None
 def _same_encodings(
     folder: Path, probe: Callable[..., tuple[dict[str, Tensor], list[str]]], prompts: list[str]
 ) -> None:
-    """The encoders are known by what they say, not by their files: a codec in another folder or precision is
-    still the same one."""
+    """The encoders are recognised by their output, not by their files: a codec in another folder or precision
+    is still the same one."""
     try:
         there = load_file(folder / PROBE)
     except (SafetensorError, OSError) as error:
@@ -274,7 +291,8 @@ def _whole(path: Path) -> Any:
 
 def _note(path: Path) -> dict[str, Any]:
     with _whole(path) as file:
-        return json.loads((file.metadata() or {})[HEADER])
+        note: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+        return note
 
 
 def _wait_for(there: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require
 from stillhouse.io.data.cache import Cache, fill
 from stillhouse.io.data.prepare import Size, nearest, to_tensor, upright
-from stillhouse.io.data.sources import Row, Source
+from stillhouse.io.data.rows import Row, Source
 
 log = logging.getLogger("stillhouse")
 
@@ -49,19 +49,31 @@ def encode_source(
     refresh: bool = False,
     show: bool = True,
 ) -> Cache:
-    """Every usable image of ``source`` as latents, with its caption's condition or its label, kept in
-    ``folder``.
-
-    ``size``: (height, width) in pixels; with ``sizes``, each image goes to the one of the nearest aspect
-    ratio. ``codec``: None keeps pixels. ``text``: encodes captions (a row without one gets the empty
-    condition); None with ``classes``: labels, -1 for a row without; None and 0: no conditions. A text encoder
-    whose answer depends on the picture's size has ``at(height, width)``, the same encoder for that size.
-    ``shard``: rows of the source a file. ``dtype``: how numbers are kept. ``device``: where images are
-    encoded.
+    """Every usable image of a source as latents, with its caption's condition or its label.
 
     What is in ``folder`` already is taken over if the same data, sizes and encoders made it; if not,
     :class:`StillhouseError` says what differs, unless ``refresh``. Under several processes each encodes its
     share.
+
+    Arguments:
+        source: the images.
+        folder: of the cache, made if missing.
+        size: (height, width) in pixels.
+        codec: makes latents of images (B, channels, height, width) in [-1, 1]; None keeps pixels.
+        text: encodes captions (a row without one gets the empty condition); one whose answer depends on the
+            picture's size has ``at(height, width)``, the same encoder for that size; None: no captions.
+        sizes: each image goes to the one of the nearest aspect ratio; empty: all to ``size``.
+        channels: of the images, 3 or 1.
+        classes: without ``text``, labels in 0 … classes - 1, -1 for a row without; 0: no conditions.
+        batch: images that are encoded at once.
+        shard: rows of the source a file.
+        dtype: of what is stored.
+        device: where images are encoded.
+        refresh: encode again what is stored already.
+        show: a progress bar.
+
+    Returns:
+        The finished cache.
     """
     require(dtype in DTYPES, f"A cache keeps {', '.join(DTYPES.values())}, not {dtype}.")
     require(batch >= 1 and shard >= 1, f"A batch and a shard hold at least one row, not {batch} and {shard}.")
@@ -181,7 +193,21 @@ def encode_prompts(
     refresh: bool = False,
     show: bool = True,
 ) -> Cache:
-    """The conditions of ``prompts``, kept in ``folder`` as :func:`encode_source` keeps those of captions."""
+    """The conditions of prompts, kept as :func:`encode_source` keeps those of captions.
+
+    Arguments:
+        prompts: at least one.
+        folder: of the cache, made if missing.
+        text: the text encoder.
+        batch: prompts that are encoded at once.
+        shard: prompts a file.
+        dtype: of what is stored.
+        refresh: encode again what is stored already.
+        show: a progress bar.
+
+    Returns:
+        The finished cache, whose rows are in the order of the prompts.
+    """
     require(len(prompts) > 0, "There are no prompts to encode.")
     require(dtype in DTYPES, f"A cache keeps {', '.join(DTYPES.values())}, not {dtype}.")
     key = {"source": f"{seed_of(*prompts):x}", "encoded": "prompts", "dtype": DTYPES[dtype], "shard": shard}
@@ -226,7 +252,7 @@ def _wanted(captions: Iterator[str | None]) -> list[str]:
 
 def _encoded(text: Any, captions: Sequence[str], dtype: torch.dtype) -> Condition:
     with torch.no_grad():
-        cond = move(text.encode(list(captions)), "cpu")
+        cond: Condition = move(text.encode(list(captions)), "cpu")
     return apply(
         lambda part: (
             _kept(part, dtype, captions, "the text encoder")

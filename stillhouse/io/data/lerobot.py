@@ -67,11 +67,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """``chunks`` (N, H, A) and ``seen`` (N, O) in [-1, 1], float32, one row for every frame; ``episode`` (N,)
-    its episode's number.
+    """Chunks of actions and what was observed before them, one row for every frame.
 
-    ``fps``: frames a second. ``scales``: by ``action`` and ``observation``, how they were scaled, to scale
-    back what a policy says.
+    Arguments:
+        chunks: actions in [-1, 1], (N, H, A) float32.
+        seen: observations in [-1, 1], (N, O) float32.
+        episode: number of the frame's episode, (N,).
+        fps: frames a second.
+        scales: of ``action`` and ``observation``, to scale back what a policy predicts.
     """
 
     chunks: Tensor
@@ -89,13 +92,22 @@ def is_lerobot(folder: str | Path) -> bool:
 def read_lerobot(
     folder: str | Path, horizon: int, *, fps: float | None = None, scales: dict[str, Scale] | None = None
 ) -> Demonstrations:
-    """Every frame's observation and the ``horizon`` actions from it on; behind the end of an episode its last
-    action is repeated.
+    """Every frame's observation and the chunk of actions from it on; behind the end of an episode its last
+    action is repeated. Needs ``stillhouse[control]``.
 
-    ``fps``: what the demonstrations must have been recorded at. ``scales``: how to scale them; to their own
-    range if not given. Needs ``stillhouse[control]``. Raises :class:`StillhouseError` for a folder without
-    ``meta/info.json`` or frames, a missing column, actions or states of uneven length, with NaN or not of the
-    scales' length, and a frame rate that is not ``fps`` or that the time stamps don't keep.
+    Arguments:
+        folder: with ``meta/info.json`` and ``data/**/*.parquet``.
+        horizon: actions of a chunk, at least 1.
+        fps: frames a second that the demonstrations must have been recorded at; None: any.
+        scales: of ``action`` and ``observation``; None: their own range.
+
+    Returns:
+        The demonstrations, scaled.
+
+    Raises:
+        StillhouseError: the folder has no ``meta/info.json`` or no frames, a column is missing, actions or
+            states are of uneven length, hold NaN or are not of the scales' length, or the frame rate is not
+            ``fps`` or not that of the time stamps.
     """
     folder = Path(folder)
     require(horizon >= 1, f"A chunk has at least one action, not {horizon}.")
@@ -138,8 +150,7 @@ def _info(folder: Path) -> dict[str, Any]:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise StillhouseError(f"'{folder / INFO}' is not valid JSON: {error}.") from error
-    require(isinstance(info, dict), f"'{folder / INFO}' holds no entries.")
-    return info
+    return required_type(info, dict, f"'{folder / INFO}' holds no entries.")
 
 
 def _frames(folder: Path) -> dict[str, list[Any]]:

@@ -20,10 +20,18 @@ Size = tuple[int, int]  # height, width
 
 
 def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
-    """An image as float32 ``(channels, height, width)`` in [-1, 1]; ``channels``: 3 for colour, 1 for grey.
+    """An image as numbers.
 
     Turned upright by its EXIF note. What is transparent shows white, as on paper. Scaled (Lanczos) until it
     covers ``size``, then cut about its centre. 16-bit grey keeps its upper 8 bits.
+
+    Arguments:
+        image: of any size and mode.
+        size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+
+    Returns:
+        (channels, height, width) float32 in [-1, 1].
     """
     from PIL import Image as images
     from PIL import ImageOps
@@ -43,11 +51,16 @@ def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
 
 
 def buckets(size: Size, multiple: int, count: int, widest: float = 2.0) -> list[Size]:
-    """About ``count`` sizes (height, width) of about the area of ``size``, sides divisible by ``multiple``,
-    tallest first.
+    """Sizes of about one area, whose aspect ratios (width to height) are spread evenly in the logarithm.
 
-    Their aspect ratios (width to height) are spread evenly in the logarithm between ``1 / widest`` and
-    ``widest``; ``size`` itself is among them. Sizes that fall together after rounding are one.
+    Arguments:
+        size: (height, width) in pixels, itself among the sizes.
+        multiple: by which all sides are divisible, those of ``size`` included.
+        count: about how many sizes, at least 1; those that fall together after rounding are one.
+        widest: the ratios lie between ``1 / widest`` and ``widest``; at least 1.
+
+    Returns:
+        Sizes (height, width), tallest first.
     """
     require(
         count >= 1 and multiple >= 1,
@@ -69,7 +82,15 @@ def buckets(size: Size, multiple: int, count: int, widest: float = 2.0) -> list[
 
 
 def nearest(size: Size, choices: Sequence[Size]) -> Size:
-    """The choice whose aspect ratio is nearest to that of ``size``."""
+    """The choice whose aspect ratio is nearest, in the logarithm.
+
+    Arguments:
+        size: (height, width).
+        choices: at least one size.
+
+    Returns:
+        One of the choices.
+    """
     aspect = math.log(size[1] / size[0])
     return min(choices, key=lambda s: (abs(math.log(s[1] / s[0]) - aspect), s))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.draws import seed_of
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required_type
 
 CAPTIONS = ("text", "caption", "prompt")  # columns that hold one, first come first served
 PROMPT_FILES = (".txt", ".jsonl", ".csv")
@@ -43,8 +43,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise StillhouseError(f"Line {number} of '{path}' is no JSON: {error.msg}.") from error
-        require(isinstance(row, dict), f"Line {number} of '{path}' is no JSON object.")
-        rows.append(row)
+        rows.append(required_type(row, dict, f"Line {number} of '{path}' is no JSON object."))
     return rows
 
 
@@ -80,16 +79,30 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def is_held_out(name: str, share: float, seed: int = 0) -> bool:
-    """Whether a prompt or a sample of this name is for validation: its hash decides, so more data moves
-    nothing from side to side."""
+    """Whether a prompt or a sample is for validation: the hash of its name decides, so more data moves
+    nothing from side to side.
+
+    Arguments:
+        name: the prompt, or the name of the sample.
+        share: for validation, in [0, 1).
+        seed: of the hash.
+
+    Returns:
+        True for about that share of names.
+    """
     return seed_of(seed, "held out", name) < share * 2**63
 
 
 def split_prompts(prompts: Sequence[str], share: float = 0.02, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Prompts to learn from, and about ``share`` of them to look at the student with. Equal prompts stay
-    together; none is lost.
+    """Prompts to learn from, and some to look at the student with. Equal prompts stay together; none is lost.
 
-    With a share above 0 at least one prompt is held out, unless there is only one.
+    Arguments:
+        prompts: at least one.
+        share: held out, about, in [0, 1); above 0 at least one prompt is held out, unless there is only one.
+        seed: of the choice.
+
+    Returns:
+        The prompts to learn from and those held out, both in the order given.
     """
     require(0 <= share < 1, f"The share that is held out lies in [0, 1), not {share}.")
     held = {p for p in prompts if is_held_out(p, share, seed)}

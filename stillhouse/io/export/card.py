@@ -51,14 +51,14 @@ class Facts:
     @property
     def base(self) -> str:
         """The teacher's name, without the path to it."""
-        return base_name(self.family, self.info)
+        return _base_name(self.family, self.info)
 
     @property
     def method(self) -> str:
         return str(self.info.get("method", "distillation"))
 
 
-def base_name(family: Family, info: Mapping[str, Any]) -> str:
+def _base_name(family: Family, info: Mapping[str, Any]) -> str:
     """``owner/name`` of a hub model, else the name of the teacher's folder."""
     name = str(getattr(family.pipe.config, "_name_or_path", "") or "")
     if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -189,7 +189,7 @@ def call_options(facts: Facts) -> list[str]:
 
 
 def guidance_remarks(facts: Facts) -> list[str]:
-    """What a user must know about ``guidance_scale``."""
+    """What a user must consider about ``guidance_scale``."""
     parameters = inspect.signature(type(facts.family.pipe).__call__).parameters
     if "guidance_scale" not in parameters:
         return []

@@ -22,10 +22,15 @@ TIME, SCALE, STATE, OUTPUT, NOISE, ALPHA, SIGMA = range(7)  # the columns of a r
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Walks the student's own steps.
 
-    ``walks``: by number of steps, a row for each step: the time the network is told, the scale of its input,
-    the weights ``a, b, c`` of state, output and fresh noise, and the levels ``alpha, sigma`` of signal and
-    noise. ``starts``: standard deviation of the first noise. ``guidance_free``: the student needs no
-    classifier-free guidance, and a second evaluation for it is warned of once.
+    Arguments:
+        walks: by number of steps, a row for each step: the timestep given to the network, the scale of its
+            input, the weights ``a, b, c`` of state, output and fresh noise, and the levels ``alpha, sigma``
+            of signal and noise.
+        starts: by number of steps, the standard deviation of the first noise.
+        guidance_free: the student needs no classifier-free guidance, and a second evaluation for it is warned
+            of once.
+        prediction_type: of the network, for pipelines that look at it.
+        num_train_timesteps: of the teacher's scheduler.
     """
 
     order = 1
@@ -56,8 +61,15 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigmas: list[float] | None = None,
         mu: float | None = None,
     ) -> None:
-        """Take the walk of so many steps. Grids that pipelines hand over are only counted: the student has
-        its own."""
+        """Take the walk of so many steps; raises ``ValueError`` for a number that there is none of.
+
+        Arguments:
+            num_inference_steps: of the walk; None: as many as the grid has.
+            device: of the timesteps.
+            timesteps: a pipeline's grid, which is only counted: the student has its own.
+            sigmas: likewise.
+            mu: a pipeline's shift of its grid, without effect.
+        """
         given = timesteps if timesteps is not None else sigmas
         n = num_inference_steps if given is None else len(given)
         if str(n) not in self.walks:
@@ -80,6 +92,15 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return int((self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin())
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        """The network's input; also notes how many rows it has.
+
+        Arguments:
+            sample: the state, (B, …).
+            timestep: one of ``timesteps``, for the first call of a walk.
+
+        Returns:
+            The state, scaled.
+        """
         self.rows_seen = len(sample)
         row = self.walk[self.index_for_timestep(timestep) if self.step_index is None else self.step_index]
         return sample if row[SCALE] == 1 else sample * row[SCALE]
@@ -92,7 +113,18 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         generator: Any = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
-        """The state at the next time, computed in float32."""
+        """The state at the next time, computed in float32.
+
+        Arguments:
+            model_output: the network's, (B, …).
+            timestep: one of ``timesteps``, for the first step of a walk.
+            sample: the state, (B, …).
+            generator: of the fresh noise, where the step has some.
+            return_dict: an object with ``prev_sample``; else a tuple.
+
+        Returns:
+            The next state, (B, …).
+        """
         if self.step_index is None:
             self.step_index = (
                 self.index_for_timestep(timestep) if self.begin_index is None else self.begin_index
@@ -115,7 +147,16 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """Clean samples (B, …) at the levels of ``timesteps`` (B,)."""
+        """States of the process.
+
+        Arguments:
+            original_samples: clean, (B, …).
+            noise: standard normal, (B, …).
+            timesteps: of the walk, (B,); each takes the levels of the nearest step.
+
+        Returns:
+            Noised samples, (B, …).
+        """
         rows = torch.tensor([self.walk[self.index_for_timestep(t)] for t in timesteps]).to(original_samples)
         shape = (-1,) + (1,) * (original_samples.dim() - 1)
         return rows[:, ALPHA].reshape(shape) * original_samples + rows[:, SIGMA].reshape(shape) * noise

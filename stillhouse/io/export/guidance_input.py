@@ -10,24 +10,31 @@ import torch
 from torch import nn
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 
 SIZE = 256  # waves, as latent consistency models have
 
 
 def takes_guidance_input(net: nn.Module) -> bool:
-    """Whether a network of this class can hear the guidance scale beside the time."""
+    """Whether a network of this class can take the guidance scale as an input beside the time."""
     config = getattr(net, "config", {})
     return "time_cond_proj_dim" in config and hasattr(getattr(net, "time_embedding", None), "cond_proj")
 
 
 def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
-    """A copy of a U-Net that also hears the guidance scale, as yet without effect: its projection starts at
+    """A copy of a U-Net with the guidance scale as an input, as yet without effect: its projection starts at
     zero.
 
-    The scale comes as ``size`` waves of ``1000 (w - 1)``, sines then cosines (Meng et al., 2022, arXiv
-    2210.03142, section 3; Luo et al., 2023, arXiv 2310.04378), which is how Diffusers' own pipelines tell it.
-    Raises :class:`StillhouseError` for networks without such an input.
+    The scale comes as waves of ``1000 (w - 1)``, sines then cosines (Meng et al., 2022, arXiv 2210.03142,
+    section 3; Luo et al., 2023, arXiv 2310.04378), which is how Diffusers' own pipelines give it. Raises
+    :class:`StillhouseError` for networks without such an input.
+
+    Arguments:
+        net: a U-Net of Diffusers.
+        size: number of waves.
+
+    Returns:
+        The copy; of a network that has the input already, a plain one.
     """
     if not takes_guidance_input(net):
         raise StillhouseError(
@@ -35,7 +42,8 @@ def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
             "lowest and highest guidance)."
         )
     if net.config["time_cond_proj_dim"] is not None:
-        return copy.deepcopy(net)
+        copied: nn.Module = copy.deepcopy(net)
+        return copied
     with quiet(), torch.random.fork_rng(devices=[]):  # its first weights are replaced below
         twin = (
             type(net)
@@ -44,17 +52,24 @@ def with_guidance_input(net: Any, size: int = SIZE) -> nn.Module:
         )
     twin.load_state_dict(net.state_dict(), strict=False)
     nn.init.zeros_(twin.time_embedding.cond_proj.weight)
-    return twin.train(net.training)
+    grown: nn.Module = twin.train(net.training)
+    return grown
 
 
 def with_idle_input(net: Any, size: int = SIZE) -> nn.Module:
-    """The same weights (shared) with a guidance input of zeros: pipelines that see one never evaluate twice
+    """The same weights (shared) with a guidance input of zeros: pipelines that find one never evaluate twice
     for guidance.
 
-    For networks that can't have one, or have one already, ``net`` itself.
+    Arguments:
+        net: a network of Diffusers.
+        size: number of waves.
+
+    Returns:
+        A network on the same weights; ``net`` itself where it can't have such an input, or has one already.
     """
     if not takes_guidance_input(net) or net.config["time_cond_proj_dim"] is not None:
-        return net
+        same: nn.Module = net
+        return same
     width, reference = net.time_embedding.linear_1.in_features, net.time_embedding.linear_1.weight
     embedding = _twin(net.time_embedding)
     embedding.cond_proj = nn.Linear(size, width, bias=False, device=reference.device, dtype=reference.dtype)
@@ -73,7 +88,8 @@ def _with_embedding(net: Any, embedding: nn.Module, size: int | None) -> nn.Modu
     twin = _twin(net)
     twin.time_embedding = embedding
     twin.register_to_config(time_cond_proj_dim=size)
-    return twin
+    made: nn.Module = twin
+    return made
 
 
 def _twin(module: nn.Module) -> Any:

@@ -1,5 +1,5 @@
-"""An adapter as files that others read: Diffusers' single file, PEFT's pair, and what says which base it
-belongs to."""
+"""An adapter as files that others read: Diffusers' single file, PEFT's pair, and what identifies the
+base it belongs to."""
 
 from __future__ import annotations
 
@@ -51,7 +51,15 @@ def fingerprint(net: nn.Module) -> dict[str, Any]:
 def check_base(
     net: nn.Module, wanted: dict[str, Any], folder: str | Path, what: str = "LoRA", made: str = "trained"
 ) -> None:
-    """Refuse a base that an adapter was not trained on, with :class:`StillhouseError`."""
+    """Refuse a base that an adapter was not trained on, with :class:`StillhouseError`.
+
+    Arguments:
+        net: the base.
+        wanted: the :func:`fingerprint` of the right one.
+        folder: of the adapter, for the sentence.
+        what: lies in it, for the sentence.
+        made: how it came about, for the sentence.
+    """
     found = fingerprint(net)
     alike = all(found[key] == wanted[key] for key in ("class", "weights"))
     require(
@@ -71,11 +79,16 @@ def check_base(
 
 
 def write_lora(folder: Path, part: str, student: Adapted, header: dict[str, Any]) -> None:
-    """Both formats of the student's adapter into ``folder``. ``part``: the pipeline's name of the network;
-    ``header``: for both files.
+    """Both formats of a student's adapter.
 
     Diffusers' file holds the scale ``alpha / rank`` in its weights, so that no reader can miss it; PEFT's
     keeps it in its configuration.
+
+    Arguments:
+        folder: where the files go, which exists.
+        part: the pipeline's name of the network.
+        student: whose adapter it is.
+        header: plain data for both files.
     """
     base, weights = student.base, student.lora()
     scale = base.alpha / base.rank
@@ -105,7 +118,15 @@ def _bare(base: Denoiser) -> Denoiser:
 
 
 def read_lora(folder: Path, base: Denoiser) -> Adapted:
-    """The student that ``folder`` holds, as an adapter on ``base``."""
+    """The student that :func:`write_lora` wrote.
+
+    Arguments:
+        folder: with PEFT's two files.
+        base: the denoiser that it was trained on; adapters of another run that it carries are left out.
+
+    Returns:
+        An adapter on ``base``, frozen.
+    """
     config = json.loads((folder / PEFT_CONFIG).read_text())
     base = _bare(base)
     student = adapted(

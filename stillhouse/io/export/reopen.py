@@ -31,12 +31,19 @@ def open_student(
     adapter: str | type[Family] | None = None,
     **options: Any,
 ) -> tuple[Family, Denoiser, dict[str, Denoiser], dict[str, Any]]:
-    """The student in ``folder``: its pipeline's family, its denoiser, its companions by name, and what was
-    kept with it.
+    """Open a student that :func:`save_pipeline` wrote.
 
-    ``base``: for a LoRA, the pipeline it was trained on. ``adapter, options``: as in
-    :func:`stillhouse.io.pipelines.open_pipeline`. Raises :class:`StillhouseError` for a LoRA without its
-    base, or with another one.
+    Arguments:
+        folder: of the student.
+        base: for a LoRA or a scheduler alone, the pipeline it was made for; None for a whole pipeline.
+        adapter: a :class:`Family` of one's own, as in :func:`stillhouse.io.pipelines.open_pipeline`.
+        options: of :func:`stillhouse.io.pipelines.open_pipeline`, over what was kept.
+
+    Returns:
+        The family of its pipeline, its denoiser, its companions by name, and what was kept with it.
+
+    Raises:
+        StillhouseError: the folder holds no student, or one that needs a base is given none or another one.
     """
     folder = Path(folder)
     require(is_student(folder), f"'{folder}' holds no student that save_pretrained wrote (no {ABOUT}).")
@@ -109,7 +116,7 @@ def _beside(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser:
 def _opened(
     folder: Path, about: dict[str, Any], adapter: str | type[Family] | None, options: dict[str, Any]
 ) -> Family:
-    """The family of a saved student, read with its teacher's scheduler (which says the process) in the place
+    """The family of a saved student, read with its teacher's scheduler (which holds the process) in the place
     of the student's.
 
     So the folder's own scheduler file, where there is one, is not run.

@@ -16,7 +16,7 @@ from torch import nn
 
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
@@ -24,7 +24,7 @@ from stillhouse.io.export.lora import fingerprint, write_lora
 from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.weights import kind_config
 
 ABOUT, INDEX = "stillhouse.json", "model_index.json"
@@ -45,21 +45,32 @@ def save_pipeline(
     companions: Mapping[str, nn.Module] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the student ``denoiser`` of ``family``'s pipeline to ``folder``; returns the folder.
-
-    ``form``: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
-    adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``; ``scheduler``, no weights
-    at all, for a model that is the pipeline's own network with other samplings. An adapter's default is
-    both, since the one just works and the other is small enough to share; any other student's is full.
-    ``samplings``: by number of steps, the default first. ``free_steps``: it is a many-step model and keeps
-    the teacher's scheduler. ``fixed_guidance``: a U-Net whose student needs no guidance gets an input for it
-    that does nothing, so that Diffusers never evaluates twice; False leaves guidance to the caller.
-    ``companions``: further denoisers of the pipeline's network, which :func:`open_student` gives back.
-    ``info, more``: plain data to be kept.
+    """Write a student of a pipeline.
 
     The training network is left as it is. A folder that a student was saved to before is replaced; raises
     :class:`StillhouseError` for one that holds anything else, and for a student that is no network of this
     pipeline.
+
+    Arguments:
+        folder: to write.
+        family: of the pipeline.
+        denoiser: the student.
+        samplings: by number of steps, the default first.
+        info: plain data to be kept; its method and teacher stand on the card.
+        form: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
+            adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``; ``scheduler``, no
+            weights at all, for a model that is the pipeline's own network with other samplings. None: both
+            for an adapter, since the one just works and the other is small enough to share; full for any
+            other student.
+        free_steps: it is a many-step model and keeps the teacher's scheduler.
+        fixed_guidance: a U-Net whose student needs no guidance gets an input for it that does nothing, so
+            that Diffusers never evaluates twice; False leaves guidance to the caller.
+        companions: further denoisers of the pipeline's network by name, which :func:`open_student` gives
+            back.
+        more: further plain data to be kept, beside ``info``.
+
+    Returns:
+        The folder.
     """
     form = form or ("both" if isinstance(denoiser, Adapted) else "full")
     if form not in FORMS:
@@ -160,18 +171,17 @@ def _write_full(
 
 def _companion(family: Family, name: str, module: nn.Module) -> Denoiser:
     """A companion that can be saved in a pipeline's folder: another denoiser of the same class of network."""
-    fits = isinstance(module, Denoiser) and isinstance(_plain_net(module), type(family.network))
-    require(
-        fits,
+    foreign = (
         f"The companion '{name}' is no network of the {type(family.pipe).__name__} that it would be saved "
-        "with.",
+        "with."
     )
+    denoiser = required_type(module, Denoiser, foreign)
+    require(isinstance(_plain_net(denoiser), type(family.network)), foreign)
     taken = name in family.pipe.components or name == LORA_FOLDER
     require(
         name.isidentifier() and not taken, f"A companion can't be called '{name}' in a pipeline's folder."
     )
-    assert isinstance(module, Denoiser)
-    return module
+    return denoiser
 
 
 def _plain_net(denoiser: Denoiser) -> Any:
@@ -214,7 +224,12 @@ def _with(pipe: Any, part: str, net: nn.Module, choice: Choice) -> Any:
 
 
 def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let ``build`` fill a new folder beside ``folder``, then put it in its place."""
+    """Fill a new folder, then put it in the place of an old one, which is empty or holds a saved student.
+
+    Arguments:
+        folder: the place; it need not exist.
+        build: called with the new folder, which lies beside it.
+    """
     require(
         not folder.exists()
         or (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))),
@@ -243,4 +258,6 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A Diffusers configuration as JSON holds it."""
     own = {k: v for k, v in config.items() if not k.startswith("_")}
-    return json.loads(json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
+    text = json.dumps(own, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
+    plain: dict[str, Any] = json.loads(text)
+    return plain

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.prediction import EDM, KINDS, X0, Bounded, Eps, Kind, V
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.io.export.walks import Sampled, Walk, walk
 from stillhouse.io.pipelines import Family
-from stillhouse.io.pipelines.base import quiet
+from stillhouse.io.pipelines.quiet import quiet
 
 TABLE = (
     "num_train_timesteps",
@@ -37,8 +37,14 @@ CLOSE = 1e-4
 
 @dataclass
 class Choice:
-    """A scheduler for a saved student. ``steps``: the numbers of steps it is right for; ``remarks``: what
-    Diffusers can't do."""
+    """A scheduler for a saved student.
+
+    Arguments:
+        scheduler: of Diffusers, or ours.
+        steps: the numbers of steps it is right for.
+        own: it is ours, so that its file is saved as well.
+        remarks: what Diffusers can't do.
+    """
 
     scheduler: Any
     steps: list[int]
@@ -71,12 +77,21 @@ class Habits:
 
 
 def choose(family: Family, denoiser: Denoiser, samplings: Mapping[int, Sampled]) -> Choice:
-    """The scheduler for ``samplings`` (by number of steps, the default one first) of a student of ``family``.
+    """The scheduler for a student's samplings.
 
     A stock scheduler that walks them all; else a stock one for the default number alone, since that opens
     without running code from the folder; else :class:`FewStepScheduler`, whose file is saved beside its
     configuration. "Walks as the student" is tried, not concluded: both are run on a made-up network, and must
-    ask it the same questions and end at the same place.
+    call it at the same times and inputs and end at the same place.
+
+    Arguments:
+        family: of the student's pipeline.
+        denoiser: the student.
+        samplings: by number of steps, the default one first.
+
+    Returns:
+        The scheduler; the pipeline's own, right for no number of steps, where a sampling has several legs,
+        hooks or companions.
     """
     habits = Habits.of(family.pipe)
     odd = [n for n, sampling in samplings.items() if not sampling.plain]
@@ -113,7 +128,16 @@ def _prediction(kind: Kind) -> str | None:
 
 
 def own_scheduler(denoiser: Denoiser, walks: Mapping[int, Walk], guidance_free: bool) -> Any:
-    """Our own scheduler with these walks."""
+    """Our own scheduler with some walks.
+
+    Arguments:
+        denoiser: the student, for the name of its prediction.
+        walks: by number of steps, the default one first.
+        guidance_free: the student needs no guidance.
+
+    Returns:
+        A :class:`FewStepScheduler`.
+    """
     from stillhouse.io.export.few_step_scheduler import FewStepScheduler
 
     pred = _prediction(denoiser.kind) or (
@@ -221,7 +245,8 @@ def _of_flow(family: Family, first: Walk) -> Iterator[Any]:
 
 
 def _agree(stock: Any, ours: Any, habits: Habits, n: int, options: Mapping[str, Any]) -> bool:
-    """Whether ``stock`` asks and moves as ``ours`` does in ``n`` steps, in a pipeline of these habits."""
+    """Whether ``stock`` calls the network and moves as ``ours`` does in ``n`` steps, in a pipeline of these
+    habits."""
     try:
         theirs, end = _try(stock, habits, n, options)
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError):
@@ -235,7 +260,7 @@ def _agree(stock: Any, ours: Any, habits: Habits, n: int, options: Mapping[str, 
 
 @torch.no_grad()
 def _try(scheduler: Any, habits: Habits, n: int, options: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
-    """What a made-up network is asked on one walk (times and inputs), and where the walk ends."""
+    """What a made-up network is given on one walk (times and inputs), and where the walk ends."""
     scheduler = copy.deepcopy(scheduler)
     accepted = set(inspect.signature(scheduler.set_timesteps).parameters)
     if "sigmas" in options and "sigmas" in accepted:

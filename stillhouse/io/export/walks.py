@@ -14,15 +14,16 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import EDM, At, Prediction
-from stillhouse.core.process import VE, ScaledLinearVP
+from stillhouse.core.schedules import VE, ScaledLinearVP
 from stillhouse.io.pipelines import Family
-from stillhouse.solvers import DDIM, make_solver
+from stillhouse.solvers import make_solver
 from stillhouse.solvers.base import History
+from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.simple import Leap, Renoise
 
 
 class Sampled(Protocol):
-    """What a sampling says; see :class:`stillhouse.samplers.sampling.Sampling`."""
+    """The fields of a sampling; see :class:`stillhouse.samplers.sampling.Sampling`."""
 
     @property
     def times(self) -> list[float]: ...
@@ -57,12 +58,18 @@ class Walk:
 
 
 def first_level(family: Family, time: float) -> float:
-    """Standard deviation of the noise that Diffusers starts a walk at ``time`` from, in our coordinates;
-    ``sigma(time)`` below the top.
+    """Standard deviation of the noise that Diffusers starts a walk from, in our coordinates.
 
     Pipelines on a table of noise levels start from deviation 1 although ``sigma`` at its last step is a
     little less, and EDM's scheduler from ``sqrt(sigma^2 + 1)``: a student does as they do, so that both draw
     the same. One that is trained to start lower (by more than a hundredth) keeps to its level.
+
+    Arguments:
+        family: of the pipeline.
+        time: where the walk starts, in (0, 1].
+
+    Returns:
+        The deviation; ``sigma(time)`` below the top.
     """
     process = family.process
     level = float(process.sigma(torch.tensor(time, dtype=torch.float64)))
@@ -93,10 +100,17 @@ class _Given(Draws):
 
 
 def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
-    """The rows of ``sampling``: each step's weights of state, output and noise, by asking its solver what it
-    does with unit vectors.
+    """A sampling as rows: each step's weights of state, output and noise, found by applying its solver to
+    unit vectors.
 
-    Raises :class:`StillhouseError` for solvers that call the network twice a step or remember earlier steps.
+    Arguments:
+        family: of the student's pipeline.
+        denoiser: the student.
+        sampling: of one leg.
+
+    Returns:
+        The walk; raises :class:`StillhouseError` for solvers that call the network twice a step or keep
+        earlier steps.
     """
     solver = make_solver(sampling.solver)
     require(

@@ -1,14 +1,11 @@
-"""What the house asks of a Diffusers pipeline: one short class per family, with everything read from the
+"""What the library needs of a Diffusers pipeline: one short class per family, with everything read from the
 pipeline's own configuration."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,26 +17,16 @@ from stillhouse.core.conditions import Condition, apply, drop_condition, expand
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Kind
-from stillhouse.core.process import Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import ScaledLinearVP
+from stillhouse.io.pipelines.autoencoder import Autoencoded
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.schedules import Schedule, read_schedule
 
 log = logging.getLogger("stillhouse")
 
 
-@dataclass
-class Codec:
-    """A pipeline's autoencoder, between images (B, 3, H, W) in [-1, 1] and scaled latents."""
-
-    family: Family
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.family.latents(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.family.images(latents)
-
-
-class Family:
+class Family(Autoencoded):
     """A kind of pipeline. Subclasses say how its network is called and how its prompts are encoded; the rest
     is read here.
 
@@ -49,11 +36,16 @@ class Family:
     pipeline) is given, where that is not the tokenizer's own limit.
 
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
+
+    Arguments:
+        pipe: of Diffusers.
+        height: of the pictures, in pixels; None: the pipeline's default.
+        width: likewise.
+        folder: where the pipeline was opened from; None: not a folder.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
     part: ClassVar[str] = "unet"
-    patch: int = 1
     guidance: float = 1.0
     frames: int = 0
     lengths: ClassVar[dict[str, int]] = {}
@@ -66,14 +58,21 @@ class Family:
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:
-        """The same pipeline for pictures of another size, in pixels: some families tell the network of it
-        with the prompt."""
+        """The same pipeline for pictures of another size, which some families make a part of the condition.
+
+        Arguments:
+            height: in pixels.
+            width: in pixels.
+
+        Returns:
+            A family that shares all parts with this one.
+        """
         return type(self)(self.pipe, height, width, self.folder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
 
-    # -- what a subclass says ----------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------
 
     def call(
         self,
@@ -85,7 +84,19 @@ class Family:
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        """The network's output (B, …) at ``x`` (B, …) and our time ``t`` (B,), told ``cond``."""
+        """Call the pipeline's network.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape), in the network's precision.
+            t: times in [0, 1], (B,); :meth:`step_of` gives the network's own.
+            cond: the condition of the B rows, as :meth:`encode_plain` makes it.
+            guidance: scales, (B,), where the network takes one; None: 1 (Flux: the pipeline's default).
+            s: without effect in the families that stand here.
+
+        Returns:
+            The network's output, (B, …).
+        """
         raise NotImplementedError
 
     def encode_plain(self, prompts: list[str]) -> Condition:
@@ -151,10 +162,20 @@ class Family:
         return next((f"{name}.{len(found) // 2}" for name, found in blocks.items() if found), "")
 
     def call_network(self, net: Any, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-        """:meth:`call` in the network's own precision, with the sign and the channels that our kinds mean.
+        """:meth:`call` in the network's own precision, with the sign and the channels of our kinds.
 
         Networks with a learned variance give twice the channels; the second half is the variance and is
         dropped. Raises :class:`StillhouseError` for a state of another kind than the network's.
+
+        Arguments:
+            net: the network, or a copy of it.
+            x: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows.
+            extra: ``guidance`` and ``s`` of :meth:`call`.
+
+        Returns:
+            The prediction, (B, *shape), as the family's ``kind`` means it.
         """
         channels = self.shape[-3]
         fits = (
@@ -176,8 +197,8 @@ class Family:
         """The network's own timestep for our ``t``: the step of its table (from 0), 1000 t for a flow,
         ``ln(sigma) / 4`` for EDM as it is.
 
-        A time on the table is told as the whole number it stands for, and of a flow's the whole part, where
-        the pipeline's scheduler says whole numbers alone; the derivative is that of the unrounded step.
+        A time on the table becomes the whole number it stands for, and of a flow's the whole part, where
+        the pipeline's scheduler has whole numbers alone; the derivative is that of the unrounded step.
         """
         if not isinstance(self.process, ScaledLinearVP):
             if self.schedule.is_edm or not self.schedule.whole:
@@ -193,7 +214,7 @@ class Family:
 
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Prompts as the network's condition; an empty one is the pipeline's own unconditional embedding.
-        Told once if any is cut."""
+        Warns once if any is cut."""
         require(len(prompts) > 0, "The list of prompts is empty.")
         require(
             self.empty is not None and bool(self.tokenizers), f"{type(self.pipe).__name__} takes no prompts."
@@ -207,9 +228,9 @@ class Family:
         return encoded if kept.all() else drop_condition(encoded, ~kept, self.empty)
 
     @property
-    def teller(self) -> torch.device:
+    def text_device(self) -> torch.device:
         """Where the text encoders are, which need not be where the network is."""
-        return next(
+        device: torch.device = next(
             (
                 p.device
                 for n, p in self.pipe.components.items()
@@ -217,6 +238,7 @@ class Family:
             ),
             self.network.device,
         )
+        return device
 
     @property
     def tokenizers(self) -> dict[str, int]:
@@ -233,7 +255,7 @@ class Family:
                 self._cut.add(name)
                 log.warning(
                     "%d of %d prompts are longer than the %d tokens that %s takes (the longest has %d); "
-                    "what is over is not heard.",
+                    "the rest is cut off.",
                     len(long),
                     len(prompts),
                     limit,
@@ -241,93 +263,15 @@ class Family:
                     max(long),
                 )
 
-    # -- images ------------------------------------------------------------------------------------
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder; None for a model of pixels."""
-        return self.pipe.components.get("vae")
-
-    @property
-    def pixels(self) -> int:
-        """Pixels to a latent's side."""
-        return int(self.pipe.vae_scale_factor) if self.vae is not None else 1
-
-    def _scale(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and factor with ``latents = (vae output - shift) factor``."""
-        config = self.vae.config
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        shift = torch.tensor(mean if mean is not None else [config.get("shift_factor") or 0.0])
-        factor = config.get("scaling_factor", 1.0) / torch.tensor(std if std is not None else [1.0])
-        return shift.to(reference).reshape(1, -1, 1, 1), factor.to(reference).reshape(1, -1, 1, 1)
-
-    @torch.no_grad()
-    def latents(self, images: Tensor) -> Tensor:
-        """Latents (B, *shape) of images (B, 3, H, W) in [-1, 1]: the mode of the posterior, scaled. Pixels
-        stay as they are."""
-        if self.vae is None:
-            return images
-        even = not any(side % self.pixels for side in images.shape[-2:])
-        require(
-            even,
-            f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
-        )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
-        raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
-        shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
-
-    @torch.no_grad()
-    def images(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W), about [-1, 1], of latents (B, *shape)."""
-        if self.vae is None:
-            return latents
-        raw = latents.to(self.vae.device, self.vae.dtype)
-        shift, factor = self._scale(raw)
-        return self.vae.decode(raw / factor + shift).sample.to(latents)
-
-    @property
-    def codec(self) -> Codec | None:
-        """:meth:`latents` and :meth:`images` as a codec; None for a model of pixels."""
-        return None if self.vae is None else Codec(self)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.shape[-2] * self.pixels, self.shape[-1] * self.pixels
-
-    @property
-    def side(self) -> tuple[int, int]:
-        """The latent's default height and width."""
-        side = self.network.config.sample_size
-        return (side, side) if isinstance(side, int) else tuple(side)
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent."""
-        return self.network.config.in_channels
-
-    def _shape(self, height: int | None, width: int | None) -> tuple[int, ...]:
-        sides = []
-        for name, given, default in (("height", height, self.side[0]), ("width", width, self.side[1])):
-            unit = self.pixels * self.patch
-            require(
-                given is None or (given > 0 and given % unit == 0),
-                f"The {name} must be a multiple of {unit} pixels for {type(self.pipe).__name__}, not "
-                f"{given}.",
-            )
-            sides.append(default if given is None else given // self.pixels)
-        return (self.channels, *sides)
-
     # -- sampling ----------------------------------------------------------------------------------
 
     def times(self, n: int) -> list[float]:
-        """The times that the pipeline's own scheduler walks in ``n`` steps, first to last; see
+        """The times of the pipeline's own scheduler in ``n`` steps, first to last; see
         :meth:`Schedule.times`."""
         return self.schedule.times(n, **self.steps_options(n))
 
     def start(self, n: int) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from; see
+        """Standard deviation of the noise at the start of the pipeline's ``n`` steps; see
         :meth:`Schedule.start`."""
         return self.schedule.start(n, **self.steps_options(n))
 
@@ -335,26 +279,3 @@ class Family:
     def steps(self) -> int:
         """The pipeline's own default number of steps."""
         return int(inspect.signature(type(self.pipe).__call__).parameters["num_inference_steps"].default)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of Diffusers and Transformers inside the block: what matters is said
-    by us, once."""
-    from diffusers.utils import logging as theirs
-    from transformers.utils import logging as others
-
-    before = [(kit, kit.get_verbosity()) for kit in (theirs, others)]
-    for kit, _ in before:
-        kit.set_verbosity_error()
-        kit.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # renamed arguments; we speak to old and new versions alike
-            yield
-    finally:
-        for kit, level in before:
-            kit.set_verbosity(level)
-            kit.enable_progress_bar()

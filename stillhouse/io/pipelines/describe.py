@@ -1,4 +1,4 @@
-"""What was understood of a pipeline, as plain data: ``stillhouse inspect`` prints it, reports and model cards
+"""What was read of a pipeline, as plain data: ``stillhouse inspect`` prints it, reports and model cards
 keep it."""
 
 from __future__ import annotations
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines.base import Family
 
-# schedulers whose step is ours exactly; of the others we read the process and the times, and walk them with a
+# schedulers whose step is ours exactly; of the others the process and the times are read, and stepped with a
 # solver of our own
 OURS = (
     "DDIM",
@@ -64,34 +64,35 @@ def weights(module: Any) -> int:
 
 
 def remarks(family: Family) -> list[str]:
-    """What a person should know before distilling it."""
-    config, pred = family.pipe.scheduler.config, []
+    """What to consider before distilling it."""
+    config, notes = family.pipe.scheduler.config, list[str]()
     name = type(family.pipe.scheduler).__name__
     if name.removesuffix("Scheduler") not in OURS:
-        pred.append(
-            f"{name} is read for its process and its times; the house walks them with a solver of its own."
+        notes.append(
+            f"{name} is read for its process and its times; they are stepped with a solver of Stillhouse's "
+            "own."
         )
     if name == "DDIMScheduler" and config.get("timestep_spacing") == "linspace":
-        pred.append(
-            "Diffusers' DDIM steps past its own linspace grid; the house walks the grid as it stands."
+        notes.append(
+            "Diffusers' DDIM steps past its own linspace grid; Stillhouse follows the grid as it stands."
         )
     if config.get("clip_sample") or config.get("thresholding"):
-        pred.append("The scheduler clips clean estimates to the data's range; the house does not.")
+        notes.append("The scheduler clips clean estimates to the data's range; Stillhouse does not.")
     if (
         isinstance(family.process, ScaledLinearVP)
         and not family.process.zero_terminal_snr
         and not family.process.betas
     ):
         level = float(family.process.alpha(torch.ones(1, dtype=torch.float64)))
-        pred.append(f"At t = 1 the signal's level is still {level:.3g}: no zero terminal SNR.")
+        notes.append(f"At t = 1 the signal's level is still {level:.3g}: no zero terminal SNR.")
     if family.times(family.steps)[-1] > 0:
-        pred.append(
-            f"The pipeline's walk ends at t = {family.times(family.steps)[-1]:g}, the first step of its "
+        notes.append(
+            f"The pipeline's sampling ends at t = {family.times(family.steps)[-1]:g}, the first step of its "
             "table, not at 0."
         )
     if family.pipe.components.get("safety_checker") is not None:
-        pred.append("It has a safety checker, which a saved student keeps.")
-    return pred
+        notes.append("It has a safety checker, which a saved student keeps.")
+    return notes
 
 
 def _process(family: Family) -> dict[str, Any]:

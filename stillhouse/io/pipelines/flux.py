@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.sd3 import shift_of_size
 
 
 class Flux(Family):
     """Black Forest Labs, 2024. Condition: ``tokens`` (B, L, C) of T5 and ``pooled`` (B, P) of CLIP. Time is
-    told in [0, 1].
+    given in [0, 1].
 
     Our state is the picture (16, h, w); it is packed into 2 x 2 patches on the way into the network and
-    unpacked on the way out. Where the network hears the guidance scale and is told none, it is told the
-    pipeline's default, for it never learnt to do without.
+    unpacked on the way out. A network that takes the guidance scale is given the pipeline's default where
+    there is none, for it was never trained without.
     """
 
     pipelines = ("FluxPipeline",)
@@ -34,16 +34,17 @@ class Flux(Family):
 
     @property
     def channels(self) -> int:
-        return self.network.config.in_channels // 4
+        channels: int = self.network.config.in_channels // 4
+        return channels
 
     @property
     def takes_guidance(self) -> bool:
         return bool(self.network.config.guidance_embeds)
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer_2"]
         tokens, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, device=self.teller, max_sequence_length=length
+            prompts, None, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "pooled": pooled}
 
@@ -57,6 +58,7 @@ class Flux(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
+        parts = as_parts(cond)
         rows, _, height, width = x.shape
         scale = None
         if net.config.guidance_embeds:
@@ -69,9 +71,9 @@ class Flux(Family):
             hidden_states=pack(x),
             timestep=t,
             guidance=scale,
-            encoder_hidden_states=cond["tokens"],
-            pooled_projections=cond["pooled"],
-            txt_ids=x.new_zeros(cond["tokens"].shape[1], 3),
+            encoder_hidden_states=parts["tokens"],
+            pooled_projections=parts["pooled"],
+            txt_ids=x.new_zeros(parts["tokens"].shape[1], 3),
             img_ids=places(height // 2, width // 2, x),
             return_dict=False,
         )[0]
@@ -92,13 +94,31 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(patches: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of :func:`pack`, for a picture of ``height`` x ``width``."""
+    """The inverse of :func:`pack`.
+
+    Arguments:
+        patches: (B, height width / 4, 4 C).
+        height: of the picture, even.
+        width: of the picture, even.
+
+    Returns:
+        Pictures, (B, C, height, width).
+    """
     rows, _, four = patches.shape
     split = patches.reshape(rows, height // 2, width // 2, four // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return split.reshape(rows, four // 4, height, width)
 
 
 def places(height: int, width: int, reference: Tensor) -> Tensor:
-    """Row and column of each patch, (height width, 3), the first number 0."""
+    """Row and column of each patch.
+
+    Arguments:
+        height: of the picture, in patches.
+        width: of the picture, in patches.
+        reference: a tensor whose dtype and device the result has.
+
+    Returns:
+        Row by row, (height width, 3), the first number 0.
+    """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).to(reference)

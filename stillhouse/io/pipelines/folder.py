@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from stillhouse.core.errors import StillhouseError, require, required
-from stillhouse.io.pipelines.base import Family, quiet
+from stillhouse.io.pipelines.base import Family
+from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.video import VideoFamily
 
@@ -39,14 +40,25 @@ def open_pipeline(
     frames: int | None = None,
     config: str | Path | None = None,
 ) -> Family:
-    """The family of the pipeline in ``source``, its parts loaded on the CPU.
+    """Open a pipeline: its parts loaded on the CPU, from safetensors alone; no code of the folder is run.
 
-    ``source``: a folder with a ``model_index.json``; ``"hub:owner/name"`` (the only form that downloads); or
-    a single safetensors checkpoint, which needs ``config``, a local folder of the same kind of pipeline.
-    ``adapter``: a :class:`Family` of one's own, or ``"./file.py:Class"``. ``height, width``: of the pictures,
-    in pixels; ``frames``: of clips. Only safetensors are read, and no code of the folder is run. Raises
-    :class:`StillhouseError` for a folder that is no pipeline, a missing part, pickled weights, and a pipeline
-    no family reads.
+    Arguments:
+        source: a folder with a ``model_index.json``; ``"hub:owner/name"`` (the only form that downloads); or
+            a single safetensors checkpoint.
+        adapter: a :class:`Family` of one's own, or ``"./file.py:Class"``; None: the one registered for the
+            pipeline's class.
+        dtype: of the weights.
+        height: of the pictures, in pixels; None: the pipeline's default.
+        width: likewise.
+        frames: of clips; None: the pipeline's default.
+        config: for a single checkpoint, a local folder of the same kind of pipeline.
+
+    Returns:
+        The pipeline's family.
+
+    Raises:
+        StillhouseError: the folder is no pipeline, a part is missing, weights are pickled, or no family reads
+            the pipeline.
     """
     missing = [
         package for package in ("diffusers", "transformers") if importlib.util.find_spec(package) is None
@@ -62,7 +74,7 @@ def open_pipeline(
     else:
         folder = Path(name)
         index = check_folder(folder)
-        family_for(index["_class_name"], adapter)  # an unknown class is told before gigabytes are read
+        family_for(index["_class_name"], adapter)  # an unknown class is refused before gigabytes are read
         pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
     kind = family_for(type(pipe).__name__, adapter)
     if frames is None:
@@ -78,8 +90,8 @@ def is_pipeline(source: str | Path) -> bool:
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or asks
-    for code to be run."""
+    """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or needs
+    code to be run."""
     require(folder.is_dir(), f"There is no folder '{folder}'; a hub model is named as {HUB}owner/name.")
     if not (folder / INDEX).is_file():
         loose = [f.name for f in folder.iterdir() if f.suffix in PICKLES]
@@ -90,7 +102,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
         raise StillhouseError(f"The folder '{folder}' is no Diffusers pipeline: it has no {INDEX}.{also}")
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
         name = index["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(
@@ -172,7 +184,7 @@ def _load(name: str, local: bool, **options: Any) -> Any:
             raise StillhouseError(
                 f"Diffusers can't open the pipeline '{name}': {type(error).__name__}: {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
 def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
@@ -211,10 +223,10 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
             raise StillhouseError(
                 f"Diffusers can't read '{file}' as a {index['_class_name']} like '{config}': {reason}"
             ) from error
-    return _calm(pipe)
+    return _for_inference(pipe)
 
 
-def _calm(pipe: Any) -> Any:
+def _for_inference(pipe: Any) -> Any:
     """In evaluation mode, without progress bars of its own."""
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():

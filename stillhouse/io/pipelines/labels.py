@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.io.pipelines.base import Family
 
 
@@ -21,17 +21,20 @@ class DiT(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     @property
     def pixels(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # this pipeline does not say it
+        # this pipeline does not say it
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def classes(self) -> int:
-        return self.network.config.num_embeds_ada_norm
+        classes: int = self.network.config.num_embeds_ada_norm
+        return classes
 
-    def null_condition(self) -> Condition:
+    def null_condition(self) -> Tensor:
         return torch.tensor([-1])
 
     def call(
@@ -44,8 +47,11 @@ class DiT(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        labels = torch.where(cond < 0, self.classes, cond)  # the row after the last class is the empty one
-        return net(x, timestep=self.step_of(t), class_labels=labels).sample
+        labels = as_tensor(cond)
+        # the row after the last class is the empty one
+        labels = torch.where(labels < 0, self.classes, labels)
+        out: Tensor = net(x, timestep=self.step_of(t), class_labels=labels).sample
+        return out
 
 
 class PixelUNet(Family):
@@ -71,4 +77,5 @@ class PixelUNet(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        return net(x, self.step_of(t), class_labels=cond if self.classes else None).sample
+        out: Tensor = net(x, self.step_of(t), class_labels=cond if self.classes else None).sample
+        return out

@@ -1,4 +1,5 @@
-"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, told by T5."""
+"""LTX-Video: a transformer of a flow on a strongly compressing autoencoder's latents of clips, conditioned by
+T5."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.sd3 import shift_of_size
 from stillhouse.io.pipelines.video import VideoFamily
 
@@ -15,8 +16,8 @@ class LTX(VideoFamily):
     """HaCohen et al., 2024 (arXiv 2501.00103). Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), True
     where there is text.
 
-    Every latent pixel is a token; the network hears of its place in seconds and pixels, at the pipeline's own
-    frame rate. A decoder that takes a noise level is told 0, as the pipeline does by default.
+    Every latent pixel is a token, with its place in seconds and pixels, at the pipeline's own frame rate. A
+    decoder that takes a noise level is given 0, as the pipeline does by default.
     """
 
     pipelines = ("LTXPipeline",)
@@ -25,16 +26,18 @@ class LTX(VideoFamily):
 
     @property
     def pixels(self) -> int:
-        return self.pipe.vae_spatial_compression_ratio
+        pixels: int = self.pipe.vae_spatial_compression_ratio
+        return pixels
 
     @property
     def pace(self) -> int:
-        return self.pipe.vae_temporal_compression_ratio
+        frames: int = self.pipe.vae_temporal_compression_ratio
+        return frames
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
-            prompts, None, False, device=self.teller, max_sequence_length=length
+            prompts, None, False, device=self.text_device, max_sequence_length=length
         )
         return {"tokens": tokens, "mask": mask}
 
@@ -48,13 +51,14 @@ class LTX(VideoFamily):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
+        parts = as_parts(cond)
         _, frames, _, height, width = x.shape
         seconds = self.pace / self._default("frame_rate")
         out = net(
             pack(x),
-            cond["tokens"],
+            parts["tokens"],
             self.step_of(t),
-            cond["mask"],
+            parts["mask"],
             num_frames=frames,
             height=height,
             width=width,
@@ -78,7 +82,8 @@ class LTX(VideoFamily):
 
     def _decoded(self, raw: Tensor) -> Tensor:
         level = raw.new_zeros(len(raw)) if self.vae.config.timestep_conditioning else None
-        return self.vae.decode(raw, level).sample
+        frames: Tensor = self.vae.decode(raw, level).sample
+        return frames
 
 
 def pack(x: Tensor) -> Tensor:
@@ -87,5 +92,16 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """The inverse of :func:`pack`."""
-    return tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    """The inverse of :func:`pack`.
+
+    Arguments:
+        tokens: (B, f h w, C).
+        frames: f of the latents.
+        height: h of the latents.
+        width: w of the latents.
+
+    Returns:
+        Latents, (B, f, C, h, w).
+    """
+    x: Tensor = tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)
+    return x

@@ -1,5 +1,5 @@
-"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, told T5's tokens and their
-mask."""
+"""PixArt-alpha and PixArt-sigma: a transformer on a table of noise levels, conditioned on T5's tokens and
+their mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 
 
@@ -15,7 +15,7 @@ class PixArt(Family):
     """Chen et al., 2023 (arXiv 2310.00426) and 2024 (arXiv 2403.04692).
 
     Condition: ``tokens`` (B, L, C) and ``mask`` (B, L), 1 where there is text. The large alpha model also
-    hears ``resolution`` (B, 2) and ``aspect`` (B, 1). The learned variance is dropped.
+    takes ``resolution`` (B, 2) and ``aspect`` (B, 1). The learned variance is dropped.
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -24,7 +24,8 @@ class PixArt(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
     @property
     def lengths(self) -> dict[str, int]:  # type: ignore[override]
@@ -32,15 +33,15 @@ class PixArt(Family):
 
     @property
     def _takes_size(self) -> bool:
-        # the sigma pipeline never tells it, whatever the network
+        # the sigma pipeline never gives it, whatever the network
         return "Alpha" in type(self.pipe).__name__ and self.network.config.sample_size == 128
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         tokens, mask, _, _ = self.pipe.encode_prompt(
             prompts,
             False,
-            device=self.teller,
+            device=self.text_device,
             clean_caption=True,
             max_sequence_length=length,  # cleaned, as its own call does
         )
@@ -61,10 +62,12 @@ class PixArt(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        added = {"resolution": cond.get("resolution"), "aspect_ratio": cond.get("aspect")}
+        parts = as_parts(cond)
+        added = {"resolution": parts.get("resolution"), "aspect_ratio": parts.get("aspect")}
         inputs = {
-            "encoder_hidden_states": cond["tokens"],
-            "encoder_attention_mask": cond["mask"],
+            "encoder_hidden_states": parts["tokens"],
+            "encoder_attention_mask": parts["mask"],
             "added_cond_kwargs": added,
         }
-        return net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out

@@ -1,11 +1,11 @@
-"""Which family reads which Diffusers pipeline, and how a user's own class is found."""
+"""The families by Diffusers class, and the look-up of a user's own class."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.flux import Flux
 from stillhouse.io.pipelines.labels import DiT, PixelUNet
@@ -33,8 +33,15 @@ def register(family: type[Family]) -> type[Family]:
 
 
 def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Family]:
-    """The family that reads Diffusers' class ``name``; ``adapter``: a class, or ``"./file.py:Class"``, to be
-    used whatever the name."""
+    """The family that reads a pipeline.
+
+    Arguments:
+        name: of the pipeline's class in Diffusers.
+        adapter: a class, or ``"./file.py:Class"``, to be used whatever the name; None: the registered one.
+
+    Returns:
+        A subclass of :class:`Family`; raises :class:`StillhouseError` where there is none.
+    """
     if isinstance(adapter, str):
         return _from_file(adapter)
     if adapter is not None:
@@ -47,7 +54,7 @@ def family_for(name: str, adapter: str | type[Family] | None = None) -> type[Fam
         raise StillhouseError(
             f"No family reads a {name} (known: {', '.join(sorted(FAMILIES))}); write one: a subclass of "
             "stillhouse.io.pipelines.Family "
-            "with `part`, `call` and `tell`, given as --adapter ./my.py:MyFamily."
+            "with `part`, `call` and `encode_plain`, given as --adapter ./my.py:MyFamily."
         )
     return FAMILIES[name]
 
@@ -59,19 +66,19 @@ def _from_file(adapter: str) -> type[Family]:
         f"An adapter is given as ./file.py:Class, not '{adapter}'.",
     )
     require(Path(file).is_file(), f"There is no adapter file '{file}'.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None and spec.loader is not None
+    not_python = f"'{file}' is not a Python file."
+    spec = required(importlib.util.spec_from_file_location(Path(file).stem, file), not_python)
+    loader = required(spec.loader, not_python)
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
-    require(
-        isinstance(found, type) and issubclass(found, Family),
+    return required(
+        found if isinstance(found, type) and issubclass(found, Family) else None,
         f"'{file}' has no class {name} that is a subclass of Family.",
     )
-    return found  # type: ignore[return-value]
 
 
 for _family in (SD, SDXL, SD3, Flux, PixArt, Sana, DiT, PixelUNet, Wan, LTX):

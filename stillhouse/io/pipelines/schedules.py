@@ -1,5 +1,5 @@
-"""A Diffusers scheduler's configuration in our words: the process, what the network predicts, and the times
-it walks."""
+"""A Diffusers scheduler's configuration as ours: the process, what the network predicts, and the times of
+its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.prediction import EDM, KINDS, Kind
-from stillhouse.core.process import VE, Flow, Process, ScaledLinearVP
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import VE, Flow, ScaledLinearVP
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 POWERS = {"scaled_linear": 2.0, "linear": 1.0}
@@ -20,8 +21,14 @@ POWERS = {"scaled_linear": 2.0, "linear": 1.0}
 
 @dataclass
 class Schedule:
-    """What a scheduler says. ``sign``: -1 where the network's output is meant the other way round than
-    ``kind`` has it."""
+    """A scheduler's process, prediction and times.
+
+    Arguments:
+        scheduler: of Diffusers.
+        process: of its noise levels.
+        kind: of the network's prediction.
+        sign: -1 where the network's output is meant the other way round than ``kind`` has it.
+    """
 
     scheduler: Any
     process: Process
@@ -58,11 +65,17 @@ class Schedule:
         return "renoise" if name == "LCMScheduler" else "ddim"
 
     def times(self, n: int, **options: Any) -> list[float]:
-        """The falling times that the scheduler visits in ``n`` steps and the one it ends at, by its own
-        arithmetic.
+        """The falling times that the scheduler visits and the one it ends at, by its own arithmetic.
 
         The end is 0, unless the scheduler stops at the first step of its table (``set_alpha_to_one: false``,
-        as Stable Diffusion's does). ``options`` go to ``set_timesteps``.
+        as Stable Diffusion's does).
+
+        Arguments:
+            n: steps, at least 1.
+            options: for ``set_timesteps``.
+
+        Returns:
+            Times in [0, 1]; of a second-order scheduler each once.
         """
         walk = self._walk(n, **options)
         if isinstance(self.process, ScaledLinearVP):
@@ -88,11 +101,15 @@ class Schedule:
         return [*above, end]
 
     def start(self, n: int, **options: Any) -> float:
-        """Standard deviation of the noise that the pipeline starts an ``n``-step walk from, in our
-        coordinates.
+        """Standard deviation of the noise that the pipeline starts a walk from, in our coordinates.
 
-        1 for schedulers of a VP table, even where their first ``sigma`` is a little lower; ``sqrt(sigma_max^2
-        + 1)`` for EDM's.
+        Arguments:
+            n: steps, at least 1.
+            options: for ``set_timesteps``.
+
+        Returns:
+            1 for schedulers of a VP table, even where their first ``sigma`` is a little lower;
+            ``sqrt(sigma_max^2 + 1)`` for EDM's.
         """
         walk = self._walk(n, **options)
         factor = float(getattr(walk, "init_noise_sigma", 1.0))

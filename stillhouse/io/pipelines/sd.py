@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.core.errors import require
 from stillhouse.io.pipelines.base import Family
 
@@ -28,8 +28,8 @@ class SD(Family):
             "needs an adapter.",
         )
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
-        return {"tokens": self.pipe.encode_prompt(prompts, self.teller, 1, False)[0]}
+    def encode_plain(self, prompts: list[str]) -> Parts:
+        return {"tokens": self.pipe.encode_prompt(prompts, self.text_device, 1, False)[0]}
 
     def call(
         self,
@@ -41,8 +41,10 @@ class SD(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        inputs = {"encoder_hidden_states": cond["tokens"], **scale_input(net, x, guidance)}
-        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        parts = as_parts(cond)
+        inputs = {"encoder_hidden_states": parts["tokens"], **scale_input(net, x, guidance)}
+        out: Tensor = net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     @property
     def takes_guidance(self) -> bool:
@@ -50,8 +52,16 @@ class SD(Family):
 
 
 def scale_input(net: Any, x: Tensor, guidance: Tensor | None) -> dict[str, Tensor]:
-    """The guidance scale as a U-Net made for it hears it (``time_cond_proj_dim``): waves of ``1000 (w - 1)``,
-    shape (B, dim)."""
+    """The guidance scale as a U-Net's input (``time_cond_proj_dim``): waves of ``1000 (w - 1)``.
+
+    Arguments:
+        net: the U-Net.
+        x: states, (B, *shape), whose dtype the waves have.
+        guidance: scales, (B,) or one for all; None: 1.
+
+    Returns:
+        ``timestep_cond``, (B, dim); empty for a network without the input.
+    """
     dim = net.config.time_cond_proj_dim
     if dim is None:
         return {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.io.pipelines.base import Family
 
 
@@ -24,11 +24,12 @@ class SD3(Family):
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size
+        size: int = self.network.config.patch_size
+        return size
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, None, None, device=self.teller, do_classifier_free_guidance=False
+            prompts, None, None, device=self.text_device, do_classifier_free_guidance=False
         )
         return {"tokens": tokens, "pooled": pooled}
 
@@ -42,16 +43,27 @@ class SD3(Family):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        inputs = {"encoder_hidden_states": cond["tokens"], "pooled_projections": cond["pooled"]}
-        return net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        parts = as_parts(cond)
+        inputs = {"encoder_hidden_states": parts["tokens"], "pooled_projections": parts["pooled"]}
+        out: Tensor = net(hidden_states=x, timestep=self.step_of(t), **inputs, return_dict=False)[0]
+        return out
 
     def steps_options(self, n: int) -> dict[str, Any]:
         return shift_of_size(self.pipe.scheduler, self.shape, self.patch, 1.16)
 
 
 def shift_of_size(scheduler: Any, shape: tuple[int, ...], patch: int, most: float) -> dict[str, float]:
-    """``mu``, the scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``);
-    nothing where it does not."""
+    """The scheduler's shift where it grows with the number of patches (``use_dynamic_shifting``).
+
+    Arguments:
+        scheduler: of Diffusers.
+        shape: of a latent; its last two numbers count.
+        patch: side of a patch, in latent pixels.
+        most: shift at the largest size where the scheduler names none.
+
+    Returns:
+        ``mu`` for ``set_timesteps``; empty where the shift does not grow.
+    """
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return {}

@@ -1,5 +1,5 @@
-"""Stable Diffusion XL and its kin: a U-Net with two text encoders that also hears the picture's size and
-crop."""
+"""Stable Diffusion XL and its kin: a U-Net with two text encoders that is also conditioned on the picture's
+size and crop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, apply
+from stillhouse.core.conditions import Condition, Parts, apply, as_parts
 from stillhouse.io.pipelines.sd import SD, scale_input
 
 
@@ -23,14 +23,14 @@ class SDXL(SD):
     pipelines = ("StableDiffusionXLPipeline",)
     guidance = 5.0
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            prompts, device=self.teller, do_classifier_free_guidance=False
+            prompts, device=self.text_device, do_classifier_free_guidance=False
         )
         ids = torch.tensor([*self.size, 0, 0, *self.size], dtype=tokens.dtype, device=tokens.device)
         return {"tokens": tokens, "pooled": pooled, "ids": ids.repeat(len(prompts), 1)}
 
-    def null_condition(self) -> Condition:
+    def null_condition(self) -> Parts:
         inputs = self.encode_plain([""])
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return inputs
@@ -46,10 +46,12 @@ class SDXL(SD):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        added = {"text_embeds": cond["pooled"], "time_ids": cond["ids"]}
+        parts = as_parts(cond)
+        added = {"text_embeds": parts["pooled"], "time_ids": parts["ids"]}
         inputs = {
-            "encoder_hidden_states": cond["tokens"],
+            "encoder_hidden_states": parts["tokens"],
             "added_cond_kwargs": added,
             **scale_input(net, x, guidance),
         }
-        return net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        out: Tensor = net(x, self.step_of(t), **inputs, return_dict=False)[0]
+        return out

@@ -14,7 +14,15 @@ LENGTH = 16  # tokens of a prompt
 
 
 def clip_tokenizer(words: Sequence[str] = WORDS, length: int = LENGTH) -> Any:
-    """A CLIP tokenizer that knows letters and ``words``, and gives ``length`` tokens."""
+    """A CLIP tokenizer whose vocabulary holds letters and some words.
+
+    Arguments:
+        words: each one token.
+        length: most tokens of a prompt.
+
+    Returns:
+        The tokenizer.
+    """
     from transformers import CLIPTokenizer
 
     pieces = [
@@ -36,7 +44,15 @@ def clip_tokenizer(words: Sequence[str] = WORDS, length: int = LENGTH) -> Any:
 
 
 def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:
-    """A tokenizer and a CLIP text model (with a projected pooled output or not)."""
+    """A tokenizer and a CLIP text model.
+
+    Arguments:
+        projection: the pooled output is projected.
+        width: of the tokens.
+
+    Returns:
+        Tokenizer and model.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     tokenizer = clip_tokenizer()
@@ -56,9 +72,9 @@ def clip(projection: bool = False, width: int = 16) -> tuple[Any, Any]:
 
 
 def t5(width: int = 48) -> tuple[Any, Any]:
-    """A T5 tokenizer that knows letters and :data:`WORDS`, and its encoder."""
+    """A T5 tokenizer whose vocabulary holds letters and :data:`WORDS`, and its encoder."""
     from transformers import T5Config, T5EncoderModel
-    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # made when it is asked for
+    from transformers import T5TokenizerFast as T5Tokenizer  # type: ignore[attr-defined]  # a lazy attribute
 
     letters = string.ascii_lowercase + string.digits + ".,!?-:"
     pieces = [

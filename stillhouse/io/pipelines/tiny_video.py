@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from stillhouse.io.pipelines.tiny_parts import flow
 from stillhouse.io.pipelines.tiny_text import t5
 
 
 def wan() -> Any:
-    """Wan 2.1: a flow whose grid is shifted by 3, walked by UniPC; 8 pixels and 4 frames to a latent's. Open
+    """Wan 2.1: a flow whose grid is shifted by 3, with UniPC; 8 pixels and 4 frames to a latent's. Open
     it at 16 x 16, 5 frames."""
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
@@ -58,12 +59,7 @@ def wan() -> Any:
 def ltx() -> Any:
     """LTX-Video: a flow whose grid is shifted by the clip's size; 32 pixels and 8 frames to a latent's. Open
     it at 64 x 64, 9 frames."""
-    from diffusers import (
-        AutoencoderKLLTXVideo,
-        FlowMatchEulerDiscreteScheduler,
-        LTXPipeline,
-        LTXVideoTransformer3DModel,
-    )
+    from diffusers import AutoencoderKLLTXVideo, LTXPipeline, LTXVideoTransformer3DModel
 
     tokenizer, encoder = t5(32)
     network = LTXVideoTransformer3DModel(
@@ -78,7 +74,7 @@ def ltx() -> Any:
     sizes: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": (1, 1, 1, 1, 1)}
     decoder = {f"decoder_{name}": size for name, size in sizes.items()}
     autoencoder = AutoencoderKLLTXVideo(latent_channels=8, scaling_factor=0.8, **sizes, **decoder)
-    scheduler = FlowMatchEulerDiscreteScheduler(
+    scheduler = flow(
         use_dynamic_shifting=True,
         base_shift=0.95,
         max_shift=2.05,

@@ -35,10 +35,8 @@ class VideoFamily(Family):
     ):
         self.pipe = pipe
         self.frames = self._default("num_frames") if frames is None else frames
-        known = (
-            f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
-        )
-        require(self.frames > 0 and self.frames % self.pace == 1 % self.pace, f"{known}, not {self.frames}.")
+        rule = f"The number of frames must be 1 more than a multiple of {self.pace} for {type(pipe).__name__}"
+        require(self.frames > 0 and self.frames % self.pace == 1 % self.pace, f"{rule}, not {self.frames}.")
         super().__init__(pipe, height, width, folder)
 
     def at(self, height: int, width: int) -> Family:
@@ -73,10 +71,11 @@ class VideoFamily(Family):
             not any(side % self.pixels for side in sides),
             f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.",
         )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
-        raw = pred.latent_dist.mode().transpose(1, 2)
+        encoded = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
+        raw = encoded.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)
-        return ((raw - shift) * factor).to(images)
+        latents: Tensor = ((raw - shift) * factor).to(images)
+        return latents
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
@@ -87,4 +86,5 @@ class VideoFamily(Family):
 
     def _decoded(self, raw: Tensor) -> Tensor:
         """The autoencoder's clips (B, 3, frames, height, width) of its own latents."""
-        return self.vae.decode(raw).sample
+        frames: Tensor = self.vae.decode(raw).sample
+        return frames

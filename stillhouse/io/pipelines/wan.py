@@ -1,4 +1,4 @@
-"""Wan: a transformer of a flow on a causal autoencoder's latents of clips, told by UMT5."""
+"""Wan: a transformer of a flow on a causal autoencoder's latents of clips, conditioned by UMT5."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, Parts, as_parts
 from stillhouse.core.errors import require
 from stillhouse.io.pipelines.video import VideoFamily
 
@@ -35,28 +35,31 @@ class Wan(VideoFamily):
         one = pipe.transformer is not None and pipe.config.get("boundary_ratio") is None
         require(
             one,
-            "This WanPipeline walks with two networks, split by a noise level; only those with one can be "
+            "This WanPipeline samples with two networks, split by a noise level; only those with one can be "
             "distilled.",
         )
         super().__init__(pipe, height, width, folder, frames)
 
     @property
     def patch(self) -> int:  # type: ignore[override]
-        return self.network.config.patch_size[-1]
+        size: int = self.network.config.patch_size[-1]
+        return size
 
     @property
     def pixels(self) -> int:
-        return self.pipe.vae_scale_factor_spatial
+        pixels: int = self.pipe.vae_scale_factor_spatial
+        return pixels
 
     @property
     def pace(self) -> int:
-        return self.pipe.vae_scale_factor_temporal
+        frames: int = self.pipe.vae_scale_factor_temporal
+        return frames
 
-    def encode_plain(self, prompts: list[str]) -> Condition:
+    def encode_plain(self, prompts: list[str]) -> Parts:
         length = self.lengths["tokenizer"]
         return {
             "tokens": self.pipe.encode_prompt(
-                prompts, None, False, device=self.teller, max_sequence_length=length
+                prompts, None, False, device=self.text_device, max_sequence_length=length
             )[0]
         }
 
@@ -70,10 +73,11 @@ class Wan(VideoFamily):
         guidance: Tensor | None = None,
         s: Tensor | None = None,
     ) -> Tensor:
-        out = net(
+        parts = as_parts(cond)
+        out: Tensor = net(
             x.transpose(1, 2),
             timestep=self.step_of(t),
-            encoder_hidden_states=cond["tokens"],
+            encoder_hidden_states=parts["tokens"],
             return_dict=False,
         )[0]
         return out.transpose(1, 2)

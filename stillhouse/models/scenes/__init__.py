@@ -1,4 +1,4 @@
-"""Scenes: one-step generators that know an object and render what a camera sees of it. Torch alone,
+"""Scenes: one-step generators that hold an object and render a camera's view of it. Torch alone,
 differentiable."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every scene is: a network that ignores its state and shows what it is told to."""
+"""What every scene is: a network that ignores its state and renders what its condition names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stillhouse.core.errors import require
 from stillhouse.models.scenes.camera import Lens
 from stillhouse.models.taps import Network
 
-FRONT = (4.0, 0.0, 0.0)  # where one looks from unless told
+FRONT = (4.0, 0.0, 0.0)  # where the camera stands by default
 
 
 @dataclass
@@ -30,15 +30,24 @@ class Scene(Network):
     ones at once.
 
     ``cond``: None, or a dict of which ``features`` (B, 3) are the places of the cameras
-    (:mod:`stillhouse.models.scenes.camera`), the front unless told, and ``scene`` (B,) the number of the
-    scene that each row shows, the first unless told.
+    (:mod:`stillhouse.models.scenes.camera`), by default the front, and ``scene`` (B,) the number of the scene
+    that each row shows, by default the first.
     """
 
     scenes: int
     lens: Lens
 
     def scene_and_camera(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-        """Numbers of the scenes (B,) and places of the cameras (B, 3) for the rows of ``x``."""
+        """Read a condition.
+
+        Arguments:
+            x: states, (B, *shape), whose number and device count.
+            cond: None, or a dict, see :class:`Scene`.
+
+        Returns:
+            Numbers of the scenes (B,) int64, and places of the cameras (B, 3); raises
+            :class:`StillhouseError` for places of another shape, and numbers of no scene.
+        """
         pred = cond if isinstance(cond, dict) else {}
         which = pred.get("scene", torch.zeros(len(x), dtype=torch.long, device=x.device))
         place = pred.get("features", x.new_tensor(FRONT).expand(len(x), 3))
@@ -57,10 +66,19 @@ class Scene(Network):
 
 
 class Rendered(Scene):
-    """A scene that is seen as square colour pictures."""
+    """A scene whose views are square colour pictures."""
 
     def render(self, which: Tensor, place: Tensor, side: int) -> Rendering:
-        """The views (B, …) of the scenes ``which`` (B,) from ``place`` (B, 3), ``side`` pixels wide."""
+        """The views of scenes, differentiable in their parameters.
+
+        Arguments:
+            which: numbers of the scenes, (B,) int64.
+            place: where the cameras stand, (B, 3).
+            side: of the pictures, in pixels.
+
+        Returns:
+            B views.
+        """
         raise NotImplementedError
 
     def forward(
@@ -85,14 +103,29 @@ class Rendered(Scene):
 
 
 def over(rgb: Tensor, opacity: Tensor, background: float) -> Tensor:
-    """Colours in [0, 1], already weighted by ``opacity``, before a grey ``background`` in [-1, 1], as a
-    picture in [-1, 1]."""
+    """Colours before a grey background, as a picture.
+
+    Arguments:
+        rgb: colours in [0, 1], already weighted by ``opacity``, (B, 3, …).
+        opacity: in [0, 1], (B, …).
+        background: grey in [-1, 1].
+
+    Returns:
+        Pictures in [-1, 1], (B, 3, …).
+    """
     return 2 * rgb - opacity[:, None] + (1 - opacity)[:, None] * background
 
 
 def passing(alpha: Tensor, dim: int) -> Tensor:
-    """The light that reaches each of a row of things, nearest first: ``prod_(j < i) (1 - alpha_j)`` along
-    ``dim``."""
+    """The light that reaches each of a row of things, nearest first: ``prod_(j < i) (1 - alpha_j)``.
+
+    Arguments:
+        alpha: opacities in [0, 1], of any shape.
+        dim: along which the things stand in a row.
+
+    Returns:
+        Shares of the light in [0, 1], of the same shape.
+    """
     clear = torch.log1p(-alpha.clamp(max=1 - 1e-5)).cumsum(dim)
     return (
         clear.roll(1, dim).index_fill(dim, torch.zeros(1, dtype=torch.long, device=alpha.device), 0.0).exp()

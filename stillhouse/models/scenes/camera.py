@@ -1,4 +1,4 @@
-"""Cameras that look at the origin with ``z`` up: where one stands is all there is to know of it.
+"""Cameras that look at the origin with ``z`` up: each is determined by its place.
 
 A *place* (3,) is that point in space. Image coordinates are ``u`` to the right and ``v`` upwards, from -1 to
 1 across the picture, whose first row is the top one. Depth is the distance from the camera along its axis,
@@ -20,8 +20,17 @@ from stillhouse.core.errors import require
 def orbit(
     count: int, distance: float = 1.0, elevations: tuple[float, ...] = (20.0,), turn: float = 0.0
 ) -> Tensor:
-    """``count`` places around the origin at equal angles, (count, 3); ``elevations`` in degrees are taken in
-    turn, ``turn`` shifts all."""
+    """Places around the origin at equal angles.
+
+    Arguments:
+        count: how many, at least 1.
+        distance: from the origin, above 0.
+        elevations: in degrees, taken in turn.
+        turn: of all places about ``z``, in degrees.
+
+    Returns:
+        Places, (count, 3).
+    """
     require(
         count >= 1 and distance > 0,
         f"An orbit has one place or more at a positive distance, not {count} at {distance}.",
@@ -44,13 +53,29 @@ def axes(place: Tensor) -> Tensor:
 
 
 def pixel_centres(side: int, reference: Tensor) -> Tensor:
-    """Image coordinates of the pixels of a square picture, row by row, (side^2, 2)."""
+    """Image coordinates of the pixels of a square picture.
+
+    Arguments:
+        side: of the picture, in pixels.
+        reference: a tensor whose dtype and device the result has.
+
+    Returns:
+        Coordinates in (-1, 1), row by row, (side^2, 2).
+    """
     line = (torch.arange(side, device=reference.device, dtype=reference.dtype) + 0.5) * (2 / side) - 1
     return torch.stack([line.expand(side, side), -line[:, None].expand(side, side)], -1).reshape(-1, 2)
 
 
 def pixel_corners(side: int, reference: Tensor) -> Tensor:
-    """Image coordinates of the corners of the pixels, row by row, ((side + 1)^2, 2)."""
+    """Image coordinates of the corners of the pixels.
+
+    Arguments:
+        side: of the picture, in pixels.
+        reference: a tensor whose dtype and device the result has.
+
+    Returns:
+        Coordinates in [-1, 1], row by row, ((side + 1)^2, 2).
+    """
     line = torch.arange(side + 1, device=reference.device, dtype=reference.dtype) * (2 / side) - 1
     return torch.stack(
         [line.expand(side + 1, side + 1), -line[:, None].expand(side + 1, side + 1)], -1
@@ -61,8 +86,9 @@ def pixel_corners(side: int, reference: Tensor) -> Tensor:
 class Lens:
     """How points in space become image coordinates.
 
-    ``extent``: half the width of what is seen in the plane through the origin. ``pinhole``: things shrink
-    with depth; else orthographic.
+    Arguments:
+        extent: half the width of what is seen in the plane through the origin.
+        pinhole: things shrink with depth; else orthographic.
     """
 
     extent: float = 1.0
@@ -73,14 +99,29 @@ class Lens:
         return distance / depth.clamp_min(1e-3) if self.pinhole else torch.ones_like(depth)
 
     def see(self, place: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Image coordinates (B, N, 2) and depths (B, N) of ``points`` (B, N, 3) for cameras at ``place`` (B,
-        3)."""
+        """Project points.
+
+        Arguments:
+            place: where the cameras stand, (B, 3).
+            points: in space, (B, N, 3).
+
+        Returns:
+            Image coordinates (B, N, 2) and depths (B, N).
+        """
         seen, distance = points @ axes(place).mT, place.norm(dim=1)[:, None]
         depth = distance - seen[..., 2]
         return seen[..., :2] / self.extent * self._zoom(depth, distance)[..., None], depth
 
     def slope(self, place: Tensor, points: Tensor) -> Tensor:
-        """Derivative (B, N, 2, 3) of the image coordinates of ``points`` (B, N, 3) in the points."""
+        """Derivative of the projection.
+
+        Arguments:
+            place: where the cameras stand, (B, 3).
+            points: in space, (B, N, 3).
+
+        Returns:
+            Derivatives of the image coordinates in the points, (B, N, 2, 3).
+        """
         frame, distance = axes(place), place.norm(dim=1)[:, None]
         flat = frame[:, None, :2] / self.extent
         if not self.pinhole:
@@ -91,8 +132,16 @@ class Lens:
         return flat * zoom + seen[..., None] * frame[:, None, 2:] / depth.clamp_min(1e-3)[..., None, None]
 
     def point(self, place: Tensor, at: Tensor, depth: Tensor) -> Tensor:
-        """The points in space (B, N, 3) seen at image coordinates ``at`` (N, 2) or (B, N, 2) in ``depth`` (B,
-        N)."""
+        """The inverse of :meth:`see`.
+
+        Arguments:
+            place: where the cameras stand, (B, 3).
+            at: image coordinates, (N, 2) or (B, N, 2).
+            depth: along the cameras' axes, (B, N).
+
+        Returns:
+            Points in space, (B, N, 3).
+        """
         distance = place.norm(dim=1)[:, None]
         across = at * self.extent / self._zoom(depth, distance)[..., None]
         return torch.cat([across.expand(*depth.shape, 2), (distance - depth)[..., None]], -1) @ axes(place)

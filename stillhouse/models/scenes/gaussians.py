@@ -15,11 +15,18 @@ TRUST = 0.01  # opacity below which a depth means nothing
 
 
 class Gaussians(Rendered):
-    """``count`` anisotropic Gaussians a scene: centres, rotations, log sizes, colours and opacities (Kerbl et
-    al., 2023, arXiv 2308.04079).
+    """Anisotropic Gaussians: centres, rotations, log sizes, colours and opacities (Kerbl et al., 2023, arXiv
+    2308.04079).
 
-    They start spread evenly through a ball of radius ``reach``, each as wide as its neighbours are apart,
-    grey and thin. ``extent, pinhole``: the lens. ``background``: grey behind the scene, in [-1, 1].
+    They start spread evenly through a ball, each as wide as its neighbours are apart, grey and thin.
+
+    Arguments:
+        scenes: how many, at least 1.
+        count: Gaussians a scene, at least 1.
+        reach: radius of the ball.
+        extent: of the lens.
+        pinhole: lens; else orthographic.
+        background: grey behind the scene, in [-1, 1].
     """
 
     name = "gaussians"

@@ -14,14 +14,26 @@ from stillhouse.models.scenes.camera import Lens, axes
 
 
 def flat(place: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors in space (B, P, 3) as an orthographic camera at ``place`` (B, 3) sees them, to the right and
-    up: (B, P, 2)."""
+    """Vectors in space, projected by orthographic cameras.
+
+    Arguments:
+        place: where the cameras stand, (B, 3).
+        vectors: in space, (B, P, 3).
+
+    Returns:
+        To the right and up, in the units of the space, (B, P, 2).
+    """
     return vectors @ axes(place)[:, :2].mT
 
 
 class Points(Scene):
-    """``count`` points a scene, all at the origin at first; a view is their orthographic projection, in the
-    units of the space."""
+    """Points in space, all at the origin at first; a view is their orthographic projection, in the units of
+    the space.
+
+    Arguments:
+        scenes: how many, at least 1.
+        count: points a scene, at least 1.
+    """
 
     name = "points"
 
@@ -54,8 +66,13 @@ class Points(Scene):
 
 
 class Plain(Scene):
-    """Samples of the shape ``size`` that are their own scenes, with no camera: a bare picture, a point in the
-    plane. All 0 at first."""
+    """Samples that are their own scenes, with no camera: a bare picture, a point in the plane. All 0 at
+    first.
+
+    Arguments:
+        size: shape of a sample.
+        scenes: how many, at least 1.
+    """
 
     name = "plain"
 

@@ -16,11 +16,19 @@ TRUST = 0.01  # opacity below which a depth means nothing
 
 
 class Voxels(Rendered):
-    """``edge^3`` voxels in the cube from ``-reach`` to ``reach``, interpolated; light is absorbed on the way
-    (Mildenhall et al., 2020, arXiv 2003.08934, eq. 3).
+    """A grid of densities and colours, interpolated; light is absorbed on the way (Mildenhall et al., 2020,
+    arXiv 2003.08934, eq. 3).
 
-    The density is a soft bump around the middle at first, the colour grey. ``steps``: samples along a ray.
-    ``extent, pinhole``: the lens. ``background``: grey behind the scene, in [-1, 1].
+    The density is a soft bump around the middle at first, the colour grey.
+
+    Arguments:
+        scenes: how many, at least 1.
+        edge: voxels along each side of the cube, at least 2.
+        steps: samples along a ray, at least 2.
+        reach: half the cube's side.
+        extent: of the lens.
+        pinhole: lens; else orthographic.
+        background: grey behind the scene, in [-1, 1].
     """
 
     name = "voxels"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.core.conditions import Condition, expand, move
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.taps import until
+from stillhouse.train.method import Method
 
 
 def middle_of(denoiser: Denoiser) -> str:
-    """The name, inside a denoiser, of the submodule that a critic reads."""
+    """The name, inside a denoiser, of the submodule that a critic reads; raises :class:`StillhouseError`
+    where the network names none."""
     middle = getattr(denoiser.net, "middle", "")
     if not middle:
         raise StillhouseError(
@@ -27,12 +29,29 @@ def middle_of(denoiser: Denoiser) -> str:
     return f"net.{middle}"
 
 
+def feature_source(method: Method) -> Denoiser:
+    """Whose features a critic of ``method`` reads: the teacher's; a closed form has none, and the student's
+    first state gives them."""
+    closed = isinstance(method.teacher, ExactDenoiser)
+    return method.frozen_copy(method.student, "feature_net") if closed else method.teacher
+
+
 def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed."""
+    """The features of the middle block at ``(x_t, t)``; the rest of the network is not computed.
+
+    Arguments:
+        denoiser: whose network names its middle block, see :func:`middle_of`.
+        x_t: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        Features: (B, C, H, W) of a U-Net, (B, N, C) of a transformer, (B, C) of an MLP.
+    """
     found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
-    return (
-        found[-1] if isinstance(found, tuple) else found
-    )  # joint blocks of text and picture give both, the picture last
+    # joint blocks of text and picture give both, the picture last
+    picture: Tensor = found[-1] if isinstance(found, tuple) else found
+    return picture
 
 
 def encoder_of(denoiser: Denoiser) -> list[str]:
@@ -49,7 +68,18 @@ def features_at(
     denoiser: Denoiser, names: Sequence[str], x_t: Tensor, t: Tensor, cond: Condition = None
 ) -> list[Tensor]:
     """The features of several blocks at ``(x_t, t)``, in the order in which they run; what comes after the
-    last is not computed."""
+    last is not computed.
+
+    Arguments:
+        denoiser: evaluated once, up to the last of the blocks.
+        names: its submodules, in the order in which they run, see :func:`encoder_of`.
+        x_t: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The output of each block: (B, C, H, W), (B, N, C) or (B, C).
+    """
     kept: list[Tensor] = []
     hooks = [
         denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(out))
@@ -66,6 +96,8 @@ def features_at(
 class Head(nn.Module):
     """Features to one logit a sample: images (B, C, H, W) through strided 4x4 convolutions down to 1x1,
     tokens (B, N, C) and vectors (B, C) through two layers (Yin et al., 2024, arXiv 2405.14867, appendix)."""
+
+    __call__: Callable[..., Tensor]  # as forward; nn.Module leaves it open
 
     def __init__(self, channels: int, side: int = 1):
         super().__init__()
@@ -86,12 +118,22 @@ class Head(nn.Module):
             h = self.down(h).mean((2, 3))
         elif h.dim() == 3:
             h = h.mean(1)
-        return self.out(h).squeeze(1)
+        logits: Tensor = self.out(h).squeeze(1)
+        return logits
 
 
 def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Head:
     """A head that fits the features of ``denoiser`` on samples of ``shape``, those of ``states`` of them side
-    by side."""
+    by side.
+
+    Arguments:
+        denoiser: evaluated once, at zeros, to find the size of its features.
+        shape: of one sample.
+        states: how many states' features are joined along the channels.
+
+    Returns:
+        A new head, on the CPU.
+    """
     with torch.no_grad():
         device = next(
             denoiser.net.parameters()
@@ -109,14 +151,16 @@ def channel_of(h: Tensor) -> int:
 
 
 class JumpCritic(nn.Module):
-    """Judges where a jump landed, seeing where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one backbone,
-    a head for each.
+    """A critic of where a jump landed, given where it began (``P(x_s, x_t)``) or not (``P(x_s)``): one
+    backbone, a head for each.
 
     Given the start it keeps the teacher's map, since at its optimum the jumps from *every* state have the
     teacher's distribution; without it only their distribution as a whole (Lin, Wang & Yang, 2024, arXiv
     2402.13929, section 3.2-3.3). ``backbone``: a denoiser that learns with the heads; its middle features are
     read.
     """
+
+    __call__: Callable[..., list[Tensor]]
 
     def __init__(self, backbone: Denoiser, shape: tuple[int, ...]):
         super().__init__()
@@ -129,8 +173,18 @@ class JumpCritic(nn.Module):
     def forward(
         self, landed: list[Tensor], s: Tensor, start: tuple[Tensor, Tensor] | None, cond: Condition = None
     ) -> list[Tensor]:
-        """Logits (B,) of each of ``landed`` (B, …) at ``s`` (B,); ``start``: the state ``x_t`` and its time
-        ``t``, or None."""
+        """Logits of where several jumps landed that began at one state.
+
+        Arguments:
+            landed: the ends of the jumps, each (B, *shape).
+            s: their times in [0, 1], (B,).
+            start: the state ``x_t`` (B, *shape) and its time ``t`` (B,) at which they began; None: only the
+                landing is judged.
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Logits (B,) of each of ``landed``, positive for real.
+        """
         seen = [features(self.backbone, x, s, cond) for x in landed]
         if start is None:
             return [self.alone(h) for h in seen]
@@ -145,9 +199,10 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "softplus") -> Te
     """The critic's own loss.
 
     Arguments:
-        real, fake: logits of real samples and of the student's, any shape, positive for real.
-        kind: ``softplus``, the non-saturating loss; ``hinge``; ``least_squares`` on probabilities,
-            ``(mean (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``.
+        real: logits of real samples, any shape, positive for real.
+        fake: logits of the student's samples, any shape.
+        kind: ``softplus``, the non-saturating loss; ``hinge``; ``least_squares`` on probabilities, ``(mean
+            (s(real) - 1)^2 + mean s(fake)^2) / 2`` with the sigmoid ``s``.
 
     Returns:
         A scalar. Raises :class:`StillhouseError` for an unknown kind.
@@ -162,7 +217,15 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "softplus") -> Te
 
 
 def generator_loss(fake: Tensor, kind: str = "softplus") -> Tensor:
-    """The student's side of :func:`discriminator_loss`, on the logits of its samples; a scalar."""
+    """The student's side of :func:`discriminator_loss`.
+
+    Arguments:
+        fake: logits of the student's samples, any shape, positive for real.
+        kind: as in :func:`discriminator_loss`.
+
+    Returns:
+        A scalar. Raises :class:`StillhouseError` for an unknown kind.
+    """
     if kind == "softplus":
         return F.softplus(-fake).mean()
     if kind == "hinge":

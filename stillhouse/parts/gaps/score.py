@@ -12,19 +12,37 @@ from stillhouse.core.prediction import At, Prediction
 
 def fake_for(teacher: Denoiser, student: Denoiser) -> Denoiser:
     """A network to become the fake score: the teacher's copy, or the student's where the teacher is a closed
-    form."""
+    form.
+
+    Arguments:
+        teacher: network or closed form.
+        student: copied in the place of a closed form.
+
+    Returns:
+        A trainable copy; of an adapter on a base, another adapter on that base.
+    """
     return student.copy() if isinstance(teacher, ExactDenoiser) else teacher.copy()
 
 
 def difference(
     x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser | None, cond: Condition = None
 ) -> tuple[Tensor, Prediction]:
-    """``D_own - D_real`` at ``x`` (B, …) noised to ``t`` with ``eps``, and what ``real`` said there under
-    ``cond``. Without gradient.
+    """``D_own - D_real``: by how much two posterior means differ at ``x`` noised to ``t`` with ``eps``.
+    Without gradient.
 
-    ``D_own``: what ``fake`` says under the same; None: ``x`` itself, which is the posterior mean where each
-    ``x`` is the one sample there is. Times ``alpha / sigma^2`` it is the difference of two scores, times
-    ``alpha / sigma`` that of two noises.
+    Times ``alpha / sigma^2`` it is the difference of two scores, times ``alpha / sigma`` that of two noises.
+
+    Arguments:
+        x: samples, (B, *shape).
+        t: times in [0, 1], (B,).
+        eps: standard normal noise, (B, *shape).
+        real: the teacher.
+        fake: gives ``D_own`` under the same condition; None: ``D_own = x``, the posterior mean where each
+            ``x`` is the only sample there is.
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The difference, (B, *shape), and the prediction of ``real``.
     """
     with torch.no_grad():
         x_t = real.process.noise(x, t, eps)
@@ -36,12 +54,23 @@ def difference(
 def dmd_gradient(
     x: Tensor, t: Tensor, eps: Tensor, real: Denoiser, fake: Denoiser, cond: Condition = None
 ) -> Tensor:
-    """Where ``x`` should go *down*: ``(D_fake - D_real) / mean|x - D_real|`` at ``x`` (B, …) renoised to
-    ``t`` with ``eps``.
+    """Where ``x`` should go *down*: ``(D_fake - D_real) / mean|x - D_real|`` at ``x`` renoised to ``t`` with
+    ``eps``.
 
     Up to a positive weight this is the gradient of ``KL(p_student,t || p_teacher,t)``, since ``s_fake -
     s_real = alpha (D_fake - D_real) / sigma^2``. The normaliser is one number a sample. Without gradient; NaN
     becomes 0. (Yin et al., 2023, arXiv 2311.18828, eq. 7-8.)
+
+    Arguments:
+        x: samples, (B, *shape).
+        t: times in [0, 1], (B,).
+        eps: standard normal noise, (B, *shape).
+        real: the teacher, under its guidance.
+        fake: the score of the student's samples.
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The gradient, (B, *shape).
     """
     with torch.no_grad():
         gap, pred = difference(x, t, eps, real, fake, cond)
@@ -72,12 +101,22 @@ def sds_gradient(
     weight: str = "ratio",
     fake_cond: Condition = None,
 ) -> Tensor:
-    """Where views ``x`` (B, …) should go *down*: ``w(t) (eps_real - eps_B)`` at ``x`` noised to ``t`` (B,)
-    with ``eps``.
+    """Where views ``x`` should go *down*: ``w(t) (eps_real - eps_B)`` at ``x`` noised to ``t`` with ``eps``.
 
-    ``fake``: whose noise estimate, under ``fake_cond``, is ``eps_B``; None: ``eps`` itself. ``weight``: a
-    name in :data:`SCORE_WEIGHTS`. With ``eps`` and the ratio this is ``x - D(x_t)``. Without gradient; NaN
-    becomes 0.
+    With ``eps_B = eps`` and the ratio as the weight this is ``x - D(x_t)``. Without gradient; NaN becomes 0.
+
+    Arguments:
+        x: samples or views, (B, *shape).
+        t: times in [0, 1], (B,).
+        eps: the noise of the states, (B, *shape).
+        real: the teacher, under its guidance.
+        fake: whose estimate of the noise is ``eps_B``; None: ``eps`` itself.
+        cond: the teacher's condition of the B rows; None for none.
+        weight: ``w``, a name in :data:`SCORE_WEIGHTS`.
+        fake_cond: the condition of ``fake``; None for none.
+
+    Returns:
+        The gradient, (B, *shape).
     """
     with torch.no_grad():
         x_t = real.process.noise(x, t, eps)

@@ -1,8 +1,9 @@
-"""A discriminator that knows how noisy its samples are: heads on the teacher's encoder, told the time."""
+"""A discriminator that takes the noise level of its samples: heads on the teacher's encoder, conditioned on
+the time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Step(nn.Sequential):
 
 
 class TimedHead(nn.Module):
-    """Features (B, C, H, W), (B, N, C) or (B, C) to ``maps`` logits at each place, told the time.
+    """Features (B, C, H, W), (B, N, C) or (B, C) to ``maps`` logits at each place, conditioned on the time.
 
     The features pass a residual branch, whose last convolution starts at zero: group norm, scale and shift by
     a linear map of the time's Fourier features, SiLU, convolution. Then the head of Sauer et al., 2023 (arXiv
@@ -69,7 +70,15 @@ class TimedHead(nn.Module):
         self.out = SpectralConv1d(channels, maps, 1)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
-        """Logits (B, maps, places), positive for real."""
+        """Logits of one block's features.
+
+        Arguments:
+            h: features, (B, C, H, W), (B, N, C) or (B, C).
+            t: times in [0, 1], (B,); not read by a head that is not timed.
+
+        Returns:
+            Logits (B, maps, places), positive for real.
+        """
         h = h.movedim(channel_of(h), 1) if h.dim() > 2 else h
         h = h.reshape(*h.shape, *[1] * (4 - h.dim()))
         inner = self.norm(h)
@@ -77,7 +86,8 @@ class TimedHead(nn.Module):
             scale, shift = self.film(self.time(t).to(h.dtype))[:, :, None, None].chunk(2, 1)
             inner = inner * (1 + scale) + shift
         h = self.first((h + self.mix(F.silu(inner))).flatten(2))
-        return self.out((h + self.second(h)) / 2**0.5)
+        logits: Tensor = self.out((h + self.second(h)) / 2**0.5)
+        return logits
 
 
 class TimedCritic(nn.Module):
@@ -85,6 +95,8 @@ class TimedCritic(nn.Module):
 
     The denoiser is no part of it: :meth:`forward` is given it, and its gradient passes through.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, denoiser: Denoiser, shape: Sequence[int], maps: int, timed: bool = True):
         super().__init__()
@@ -98,6 +110,16 @@ class TimedCritic(nn.Module):
         self.heads = nn.ModuleList(TimedHead(h.shape[channel_of(h)], maps, timed) for h in seen)
 
     def forward(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """All logits of ``x_t`` (B, …) at ``t`` (B,), (B, logits)."""
+        """All logits of noised samples.
+
+        Arguments:
+            denoiser: whose encoder is read, as at the critic's making.
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Logits of all blocks, maps and places, (B, logits), positive for real.
+        """
         seen = features_at(denoiser, self.blocks, x_t, t, cond)
         return torch.cat([head(h, t).flatten(1) for head, h in zip(self.heads, seen, strict=True)], 1)

@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.core.conditions import Condition, expand, move, size
-from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.conditions import Condition, Parts, expand, move, size
+from stillhouse.core.denoiser import Denoiser, Wrapped
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.prediction import Prediction
 from stillhouse.model import Model
-from stillhouse.models import Network
+from stillhouse.models.taps import Network
 
 
-class Negative(Denoiser):
+class Negative(Wrapped):
     """``denoiser`` steered away from ``negative``: each cross-attention gives ``Z+ - alpha Z-`` to its
     output projection.
 
     ``Z+`` and ``Z-`` are the attention of the same queries to the tokens of the prompt and of the negative
     one, each with a softmax of its own; nothing is renormalised. Only tokens (and their mask) of the negative
-    condition are heard: labels, pooled vectors and sizes stay the prompt's. Our networks' learned empty token
+    condition are used: labels, pooled vectors and sizes stay the prompt's. Our networks' learned empty token
     stands before either prompt, as in a plain call. ``negative``: a condition of as many rows as a call has,
     or of one. ``alpha``: a number or (B,); 0 is the plain denoiser, and so is a call without a condition.
 
@@ -42,15 +42,13 @@ class Negative(Denoiser):
             not isinstance(denoiser.net, Denoiser),
             "A negative prompt goes inside guidance: Guided(Negative(denoiser, ...), w).",
         )
-        super().__init__(
-            denoiser, denoiser.process, denoiser.kind, two_time=denoiser.two_time, empty=denoiser.empty
-        )
+        super().__init__(denoiser)
         tokens = negative.get("tokens") if isinstance(negative, dict) else negative
-        require(
-            torch.is_tensor(tokens) and tokens.dim() == 3,
+        tokens = required(
+            tokens if torch.is_tensor(tokens) and tokens.dim() == 3 else None,
             "A negative prompt is a condition with tokens (B, L, C).",
         )
-        self.negative = {
+        self.negative: Parts = {
             "tokens": tokens,
             **({"mask": negative["mask"]} if isinstance(negative, dict) and "mask" in negative else {}),
         }
@@ -63,23 +61,9 @@ class Negative(Denoiser):
         else:
             _prepare(denoiser.net)
 
-    @property
-    def plain(self) -> Denoiser:
-        """The denoiser inside."""
-        assert isinstance(self.net, Denoiser)
-        return self.net
-
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Prediction:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition = None, **extra: Any) -> Prediction:
         if cond is None or (not torch.is_tensor(self.alpha) and self.alpha == 0):
-            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+            return self.plain(x_t, t, cond, **extra)
         rows, negative = len(x_t), move(self.negative, x_t.device)
         negative = negative if size(negative) == rows else expand(negative, rows)
         weight = torch.as_tensor(self.alpha, dtype=torch.float32, device=x_t.device).expand(rows)
@@ -90,32 +74,37 @@ class Negative(Denoiser):
                 **{f"negative_{name}": part for name, part in negative.items()},
                 "negative_weight": weight,
             }
-            return self.plain(x_t, t, both, s=s, guidance=guidance)
+            return self.plain(x_t, t, both, **extra)
         hook = self.plain.net.register_forward_pre_hook(_negative_hook(negative, weight), with_kwargs=True)
         try:
-            return self.plain(x_t, t, cond, s=s, guidance=guidance)
+            return self.plain(x_t, t, cond, **extra)
         finally:
             hook.remove()
 
 
 def without(model: Model, prompts: str | list[str], alpha: float) -> Model:
-    """``model``, its samples steered away from ``prompts`` (one, or one a sample) by the weight ``alpha``, no
-    training needed.
+    """``model`` with its samples steered away from ``prompts``, no training needed.
 
-    Useful weights lie between 0 and 1: 0.1 to 0.5 in the paper, by model.
+    Arguments:
+        model: one with a text encoder and cross-attention; raises :class:`StillhouseError` for others.
+        prompts: one for all samples, or one a sample.
+        alpha: the weight of the negative prompt; useful ones lie between 0 and 1, 0.1 to 0.5 in the paper, by
+            model.
+
+    Returns:
+        A model that shares the network of ``model``.
     """
-    require(model.text is not None, "This model takes no prompts.")
-    assert model.text is not None
-    negative = model.text.encode([prompts] if isinstance(prompts, str) else prompts)
+    text = required(model.text, "This model takes no prompts.")
+    negative = text.encode([prompts] if isinstance(prompts, str) else prompts)
     return replace(model, denoiser=Negative(model.denoiser, negative, alpha))
 
 
 class Subtracting:
     """An attention processor of Diffusers around another one, which can also be given a negative prompt.
 
-    The inner processor is asked once for each prompt. All of its output but the attention (bias of the output
-    projection, skip connection) is the same in both answers and is put back, so that what is subtracted is
-    ``alpha W Z-``.
+    The inner processor is called once for each prompt. All of its output but the attention (bias of the
+    output projection, skip connection) is the same in both calls and is put back, so that what is subtracted
+    is ``alpha W Z-``.
     """
 
     def __init__(self, plain: Any):
@@ -132,7 +121,7 @@ class Subtracting:
         negative_mask: Tensor | None = None,
         negative_weight: Tensor | None = None,
     ) -> Tensor:
-        out = self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        out: Tensor = self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if negative is None or negative_weight is None or encoder_hidden_states is None:
             return out
         other = self.plain(attn, hidden_states, negative.to(hidden_states.dtype), negative_mask, temb)
@@ -141,7 +130,8 @@ class Subtracting:
         if attn.residual_connection:
             still = still + hidden_states
         weight = negative_weight.to(out.dtype).reshape(-1, *[1] * (out.dim() - 1))
-        return out - weight * (other - still / attn.rescale_output_factor)
+        steered: Tensor = out - weight * (other - still / attn.rescale_output_factor)
+        return steered
 
 
 def _prepare(net: nn.Module) -> None:
@@ -162,14 +152,16 @@ def _prepare(net: nn.Module) -> None:
             attention.set_processor(Subtracting(attention.processor))
 
 
-def _negative_hook(negative: Condition, weight: Tensor) -> Any:
+def _negative_hook(negative: Parts, weight: Tensor) -> Any:
     """A hook that gives a network's attention the negative prompt.
 
     It is an input of the blocks, not a state of theirs: a block that is computed again in the backward pass
-    hears it again.
+    is given it again.
     """
 
-    def tell(net: Any, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def tell(
+        net: Any, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         dtype = next(net.parameters()).dtype
         tokens = negative["tokens"].to(dtype)
         # what the network does to its own prompt before any block sees it

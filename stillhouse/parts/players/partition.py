@@ -14,8 +14,15 @@ from stillhouse.models.routed import pooled
 
 
 def label_blocks(classes: int, parts: int) -> dict[str, Any]:
-    """Consecutive labels in ``parts`` blocks of nearly equal size, as plain data for
-    :func:`stillhouse.models.routed.route`."""
+    """Consecutive labels in blocks of nearly equal size.
+
+    Arguments:
+        classes: how many labels there are.
+        parts: how many blocks, 2 to ``classes``; raises :class:`StillhouseError` for other numbers.
+
+    Returns:
+        The partition as plain data for :func:`stillhouse.models.routed.route`.
+    """
     require(
         2 <= parts <= classes, f"{classes} classes can be parted into 2 to {classes} blocks, not {parts}."
     )
@@ -53,7 +60,15 @@ def embedding_signs(cond: Condition, parts: int) -> dict[str, Any]:
 
 
 def rows_of(part: Tensor, k: int) -> Tensor:
-    """The rows (M,) of part ``k`` among ``part`` (B,); raises :class:`StillhouseError` if there are none."""
+    """Which rows lie in one part; raises :class:`StillhouseError` if none does.
+
+    Arguments:
+        part: the number of each row's part, (B,) integers.
+        k: the part.
+
+    Returns:
+        Indices of its rows, (M,) int64.
+    """
     rows = (part == k).nonzero()[:, 0]
     require(len(rows) > 0, f"No condition lies in part {k}; take fewer parts or more prompts.")
     return rows

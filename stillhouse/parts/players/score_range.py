@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
-from stillhouse.train.batch import Batch
+from stillhouse.samplers.sampling import Sampling
+from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
-# of dmd, dmd2, sid, causvid and livetalk: no momentum, since the other player moves the target all the time
+# of dmd, dmd2, msd, sid, causvid and livetalk: no momentum, since the other player moves the target all the
+# time
 SCORE_OPTIM = {
     "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
     "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
@@ -38,8 +41,17 @@ class ScoreRange(Method):
 
 @dataclass
 class OneCallScore(ScoreRange):
-    """A :class:`ScoreRange` whose student begins with a call on pure noise."""
+    """A :class:`ScoreRange` whose student begins with a call on pure noise; unless a method has it otherwise,
+    that is the only one."""
 
     first_time: float = option(
         1.0, "time of the student's first call, whose input is pure noise of that level", low=0.01, high=1
     )
+
+    @shared
+    def samples(self, batch: Batch) -> Tensor:
+        """What the student makes of noise, (rows, *shape)."""
+        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
+
+    def samplings(self) -> dict[int, Sampling]:
+        return {1: Sampling([self.first_time, 0.0], "renoise")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from stillhouse.adapters import Adapted
@@ -14,7 +16,7 @@ from stillhouse.models import build_model
 SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
 
 
-def config_of(denoiser: Denoiser) -> dict:
+def config_of(denoiser: Denoiser) -> dict[str, Any]:
     """The configuration of a denoiser's network, which must be one of ours."""
     require(
         not isinstance(denoiser, ExactDenoiser),
@@ -29,11 +31,20 @@ def config_of(denoiser: Denoiser) -> dict:
 
 
 def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: bool = False) -> Denoiser:
-    """A trainable copy that also hears a second time or a guidance scale; the new inputs start without
+    """A trainable copy that also takes a second time or a guidance scale; the new inputs start without
     effect.
 
-    Of networks of ours, and for a guidance scale of Diffusers' U-Nets, which know one as
-    ``time_cond_proj_dim``.
+    Of networks of ours, and for a guidance scale of Diffusers' U-Nets, where it is
+    their ``time_cond_proj_dim``.
+
+    Arguments:
+        denoiser: the teacher; raises :class:`StillhouseError` for a closed form, an adapter, or a network
+            that can't be rebuilt.
+        two_time: add the time ``s`` that a jump ends at.
+        guidance_input: add a guidance scale; a network that takes one already is copied.
+
+    Returns:
+        The copy, of the same process and kind.
     """
     if guidance_input and not two_time and takes_guidance(denoiser):
         return denoiser.copy()
@@ -68,7 +79,7 @@ def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: b
 
 
 def _guided_unet(denoiser: Denoiser) -> Denoiser:
-    """A copy of a Diffusers U-Net that is told a guidance scale as those of latent consistency models are."""
+    """A copy of a Diffusers U-Net that takes a guidance scale, as those of latent consistency models do."""
     from stillhouse.io.export import with_guidance_input
 
     net = with_guidance_input(denoiser.net).requires_grad_(True)
@@ -81,9 +92,11 @@ def require_clean_start(
     """Refuse a student that predicts the noise where it would start from pure noise, which holds no clean
     image.
 
-    Arguments: student: whose clean estimate at ``t = 1`` is needed. one_step: refuse it also where the
-    schedule leaves some signal at ``t = 1``: one step from there divides the prediction by next to nothing.
-    advice: what to do instead.
+    Arguments:
+        student: whose clean estimate at ``t = 1`` is needed.
+        one_step: refuse it also where the schedule leaves some signal at ``t = 1``: one step from there
+            divides the prediction by next to nothing.
+        advice: what to do instead, the end of the error's sentence.
     """
     noise_kind = isinstance(student.kind, Eps | Score)
     empty = float(student.process.alpha(torch.ones(1))) < 1e-3
@@ -94,8 +107,17 @@ def require_clean_start(
 
 
 def shrunk(denoiser: Denoiser, share: float) -> Denoiser:
-    """A fresh network of the same kind whose widths (and depth, where there are many blocks) are ``share`` of
-    the teacher's."""
+    """A fresh network of the same kind whose widths (and depth, of an MLP and a transformer) are ``share`` of
+    the teacher's.
+
+    Arguments:
+        denoiser: of an MLP, a U-Net or a DiT of ours; raises :class:`StillhouseError` for a closed form and
+            for a foreign network.
+        share: of widths, rounded to multiples of 8, and of the depth, rounded to 1 or more.
+
+    Returns:
+        A denoiser with new weights, of the same process and kind.
+    """
     config = config_of(denoiser)
     for key in SMALLER[config["name"]]:
         value = config[key]

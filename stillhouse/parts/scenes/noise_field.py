@@ -46,13 +46,27 @@ class NoiseField(nn.Module):
         self.register_buffer("key", torch.randint(2**62, ()))
 
     def forward(self, which: Tensor, place: Tensor, seen: Rendering | None) -> Tensor:
-        """The noise (B, …) on what the rows ``which`` (B,) show from ``place`` (B, 3), rendered as
-        ``seen``."""
+        """The noise on what cameras see.
+
+        Arguments:
+            which: the number of the scene that each row shows, (B,).
+            place: the place of its camera, (B, 3).
+            seen: how the scenes were rendered from there; None for those that are not rendered.
+
+        Returns:
+            Standard normal noise, (B, *shape) or flattened to (B, numbers).
+        """
         raise NotImplementedError
 
     def refresh(self, step: int, gamma: float, generator: torch.Generator) -> None:
         """``sqrt(1 - gamma) noise + sqrt(gamma) z``, once an iteration: the noise of the clean-flow ODE
-        becomes that of its SDE."""
+        becomes that of its SDE.
+
+        Arguments:
+            step: the run's iteration; nothing is done for one that has been refreshed already.
+            gamma: share of the variance that is drawn anew, in [0, 1]; 0: nothing is.
+            generator: on the noise's device.
+        """
         if gamma and step > int(self.step):
             for noise in (buffer for buffer in self.buffers() if buffer.is_floating_point()):
                 fresh = torch.randn(noise.shape, generator=generator, device=noise.device, dtype=noise.dtype)
@@ -149,12 +163,18 @@ class SurfaceField(NoiseField):
 
 
 def chart(points: Tensor, flip: bool = False) -> Tensor:
-    """Directions of ``points`` (…, 3) on the plane, area-preserving: the upper hemisphere becomes the square
-    from -1 to 1.
+    """Directions on the plane, area-preserving: the upper hemisphere becomes the square from -1 to 1.
 
     ``d = sqrt(1 - cos theta)`` is the distance from the pole in the larger coordinate; the other one runs
     evenly in the azimuth through each sector of 90 degrees. Beyond the equator it goes on, up to ``d = sqrt
-    2``. ``flip``: around the lower pole.
+    2``.
+
+    Arguments:
+        points: in space, (…, 3), of any length above 0.
+        flip: around the lower pole.
+
+    Returns:
+        Places on the chart, (…, 2).
     """
     x, y, z = nn.functional.normalize(points, dim=-1).unbind(-1)
     z = -z if flip else z
@@ -185,7 +205,16 @@ def _left(p: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def field_for(scene: Scene, shape: Sequence[int]) -> NoiseField:
-    """The field that belongs to the scenes of a network seen as samples of ``shape``."""
+    """The field that belongs to the scenes of a network.
+
+    Arguments:
+        scene: the network.
+        shape: of one sample; pictures (C, side, side) for a scene that is rendered, else raises
+            :class:`StillhouseError`.
+
+    Returns:
+        A new field, with noise for each of the network's scenes.
+    """
     if isinstance(scene, Points):
         return PointField(scene.scenes, *scene.centre.shape[1:])
     if isinstance(scene, Rendered):
@@ -200,8 +229,18 @@ def field_for(scene: Scene, shape: Sequence[int]) -> NoiseField:
 
 
 def fixed_per_camera(key: int, scenes: int, which: Tensor, place: Tensor, shape: Sequence[int]) -> Tensor:
-    """Noise (B, *shape) that a camera always sees of a scene, and that has nothing to do with what another
-    one sees."""
+    """Noise that a camera always sees of a scene, and that is independent of what any other camera sees.
+
+    Arguments:
+        key: the run's own number, see :class:`NoiseField`.
+        scenes: how many scenes the network has.
+        which: the number of the scene that each row shows, (B,).
+        place: the place of its camera, (B, 3).
+        shape: of one sample.
+
+    Returns:
+        Standard normal noise, (B, *shape).
+    """
     cameras, number = torch.unique(place, dim=0, return_inverse=True)
     made = torch.empty(len(place), *shape, device=place.device, dtype=place.dtype)
     for i, camera in enumerate(cameras.tolist()):

@@ -19,9 +19,19 @@ from stillhouse.solvers.simple import Renoise
 
 def student_grid(process: Process, start: float, steps: int) -> list[float]:
     """Times of a student's calls: ``steps`` of them, evenly spaced from ``start`` towards ``t_min``, which
-    would be the next one; steps of a table, where the process is one."""
+    would be the next one; steps of a table, where the process is one.
+
+    Arguments:
+        process: whose ``t_min`` ends the grid.
+        start: time of the first call, in (t_min, 1].
+        steps: how many calls, at least 1.
+
+    Returns:
+        Falling times, ``steps`` of them.
+    """
     times = [process.t_min + (start - process.t_min) * (steps - k) / steps for k in range(steps)]
-    return process.on_table(torch.tensor(times, dtype=torch.float64)).tolist()
+    grid: list[float] = process.on_table(torch.tensor(times, dtype=torch.float64)).tolist()
+    return grid
 
 
 def backward_simulation(
@@ -32,12 +42,23 @@ def backward_simulation(
     shape: Sequence[int],
     solver: Solver | None = None,
 ) -> Tensor:
-    """Backward simulation (Yin et al., 2024, arXiv 2405.14867, section 4.5): samples ``(draws.rows,
-    *shape)``.
+    """Backward simulation (Yin et al., 2024, arXiv 2405.14867, section 4.5): samples of the student, with the
+    gradient of its last call.
 
-    The student walks from pure noise of the level of ``times[0]`` down to ``times[-1]`` without gradient,
-    re-noising its own clean estimates (or as ``solver`` does), and gives a sample by one call there, with
-    gradient. These are the states that the sampler meets: equal draws, equal states.
+    The student walks from pure noise of the level of ``times[0]`` down to ``times[-1]`` without gradient, and
+    gives a sample by one call there, with gradient. These are the states that the sampler meets: equal draws,
+    equal states.
+
+    Arguments:
+        student: the denoiser that learns.
+        times: of its calls, falling, in (0, 1].
+        draws: the source of randomness.
+        cond: the condition of the draws' rows; None for none.
+        shape: of one sample.
+        solver: how it moves from call to call; None: its own clean estimates are noised again.
+
+    Returns:
+        Samples, (rows, *shape).
     """
     start = student.process.start(draws, shape, times[0])
     return rollout(student, start, [*times, 0.0], solver or Renoise(), cond, draws=draws, grad_last=True)

@@ -16,10 +16,18 @@ from stillhouse.solvers.rk45 import endpoint
 def teacher_pairs(
     teacher: Denoiser, shape: tuple[int, ...], draws: Draws, cond: Condition, steps: int = 0
 ) -> dict[str, Tensor]:
-    """``eps`` (rows, *shape), standard normal, and ``x`` where the ODE from ``eps * prior_std`` ends;
-    ``cond`` if there is one.
+    """Noise, and the sample where the teacher's ODE from it ends.
 
-    ``steps``: Heun steps on the uniform grid; 0: adaptive RK45 at a tolerance of 1e-5.
+    Arguments:
+        teacher: the denoiser whose ODE is solved.
+        shape: of one sample.
+        draws: the source of randomness.
+        cond: the condition of the draws' rows; None for none.
+        steps: Heun steps on the uniform grid; 0: adaptive RK45 at a tolerance of 1e-5.
+
+    Returns:
+        ``eps``, standard normal noise, (rows, *shape), of which the walk starts at ``eps * prior_std``;
+        ``x``, its end, (rows, *shape); and the condition, flattened to tensors of a bank, if there is one.
     """
     eps = draws.normal(*shape)
     start = eps * teacher.process.prior_std

@@ -24,7 +24,15 @@ class Slope(Protocol):
 
 
 def straight_times(process: Process, times: Sequence[float]) -> Tensor:
-    """``sigma / (alpha + sigma)``: times as those of the straight path ``(1 - t) x_0 + t eps``, float64."""
+    """``sigma / (alpha + sigma)``: times as those of the straight path ``(1 - t) x_0 + t eps``.
+
+    Arguments:
+        process: the process that the times are of.
+        times: in [0, 1], N + 1 of them.
+
+    Returns:
+        The same times on the straight path, float64, (N + 1,).
+    """
     t = torch.as_tensor(times, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     return sigma / (alpha + sigma)
@@ -41,7 +49,15 @@ class Tables:
     before: list[Tensor]
 
     def path(self, steps: int, group: int = 0) -> Path:
-        """The best path of at most ``steps`` steps from the noisy end to index 0, as falling indices."""
+        """The best path from the noisy end to index 0.
+
+        Arguments:
+            steps: the most steps it may have, at most the levels that were swept.
+            group: the number of the sample, where each was searched for by itself.
+
+        Returns:
+            Falling indices of the grid, the last one 0.
+        """
         found, j = [0], 0
         for level in reversed(self.before[:steps]):
             i = int(level[j, group])
@@ -52,7 +68,17 @@ class Tables:
 
 
 def walk(slope: Slope, y: Tensor, times: Tensor, path: Sequence[int]) -> list[Tensor]:
-    """Euler's method along ``path``: the states (B, …) at each of its indices, the first one ``y``."""
+    """Euler's method along a path of the grid.
+
+    Arguments:
+        slope: the model.
+        y: states at the path's first index, (B, …).
+        times: of the straight path, (N + 1,), rising from index 0.
+        path: indices of the grid.
+
+    Returns:
+        The states (B, …) at each index of the path, the first one ``y``.
+    """
     states = [y]
     for i, j in zip(path, path[1:], strict=False):
         x0, eps = slope(i, states[-1])

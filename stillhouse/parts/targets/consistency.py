@@ -1,5 +1,5 @@
-"""What the consistency family shares: the guided teacher's step, the answer at its end, the tie to the data,
-the tie to the data."""
+"""What the consistency family shares: the guided teacher's step, the target at its end, the boundary
+condition."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.flowmap import ddim_step, predict_x0
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM, KINDS, Bounded
-from stillhouse.core.process import ScaledLinearVP, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import ScaledLinearVP
 
 
 def guided_step(
     teacher: Denoiser, x: Tensor, t: Tensor, s: Tensor, cond: Condition = None, w: Tensor | float = 1.0
 ) -> Tensor:
-    """One DDIM step of the teacher under guidance ``w`` from ``t`` to ``s``, later or earlier, (B,) each.
+    """One DDIM step of the teacher under guidance.
 
-    A teacher that hears the scale is told it; any other is asked twice.
+    A teacher that takes the scale as an input is evaluated once, any other twice.
+
+    Arguments:
+        teacher: the denoiser that steps.
+        x: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        s: where to, later or earlier, (B,).
+        cond: the condition of the B rows; None for none.
+        w: guidance scale, a number or (B,); 1 for none.
+
+    Returns:
+        The states at ``s``, (B, *shape).
     """
     if takes_guidance(teacher):
         return ddim_step(
@@ -31,17 +43,36 @@ def guided_step(
 
 
 def guided(teacher: Denoiser, w: Tensor | float) -> Denoiser:
-    """The teacher under guidance ``w``, a number or (B,); itself at 1."""
+    """The teacher under guidance, as a denoiser.
+
+    Arguments:
+        teacher: evaluated twice where it is guided.
+        w: guidance scale, a number or (B,).
+
+    Returns:
+        The guided denoiser; the teacher itself where ``w`` is the number 1.
+    """
     return teacher if not torch.is_tensor(w) and w == 1 else Guided(teacher, w)
 
 
 def consistency_target(
     model: Denoiser, x: Tensor, t: Tensor, low: float, cond: Condition = None, guidance: Tensor | None = None
 ) -> Tensor:
-    """The clean end that ``model`` sees from ``x``; at the lowest level ``low`` the state itself, whatever
-    the network says there.
+    """The clean end that ``model`` predicts from ``x``; at the lowest level the state itself, whatever the
+    network predicts there.
 
-    It is this that ties the chain of equal answers to the data.
+    This ties the chain of equal answers to the data.
+
+    Arguments:
+        model: the student's EMA, or the student itself.
+        x: states, (B, *shape).
+        t: times in [0, 1], (B,).
+        low: time of the lowest level.
+        cond: the condition of the B rows; None for none.
+        guidance: scales (B,), for a model that takes them; None otherwise.
+
+    Returns:
+        The clean estimate, (B, *shape).
     """
     return torch.where(expand_to(t, x) > low + 1e-6, predict_x0(model, x, t, cond, guidance), x)
 

@@ -1,4 +1,4 @@
-"""What a network is asked for, as losses: denoising, and regression onto a point."""
+"""Denoising, as a loss of any network on any process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,25 @@ def denoising_loss(
     weight: Weight | None = None,
     **extra: Tensor,
 ) -> Tensor:
-    """Mean squared error of a denoiser on ``x`` (B, …) noised to ``t`` with ``eps``.
+    """Mean squared error of a denoiser on ``x`` noised to ``t`` with ``eps``.
 
     Without ``weight`` it is taken on the network's raw output: flow matching for a velocity network,
     ``eps``-MSE for a noise network, and for EDM preconditioning the paper's weight ``(sigma^2 + sigma_data^2)
     / (sigma sigma_data)^2`` on ``D``, which is the same thing. With ``weight`` it is ``weight(at) |D -
     x|^2``.
+
+    Arguments:
+        denoiser: the network that learns.
+        x: clean data, (B, *shape).
+        t: times in [0, 1], (B,); for clips also one a frame, (B, F).
+        eps: standard normal noise, (B, *shape).
+        cond: the condition of the B rows; None for none.
+        weight: of the clean estimate's error, a function of the states' times; its result broadcasts with
+            ``x``.
+        **extra: further inputs of the denoiser, such as ``s`` or ``guidance``, (B,) each.
+
+    Returns:
+        A scalar.
     """
     pred = denoiser(denoiser.process.noise(x, t, eps), t, cond, **extra)
     if weight is not None:
@@ -36,5 +49,14 @@ def denoising_loss(
 
 
 def edm_weight(at: At, sigma_data: float = 0.5) -> Tensor:
-    """``1 / s^2 + 1 / sigma_data^2`` with ``s = sigma / alpha`` (Karras et al., 2022, table 1)."""
+    """EDM's weight of a clean estimate's error, ``1 / s^2 + 1 / sigma_data^2`` with ``s = sigma / alpha``
+    (Karras et al., 2022, arXiv 2206.00364, table 1).
+
+    Arguments:
+        at: the states and their times.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        Weights that broadcast with the states.
+    """
     return (at.alpha / at.sigma) ** 2 + 1 / sigma_data**2

@@ -24,14 +24,25 @@ def halving_target(
     cond: Condition = None,
     guidance: Tensor | None = None,
 ) -> Tensor:
-    """The ``x0`` (B, …) whose one DDIM step from ``x_t`` lands at ``s`` where two steps of the teacher,
-    through ``middle``, arrive.
+    """The ``x0`` whose one DDIM step from ``x_t`` lands at ``s`` where two steps of the teacher, through
+    ``middle``, arrive.
 
     A DDIM step adds ``(r_s - r_t) D`` to ``x / sigma``, with ``r = alpha / sigma``. So ``(x_s - (sigma_s /
     sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)`` (Salimans & Ho, 2022, arXiv 2202.00512,
     algorithm 2) is a mean of the teacher's two answers, weighted by what ``r`` gains in each half; in this
-    form nothing cancels, and at ``s = 0``, where ``r`` is infinite, it is the second answer. ``guidance``
-    (B,) for a teacher that hears it. Times are (B,).
+    form nothing cancels, and at ``s = 0``, where ``r`` is infinite, it is the second answer.
+
+    Arguments:
+        teacher: the denoiser of the two steps.
+        x_t: states, (B, *shape).
+        t: times in (0, 1], (B,).
+        middle: where the first step ends, (B,), below ``t``.
+        s: where the second one ends, (B,), below ``middle``.
+        cond: the condition of the B rows; None for none.
+        guidance: scales (B,), for a teacher that takes them; None otherwise.
+
+    Returns:
+        The target of the clean estimate, (B, *shape).
     """
     process = teacher.process
     first = teacher(x_t, t, cond, guidance=guidance)
@@ -41,8 +52,16 @@ def halving_target(
 
 
 def clean_weight(process: Process, t: Tensor, name: str = "truncated_snr") -> Tensor:
-    """Weight (B,) of a clean estimate's squared error, one of :data:`CLEAN_WEIGHTS`; the signal-to-noise
-    ratio is bounded at 400."""
+    """Weight of a clean estimate's squared error; the signal-to-noise ratio is bounded at 400.
+
+    Arguments:
+        process: whose signal-to-noise ratio is meant.
+        t: times in [0, 1], (B,).
+        name: one of :data:`CLEAN_WEIGHTS`: ``max(snr, 1)``, ``snr + 1``, or 1.
+
+    Returns:
+        Weights, (B,).
+    """
     if name == "one":
         return torch.ones_like(t)
     snr = torch.exp(2 * process.log_snr(t).clamp(max=3.0))
@@ -51,7 +70,15 @@ def clean_weight(process: Process, t: Tensor, name: str = "truncated_snr") -> Te
 
 def ladder(first: int, last: int) -> list[int]:
     """``first / 2, first / 4, …, last``; raises :class:`StillhouseError` where halving does not lead from one
-    to the other."""
+    to the other.
+
+    Arguments:
+        first: steps of the first teacher.
+        last: steps of the last student.
+
+    Returns:
+        Steps of each student.
+    """
     ratio = first // last
     require(
         ratio >= 2 and ratio * last == first and ratio & (ratio - 1) == 0,
@@ -65,8 +92,11 @@ def halving_lengths(total: int, steps: list[int]) -> list[int]:
     double.
 
     Arguments:
-        total: iterations to share.
+        total: iterations to share; raises :class:`StillhouseError` where they are too few.
         steps: how many steps the student of each stage takes.
+
+    Returns:
+        Iterations of each stage.
     """
     shares = [2 if n <= 2 else 1 for n in steps]
     lengths = [max(1, total * share // sum(shares)) for share in shares]

@@ -11,21 +11,27 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 
 Reward = Callable[[Tensor, Condition], Tensor]
 
 
 def captions(x0: Tensor, cond: Condition) -> Tensor:
-    """``log p(caption | x0)`` by the caption reader of the world ``shapes``: ``x0`` (B, 3, 32, 32), ``cond``
-    its encoded captions."""
+    """``log p(caption | x0)`` by the caption reader of the world ``shapes``.
+
+    Arguments:
+        x0: pictures, (B, 3, 32, 32).
+        cond: their encoded captions; raises :class:`StillhouseError` for any other condition.
+
+    Returns:
+        Log-probabilities, (B,), differentiable in ``x0``.
+    """
     from stillhouse.metrics.reader import load_reader
 
-    require(
-        isinstance(cond, dict) and "tokens" in cond,
-        "The reward 'captions' reads the captions of the world 'shapes'; give it such data.",
-    )
-    tokens = cond["tokens"].flatten(1)
+    encoded = cond.get("tokens") if isinstance(cond, dict) else None
+    tokens = required(
+        encoded, "The reward 'captions' reads the captions of the world 'shapes'; give it such data."
+    ).flatten(1)
     known = _caption_tokens().to(tokens)
     require(
         tokens.shape[1] == known.shape[1],
@@ -49,7 +55,7 @@ REWARDS: dict[str, Reward] = {"captions": captions}
 def find_reward(name: str) -> Reward:
     """The reward of that name, or a function ``r(x0, cond) -> (B,)`` of one's own as ``"module:function"``.
 
-    It sees what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
+    It is given what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
     :class:`StillhouseError` where there is none.
     """
     module, colon, function = name.partition(":")
@@ -61,12 +67,22 @@ def find_reward(name: str) -> Reward:
         found = getattr(import_module(module), function, None)
     except ImportError as error:
         raise StillhouseError(f"The module of the reward '{name}' can't be imported: {error}.") from error
-    require(callable(found), f"There is no function '{function}' in the module '{module}' to be a reward.")
-    assert found is not None
-    return found
+    reward: Reward = required(
+        found if callable(found) else None,
+        f"There is no function '{function}' in the module '{module}' to be a reward.",
+    )
+    return reward
 
 
 def shortfall(worth: Tensor, margin: float) -> Tensor:
     """``mean relu(margin - r)``: samples that are good enough give no gradient (Ren et al., 2024, arXiv
-    2404.13686, section 3.2)."""
+    2404.13686, section 3.2).
+
+    Arguments:
+        worth: rewards, (B,).
+        margin: the reward from which a sample is good enough.
+
+    Returns:
+        A scalar.
+    """
     return torch.relu(margin - worth).mean()

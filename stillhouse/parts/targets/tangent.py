@@ -17,7 +17,7 @@ def default_step(inputs: tuple[Tensor, ...]) -> float:
     There the rounding error ``eps / h`` of a central difference balances its truncation error ``h²``, for
     functions that vary on a scale of about one.
     """
-    return max(torch.finfo(x.dtype).eps for x in inputs) ** (1 / 3)
+    return float(max(torch.finfo(x.dtype).eps for x in inputs) ** (1 / 3))
 
 
 def tangent(
@@ -28,14 +28,21 @@ def tangent(
     exact: bool = True,
     step: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``f(*inputs)`` and its derivative ``d/dh f(*(inputs + h directions))`` at ``h = 0``, both of the shape
-    of the output.
+    """The value of a function and its derivative ``d/dh f(*(inputs + h directions))`` at ``h = 0``.
 
-    ``exact``: a Jacobian-vector product in forward mode, attention going through its math kernel (the fused
-    ones have no forward mode). Otherwise the central difference ``(f(x + h d) - f(x - h d)) / 2h``, three
-    evaluations, for networks with a part that has no forward mode. ``step``: ``h``, by default that of
-    :func:`default_step`. Gradients with respect to parameters flow through both results; detach what should
-    not carry them.
+    Gradients with respect to parameters flow through both; detach what should not carry them.
+
+    Arguments:
+        f: of as many tensors as there are inputs.
+        inputs: where, of any shapes.
+        directions: along what, of the inputs' shapes.
+        exact: a Jacobian-vector product in forward mode, attention going through its math kernel (the fused
+            ones have no forward mode). Otherwise the central difference ``(f(x + h d) - f(x - h d)) / 2h``,
+            three evaluations, for networks with a part that has no forward mode.
+        step: ``h`` of the central difference; None: that of :func:`default_step`.
+
+    Returns:
+        The value and the derivative, both of the shape of the output.
     """
     if exact:
         with sdpa_kernel(SDPBackend.MATH):

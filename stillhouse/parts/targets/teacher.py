@@ -1,4 +1,4 @@
-"""What a teacher is asked for along its path."""
+"""The teacher's steps along its path, as targets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ HEUN = Heun()
 def teacher_steps(
     teacher: Denoiser, x: Tensor, times: Sequence[Tensor], cond: Condition = None, solver: Solver = HEUN
 ) -> Tensor:
-    """``x`` (B, …) carried by the teacher through ``times``, each of shape (B,) and falling sample by
-    sample."""
+    """States carried by the teacher along its path, without gradient.
+
+    Arguments:
+        teacher: the denoiser that steps.
+        x: states, (B, *shape).
+        times: from the states' times to the last ones, each (B,) and falling sample by sample.
+        cond: the condition of the B rows; None for none.
+        solver: of one step; it must be deterministic.
+
+    Returns:
+        The states at the last of ``times``, (B, *shape).
+    """
 
     def predict(x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         return teacher(x, t, cond)

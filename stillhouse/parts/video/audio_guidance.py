@@ -1,5 +1,4 @@
-"""Guidance by two conditions, of which one may pull harder than the other: what a clip shows, and what it is
-said to."""
+"""Guidance by two conditions with a scale each: text or label, and sound."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ class TwoGuided(Guided):
     """``D(none) + w (D(text) - D(none)) + w_s (D(text, sound) - D(text))`` (Chern et al., 2025, arXiv
     2512.23576).
 
-    ``scale``: ``w``, of the text or label; ``sound``: ``w_s``, of what ``cond["features"]`` says; 1 for both
+    ``scale``: ``w``, of the text or label; ``sound``: ``w_s``, of the sound, ``cond["features"]``; 1 for both
     is no guidance. A call costs three evaluations, two where the scales are equal, and two under a condition
     without features, which plain guidance takes care of.
     """

@@ -27,8 +27,14 @@ from stillhouse.solvers.simple import Renoise
 
 # -- who sees what ---------------------------------------------------------------------------------
 def make_causal(student: Denoiser, chunk: int) -> None:
-    """From now on ``student`` sees its own chunk of ``chunk`` frames and those before it; its weights stay
-    what they are."""
+    """From now on a frame of ``student`` sees its own chunk and those before it; the weights stay what they
+    are.
+
+    Arguments:
+        student: of a video network of its own, which is changed in place; raises :class:`StillhouseError` for
+            an adapter.
+        chunk: frames of a chunk.
+    """
     require(
         not isinstance(student, Adapted),
         "A causal student can't share its network with a teacher that sees the clip; leave out --lora.",
@@ -38,14 +44,27 @@ def make_causal(student: Denoiser, chunk: int) -> None:
 
 def whole_clip_fake(teacher: Denoiser, student: Denoiser) -> Denoiser:
     """The network to become the fake score (see :func:`stillhouse.parts.gaps.score.fake_for`), which sees the
-    whole clip."""
+    whole clip.
+
+    Arguments:
+        teacher: copied, unless it is a closed form.
+        student: copied in the place of a closed form.
+
+    Returns:
+        A trainable copy, of a video network.
+    """
     fake = fake_for(teacher, student)
     video_network(fake, "The fake score of a video").see(0)
     return fake
 
 
 def check_levels(levels: Sequence[float], what: str) -> None:
-    """Refuse times of a student's calls that don't fall from 1, in one sentence beginning with ``what``."""
+    """Refuse times of a student's calls that don't fall from 1.
+
+    Arguments:
+        levels: the times.
+        what: what they are, with which the error's sentence begins.
+    """
     number = all(isinstance(s, int | float) and 0 < s <= 1 for s in levels)
     falling = number and all(s < t for t, s in zip(levels, levels[1:], strict=False))
     require(
@@ -56,13 +75,16 @@ def check_levels(levels: Sequence[float], what: str) -> None:
 
 def streaming(levels: Sequence[float], chunk: int, frames: int, sink: int = 0) -> Sampling:
     """How a student of clips of ``frames`` frames streams: re-noising from level to level, looking back no
-    further than it learned to.
+    further than it did in training.
 
     Arguments:
         levels: falling times of the calls for a chunk.
         chunk: frames that are made together.
         frames: of a clip; 0 for a student that looks back as far as there is anything.
         sink: first frames that are kept for ever.
+
+    Returns:
+        The sampling, of as many calls a chunk as there are levels.
     """
     return Sampling([*levels, 0.0], "renoise", stream=Stream(chunk, max(0, frames - chunk), sink))
 
@@ -77,10 +99,20 @@ def trajectories(
     steps: int,
     shift: float = 1.0,
 ) -> dict[str, Tensor]:
-    """``path`` (rows, K + 1, *shape): the teacher's Euler path from noise at the K ``levels`` and at its end;
-    ``cond`` if there is one.
+    """States on the teacher's Euler path from pure noise.
 
-    ``steps``: of the shifted grid, to which the levels are added where they lie between its times.
+    Arguments:
+        teacher: of clips, under its guidance.
+        shape: of one clip.
+        draws: the source of randomness.
+        cond: the condition of the draws' rows; None for none.
+        levels: the K times whose states are kept, falling from 1.
+        steps: of the time grid, to which the levels are added where they lie between its times.
+        shift: of that grid towards the noise; 1 for none.
+
+    Returns:
+        ``path`` (rows, K + 1, *shape), the states at the levels and at the end; and the condition, flattened
+        to tensors of a bank, if there is one.
     """
     grid = sorted({*shifted(steps, shift).tolist(), *levels}, reverse=True)
     states: list[Tensor] = []
@@ -96,25 +128,52 @@ def trajectories(
 
 # -- a level for each chunk ------------------------------------------------------------------------
 def chunk_levels(draws: Draws, count: int, chunk: int, frames: int) -> Tensor:
-    """Which of ``count`` levels each frame is at, (rows, frames): drawn uniformly for each chunk by
-    itself."""
+    """The number of the level that each frame is at, drawn uniformly for each chunk by itself.
+
+    Arguments:
+        draws: the source of randomness.
+        count: how many levels there are.
+        chunk: frames of a chunk.
+        frames: of a clip.
+
+    Returns:
+        Numbers in 0 … count - 1, (rows, frames) int64.
+    """
     drawn = draws.uniform(0, count, -(-frames // chunk), dtype=torch.float64).long().clamp(max=count - 1)
     return drawn.repeat_interleave(chunk, 1)[:, :frames]
 
 
 def level_times(process: Process, levels: Sequence[float], index: Tensor) -> Tensor:
-    """Times of places ``index`` (B, F) in the list of ``levels`` and the clean one, which comes last."""
+    """The times of numbered levels, the clean one coming last.
+
+    Arguments:
+        process: whose ``t_min`` is the clean level.
+        levels: times of the others.
+        index: numbers of levels, (B, F), in 0 … len(levels).
+
+    Returns:
+        Times, (B, F) float32.
+    """
     return index.new_tensor([*levels, process.t_min], dtype=torch.float32)[index]
 
 
 def ode_loss(
     student: Denoiser, path: Tensor, index: Tensor, levels: Sequence[float], cond: Condition
 ) -> Tensor:
-    """ODE initialisation (Yin et al., 2024, arXiv 2412.07772, eq. 6): from states on the teacher's ``path``
-    (B, K + 1, F, …) to its end.
+    """ODE initialisation (Yin et al., 2024, arXiv 2412.07772, eq. 6): from states on the teacher's path to
+    its end.
 
-    ``index`` (B, F): the level of each frame; chunks at the clean one are context and ask for nothing, at the
-    price of a smaller mean.
+    Chunks at the clean level are context and have no loss, at the price of a smaller mean.
+
+    Arguments:
+        student: of clips, with a time for each frame.
+        path: states at the K levels and at the end, (B, K + 1, F, …).
+        index: the number of each frame's level, (B, F); K is the clean one.
+        levels: the K times.
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        A scalar.
     """
     rows, frames = (
         torch.arange(len(path), device=path.device)[:, None],
@@ -127,8 +186,17 @@ def ode_loss(
 
 # -- the score difference --------------------------------------------------------------------------
 def score_times(process: Process, draws: Draws, shift: float) -> Tensor:
-    """One time per clip, (rows,): uniform on a table of 1000, shifted towards the noise, kept in [0.02, 0.98]
-    of ``[t_min, 1]``."""
+    """One time per clip: uniform on a table of 1000, shifted towards the noise, kept in [0.02, 0.98] of
+    ``[t_min, 1]``.
+
+    Arguments:
+        process: whose ``t_min`` begins the range.
+        draws: the source of randomness.
+        shift: the times' shift, ``shift t / (1 + (shift - 1) t)``; 1 for none.
+
+    Returns:
+        Times, (rows,).
+    """
     t = draws.integers(0, 1000) / 1000
     t = (shift * t / (1 + (shift - 1) * t)).clamp(0.02, 0.98)
     return trained(process, process.t_min + (1 - process.t_min) * t)
@@ -143,11 +211,20 @@ def clip_matching(
     shift: float,
     learns: Tensor | None = None,
 ) -> Tensor:
-    """A loss along the score difference of whole clips ``x`` (B, F, …): one time and one normaliser for all
-    frames of a clip.
+    """A loss along the score difference of whole clips: one time and one normaliser for all frames of a clip.
 
-    ``learns`` (B, F): which frames move. Those that are real must not: where a whole clip is, the teacher
-    agrees and the normaliser is 0.
+    Arguments:
+        x: the student's clips, (B, F, …), with its graph.
+        real: the teacher, under its guidance.
+        fake: the score of the student's clips.
+        cond: the condition of the B rows; None for none.
+        draws: the source of randomness.
+        shift: of the score times towards the noise; 1 for none.
+        learns: which frames move, (B, F); None: all. Real ones must not: where a whole clip is real, the
+            teacher agrees and the normaliser is 0.
+
+    Returns:
+        A scalar.
     """
     t = score_times(real.process, draws, shift)
     g = dmd_gradient(x, t, draws.normal_like(x), real, fake, cond)
@@ -168,12 +245,24 @@ def self_rollout(
     sink: int = 0,
     known: Tensor | None = None,
 ) -> Tensor:
-    """A clip (draws.rows, *shape) that a causal student makes by itself, by chunks (Huang et al., 2025, arXiv
-    2506.08009, algorithm 1).
+    """A clip that a causal student makes by itself, by chunks (Huang et al., 2025, arXiv 2506.08009,
+    algorithm 1).
 
-    Each chunk walks down ``levels`` (cut them to exit early) and carries the gradient of its last call alone;
-    its finished, detached self goes into the cache, so that no gradient crosses chunks. Equal draws meet the
-    states that a stream meets. ``known`` (B, k, C, H, W): first frames that are given, fewer than a chunk.
+    Each chunk carries the gradient of its last call alone; finished and detached it goes into the cache, so
+    that no gradient crosses chunks. Equal draws meet the states that a stream meets.
+
+    Arguments:
+        student: a causal denoiser of clips.
+        levels: falling times of the calls for a chunk; fewer of them to exit early.
+        draws: the source of randomness.
+        cond: the condition of the draws' rows, of all frames; None for none.
+        shape: of one clip, (F, C, H, W), of any length F.
+        window: past frames that the cache keeps; 0 for all.
+        sink: first frames that it keeps for ever.
+        known: first frames that are given, (B, k, C, H, W), fewer than a chunk; None for none.
+
+    Returns:
+        Clips, (rows, *shape).
     """
     length, *frame = shape
     cached = Cached(student, window, sink)

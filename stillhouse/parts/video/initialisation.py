@@ -65,8 +65,8 @@ class CausalMethod(Method):
         return both(step) if step >= self.warmup else ["fake"]
 
     def begin_matching(self) -> None:
-        """Under a closed-form teacher the fake score begins as what is nearest to one: what the student
-        learned."""
+        """Under a closed-form teacher the fake score starts from the nearest there is to one: the
+        student's weights."""
         if isinstance(self.teacher, ExactDenoiser):
             copy_weights(self.fake, self.student)
 

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.critic import (
+    discriminator_loss,
+    feature_source,
+    features,
+    generator_loss,
+    head_for,
+)
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.parts.players.guidance_range import GuidanceRange
@@ -42,10 +48,10 @@ class FlashDiffusion(GuidanceRange):
     et al., 2024 (arXiv 2406.02347, algorithm 1).
 
     The student's clean estimate is drawn to where the teacher's solver ends from the same state. The states
-    lie around four times, which the sampler's calls will be told; training begins at the low ones and ends at
-    pure noise. Two more terms come in as it goes on: the difference of scores, with the student as its own
-    fake score, and a critic, a small head on the frozen teacher's features. (The paper's output map ``c_skip
-    x + c_out D`` is left out: at the times of a grid it is ``D`` but for 1e-4.)
+    lie around four times, those of the sampler's calls; training begins at the low ones and ends at pure
+    noise. Two more terms come in as it goes on: the difference of scores, with the student as its own fake
+    score, and a critic, a small head on the frozen teacher's features. (The paper's output map ``c_skip x +
+    c_out D`` is left out: at the times of a grid it is ``D`` but for 1e-4.)
     """
 
     grid: int = option(32, "times of the teacher's solver, a multiple of 4", low=4)
@@ -76,12 +82,7 @@ class FlashDiffusion(GuidanceRange):
 
     def build(self) -> None:
         if self.adversarial:
-            exact = isinstance(
-                self.teacher, ExactDenoiser
-            )  # a closed form has no features: the student's first state gives them
-            self.feature_net: Denoiser = (
-                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
-            )
+            self.feature_net: Denoiser = feature_source(self)
             self.head = self.player("critic", head_for(self.feature_net, self.shape))
 
     def quarter(self, step: int) -> int:
@@ -94,22 +95,30 @@ class FlashDiffusion(GuidanceRange):
         return [*student_grid(self.process, 1.0, self.grid), 0.0]
 
     def start_law(self, step: int) -> Tensor:
-        """Probabilities of the indices of the grid at which the student is asked, (grid,)."""
+        """Probabilities of the grid's indices at which the student is evaluated, (grid,)."""
         modes = torch.arange(4) * (self.grid // 4)
         return around(
             modes, torch.tensor(MODE_SHARES[self.quarter(step)], dtype=torch.float64), self.grid, SPREAD
         )
 
     def guided(self, batch: Batch, purpose: str) -> Denoiser:
-        """The teacher at a guidance scale drawn anew for this step and purpose, one for the whole batch."""
+        """The teacher at a guidance scale drawn anew for this step and purpose.
+
+        Arguments:
+            batch: gives the source of randomness.
+            purpose: of the stream; equal ones get equal scales within one player's turn.
+
+        Returns:
+            The guided teacher, of one scale for the whole batch.
+        """
         return Guided(
             self.teacher,
             batch.stream(f"{batch.player} {purpose}").one_uniform(self.low_guidance, self.high_guidance),
         )
 
     def student_estimate(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
-        """A state that the student is asked at, the index of its time, and the student's clean estimate
-        there."""
+        """A state at which the student is evaluated, the index of its time in the grid, and the student's
+        clean estimate there."""
         j = one_of(self.start_law(batch.step), batch.stream(f"{batch.player} start"))
         t, eps = torch.full((batch.rows,), self.times[j], device=batch.data.device), batch.noise()
         # pure noise at the top even where the schedule leaves some signal: that is what the sampler starts
@@ -119,7 +128,17 @@ class FlashDiffusion(GuidanceRange):
 
     @torch.no_grad()
     def endpoint(self, x_t: Tensor, j: int, teacher: Denoiser, cond: Condition) -> Tensor:
-        """Where the teacher's solver ends that starts at the grid's time ``j``."""
+        """Where the teacher's solver ends.
+
+        Arguments:
+            x_t: states at the grid's time ``j``, (B, *shape).
+            j: index of the time at which it starts.
+            teacher: under its guidance.
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Clean samples, (B, *shape), without gradient.
+        """
         return rollout(teacher, x_t, self.times[j:], make_solver(self.solver), cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
@@ -145,7 +164,15 @@ class FlashDiffusion(GuidanceRange):
         return discriminator_loss(real, fake, "least_squares")
 
     def logits(self, samples: list[Tensor], batch: Batch) -> list[Tensor]:
-        """Logits of each of ``samples``, all noised to the same times with the same noise."""
+        """The critic's logits of several samples, all noised to the same times with the same noise.
+
+        Arguments:
+            samples: clean ones, each (B, *shape).
+            batch: gives times, noise and condition.
+
+        Returns:
+            Logits (B,) of each of ``samples``.
+        """
         times = at_step(self.process, torch.tensor(CRITIC_STEPS, device=samples[0].device) / 1000)
         t, eps = times[batch.draws.integers(0, len(times))], batch.noise()
         return [

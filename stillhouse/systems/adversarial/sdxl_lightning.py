@@ -105,7 +105,7 @@ class SDXLLightning(Method):
 
     # -- stages ------------------------------------------------------------------------------------
     def stages(self, total: int) -> list[Stage]:
-        """A conversion where it is asked for, then a stage for each student of the ladder."""
+        """A conversion under ``x0_student``, then a stage for each student of the ladder."""
         lengths = parted(total, [1.0] * (len(self.ladder) - 1 + self.x0_student))
         regression, adversarial = {"student": self.regression_loss}, {"student": self.adversarial_loss}
         made = []
@@ -120,10 +120,12 @@ class SDXLLightning(Method):
 
     @staticmethod
     def regression_turns(step: int) -> list[str]:
+        """The student alone."""
         return ["student"]
 
     @staticmethod
     def adversarial_turns(step: int) -> list[str]:
+        """The critic, then the student."""
         return ["critic", "student"]
 
     def promote(self) -> None:
@@ -179,10 +181,12 @@ class SDXLLightning(Method):
         return Jump(x_t, t, s, jump(self.student, x_t, t, s, batch.cond), target)
 
     def regression_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in a regression's stage: squared error of where its jumps end."""
         made = self.student_jump(batch)
         return (made.x_s - made.target).square().mean()
 
     def adversarial_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in an adversarial stage."""
         made = self.student_jump(batch)
         return generator_loss(self.logits([made.x_s], made, batch)[0])
 
@@ -193,7 +197,16 @@ class SDXLLightning(Method):
 
     def logits(self, ends: list[Tensor], made: Jump, batch: Batch) -> list[Tensor]:
         """The critic's logits of where jumps end, which for one and two steps are noised on to the same level
-        with the same noise."""
+        with the same noise.
+
+        Arguments:
+            ends: the student's ends and the teacher's, each (B, *shape).
+            made: the jump that they belong to, which gives start and times.
+            batch: gives level, noise and condition.
+
+        Returns:
+            Logits (B,) of each of ``ends``.
+        """
         start = (made.x_t, made.t) if self.with_start(batch) else None
         s = made.s
         if self.noise_levels and self.ladder[self.student_number + 1] <= 2:

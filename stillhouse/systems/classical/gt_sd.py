@@ -21,9 +21,9 @@ class GroundTruthDistiller(Distiller):
     """Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization Imposed by
     Self-Distillation. Borup & Andersen, 2021 (arXiv 2102.13088).
 
-    Each step fits anew to ``alpha`` times the labels plus ``1 - alpha`` times what the step before said. At
-    ``alpha = 0`` every step multiplies the spectrum once more and ends in nothing; a share of labels ends in
-    the same ridge with ``ridge / alpha`` in its place.
+    Each step fits anew to ``alpha`` times the labels plus ``1 - alpha`` times the predictions of the step
+    before. At ``alpha = 0`` every step multiplies the spectrum once more and ends in nothing; a share of
+    labels ends in the same ridge with ``ridge / alpha`` in its place.
 
     ``steps``: fits in all, the first on labels alone; ``math.inf`` for the limit (one ``alpha`` in (0, 1]
     then). ``alpha``: share of the labels, ``validation`` (the best of each step by its closed form, on folds
@@ -68,7 +68,7 @@ class GroundTruthDistiller(Distiller):
             gains, alphas = (lambda a: limit_gain(a, share)), np.array([share])
         else:
             given = self._given()
-            alphas = best_shares(parts(), ridge, self._rounds()) if given is None else 1 - np.array(given)
+            alphas = _best_shares(parts(), ridge, self._rounds()) if given is None else 1 - np.array(given)
             gains = lambda a: damped_gain(a, alphas)  # noqa: E731
 
         def risk() -> float:
@@ -98,7 +98,7 @@ class GroundTruthDistiller(Distiller):
         return [1 - a for a in numbers("alpha", self.alpha, self._rounds())]
 
 
-def best_shares(held: list[Fold], ridge: float, rounds: int) -> Array:
+def _best_shares(held: list[Fold], ridge: float, rounds: int) -> Array:
     """The best ``alpha`` of each step, (rounds,): predictions are affine in it, between the fit to labels and
     the fit to the last step."""
     y = np.concatenate([f.y for f in held])

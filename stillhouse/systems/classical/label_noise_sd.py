@@ -64,8 +64,17 @@ def parameter_error(xi: float, s: Array, t: Array, noise: float, ridge: float) -
     """Expected squared error of the student's weights in ridge regression (Das & Sanghavi, 2023, section 3).
 
     ``sum_j t^2 b^2 (1 + xi a)^2 + noise (1 - xi b)^2 s / (s + ridge)^2`` with ``a = s / (s + ridge)``, ``b =
-    1 - a``; ``s`` (d,): eigenvalues of ``X X^T``, ``t`` (d,): coordinates of the true weights, ``noise``:
-    variance of the labels.
+    1 - a``.
+
+    Arguments:
+        xi: the imitation number.
+        s: eigenvalues of ``X X^T``, (d,).
+        t: coordinates of the true weights, (d,).
+        noise: variance of the labels.
+        ridge: penalty, above 0.
+
+    Returns:
+        The error.
     """
     a = s / (s + ridge)
     b = 1 - a
@@ -73,7 +82,17 @@ def parameter_error(xi: float, s: Array, t: Array, noise: float, ridge: float) -
 
 
 def best_imitation(s: Array, t: Array, noise: float, ridge: float) -> float:
-    """The minimum of :func:`parameter_error`, in closed form: positive where ``ridge`` is too small, above 1
-    where noise is strong."""
+    """The ``xi`` of the least :func:`parameter_error`, in closed form: positive where ``ridge`` is too small,
+    above 1 where noise is strong.
+
+    Arguments:
+        s: eigenvalues of ``X X^T``, (d,).
+        t: coordinates of the true weights, (d,).
+        noise: variance of the labels.
+        ridge: penalty, above 0.
+
+    Returns:
+        ``xi``, any number.
+    """
     w = s + ridge
     return float((s * (noise - ridge * t**2) / w**3).sum() / (ridge * (s * (noise + s * t**2) / w**4).sum()))

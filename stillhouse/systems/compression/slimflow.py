@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Flow, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Flow
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.players.students import shrunk
 from stillhouse.parts.states.pairs import teacher_pairs
@@ -100,12 +101,25 @@ class SlimFlow(Method):
             copy_weights(model, self.reflowed)
 
     def reflow_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the first stage, on stored pairs."""
         return self.reflow(batch, **self.mirrored(batch))
 
     def distillation_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the second stage, on stored pairs and fresh noise."""
         return self.distil(batch, **self.mirrored(batch))
 
     def reflow(self, batch: Batch, eps: Tensor, x: Tensor, cond: Condition = None) -> Tensor:
+        """Flow matching on pairs whose noise is mixed with fresh noise.
+
+        Arguments:
+            batch: gives times, fresh noise and the iteration's number.
+            eps: noise of the pairs, (B, *shape).
+            x: their images, (B, *shape).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            A scalar.
+        """
         beta = self.fading(batch.within)
         eps = math.sqrt(1 - beta**2) * eps + beta * batch.noise()
         t = batch.times(1e-3, 1.0)
@@ -117,6 +131,17 @@ class SlimFlow(Method):
         return 1 - min(1.0, step / length) if length else 0.0
 
     def distil(self, batch: Batch, eps: Tensor, x: Tensor, cond: Condition = None) -> Tensor:
+        """The distance of the student's one step to the pairs and, on fresh noise, to two steps.
+
+        Arguments:
+            batch: gives fresh noise with its condition.
+            eps: noise of the pairs, (B, *shape).
+            x: their images, (B, *shape).
+            cond: the pairs' condition; None for none.
+
+        Returns:
+            A scalar.
+        """
         distance = DISTANCES[self.distance]
         loss = distance(self.one_step(eps, cond)[0], x).mean()
         if not self.guide_weight:
@@ -128,18 +153,37 @@ class SlimFlow(Method):
         return loss + self.guide_weight * distance(made, target).mean()
 
     def one_step(self, eps: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
-        """``eps - u(eps, 1)`` and the velocity."""
+        """The student's one step, ``eps - u(eps, 1)``.
+
+        Arguments:
+            eps: standard normal noise, (B, *shape).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Samples and the velocity ``u``, (B, *shape) each.
+        """
         u = self.student(eps, eps.new_ones(len(eps)), cond).velocity
         return eps - u, u
 
     def two_steps(self, eps: Tensor, p: Tensor, batch: Batch) -> Tensor:
-        """Two Euler steps, split at a random point; the second is the reflowed network's."""
+        """Two Euler steps, split at a random point; the second is the reflowed network's.
+
+        Arguments:
+            eps: standard normal noise, (B, *shape).
+            p: the student's velocity there, for the first step under ``own_half``.
+            batch: gives the point and the condition.
+
+        Returns:
+            Samples, (B, *shape).
+        """
         a = batch.draws.uniform(0.2, 0.8)
         first = p if self.own_half else self.guide(eps, torch.ones_like(a), batch.cond).velocity
         x = eps - expand_to(a, eps) * first
         return x - expand_to(1 - a, x) * self.guide(x, 1 - a, batch.cond).velocity
 
     def mirrored(self, batch: Batch) -> dict[str, Any]:
+        """Stored pairs, half of them mirrored under ``flip``: ``eps``, ``x`` and, if there is one,
+        ``cond``."""
         pair = batch.stored()
         if self.flip:
             turn = expand_to(batch.draws.uniform(), pair["x"]) < 0.5

@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required
 from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.process import Process, expand_to
@@ -34,10 +34,10 @@ class ICD(Method):
     """Invertible Consistency Distillation. Starodubcev, Khoroshikh, Babenko & Baranchuk, 2024 (arXiv
     2406.14539, section 4).
 
-    Time is cut into segments. The student, the reverse map, says from anywhere in a segment where its lower
-    end lies on the guided teacher's path; a second player, the forward map, says where the upper end of the
-    unguided path lies. Each is consistent along the teacher's DDIM steps, and each must undo the other across
-    a segment (the preserve losses), so that what is encoded can be read back.
+    Time is cut into segments. The student, the reverse map, leads from anywhere in a segment to its lower end
+    on the guided teacher's path; a second player, the forward map, to the upper end on the unguided path.
+    Each is consistent along the teacher's DDIM steps, and each must undo the other across a segment (the
+    preserve losses), so that what is encoded can be read back.
     """
 
     segments: int = option(4, "calls of either map", low=1)
@@ -85,7 +85,7 @@ class ICD(Method):
         t, s = times[k], times[k - 1]
         b = bounds[torch.searchsorted(bounds, k - 1, right=True) - 1]
         consistent = self.consistency(self.student, batch, t, s, times[b], b == k - 1, w)
-        return consistent + self.preserve * self.undoing(self.student, batch, upwards=False)
+        return consistent + self.preserve * self._undoing(self.student, batch, upwards=False)
 
     def forward_loss(self, batch: Batch) -> Tensor:
         """The forward map: consistent up to the upper boundary, without guidance, and the inverse of the
@@ -95,7 +95,7 @@ class ICD(Method):
         t, s = times[k], times[k + 1]
         b = bounds[torch.searchsorted(bounds, k + 1)]
         consistent = self.consistency(self.forward, batch, t, s, times[b], b == k + 1, None)
-        return consistent + self.preserve * self.undoing(self.forward, batch, upwards=True)
+        return consistent + self.preserve * self._undoing(self.forward, batch, upwards=True)
 
     def draw_scale(self, batch: Batch) -> Tensor | None:
         """A guidance scale a sample, from the list; None where none is learnt."""
@@ -113,8 +113,21 @@ class ICD(Method):
         arrived: Tensor,
         w: Tensor | None,
     ) -> Tensor:
-        """From ``t`` the jump to the boundary ``b`` must land where it does from one teacher step on, at
-        ``s``; there, if ``arrived``."""
+        """The consistency loss of one map: from ``t`` its jump to the boundary ``b`` must land where it does
+        from one teacher step on, at ``s``.
+
+        Arguments:
+            model: the map, either player.
+            batch: gives data, noise and condition.
+            t: times in (0, 1], (B,).
+            s: the next level towards the boundary, (B,).
+            b: times of the boundaries, (B,).
+            arrived: whether ``s`` is the boundary, (B,): the target is then the state there.
+            w: guidance scales, (B,); None for none.
+
+        Returns:
+            A scalar.
+        """
         x_t = self.process.noise(batch.data, t, batch.noise())
         with torch.no_grad():
             x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if w is None else w)
@@ -122,11 +135,11 @@ class ICD(Method):
             target = torch.where(expand_to(arrived, x_s).bool(), x_s, on)
         return elementwise_huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
 
-    def undoing(self, model: Denoiser, batch: Batch, upwards: bool) -> Tensor:
+    def _undoing(self, model: Denoiser, batch: Batch, upwards: bool) -> Tensor:
         """Across one segment, ``model`` must come back to a noised state from where the other map has taken
         it. No guidance.
 
-        The lowest segment starts at the first level: without any noise there is nothing to say which noise it
+        The lowest segment starts at the first level: without any noise nothing determines which noise it
         was.
         """
         bounds = self.bounds.to(batch.draws.device)
@@ -144,14 +157,30 @@ class ICD(Method):
 
 
 def level_times(process: Process, levels: int) -> Tensor:
-    """0 and ``levels`` rising times up to 1, evenly spaced from ``t_min``, (levels + 1,)."""
+    """The grid of levels: 0, and rising times up to 1, evenly spaced from ``t_min``.
+
+    Arguments:
+        process: whose ``t_min`` begins the range, and whose table, if it is one, has the levels.
+        levels: how many times follow level 0.
+
+    Returns:
+        Times, (levels + 1,).
+    """
     times = process.on_table(torch.linspace(process.t_min, 1.0, levels + 1))
     times[0] = 0
     return times
 
 
 def boundaries(segments: int, levels: int) -> list[int]:
-    """Level numbers where segments meet, 0 and ``levels`` included."""
+    """Level numbers where segments meet, 0 and ``levels`` included.
+
+    Arguments:
+        segments: how many, of nearly equal size.
+        levels: number of the last level.
+
+    Returns:
+        Rising numbers, ``segments + 1`` of them.
+    """
     return [math.ceil(levels * j / segments) for j in range(segments + 1)]
 
 
@@ -162,8 +191,18 @@ def follow(
     cond: Condition = None,
     scales: Sequence[float] | None = None,
 ) -> Tensor:
-    """``x`` (B, …) carried by DDIM jumps along ``times``, rising or falling; ``scales``: the guidance told at
-    each but the last."""
+    """States carried by a map's jumps.
+
+    Arguments:
+        model: either map.
+        x: states at ``times[0]``, (B, *shape).
+        times: rising or falling, in [0, 1].
+        cond: the condition of the B rows; None for none.
+        scales: guidance scale of each jump; None for a map that takes none.
+
+    Returns:
+        States at the last time, (B, *shape).
+    """
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
         w = None if scales is None else torch.full((len(x),), scales[i], device=x.device)
         here, there = (torch.full((len(x),), v, device=x.device) for v in (t, s))
@@ -172,11 +211,19 @@ def follow(
 
 
 def dynamic(times: Sequence[float], guidance: float, until: float, ramp: float = 0.0) -> list[float]:
-    """The scale at each time: ``guidance`` up to ``until - ramp``, 1 above ``until``, a straight line between
-    the two.
+    """Guidance that acts at low noise alone: its scale at each time.
 
     Guidance at high noise decides what is where, and would paint a new picture; at low noise it decides what
     it looks like.
+
+    Arguments:
+        times: in [0, 1].
+        guidance: the scale up to ``until - ramp``.
+        until: time above which the scale is 1.
+        ramp: length of the straight line between the two; 0 for a step at ``until``.
+
+    Returns:
+        A scale for each time.
     """
     width = max(ramp, 1e-9)
     return [
@@ -191,15 +238,23 @@ def dynamic(times: Sequence[float], guidance: float, until: float, ramp: float =
 
 @torch.inference_mode()
 def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) -> Tensor:
-    """The noise at ``t = 1`` that the forward map finds for clean samples ``x`` (B, *shape) of condition
-    ``cond``: one call a segment.
+    """The noise at ``t = 1`` that the forward map finds for clean samples, by one call a segment.
 
-    They are first noised to the lowest level, by noise of ``seed``. Raises :class:`StillhouseError` for a
-    model without a forward map.
+    They are first noised to the lowest level. Raises :class:`StillhouseError` for a model without a forward
+    map.
+
+    Arguments:
+        model: a student of icd.
+        x: clean samples, (B, *shape).
+        cond: their condition, B rows; None for none.
+        seed: of the lowest level's noise.
+
+    Returns:
+        Noise, (B, *shape).
     """
-    forward = model.networks.get("inverse")
-    require(forward is not None, "This model has no map from data to noise; distil one with icd.")
-    assert forward is not None
+    forward = required(
+        model.networks.get("inverse"), "This model has no map from data to noise; distil one with icd."
+    )
     times = _route(model)
     draws = Draws(len(x), seed, "encode", device=x.device)
     start = torch.full((len(x),), times[0], device=x.device)
@@ -216,8 +271,20 @@ def decode(
     until: float = 0.7,
     ramp: float = 0.0,
 ) -> Tensor:
-    """Samples (B, *shape) of ``noise`` under ``cond``: the reverse map, one call a segment, with
-    :func:`dynamic` guidance."""
+    """Samples of given noise by the reverse map, one call a segment.
+
+    Arguments:
+        model: a student of icd.
+        noise: states at ``t = 1``, (B, *shape).
+        cond: the condition of the B rows; None for none.
+        guidance: largest scale, see :func:`dynamic`; raises :class:`StillhouseError` for one that the model
+            doesn't take.
+        until: time above which there is no guidance.
+        ramp: length of the scale's way from 1 to ``guidance``.
+
+    Returns:
+        Samples, (B, *shape).
+    """
     times = model.sampling().times
     scaled = takes_guidance(model.denoiser)
     require(
@@ -239,8 +306,21 @@ def edit(
     ramp: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """``x`` (B, *shape), which ``source`` describes, as ``target`` describes it: encoded under the one,
-    decoded under the other."""
+    """Samples under another condition: encoded under theirs, decoded under the other.
+
+    Arguments:
+        model: a student of icd.
+        x: clean samples, (B, *shape).
+        source: the condition that describes them, B rows.
+        target: the condition of the result, B rows.
+        guidance: as in :func:`decode`.
+        until: as in :func:`decode`.
+        ramp: as in :func:`decode`.
+        seed: as in :func:`encode`.
+
+    Returns:
+        Samples, (B, *shape).
+    """
     return decode(
         model, encode(model, x, source, seed=seed), target, guidance=guidance, until=until, ramp=ramp
     )

@@ -14,12 +14,10 @@ from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
-from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
-from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.batch import Batch, shared
+from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
 
 
@@ -60,16 +58,21 @@ class DMD(OneCallScore):
     def turns(self, step: int) -> list[str]:
         return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
 
-    @shared
-    def samples(self, batch: Batch) -> Tensor:
-        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
-
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
         loss = self.matching_weight * surrogate_loss(x, self.matching_gradient(x, batch))
         return loss + self.regression_weight * self.regression(batch) if self.bank_size else loss
 
     def matching_gradient(self, x: Tensor, batch: Batch) -> Tensor:
+        """The difference of scores along which the samples move.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            batch: gives times, noise and condition.
+
+        Returns:
+            The gradient, (B, *shape).
+        """
         return dmd_gradient(
             x,
             self.score_times(batch),
@@ -80,6 +83,7 @@ class DMD(OneCallScore):
         )
 
     def regression(self, batch: Batch) -> Tensor:
+        """The distance of the student's samples to the teacher's, of the same stored noise; a scalar."""
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
@@ -89,6 +93,3 @@ class DMD(OneCallScore):
         return denoising_loss(
             self.fake, self.samples(batch), uniform(self.process, batch.draws), batch.noise(), batch.cond
         )
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

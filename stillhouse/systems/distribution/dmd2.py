@@ -26,8 +26,8 @@ class DMD2(OneCallScore):
 
     The student's samples move along the difference of two scores, the teacher's and that of a fake-score
     network which keeps up with them by moving more often (two time-scale update rule). A few-step student
-    learns at the states that it will itself meet (backward simulation). A critic on the fake's features, fed
-    with real data, lets it pass its teacher.
+    learns at the states that its own sampling meets (backward simulation). A critic on the fake's features,
+    fed with real data, lets it pass its teacher.
     """
 
     steps: int = option(1, "calls of the student per sample", low=1)
@@ -54,10 +54,13 @@ class DMD2(OneCallScore):
 
     @property
     def times(self) -> list[float]:
+        """Falling times of the student's calls."""
         return student_grid(self.process, self.first_time, self.steps)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
+        """Samples of the student by one to ``steps`` calls, (rows, *shape); how many is drawn in each
+        iteration."""
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
         return backward_simulation(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
 
@@ -88,7 +91,15 @@ class DMD2(OneCallScore):
         return loss
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
-        """Logits of ``x`` renoised to a time of its own, read off the fake's middle features."""
+        """The critic's logits, read off the fake's middle features.
+
+        Arguments:
+            x: clean samples, (B, *shape), each of which is noised to a time of its own.
+            batch: gives times, noise and condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         t = uniform(self.process, batch.draws)
         return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))
 

@@ -32,10 +32,10 @@ class IBMD(ScoreRange):
         ``E |D_teacher(x_t) - x_0|^2 - min_D E |D(x_t) - x_0|^2``,    ``x_0 = G(x_1, z)``, ``x_t`` on the
         bridge between the two.
 
-    An auxiliary bridge keeps up with the minimum. The generator is asked for samples that the teacher
-    recognises (first part) and that ``x_t`` tells little about (second part), without which every ``x_1`` has
-    one answer. Nothing is stopped: the gradient also passes through ``x_t`` into both networks. Learns from
-    degraded samples alone. A teacher that is not told ``x_1`` (:func:`stillhouse.core.bridge.unconditional`)
+    An auxiliary bridge keeps up with the minimum. The generator learns samples that the teacher recognises
+    (first part) and that ``x_t`` determines little (second part), without which every ``x_1`` has one answer.
+    Nothing is stopped: the gradient also passes through ``x_t`` into both networks. Learns from degraded
+    samples alone. A teacher that is not conditioned on ``x_1`` (:func:`stillhouse.core.bridge.unconditional`)
     has an auxiliary that is not, either.
     """
 
@@ -61,18 +61,19 @@ class IBMD(ScoreRange):
         )
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
         if isinstance(self.teacher, ExactDenoiser):
-            self.fake.call = self.teacher.call  # it hears what the teacher hears
+            self.fake.call = self.teacher.call  # its inputs are the teacher's
 
     def turns(self, step: int) -> list[str]:
         return ["fake", "student"] if step % self.fake_per_student == 0 else ["fake"]
 
     @property
     def times(self) -> list[float]:
+        """Falling times of the student's calls."""
         return student_grid(self.process, 1.0, self.steps)
 
     def samples(self, batch: Batch) -> Tensor:
-        """The student's answers at a state that its own sampler meets, the call as deep as the iteration's
-        draw says."""
+        """The student's samples, (rows, *shape), by a call at a state that its own sampler meets; which call
+        is drawn in each iteration."""
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
         return backward_simulation(
             self.student, self.times[:k], batch.draws, batch.cond, batch.shape, Posterior(self.noise)
@@ -89,10 +90,20 @@ class IBMD(ScoreRange):
         return self.gap(x, d_real, d_fake).mean()
 
     def gap(self, x: Tensor, d_real: Tensor, d_fake: Tensor) -> Tensor:
-        """``(D_teacher - x)^2 - spread (D_fake - x)^2``, elementwise. It may be negative."""
+        """``(D_teacher - x)^2 - spread (D_fake - x)^2``, elementwise. It may be negative.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            d_real: the teacher's clean estimate, (B, *shape).
+            d_fake: the auxiliary bridge's clean estimate, (B, *shape).
+
+        Returns:
+            Losses, (B, *shape).
+        """
         return (d_real - x) ** 2 - self.spread * (d_fake - x) ** 2
 
     def between(self, batch: Batch) -> Tensor:
+        """Times (rows,) on the bridge between sample and degraded picture."""
         return self.score_times(batch)
 
     def samplings(self) -> dict[int, Sampling]:

@@ -21,13 +21,13 @@ from stillhouse.models.routed import Routed, route
 from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.partition import embedding_signs, label_blocks, rows_of
-from stillhouse.parts.states.backward_simulation import backward_simulation
+from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
-from stillhouse.train.batch import Batch, shared
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData
 from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
@@ -82,12 +82,11 @@ class ScoreMatching(_OnePart):
 
 
 @dataclass
-class Matching(_OnePart):
+class Matching(_OnePart, OneCallScore):
     """Distribution matching of one part: two scores move the student's samples, regression on pairs of *all*
     parts keeps their layout, a critic on real data sharpens them (DM and ADM)."""
 
     part: int = option(0, "number of the part", low=0)
-    first_time: float = option(1.0, "time of the one call", low=0.01, high=1)
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
     fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
     pairs: int = option(512, "stored teacher pairs", low=0)
@@ -95,14 +94,9 @@ class Matching(_OnePart):
     regression_weight: float = option(0.25, "weight of the regression on pairs", low=0)
     gan_weight: float = option(0.0, "weight of the critic in the student's loss", low=0)
     critic_weight: float = option(1e-2, "weight of the critic's own loss beside the fake's", low=0)
-    score_t_min: float = option(0.02, "where the times of the scores begin", low=0, high=1)
-    score_t_max: float = option(0.98, "where they end", low=0, high=1)
 
     needs = ("teacher", "data unless gan_weight=0")
-    optim: ClassVar[dict[str, Optim]] = {
-        "student": Optim(lr=5e-4, betas=(0.0, 0.999), clip=10.0),
-        "fake": Optim(lr=1e-3, betas=(0.0, 0.999), clip=10.0),
-    }
+    optim = SCORE_OPTIM
 
     def build(self) -> None:
         super().build()
@@ -123,13 +117,9 @@ class Matching(_OnePart):
     def turns(self, step: int) -> list[str]:
         return ["student", "fake"] if step % self.fake_per_student == 0 else ["fake"]
 
-    @shared
-    def samples(self, batch: Batch) -> Tensor:
-        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
-
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
-        t = uniform(self.process, batch.draws, self.score_t_min, self.score_t_max)
+        t = self.score_times(batch)
         loss = surrogate_loss(x, dmd_gradient(x, t, batch.noise(), self.real, self.fake, batch.cond))
         if self.bank_size:
             loss = loss + self.regression_weight * self.regression(batch)
@@ -138,10 +128,13 @@ class Matching(_OnePart):
         return loss
 
     def regression(self, batch: Batch) -> Tensor:
+        """Squared error of the student's samples against the teacher's, of the same stored noise; a
+        scalar."""
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
-        return (x - pair["x"]).square().mean()
+        loss: Tensor = (x - pair["x"]).square().mean()
+        return loss
 
     def fake_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
@@ -152,7 +145,15 @@ class Matching(_OnePart):
         return loss
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
-        """The critic on ``x`` noised to a time of its own, read off the fake's middle features."""
+        """The critic's logits, read off the fake's middle features.
+
+        Arguments:
+            x: clean samples, (B, *shape), each of which is noised to a time of its own.
+            batch: gives times, noise and condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         t = uniform(self.process, batch.draws)
         return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))
 
@@ -283,7 +284,16 @@ class _Labels(NoData):
 
 
 def restricted(data: Data, by: Mapping[str, Any], k: int) -> Data:
-    """The rows of ``data`` whose condition lies in part ``k`` of the partition ``by``."""
+    """The rows of ``data`` whose condition lies in one part of a partition.
+
+    Arguments:
+        data: labelled, or prompts; raises :class:`StillhouseError` for data of another kind.
+        by: the partition as plain data, see :func:`stillhouse.models.routed.route`.
+        k: number of the part.
+
+    Returns:
+        Data of the same kind.
+    """
     if isinstance(data, TensorData):
         rows = rows_of(route(by, data.cond, len(data.x)), k)
         return _Rows(data.x[rows], pick(data.cond, rows), data.classes, data.seed)

@@ -12,7 +12,6 @@ from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
-from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
 
@@ -62,17 +61,23 @@ class SiD(OneCallScore):
         t = self.score_times(batch)
         x_t = self.process.noise(x, t, batch.noise())
         d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0
-        return self.weighed(x, d_real, self.fisher(x, d_real, d_fake))
+        return self._weighed(x, d_real, self.fisher(x, d_real, d_fake))
 
     def fisher(self, x: Tensor, d_real: Tensor, d_fake: Tensor) -> Tensor:
-        """``delta ((D_teacher - x) - mix delta)``, elementwise. It may be negative."""
+        """``delta ((D_teacher - x) - mix delta)``, elementwise. It may be negative.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            d_real: the teacher's clean estimate, (B, *shape).
+            d_fake: the fake score's clean estimate, (B, *shape).
+
+        Returns:
+            Losses, (B, *shape).
+        """
         delta = d_real - d_fake
         return delta * ((d_real - x) - self.mix * delta)
 
-    def weighed(self, x: Tensor, d_real: Tensor, loss: Tensor) -> Tensor:
+    def _weighed(self, x: Tensor, d_real: Tensor, loss: Tensor) -> Tensor:
         """Each sample's loss divided by ``mean|x - D_teacher|``."""
         size = (x - d_real).abs().flatten(1).mean(1).clamp_min(1e-5).detach()
         return (loss.flatten(1).mean(1) / size).mean()
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

@@ -18,7 +18,6 @@ from stillhouse.parts.players.guidance_range import GuidanceRange
 from stillhouse.parts.players.negative import Negative
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
@@ -32,7 +31,7 @@ class Snoopi(OneCallScore, GuidanceRange):
     Teacher and fake are guided by the same scale, drawn for each iteration from a range that reaches below 1,
     where both densities are broadened. With ``nasa`` the student also learns negative prompts: it takes their
     attention away from its own (:class:`~stillhouse.parts.players.negative.Negative`), while the teacher is
-    guided away from them and the fake never hears of them.
+    guided away from them and the fake is never given any.
     """
 
     low_guidance: float = option(0.5, "least guidance scale of both scores (1: none)", low=0)
@@ -72,7 +71,7 @@ class Snoopi(OneCallScore, GuidanceRange):
         return batch.stream("guidance").one_uniform(self.low_guidance, self.high_guidance)
 
     def negative(self, batch: Batch) -> tuple[Condition, float]:
-        """The iteration's negative prompts, one a row, and their weight: the same whoever asks."""
+        """The iteration's negative prompts, one a row, and their weight: the same for every player."""
         draws = batch.stream("negative")
         weight = draws.one_uniform(0.0, self.nasa)
         if self.negatives is not None:
@@ -84,6 +83,7 @@ class Snoopi(OneCallScore, GuidanceRange):
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
+        """One-step samples of the student, (rows, *shape), under negative prompts where there are any."""
         student = Negative(self.student, *self.negative(batch)) if self.nasa else self.student
         return backward_simulation(student, [self.first_time], batch.draws, batch.cond, batch.shape)
 
@@ -100,6 +100,3 @@ class Snoopi(OneCallScore, GuidanceRange):
         return fake_denoising(
             self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

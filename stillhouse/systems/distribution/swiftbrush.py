@@ -14,9 +14,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.parts.players.score_range import OneCallScore
-from stillhouse.parts.states.backward_simulation import backward_simulation
-from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.batch import Batch, shared
+from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
 from stillhouse.train.recipe import Optim
 
@@ -56,10 +54,6 @@ class SwiftBrush(OneCallScore):
         # a fake that has not moved yet is the teacher, and pulls nowhere
         return ["student", "fake"] if step else ["fake"]
 
-    @shared
-    def samples(self, batch: Batch) -> Tensor:
-        return backward_simulation(self.student, [self.first_time], batch.draws, batch.cond, batch.shape)
-
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
         return surrogate_loss(
@@ -73,6 +67,17 @@ class SwiftBrush(OneCallScore):
         )
 
     def vsd_gradient(self, x: Tensor, t: Tensor, eps: Tensor, batch: Batch) -> Tensor:
+        """The difference of scores along which the samples move.
+
+        Arguments:
+            x: the student's samples, (B, *shape).
+            t: times in [0, 1], (B,).
+            eps: standard normal noise, (B, *shape).
+            batch: gives the condition.
+
+        Returns:
+            The gradient, (B, *shape).
+        """
         return vsd_gradient(x, t, eps, self.real, self.own, batch.cond)
 
     def fake_loss(self, batch: Batch) -> Tensor:
@@ -80,6 +85,3 @@ class SwiftBrush(OneCallScore):
         return fake_denoising(
             self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )
-
-    def samplings(self) -> dict[int, Sampling]:
-        return {1: Sampling([self.first_time, 0.0], "renoise")}

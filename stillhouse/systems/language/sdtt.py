@@ -1,4 +1,4 @@
-"""sdtt: from one look the student says what its teacher would only say after several small steps."""
+"""sdtt: the student predicts at once what its teacher predicts over several small steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.discrete import choose, of_masks, of_words
+from stillhouse.core.discrete import choose, of_masks
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.token_likelihood import noised, stratified
+from stillhouse.core.token_prediction import of_words
 from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replaced
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
@@ -28,11 +29,11 @@ class SDTT(Method):
     """Beyond Autoregression: Fast LLMs via Self-Distillation Through Time. Deschenaux & Gulcehre, 2024 (arXiv
     2410.21035, algorithm 1).
 
-    The teacher unmasks a text in ``substeps`` steps of length ``dt``. Every masked position keeps what the
-    teacher last said of it before it was unmasked, a whole distribution, and the student must say all of
-    these at once. Then it becomes the teacher and ``dt`` is multiplied by ``substeps``. On average the
-    targets are no news (their mean is the teacher's own first answer), so the divergence matters: reverse KL
-    leads to their normalised *geometric* mean, which is sharper.
+    The teacher unmasks a text in ``substeps`` steps of length ``dt``. Every masked position keeps the
+    teacher's last prediction before it was unmasked, a whole distribution, and the student must predict all
+    of these at once. Then it becomes the teacher and ``dt`` is multiplied by ``substeps``. On average the
+    targets are no news (their mean is the teacher's own first prediction), so the divergence matters: reverse
+    KL leads to their normalised *geometric* mean, which is sharper.
     """
 
     teacher_steps: int = option(
@@ -86,7 +87,7 @@ class SDTT(Method):
     @property
     def dt(self) -> float:
         """Length of the teacher's steps in this round."""
-        return self.substeps**self.stage / self.teacher_steps
+        return float(self.substeps**self.stage / self.teacher_steps)
 
     def student_loss(self, batch: Batch) -> Tensor:
         t = stratified(self.process, batch.draws)
@@ -100,10 +101,18 @@ class SDTT(Method):
         return over_replaced(self.process, gap, *x_t.shape)
 
     def target(self, x_t: Tensor, t: Tensor, cond: Condition, draws: Draws) -> Tensor:
-        """The log-probabilities (B, L, V) that the student is asked for at the masks of ``x_t`` (B, L), at
-        ``t`` (B,).
+        """The student's target: the teacher's last prediction at each mask.
 
-        What the last step unmasks was said in that step, as was what stays masked: it need not be taken.
+        What the last step unmasks was predicted in that step, as was what stays masked: it need not be taken.
+
+        Arguments:
+            x_t: tokens, (B, L).
+            t: times in [0, 1], (B,).
+            cond: the condition of the B rows; None for none.
+            draws: the source of randomness.
+
+        Returns:
+            Log-probabilities, (B, L, V), of use at the masks of ``x_t``.
         """
         teacher = self.teacher if self.stage == 0 else self.previous
         pred = of_words(teacher(x_t, t, cond))

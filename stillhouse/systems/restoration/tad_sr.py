@@ -26,10 +26,21 @@ from stillhouse.train.recipe import Optim
 def detail(
     x: Tensor, reference: Tensor, t: Tensor, eps: Tensor, teacher: Denoiser, cond: Condition = None
 ) -> Tensor:
-    """Where ``x`` (B, …) should go *down*: the noise that the teacher sees in it less what it sees in
-    ``reference``, noised alike to ``t``.
+    """Where ``x`` should go *down*: the noise that the teacher predicts in it less the one it predicts in
+    ``reference``, noised alike.
 
     Without gradient; 0 at ``x = reference``.
+
+    Arguments:
+        x: the student's samples, (B, *shape).
+        reference: the teacher's, (B, *shape).
+        t: times in [0, 1], (B,).
+        eps: standard normal noise, (B, *shape).
+        teacher: the denoiser that predicts the noises.
+        cond: the condition of the B rows; None for none.
+
+    Returns:
+        The gradient, (B, *shape).
     """
     with torch.no_grad():
         a, b = (teacher(teacher.process.noise(u, t, eps), t, cond) for u in (x, reference))
@@ -41,12 +52,13 @@ class TADSR(Method):
     """One Step Diffusion-based Super-Resolution with Time-Aware Distillation. He et al., 2024 (arXiv
     2408.07476).
 
-    From one noisy state around the degraded image the student says in one call, ``x``, what the teacher
-    reaches by ``steps`` deterministic ones, ``x'``. Two more forces act where regression is dull.
+    From one noisy state around the degraded image the student's one call, ``x``, regresses onto what the
+    teacher reaches by ``steps`` deterministic ones, ``x'``. Two more forces act where regression is dull.
     *High-frequency score distillation*: both are noised alike to one of the smallest levels, and ``x`` moves
-    along the difference of the noises that the teacher sees in them, ``alpha ((x - x') - (D(x_t) - D(x'_t)))
-    / sigma``: what a lightly noised teacher treats as detail; nothing where ``x = x'``. And a critic on the
-    teacher's encoder, which is told the noise level of what it judges, compares ``x`` with real images.
+    along the difference of the noises that the teacher predicts in them, ``alpha ((x - x') - (D(x_t) -
+    D(x'_t))) / sigma``: what a lightly noised teacher treats as detail; nothing where ``x = x'``. And a
+    critic on the teacher's encoder, conditioned on the noise level of what it judges, compares ``x`` with
+    real images.
     """
 
     steps: int = option(15, "steps of the teacher's walk, and number of noise levels", low=2)
@@ -92,14 +104,24 @@ class TADSR(Method):
         return [*(["critic"] if self.gan_weight else []), "student"]
 
     def level(self, batch: Batch, name: str, below: int) -> tuple[Tensor, Tensor]:
-        """One of the ``below`` smallest noise levels of the grid and noise for it, the same for every player
-        of an iteration."""
+        """One of the smallest noise levels of the grid and noise for it, the same for every player of an
+        iteration.
+
+        Arguments:
+            batch: gives the source of randomness.
+            name: of the stream; equal names give equal levels and noise.
+            below: how many levels are drawn from, the smallest of the grid without 0.
+
+        Returns:
+            Times (rows,) and standard normal noise (rows, *shape).
+        """
         draws = batch.stream(name)
         times = self.grid.flip(0).to(draws.device)
         return times[1 + draws.integers(0, below)].float(), draws.normal(*batch.shape)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
+        """One-step samples of the student, (rows, *shape)."""
         return backward_simulation(self.student, [1.0], batch.stream("start"), batch.cond, batch.shape)
 
     def critic_loss(self, batch: Batch) -> Tensor:
@@ -120,14 +142,22 @@ class TADSR(Method):
         return loss
 
     def target(self, batch: Batch) -> Tensor:
-        """Where the teacher's steps lead from the state that the student was shown."""
+        """Where the teacher's steps lead from the state that the student is given."""
         start = self.process.start(batch.stream("start"), batch.shape)
         times = [t.expand(batch.rows) for t in self.grid.to(start.device)]
         with torch.no_grad():
             return teacher_steps(self.teacher, start, times, batch.cond, DDIM())
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
-        """The critic's logits of ``x`` noised to any level but the last."""
+        """The critic's logits, at any level but the last.
+
+        Arguments:
+            x: clean samples, (B, *shape), which are noised to that level.
+            batch: gives level, noise and condition.
+
+        Returns:
+            Logits, (B, logits), positive for real.
+        """
         t, eps = self.level(batch, "judge", self.steps - 1)
         return self.critic(self.teacher, self.process.noise(x, t, eps), t, batch.cond)
 

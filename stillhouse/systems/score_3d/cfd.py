@@ -34,8 +34,8 @@ class CFD(Method):
 
     The student is a scene that ignores noise and time and shows what its camera sees. Its views take the
     place of the clean variable of the teacher's ODE, whose noise is fixed on the object, so that all cameras
-    follow parts of one flow; time falls from ``high`` to ``low`` in the course of the run. With fresh noise,
-    random times and the weight ``sigma2`` it is score distillation sampling.
+    follow parts of one flow; time falls from ``first_time`` to ``last_time`` in the course of the run. With
+    fresh noise, random times and the weight ``sigma2`` it is score distillation sampling.
     """
 
     scene: str = option("gaussians", "what the object is made of", choices=tuple(SIZES))
@@ -125,7 +125,7 @@ class CFD(Method):
         net: Scene = self.student.net  # type: ignore[assignment]
         state = torch.zeros(batch.rows, *batch.shape, device=self.student.device)
         first = batch.draws.rank * batch.rows  # a batch in parts counts on
-        cond = beside(batch.cond, torch.arange(first, first + batch.rows, device=state.device) % net.scenes)
+        cond = _beside(batch.cond, torch.arange(first, first + batch.rows, device=state.device) % net.scenes)
         which, place = net.scene_and_camera(state, cond)
         seen: Rendering | None = None
         if isinstance(net, Rendered):
@@ -134,21 +134,22 @@ class CFD(Method):
         else:
             x = self.student(state, torch.ones(batch.rows, device=state.device), cond).x0
         with torch.no_grad():
-            return x, self.noise_of(batch, which, place, seen)
+            return x, self._noise_of(batch, which, place, seen)
 
-    def noise_of(self, batch: Batch, which: Tensor, place: Tensor, seen: Rendering | None) -> Tensor:
+    def _noise_of(self, batch: Batch, which: Tensor, place: Tensor, seen: Rendering | None) -> Tensor:
         """The noise (rows, *shape) of the mode that was chosen."""
         if self.noise == "fresh":
             return batch.noise()
         if self.noise == "per-camera":
             return fixed_per_camera(int(self.field.key), self.field.noise.shape[0], which, place, batch.shape)
         self.field.refresh(batch.step, self.gamma, batch.stream("field").generator)
-        return self.field(which, place, seen).reshape(batch.rows, *batch.shape)
+        noise: Tensor = self.field(which, place, seen).reshape(batch.rows, *batch.shape)
+        return noise
 
     def samplings(self) -> dict[int, Sampling]:
         return {1: Sampling([1.0, 0.0], "renoise")}
 
 
-def beside(cond: Condition, scene: Tensor) -> dict[str, Any]:
-    """A condition with the numbers of the scenes (B,) that are asked for."""
+def _beside(cond: Condition, scene: Tensor) -> dict[str, Any]:
+    """A condition with the numbers (B,) of the scenes that the rows show."""
     return {**(cond if isinstance(cond, dict) else {}), "scene": scene}

@@ -63,7 +63,7 @@ class OSS(Operation):
             "A schedule is searched for a many-step model of vectors; a student has the steps it learned.",
         )
         base = teacher.sampling(self.grid_steps, self.guidance or None)
-        indices = self.paths(teacher, base, work)
+        indices = self._paths(teacher, base, work)
         times = list(reversed(base.times))
         samplings = {
             len(path) - 1: Sampling(
@@ -74,7 +74,7 @@ class OSS(Operation):
         return replace(teacher, samplings=samplings, free_steps=False, info=teacher.info | self.describe())
 
     @torch.no_grad()
-    def paths(self, teacher: Model, base: Sampling, work: Work) -> list[Path]:
+    def _paths(self, teacher: Model, base: Sampling, work: Work) -> list[Path]:
         """The best falling indices of the grid of ``base``, for ``steps`` steps and all lower numbers."""
         rows, device = self.searched, teacher.denoiser.device
         _, cond = work.rows(rows, "search")

@@ -62,6 +62,7 @@ class Denoising(Method):
         return denoising_loss(self.student, batch.data, t, batch.noise(), self.condition(batch))
 
     def condition(self, batch: Batch) -> Condition:
+        """The batch's condition, without that of ``label_dropout`` of the rows."""
         if batch.cond is None:
             return None
         return drop_condition(batch.cond, batch.draws.uniform() < self.label_dropout, self.student.empty)

@@ -1,4 +1,4 @@
-"""cm: one network that says the same clean end from every point of a trajectory."""
+"""cm: one network whose clean estimate is the same from every point of a trajectory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from stillhouse.train.recipe import Optim
 class CM(GuidanceInput):
     """Consistency Models. Song, Dhariwal, Chen & Sutskever, 2023 (arXiv 2303.01469, algorithms 2 and 3).
 
-    The student's answer at a noisy state is drawn to its slow copy's answer at the state one teacher step
-    further on. The chain of such equalities ends at the lowest level, where the answer is the state itself.
-    Without teacher (``source = "data"``) the neighbouring state is the same pair of data and noise at the
-    lower level; ``by_gap``, ``decay = 0``, the Huber distance and a doubling grid make it iCT (Song &
-    Dhariwal, 2023, arXiv 2310.14189). With a range of guidance scales the student hears the scale; its form
+    The student's answer at a noisy state is drawn to its EMA's answer at the state one teacher step further
+    on. The chain of such equalities ends at the lowest level, where the answer is the state itself. Without
+    teacher (``source = "data"``) the neighbouring state is the same pair of data and noise at the lower
+    level; ``by_gap``, ``decay = 0``, the Huber distance and a doubling grid make it iCT (Song & Dhariwal,
+    2023, arXiv 2310.14189). With a range of guidance scales the student takes the scale as an input; its form
     for latent models with a table of steps is ``lcm``.
     """
 
@@ -88,10 +88,10 @@ class CM(GuidanceInput):
         stages = (
             math.ceil(math.log2((last - 1) / (first - 1))) + 1
         )  # of equal length; intervals double from one to the next
-        return min((first - 1) * 2 ** (step * stages // self.total), last - 1) + 1
+        return int(min((first - 1) * 2 ** (step * stages // self.total), last - 1) + 1)
 
     def decay_at(self, step: int) -> float:
-        """Decay of the slow copy; on a growing grid ``exp(s_0 ln mu_0 / n)``."""
+        """Decay of the student's EMA; on a growing grid ``exp(s_0 ln mu_0 / n)``."""
         if self.curriculum == "none" or self.decay == 0:
             return self.decay
         return math.exp(self.first_levels * math.log(self.decay) / (self.levels_at(step) - 1))
@@ -117,18 +117,48 @@ class CM(GuidanceInput):
     def neighbour(
         self, x_t: Tensor, t: Tensor, u: Tensor, eps: Tensor, batch: Batch, w: Tensor | None
     ) -> Tensor:
-        """The state at the next level down of the trajectory that ``x_t`` lies on."""
+        """The state at the next level down of the trajectory that ``x_t`` lies on.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            u: times of the next level, (B,).
+            eps: the noise of the states, (B, *shape).
+            batch: gives data and condition.
+            w: guidance scales, (B,); None where the scale is fixed.
+
+        Returns:
+            The states at ``u``, (B, *shape).
+        """
         if self.source == "data":
             return self.process.noise(batch.data, u, eps)
         teacher = guided(self.teacher, self.high_guidance if w is None else w)
         return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
 
     def target_x0(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
-        """The slow copy's clean end; at the lowest level the state itself."""
+        """The clean estimate of the student's EMA; at the lowest level the state itself.
+
+        Arguments:
+            x_u: states, (B, *shape).
+            u: their times in [0, 1], (B,).
+            batch: gives the condition.
+            w: guidance scales, (B,), for a student that takes them; None otherwise.
+
+        Returns:
+            The target, (B, *shape).
+        """
         return consistency_target(self.target, x_u, u, self.process.t_min, batch.cond, w)
 
     def draw_levels(self, grid: Tensor, batch: Batch) -> Tensor:
-        """Indices ``i`` of the noisier of two neighbouring levels, (B,)."""
+        """Which two neighbouring levels each sample is trained at: uniform, or log-normal under ``by_gap``.
+
+        Arguments:
+            grid: falling times, (levels,).
+            batch: gives the source of randomness.
+
+        Returns:
+            Indices of the noisier of the two, (B,).
+        """
         if not self.by_gap:
             return batch.draws.integers(0, len(grid) - 1)
         log_sigma = -self.process.log_snr(grid).clamp(-10, 10)

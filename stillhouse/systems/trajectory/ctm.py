@@ -25,11 +25,22 @@ from stillhouse.train.recipe import Optim
 
 
 @dataclass
+class Landing:
+    """Where a jump ``t -> s`` lands: the state ``x_t`` it began at, the ``times`` of the teacher's segment
+    from ``t`` on, and ``x``, its landing carried to the clean end."""
+
+    x_t: Tensor
+    times: list[Tensor]
+    s: Tensor
+    x: Tensor
+
+
+@dataclass
 class CTM(Method):
     """Consistency Trajectory Models. Kim et al., 2023 (arXiv 2310.02279, eq. 5-9).
 
     ``G(x_t, t -> s)`` must land where a teacher segment ``t -> u`` followed by the student's own jump ``u ->
-    s`` lands; both are carried on to the clean end by the slow copy before they are compared (soft
+    s`` lands; both are carried on to the clean end by the student's EMA before they are compared (soft
     consistency). Its zero-length jump is kept a denoiser by denoising training, and a discriminator may join
     late.
     """
@@ -81,6 +92,7 @@ class CTM(Method):
         return ["critic"] if self.with_critic(step) and step % 2 else ["student"]
 
     def with_critic(self, step: int) -> bool:
+        """Whether the critic has joined at a step."""
         return self.critic_from < 1 and step >= self.critic_from * self.total
 
     def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
@@ -97,31 +109,50 @@ class CTM(Method):
         return i, j, n
 
     def to_clean(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
-        """The slow copy's jump to the lowest level; gradient passes through it, its weights don't learn."""
+        """The jump of the student's EMA to the lowest level; gradient passes through it, its weights don't
+        learn.
+
+        Arguments:
+            x: states, (B, *shape).
+            s: their times in [0, 1], (B,).
+            batch: gives the condition.
+
+        Returns:
+            Clean estimates, (B, *shape).
+        """
         return jump(self.target, x, s, torch.full_like(s, self.process.t_min), batch.cond)
 
     @shared
-    def landing(self, batch: Batch) -> Tensor:
-        """The student's jump ``t -> s``, carried to the clean end; where it began is left in
-        ``batch.memo``."""
+    def landing(self, batch: Batch) -> Landing:
+        """The student's jump ``t -> s``, carried to the clean end."""
         i, j, n = self.draw_times(batch)
         times = [self.grid.to(i.device)[i + k] for k in range(n + 1)]
         s = self.grid.to(i.device)[j]
         x_t = self.process.noise(batch.data, times[0], batch.noise())
-        batch.memo["start"] = x_t, times, s
-        return self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
+        x = self.to_clean(jump(self.student, x_t, times[0], s, batch.cond), s, batch)
+        return Landing(x_t, times, s, x)
 
     @torch.no_grad()
     def target_x0(self, x_t: Tensor, times: list[Tensor], s: Tensor, batch: Batch) -> Tensor:
         """Teacher along ``times`` from ``t`` to ``u``, the student (not learning) from ``u`` to ``s``, the
-        slow copy to the end."""
+        student's EMA to the end.
+
+        Arguments:
+            x_t: states at ``times[0]``, (B, *shape).
+            times: of the teacher's steps, from ``t`` down to ``u``, (B,) each.
+            s: where the student's jump ends, (B,).
+            batch: gives the condition.
+
+        Returns:
+            The target, (B, *shape).
+        """
         x_u = teacher_steps(self.teacher, x_t, times, batch.cond)
         return self.to_clean(jump(self.student, x_u, times[-1], s, batch.cond), s, batch)
 
     def student_loss(self, batch: Batch) -> Tensor:
         landed = self.landing(batch)
-        x_t, times, s = batch.memo["start"]
-        loss = main = (landed - self.target_x0(x_t, times, s, batch)).square().mean()
+        target = self.target_x0(landed.x_t, landed.times, landed.s, batch)
+        loss = main = (landed.x - target).square().mean()
         weight = last_weight(self.student)
         if self.denoising:
             other = denoising_loss(
@@ -129,7 +160,7 @@ class CTM(Method):
             )
             loss = loss + adaptive_weight(main, other, weight) * other
         if self.with_critic(batch.step):
-            adversarial = -self.logits(landed, batch).mean()
+            adversarial = -self.logits(landed.x, batch).mean()
             loss = loss + adaptive_weight(main, adversarial, weight, 0.01, 10.0) * adversarial
         return loss
 
@@ -139,12 +170,21 @@ class CTM(Method):
         return torch.where(batch.draws.uniform() < 0.5, noisy, edm(self.process, batch.draws))
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
+        """The critic's logits of clean samples, read off the teacher's features at a low noise level.
+
+        Arguments:
+            x: samples, (B, *shape); no noise is added.
+            batch: gives the condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
         return self.head(features(self.teacher, x, t, batch.cond))
 
     def critic_loss(self, batch: Batch) -> Tensor:
         return discriminator_loss(
-            self.logits(batch.data, batch), self.logits(self.landing(batch), batch), kind="hinge"
+            self.logits(batch.data, batch), self.logits(self.landing(batch).x, batch), kind="hinge"
         )
 
     def samplings(self) -> dict[int, Sampling]:

@@ -36,10 +36,10 @@ class GuidedDistillation(GuidanceInput):
     """On Distillation of Guided Diffusion Models. Meng, Rombach, Gao, Kingma, Ermon, Ho & Salimans, 2022
     (arXiv 2210.03142).
 
-    Stage one: the student, which hears ``w``, is asked for what the guided teacher says in two evaluations,
-    for every ``w`` of a range at once. Then its steps are halved as in progressive distillation, ``w`` told
-    to teacher and student alike. For the stochastic sampler one more stage teaches the last student to jump
-    two intervals of its grid from each of its times.
+    Stage one: the target of the student, which takes ``w`` as an input, is the guided teacher's prediction by
+    two evaluations, for every ``w`` of a range at once. Then its steps are halved as in progressive
+    distillation, teacher and student under the same ``w``. For the stochastic sampler one more stage teaches
+    the last student to jump two intervals of its grid from each of its times.
     """
 
     low_guidance: float = option(1.0, "smallest guidance scale (1: none)", low=0)
@@ -107,7 +107,7 @@ class GuidedDistillation(GuidanceInput):
         return (expand_to(clean_weight(self.process, t, self.weight), gap) * gap).mean()
 
     def guided_teacher(self, w: Tensor) -> Denoiser:
-        """What the first stage is asked for: the teacher under guidance ``w`` (B,)."""
+        """The target of the first stage: the teacher under guidance ``w`` (B,)."""
         return Guided(self.teacher, w)
 
     def draw_times(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

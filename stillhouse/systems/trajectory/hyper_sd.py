@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import expand_to
-from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
+from stillhouse.parts.gaps.critic import (
+    discriminator_loss,
+    feature_source,
+    features,
+    generator_loss,
+    head_for,
+)
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.backward_simulation import student_grid
@@ -57,11 +63,11 @@ class HyperSD(Method):
     """Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis. Ren et al., 2024 (arXiv
     2404.13686).
 
-    The student's DDIM jump from a state must land where its slow copy's jump from the next state of the
-    teacher's path lands, any landing time within a segment being asked for. A one-time network can do that
-    only where the path is nearly straight: so time is cut into many segments first, and their number is
-    halved from stage to stage. Two more stages may follow. Reward feedback lifts the one-jump images up to a
-    margin; score distillation sharpens the one-step student.
+    The student's DDIM jump from a state must land where its EMA's jump from the next state of the teacher's
+    path lands, at any time within a segment. A one-time network can do that only where the path is nearly
+    straight: so time is cut into many segments first, and their number is halved from stage to stage. Two
+    more stages may follow. Reward feedback lifts the one-jump images up to a margin; score distillation
+    sharpens the one-step student.
     """
 
     segments: int = option(8, "segments of time in the first stage", low=1)
@@ -142,24 +148,24 @@ class HyperSD(Method):
         each = (1 - self.reward_share - self.score_share) / len(ladder)
         lengths = parted(total, [each] * len(ladder) + late)
         made: list[Stage] = [
-            self.segment_stage(k, length) for k, length in zip(ladder, lengths, strict=False)
+            self._segment_stage(k, length) for k, length in zip(ladder, lengths, strict=False)
         ]
         if self.reward_share:
-            made.append(self.reward_stage(lengths[len(ladder)]))
+            made.append(self._reward_stage(lengths[len(ladder)]))
         if self.score_share:
-            made.append(self.score_stage(lengths[-1], total - lengths[-1]))
+            made.append(self._score_stage(lengths[-1], total - lengths[-1]))
         return enough(made, total)
 
-    def segment_stage(self, segments: int, length: int) -> SegmentStage:
+    def _segment_stage(self, segments: int, length: int) -> SegmentStage:
         turns = ["critic", "student"] if self.critic else ["student"]
         losses = {"student": self.segment_loss, "critic": self.critic_loss}
         name = f"{segments} segment{'s' if segments > 1 else ''}"
         return SegmentStage(name, length, lambda step: turns, losses, segments=segments)
 
-    def reward_stage(self, length: int) -> Stage:
+    def _reward_stage(self, length: int) -> Stage:
         return Stage("reward feedback", length, lambda step: ["student"], {"student": self.reward_loss})
 
-    def score_stage(self, length: int, before: int) -> Stage:
+    def _score_stage(self, length: int, before: int) -> Stage:
         turns = alternating(self.fake_per_student, offset=before)
         losses = {"student": self.score_loss, "fake": self.fake_loss}
         return Stage("score distillation", length, turns, losses)
@@ -171,12 +177,7 @@ class HyperSD(Method):
         self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.worth: Reward | None = find_reward(self.reward) if self.reward else None
         if self.critic:
-            exact = isinstance(
-                self.teacher, ExactDenoiser
-            )  # a closed form has no features: the student's first state gives them
-            self.feature_net: Denoiser = (
-                self.frozen_copy(self.student, "feature_net") if exact else self.teacher
-            )
+            self.feature_net: Denoiser = feature_source(self)
             self.head = self.player("critic", head_for(self.feature_net, self.shape))
         if self.score_share:
             self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
@@ -192,11 +193,10 @@ class HyperSD(Method):
     def segments_at(self, batch: Batch) -> int:
         """The stage's number of segments; in the last stage of a unified student any of them, one for the
         whole batch."""
-        k = self.stage_segments
-        if self.unified and k == self.last_segments:
+        if self.unified and self.stage_segments == self.last_segments:
             ladder = halvings(self.segments, self.last_segments)
             return ladder[batch.stream("segments").one_integer(0, len(ladder))]
-        return k
+        return self.stage_segments
 
     @property
     def stage_segments(self) -> int:
@@ -206,7 +206,7 @@ class HyperSD(Method):
 
     @shared
     def segment_jump(self, batch: Batch) -> SegmentJump:
-        """The student's jump within a segment, and where the teacher's step and the slow copy's jump end."""
+        """The student's jump within a segment, and where the teacher's step and the EMA's jump end."""
         shares = segment_pair(self.levels, self.segments_at(batch), batch.draws)
         low, place = self.process.t_min, self.process.on_table
         t, u, b = (place(low + (1 - low) * share) for share in shares)
@@ -220,6 +220,8 @@ class HyperSD(Method):
         return SegmentJump(s, jump(self.student, x_t, t, s, batch.cond), target)
 
     def segment_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in a stage of segments: squared error, giving way to the critic as segments
+        grow."""
         made = self.segment_jump(batch)
         squared = (made.x_s - made.target).square().mean()
         if not self.critic:
@@ -237,12 +239,22 @@ class HyperSD(Method):
         return discriminator_loss(real, fake, kind="hinge")
 
     def logits(self, x: Tensor, s: Tensor, batch: Batch) -> Tensor:
-        """Logits of states at ``s``, read off frozen features."""
+        """The critic's logits of states, read off frozen features.
+
+        Arguments:
+            x: states, (B, *shape).
+            s: their times in [0, 1], (B,).
+            batch: gives the condition.
+
+        Returns:
+            Logits, (B,), positive for real.
+        """
         level = s.clamp_min(max(self.process.t_min, 1e-3))
         return self.head(features(self.feature_net, x, level, batch.cond))
 
     # -- reward feedback ---------------------------------------------------------------------------
     def reward_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the reward stage: how far its clean estimates fall short of the margin."""
         assert self.worth is not None
         t = uniform(self.process, batch.draws)
         x = predict_x0(self.student, self.process.noise(batch.data, t, batch.noise()), t, batch.cond)
@@ -252,15 +264,26 @@ class HyperSD(Method):
 
     # -- one step, by scores -----------------------------------------------------------------------
     def once(self, eps: Tensor, cond: Condition) -> Tensor:
-        """The one-step student's samples of noise ``eps`` (B, *shape)."""
+        """The one-step student's samples.
+
+        Arguments:
+            eps: standard normal noise, (B, *shape).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            Samples, (B, *shape).
+        """
         t = torch.full((len(eps),), self.first_time, device=eps.device)
         return predict_x0(self.student, expand_to(self.process.sigma(t), eps) * eps, t, cond)
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
+        """One-step samples of the student, (rows, *shape)."""
         return self.once(batch.noise(), batch.cond)
 
     def score_loss(self, batch: Batch) -> Tensor:
+        """The student's loss in the score stage: the difference of scores, stored pairs, and the reward if
+        there is one."""
         x = self.samples(batch)
         t = uniform(self.process, batch.draws, 0.02, 0.98)
         loss = surrogate_loss(x, dmd_gradient(x, t, batch.noise(), self.guided, self.fake, batch.cond))
@@ -281,11 +304,11 @@ class HyperSD(Method):
     def samplings(self) -> dict[int, Sampling]:
         start = self.first_time if self.score_share else 1.0
         if not self.unified:
-            return {self.last_segments: self.way(self.last_segments, start, 0.0)}
+            return {self.last_segments: self._way(self.last_segments, start, 0.0)}
         ways = halvings(self.segments, self.last_segments)[::-1]
-        return {k: self.way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
+        return {k: self._way(k, start if k == 1 else 1.0, 1 / k) for k in ways}
 
-    def way(self, steps: int, first_time: float, gamma: float) -> Sampling:
+    def _way(self, steps: int, first_time: float, gamma: float) -> Sampling:
         """DDIM on the trailing grid, or gamma-sampling, whose fresh noise grows fewer calls fewer."""
         return Sampling(
             [*student_grid(self.process, first_time, steps), 0.0],

@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.parts.gaps.distances import LATENT_DISTANCES
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided_step
@@ -28,9 +28,9 @@ class LCM(GuidanceInput):
 
     A consistency model on a grid of 50 DDIM times, so that a pair of neighbours is 20 steps of the teacher's
     table apart (the paper's skipping steps), whose teacher takes one guided DDIM step between the two. With a
-    range of scales the student hears ``w``; with one scale it is baked in, and with the run's option ``lora``
-    and ``decay = 0`` that is LCM-LoRA (Luo et al., 2023, arXiv 2311.05556). The tie to the data, ``c_skip x +
-    c_out D``, is the student's own kind of prediction, wherever it is sampled or saved.
+    range of scales the student takes ``w`` as an input; with one scale it is baked in, and with the run's
+    option ``lora`` and ``decay = 0`` that is LCM-LoRA (Luo et al., 2023, arXiv 2311.05556). The tie to the
+    data, ``c_skip x + c_out D``, is the student's own kind of prediction, wherever it is sampled or saved.
     """
 
     low_guidance: float = option(7.5, "smallest teacher guidance scale (1: none)", low=0)
@@ -94,8 +94,18 @@ class LCM(GuidanceInput):
         return LATENT_DISTANCES[self.distance](predict_x0(self.student, x_t, t, batch.cond, w), target).mean()
 
     def target_x0(self, x_t: Tensor, t: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:
-        """What the slow copy says from where one guided DDIM step of the teacher leads; ``w`` (B,) is None
-        where the scale is fixed."""
+        """The clean estimate of the student's EMA from where one guided DDIM step of the teacher leads.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            u: times of the next level, (B,).
+            batch: gives the condition.
+            w: guidance scales, (B,); None where the scale is fixed.
+
+        Returns:
+            The target, (B, *shape).
+        """
         x_u = guided_step(self.teacher, x_t, t, u, batch.cond, self.high_guidance if w is None else w)
         return consistency_target(self.target, x_u, u, float(self.grid[-1]), batch.cond, w)
 

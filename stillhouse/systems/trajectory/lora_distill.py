@@ -23,10 +23,10 @@ from stillhouse.train.recipe import Optim
 class LoraDistill(Method):
     """LoRA-Enhanced Distillation on Guided Diffusion Models. Golnari, 2023 (arXiv 2312.06899).
 
-    Teacher and student are one set of frozen weights, with a low-rank adapter off or on. With it on, one
-    conditional evaluation is asked for what two evaluations under guidance say with it off, in the network's
-    own output. No second model is held, and the product is a small file: guidance at the price of none, at
-    any number of steps, with any solver.
+    Teacher and student are one set of frozen weights, with a low-rank adapter off or on. One conditional
+    evaluation with it on learns to match two evaluations under guidance with it off, in the network's own
+    output. No second model is held, and the product is a small file: guidance at the price of none, at any
+    number of steps, with any solver.
     """
 
     guidance: float = option(7.5, "the guidance scale to fold in (1: none)", low=0)

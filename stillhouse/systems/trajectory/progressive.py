@@ -32,8 +32,9 @@ class Progressive(Method):
     """Progressive Distillation for Fast Sampling of Diffusion Models. Salimans & Ho, 2022 (arXiv 2202.00512,
     algorithm 2).
 
-    A student with ``N`` DDIM steps is asked for the clean image from which *one* of its steps lands exactly
-    where *two* steps of the teacher's ``2N`` land. Then the student becomes the teacher and ``N`` is halved.
+    The target of a student with ``N`` DDIM steps is the clean image from which *one* of its steps lands
+    exactly where *two* steps of the teacher's ``2N`` land. Then the student becomes the teacher and ``N`` is
+    halved.
     """
 
     teacher_steps: int = option(64, "DDIM steps of the first teacher", low=2)
@@ -78,11 +79,22 @@ class Progressive(Method):
         return (expand_to(self.weigh(t), gap) * gap).mean()
 
     def target(self, x_t: Tensor, t: Tensor, middle: Tensor, s: Tensor, cond: Condition) -> Tensor:
-        """What the clean estimate must be for one step to do the work of the teacher's two."""
+        """What the clean estimate must be for one step to do the work of the teacher's two.
+
+        Arguments:
+            x_t: states, (B, *shape).
+            t: times in [0, 1], (B,).
+            middle: where the teacher's first step ends, (B,).
+            s: where the second one ends, (B,).
+            cond: the condition of the B rows; None for none.
+
+        Returns:
+            The target, (B, *shape).
+        """
         return halving_target(self.teacher if self.stage == 0 else self.previous, x_t, t, middle, s, cond)
 
     def weigh(self, t: Tensor) -> Tensor:
-        """Weight of the clean estimate's error."""
+        """Weight (B,) of the clean estimate's error at times ``t`` (B,)."""
         return clean_weight(self.process, t, self.weight)
 
     def samplings(self) -> dict[int, Sampling]:

@@ -14,7 +14,8 @@ from stillhouse.core.denoiser import Converted, Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import Prediction
-from stillhouse.core.process import Trig, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Trig
 from stillhouse.models.embed import NumberEmbedding, zero
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.targets.tangent import tangent
@@ -99,8 +100,17 @@ class TBCM(GuidanceInput):
         return (torch.exp(-ell) * gap + ell).mean()
 
     def walk(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
-        """One walk of the teacher from pure noise: states, angles, directions, stacked over its points
-        without the first."""
+        """States, angles and directions of one walk of the teacher from pure noise, at its N points but the
+        first.
+
+        Arguments:
+            batch: gives noise, condition and the points.
+            w: guidance scales, (B,).
+
+        Returns:
+            States (N B, *shape), angles ``tau`` (N B,) in (0, pi/2), directions ``v`` (N B, *shape), and the
+            condition and the scales of these rows.
+        """
         points: list[Prediction] = []
 
         def keep(pred: Prediction, s: Tensor) -> Prediction:
@@ -135,7 +145,16 @@ class TBCM(GuidanceInput):
         return [1.0, *(min(max(tau, 0.003), HALF_PI - 0.001) / HALF_PI for tau in drawn)]
 
     def noised(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
-        """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z)`` and the teacher's direction there."""
+        """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z)`` and the teacher's direction there.
+
+        Arguments:
+            batch: gives data, noise and condition.
+            w: guidance scales, (B,).
+
+        Returns:
+            States (B, *shape), angles ``tau`` (B,) in (0, pi/2), directions ``v`` (B, *shape), and the
+            condition and the scales of these rows.
+        """
         tau = torch.atan(torch.exp(0.2 + 1.6 * batch.draws.normal())).clamp(0.003, HALF_PI - 0.001)
         x = Trig().noise(batch.data, tau / HALF_PI, batch.noise())
         with torch.no_grad():
@@ -167,8 +186,17 @@ class LogVariance(nn.Module):
         )
 
     def forward(self, tau: Tensor, w: Tensor) -> Tensor:
-        """Angles and scales (B,) -> (B,)."""
-        return self.out(self.angle(tau / HALF_PI) + self.scale(torch.asinh(w) / 4)).squeeze(1)
+        """How uncertain the target is.
+
+        Arguments:
+            tau: angles in (0, pi/2), (B,).
+            w: guidance scales, (B,).
+
+        Returns:
+            Logarithms of the variance, (B,).
+        """
+        out: Tensor = self.out(self.angle(tau / HALF_PI) + self.scale(torch.asinh(w) / 4)).squeeze(1)
+        return out
 
 
 def shifted(t: float) -> float:

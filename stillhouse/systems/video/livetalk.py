@@ -119,7 +119,7 @@ class LiveTalk(CausalMethod):
         return self.shape[0] + self.chunk * batch.stream("length").one_integer(0, more + 1)
 
     def stream_condition(self, batch: Batch) -> Condition:
-        """What is said to the frames of a stream: what is said to those of the clip, over and over."""
+        """The condition of a stream's frames: the features of the clip's frames, over and over."""
         cond = batch.cond
         if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
             return cond
@@ -127,7 +127,7 @@ class LiveTalk(CausalMethod):
         return {**cond, "features": cond["features"][:, again]}
 
     def scored(self, batch: Batch) -> tuple[Condition, Tensor | None]:
-        """What is said to the last frames of a stream, a clip of them, and the given frames among them."""
+        """The condition of the last frames of a stream, a clip of them, and the given frames among them."""
         before = self.length(batch) - self.shape[0]
         given = batch.data[:, :1] if self.reference and not before else None
         return of_frames(self.stream_condition(batch), before, self.shape[0]), given
@@ -183,5 +183,5 @@ class LiveTalk(CausalMethod):
 
 def velocity_weight(at: At) -> Tensor:
     """The weight on ``|D - x|^2`` that makes it the error of the velocity, and 0 for frames that are clean
-    and ask for nothing."""
+    and have no loss."""
     return divide(at.dalpha * at.sigma - at.dsigma * at.alpha, at.sigma) ** 2

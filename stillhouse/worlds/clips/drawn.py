@@ -1,5 +1,5 @@
-"""The drawn kind of ``clips``: one coloured shape moving over a torus of 16 by 16 pixels, under a caption
-that says what and where to."""
+"""The drawn kind of ``clips``: one coloured shape moving over a torus of 16 by 16 pixels, under a caption of
+what moves and where to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import SHAPES
 from stillhouse.metrics.fidelity import FRECHET
@@ -26,10 +26,9 @@ from stillhouse.metrics.video import (
     frame_distances,
     motion,
 )
-from stillhouse.models.words import Words
-from stillhouse.worlds.base import World, require_samples
+from stillhouse.worlds.base import require_samples
+from stillhouse.worlds.captioned import CaptionedWorld
 from stillhouse.worlds.drawing import PAINT, distance
-from stillhouse.worlds.finite import FiniteDenoiser
 
 FRAMES, SIDE = 12, 16
 COLOURS, KINDS = ("red", "green", "blue", "yellow"), ("circle", "square", "cross")
@@ -62,8 +61,15 @@ def held_out() -> Tensor:
 
 
 def cover(kind: Tensor, centre: Tensor) -> Tensor:
-    """How much of each pixel shapes cover, (B, F, 16, 16) in [0, 1]; ``kind`` (B,); ``centre`` (B, F, 2), x
-    and y, wraps around."""
+    """How much of each pixel shapes cover.
+
+    Arguments:
+        kind: places in ``KINDS``, (B,).
+        centre: x and y in pixels, (B, F, 2), modulo 16.
+
+    Returns:
+        Shares in [0, 1], (B, F, 16, 16).
+    """
     line = torch.arange(SIDE, dtype=torch.float32)
 
     def away(middle: Tensor) -> Tensor:
@@ -75,8 +81,16 @@ def cover(kind: Tensor, centre: Tensor) -> Tensor:
 
 
 def render(ids: Tensor, start: Tensor, frames: int = FRAMES) -> Tensor:
-    """Clips (B, frames, 3, 16, 16) in [-1, 1] of captions ``ids`` (B,) whose shape begins at ``start`` (B,
-    2), x and y in pixels."""
+    """Clips of captions.
+
+    Arguments:
+        ids: numbers of captions, (B,).
+        start: centre of the shape in the first frame, x and y in pixels, (B, 2).
+        frames: length of the clips.
+
+    Returns:
+        Clips in [-1, 1], (B, frames, 3, 16, 16).
+    """
     kind, colour, heading = parts(ids)
     way = SPEED * torch.tensor(list(HEADINGS.values()))[heading]
     centre = start[:, None] + torch.arange(frames)[None, :, None] * way[:, None]
@@ -85,12 +99,12 @@ def render(ids: Tensor, start: Tensor, frames: int = FRAMES) -> Tensor:
     return 2 * torch.lerp(torch.full_like(share, GROUND), paint[:, None, :, None, None], share) - 1
 
 
-class DrawnClips(World):
+class DrawnClips(CaptionedWorld):
     """Clips (12, 3, 16, 16) in [-1, 1] under 48 captions: "a red circle moving right"; what leaves at one
     side comes back at the other.
 
     A label is a caption's number. A few captions, the split ``test``, are never drawn unless asked for. Where
-    it begins is left to chance. On a torus a clip has no end: :meth:`stream_data` draws true ones of any
+    the shape begins is random. On a torus a clip has no end: :meth:`stream_data` draws true ones of any
     length to compare long streams with.
     """
 
@@ -113,31 +127,18 @@ class DrawnClips(World):
     }
 
     def __init__(self) -> None:
-        self.text = Words(VOCABULARY, 5)
-        self._encoded = self.text.encode(
-            [*CAPTIONS, ""]
-        )  # the empty caption comes last, where label -1 finds it
-        hidden = held_out()
-        self._ids = {"train": (~hidden).nonzero()[:, 0], "test": hidden.nonzero()[:, 0]}
-
-    def caption_ids(self, split: str = "train") -> Tensor:
-        """The numbers of the captions of a split (``train`` or ``test``), int64."""
-        require(split in self._ids, f"A world has the splits 'train' and 'test', not '{split}'.")
-        return self._ids[split]
-
-    def condition(self, labels: Tensor | None) -> Condition:
-        """``tokens`` (B, 5, 48) and ``mask`` (B, 5) of captions ``labels`` (B,), -1 for the empty one."""
-        if labels is None:
-            return None
-        require(
-            int(labels.min()) >= -1 and int(labels.max()) < len(CAPTIONS),
-            f"Captions have the numbers 0 … {len(CAPTIONS) - 1}.",
-        )
-        return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
+        super().__init__(VOCABULARY, 5, held_out())
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` captions of a split in a mixed order, each as often as any other, the same ones every
-        time."""
+        """Captions of a split in a mixed order, each as often as any other, the same ones every time.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``.
+
+        Returns:
+            Numbers of captions, (n,).
+        """
         ids = self.caption_ids(split)
         order = torch.randperm(
             len(ids), generator=torch.Generator().manual_seed(seed_of("clips", "even", split))
@@ -145,19 +146,38 @@ class DrawnClips(World):
         return ids[order[torch.arange(n) % len(ids)]]
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` fresh clips and their captions: of the training split, or as ``labels`` (n,) ask."""
+        """Fresh clips and their captions.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of captions, (n,), with -1 for any of the training split; None for any throughout.
+
+        Returns:
+            Clips, (n, 12, 3, 16, 16), and the numbers of their captions, (n,).
+        """
         return self.stream_data(n, FRAMES, draws, labels)
 
     def stream_data(
         self, n: int, frames: int, draws: Draws, labels: Tensor | None = None, split: str = "train"
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`sample_data`, of any number of ``frames``: what a stream that never drifts looks like."""
+        """As :meth:`sample_data`, of any length: what a stream without drift looks like.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            frames: length of the clips, at least 1.
+            draws: the source of randomness.
+            labels: numbers of captions, (n,), with -1 for any of the split; None for any throughout.
+            split: ``train`` or ``test``, whose captions are drawn.
+
+        Returns:
+            Clips, (n, frames, 3, 16, 16), and the numbers of their captions, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         require(frames >= 1, f"A clip has at least one frame, not {frames}.")
         ids = self.caption_ids(split)
-        drawn = ids[(draws.uniform(dtype=torch.float64) * len(ids)).long().cpu()]
-        drawn = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
-        return render(drawn, draws.uniform(0, SIDE, 2).cpu(), frames).to(draws.device), drawn.to(draws.device)
+        ids = self.asked_or(ids[(draws.uniform(dtype=torch.float64) * len(ids)).long().cpu()], labels)
+        return render(ids, draws.uniform(0, SIDE, 2).cpu(), frames).to(draws.device), ids.to(draws.device)
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """A fixed set of clips and their captions: 2,000 of the training captions, 500 of the held-out
@@ -184,14 +204,22 @@ class DrawnClips(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """How clips look and move, beside the training clips; where ``labels`` (B,) are given, how well they
-        do as they are told.
+        """How clips look and move, beside the training clips; with labels, how well they follow their
+        captions.
 
         ``frame_distance, clip_distance``: squared, to the nearest true frame and clip (of the first 256
         samples), never 0 for new ones: compare with :meth:`floor`. ``flicker, change``: second and first
         differences in time over those of true clips, 1 is right. ``frechet``: of frames shrunk to 4 by 4
-        pixels. ``motion_fidelity``: share that moves as told, to an eighth of a turn and a half of the speed;
-        ``colour_fidelity``, ``shape_fidelity``; ``fidelity``: all three.
+        pixels. ``motion_fidelity``: share that moves as its caption requires, to an eighth of a turn and a
+        half of the speed; ``colour_fidelity``, ``shape_fidelity``; ``fidelity``: all three.
+
+        Arguments:
+            samples: clips in [-1, 1], at least 4, (B, 12, 3, 16, 16).
+            labels: numbers of captions, (B,); None leaves out the fidelities.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.fidelity import frechet_distance
 
@@ -208,8 +236,15 @@ class DrawnClips(World):
         }
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` fresh clips with their captions: what new and perfect samples would
-        get."""
+        """The metrics of fresh clips with their captions: what new and perfect samples would get.
+
+        Arguments:
+            n: number of clips.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
 
 
@@ -228,7 +263,7 @@ def seen(clips: Tensor) -> tuple[Tensor, Tensor]:
     return share, (clips * strong).sum((1, 3, 4)) / strong.sum((1, 3, 4)).clamp_min(1)
 
 
-def shape_of(share: Tensor, centre: Tensor) -> Tensor:
+def _shape_of(share: Tensor, centre: Tensor) -> Tensor:
     """Which of ``KINDS`` (B,) covers pixels as ``share`` (B, F, H, W) does, given its ``centre`` (B, F, 2):
     the nearest drawing."""
     drawn = [cover(torch.full((len(share),), kind), centre.float()) for kind in range(len(KINDS))]
@@ -244,7 +279,7 @@ def _fidelity(clips: Tensor, labels: Tensor) -> dict[str, float]:
     along, speed = (mean * way).sum(1), mean.norm(dim=1)
     moves = (along > math.cos(math.pi / 4) * speed) & ((speed / SPEED - 1).abs() < 0.5)
     palette = torch.tensor([PAINT[name] for name in COLOURS])
-    coloured, shaped = torch.cdist(paint, palette).argmin(1) == colour, shape_of(share, centre) == kind
+    coloured, shaped = torch.cdist(paint, palette).argmin(1) == colour, _shape_of(share, centre) == kind
     found = {
         "fidelity": moves & coloured & shaped,
         "motion_fidelity": moves,

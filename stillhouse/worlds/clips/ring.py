@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
@@ -25,30 +24,16 @@ SPEEDS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)  # pixels a frame
 PLACES = 64
 
 
-class ClipDenoiser(ExactDenoiser):
-    """Exact posterior mean over a finite set of ``clips`` (N, F, …): ``sum_i softmax_i(log q(x_t | clip_i))
-    clip_i``.
+class ClipDenoiser(FiniteDenoiser):
+    """:class:`FiniteDenoiser` of clips (N, F, …), whose times are one per clip (B,) or one per frame (B, F),
+    so that some frames may be known and others noise."""
 
-    Times are one per clip (B,) or one per frame (B, F), so that some frames may be known and others noise.
-    ``labels``: (N,); ``cond``: labels (B,), -1 or ``None`` for all clips.
-    """
-
-    clips: Tensor
-    labels: Tensor
-
-    def __init__(self, process: Process, clips: Tensor, labels: Tensor):
-        super().__init__(process)
-        self.register_buffer("clips", clips)
-        self.register_buffer("labels", labels)
-
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, …)."""
-        frames = tuple(self.clips.shape[1:])
+    def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
         require(
-            tuple(x_t.shape[1:]) == frames,
-            f"This denoiser knows clips of shape {frames}, not {tuple(x_t.shape[1:])}.",
+            tuple(x_t.shape[1:]) == self.shape,
+            f"This denoiser knows clips of shape {self.shape}, not {tuple(x_t.shape[1:])}.",
         )
-        clips = self.clips.to(x_t)
+        clips = self.points.to(x_t)
         each = t if t.dim() == 2 else t[:, None].expand(x_t.shape[:2])
         alpha, sigma = (
             f(each).to(x_t).clamp_min(low)
@@ -57,13 +42,8 @@ class ClipDenoiser(ExactDenoiser):
         # log q without what all clips share: alpha x.c / sigma^2 - alpha^2 |c|^2 / (2 sigma^2), frame by
         # frame
         seen = (alpha / sigma**2)[..., None] * x_t.flatten(2)
-        near = (
-            seen.flatten(1) @ clips.flatten(1).T
-            - 0.5 * (alpha / sigma) ** 2 @ clips.flatten(2).square().sum(2).T
-        )
-        if cond is not None:
-            near = near.masked_fill((cond[:, None] >= 0) & (cond[:, None] != self.labels), -torch.inf)
-        return (near.softmax(1) @ clips.flatten(1)).reshape(x_t.shape)
+        squares = clips.reshape(len(clips), x_t.shape[1], -1).square().sum(2)
+        return seen.flatten(1) @ clips.T - 0.5 * (alpha / sigma) ** 2 @ squares.T
 
 
 class RingClips(World):
@@ -77,7 +57,7 @@ class RingClips(World):
 
     name = "clips"
     metrics = (
-        Metric("fidelity", "high", "share", "of clips at the speed asked for", "Prompt fidelity"),
+        Metric("fidelity", "high", "share", "of clips at the speed of their label", "Prompt fidelity"),
         *DISTANCES,
         Metric("speeds", "high", "", "of six, with at least a quarter of their share", "Speeds held"),
         *STEADINESS,
@@ -122,6 +102,16 @@ class RingClips(World):
         return self.every(self.frames)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Clips and their speeds, drawn with replacement.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of speeds, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Clips, (n, frames, 16, 1, 1), and the numbers of their speeds, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         clips, every = self.every(self.frames)
         speed, place = draws.integers(0, self.classes), draws.integers(0, PLACES)
@@ -148,8 +138,15 @@ class RingClips(World):
         return frame_distances(clips, self.draw(torch.arange(PLACES) * (SIDE / PLACES)))
 
     def clip_distance(self, clips: Tensor, last: int = 0) -> float:
-        """Mean squared distance of whole clips (B, F, 16, 1, 1), or of their ``last`` frames, to the nearest
-        true clip of that length."""
+        """Mean squared distance of whole clips to the nearest true clip of their length.
+
+        Arguments:
+            clips: of any length, (B, F, 16, 1, 1).
+            last: only so many frames at the end; 0 for all.
+
+        Returns:
+            The mean over the clips.
+        """
         from stillhouse.metrics.video import clip_distance
 
         part = clips[:, -last:] if last else clips
@@ -158,11 +155,19 @@ class RingClips(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``frame_distance`` and ``clip_distance``, squared, to the nearest true ones; ``flicker`` and
-        ``change`` over those of true clips.
+        """How clips look and move, beside all true clips.
 
-        ``speeds``: how many of them have at least a quarter of their share. ``fidelity``: share at the speed
-        that was asked for.
+        ``frame_distance, clip_distance``: squared, to the nearest true ones; ``flicker, change``: over those
+        of true clips, 1 is right. ``speeds``: how many of them have at least a quarter of their share.
+        ``fidelity``: share of clips at the speed of their label.
+
+        Arguments:
+            samples: clips, at least 4, (B, frames, 16, 1, 1).
+            labels: numbers of speeds, (B,); None leaves out ``fidelity``.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.video import change, flicker, nearest
 

@@ -1,15 +1,15 @@
-"""The talking kind of ``clips``: a mouth that moves along a ring of 16 pixels as a text says and opens as
-loudly as it is told to."""
+"""The talking kind of ``clips``: a mouth that moves along a ring of 16 pixels as its text describes, and
+opens with the loudness of its sound."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import ExactDenoiser
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process, expand_to
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
@@ -34,69 +34,79 @@ TOLERANCE = 0.25  # sounds whose loudness differs by more in any frame are diffe
 
 
 def spoken(number: Tensor, frames: int = FRAMES) -> Tensor:
-    """Which frames are open (B, frames), 0 or 1: syllable ``k`` of utterance ``number`` (B,) is its ``k``-th
-    binary digit, in turn."""
+    """Which frames of utterances are open: syllable ``k`` of a number is its ``k``-th binary digit, in turn.
+
+    Arguments:
+        number: of the utterances, (B,).
+        frames: length; longer ones repeat the utterance.
+
+    Returns:
+        0 or 1 a frame, (B, frames).
+    """
     syllable = torch.arange(frames) // SYLLABLE % (FRAMES // SYLLABLE)
     return (number[:, None] >> syllable & 1).float()
 
 
 def sound_features(open: Tensor) -> Tensor:
-    """What a network is told of sound, (B, F, 2): a 1 that stands for "there is sound", and how loud it is,
-    about 0 … 1.
+    """The condition that a network is given for sound, (B, F, 2): a 1 that stands for "there is sound", and
+    its loudness, about 0 … 1.
 
-    Zeros stand for not being told anything. ``open`` (B, F): how far the mouth is open.
+    Zeros stand for no condition. ``open`` (B, F): how far the mouth is open.
     """
     loud = loudness(utter(open, torch.full((len(open),), PITCH)), open.shape[1])
     return torch.stack([torch.ones_like(loud), (loud - QUIET) / (LOUD - QUIET)], 2)
 
 
 def render(place: Tensor, open: Tensor) -> Tensor:
-    """Frames (…, 16, 1, 1) in [-1, 1] of a mouth at ``place`` (…) on the ring, ``open`` (…) in [0, 1]."""
+    """Frames of a mouth on the ring.
+
+    Arguments:
+        place: of the mouth's centre, in pixels modulo 16, (…).
+        open: how far it is open, in [0, 1], (…).
+
+    Returns:
+        Frames in [-1, 1], (…, 16, 1, 1).
+    """
     away = (torch.arange(PIXELS) - place[..., None] + PIXELS / 2) % PIXELS - PIXELS / 2
     width = NARROW + (WIDE - NARROW) * open[..., None]
     return (2 * torch.exp(-0.5 * (away / width) ** 2) - 1)[..., None, None]
 
 
-class TalkingDenoiser(ExactDenoiser):
-    """The posterior mean over all clips of the world that agree with what is told: a softmax over them.
+class TalkingDenoiser(FiniteDenoiser):
+    """The :class:`FiniteDenoiser` of all clips of the world, of those that agree with what is told.
 
-    ``cond``: None, or a dict of ``tokens`` and ``mask`` of a text, an empty one for any, and ``features`` (B,
-    F, 2), zeros for any sound. ``texts`` (6, L, C): the tokens of all texts.
+    ``bank`` (N, F, 16, 1, 1): all clips; ``speed`` (N,) and ``loud`` (N, F): the text's number and the
+    loudness of each. ``texts`` (6, L, C): the tokens of all texts.
     """
 
-    bank: Tensor
     speed: Tensor
     loud: Tensor
     texts: Tensor
 
     def __init__(self, process: Process, bank: Tensor, speed: Tensor, loud: Tensor, texts: Tensor):
-        super().__init__(process)
+        super().__init__(process, bank)
         self.register_buffer("texts", texts)
-        self.register_buffer("bank", bank)
         self.register_buffer("speed", speed)
         self.register_buffer("loud", loud)
 
-    def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of the shape of ``x_t`` (B, F, 16, 1, 1)."""
-        points, x = self.bank.flatten(1).to(x_t), x_t.flatten(1)
+    def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
+        # as the parent's, not shifted by the best point: all numbers of this world were measured so
+        points, x = self.points.to(x_t), x_t.flatten(1)
         alpha, sigma = expand_to(self.process.alpha(t), x), expand_to(self.process.sigma(t), x)
         near = alpha * (x @ points.T) - 0.5 * alpha**2 * points.square().sum(1)
-        logits = near / (sigma**2).clamp_min(1e-12)
-        return (logits.masked_fill(~self._allowed(cond, len(x)), -torch.inf).softmax(1) @ points).reshape(
-            x_t.shape
-        )
+        return near / (sigma**2).clamp_min(1e-12)
 
-    def _allowed(self, cond: Condition, rows: int) -> Tensor:
-        allowed = torch.ones(rows, len(self.bank), dtype=torch.bool, device=self.bank.device)
-        cond = cond or {}
-        if "tokens" in cond:
-            pred = torch.cdist(cond["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
-            allowed &= ~cond["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
-        if "features" in cond:
-            features = cond["features"]
+    def allowed(self, cond: Condition, rows: int) -> Tensor:
+        allowed = torch.ones(rows, len(self.points), dtype=torch.bool, device=self.points.device)
+        parts = {} if cond is None else as_parts(cond)
+        if "tokens" in parts:
+            pred = torch.cdist(parts["tokens"].flatten(1), self.texts.flatten(1)).argmin(1)
+            allowed &= ~parts["mask"].any(1)[:, None] | (pred[:, None] == self.speed)
+        if "features" in parts:
+            features = parts["features"]
             require(
-                tuple(features.shape[1:]) == (self.bank.shape[1], 2),
-                f"A clip of {self.bank.shape[1]} frames is told sound of as many, 2 numbers each, not "
+                tuple(features.shape[1:]) == (self.shape[0], 2),
+                f"A clip of {self.shape[0]} frames is told sound of as many, 2 numbers each, not "
                 f"{tuple(features.shape[1:])}.",
             )
             sounding, loud = features[..., 0] > 0.5, features[..., 1]
@@ -104,7 +114,7 @@ class TalkingDenoiser(ExactDenoiser):
             allowed &= ~(off & sounding[:, None]).any(2)
         require(
             bool(allowed.any(1).all()),
-            "No clip of this world sounds like that; take sounds that the world has made.",
+            "No clip of this world has that loudness; take sounds that the world has made.",
         )
         return allowed
 
@@ -113,9 +123,9 @@ class TalkingClips(World):
     """Clips (10, 16, 1, 1) in [-1, 1]. A label is the number of a condition: text ``label % 6`` and utterance
     ``label // 6``, of 32.
 
-    Networks are told ``tokens`` and ``mask`` of the text ("slowly left") and ``features`` (B, 10, 2), the
-    loudness of the sound. The start on the ring is left to chance, so that there are 3,072 clips in all and
-    every posterior mean is exact, whatever is told.
+    A condition holds ``tokens`` and ``mask`` of the text ("slowly left") and ``features`` (B, 10, 2), the
+    loudness of the sound. The start on the ring is random, so that there are 3,072 clips in all and every
+    posterior mean is exact, whatever part of the condition is given.
     """
 
     name = "clips"
@@ -144,21 +154,37 @@ class TalkingClips(World):
         number = torch.arange(self.utterances * len(SPEEDS) * PIXELS)
         self._labels, start = number // PIXELS, number % PIXELS
         self._clips = self.clip(self._labels, start)
-        self._heard = sound_features(spoken(torch.arange(self.utterances)))
+        self._features = sound_features(spoken(torch.arange(self.utterances)))
         words = sorted({word for text in SPEEDS for word in text.split()})
         self._texts = Words(words, 2, dim=16).encode(
             [*SPEEDS, ""]
         )  # the empty text comes last, where label -1 finds it
 
     def clip(self, labels: Tensor, start: Tensor, frames: int = FRAMES) -> Tensor:
-        """Clips (B, frames, 16, 1, 1) of conditions ``labels`` (B,) that begin at pixel ``start`` (B,)."""
+        """Clips of given conditions and starts.
+
+        Arguments:
+            labels: numbers of conditions, (B,), at least 0.
+            start: place of the mouth in the first frame, in whole pixels, (B,).
+            frames: length; longer clips repeat the utterance.
+
+        Returns:
+            Clips in [-1, 1], (B, frames, 16, 1, 1).
+        """
         speed = torch.tensor(list(SPEEDS.values()))[labels % len(SPEEDS)]
         place = start[:, None] + speed[:, None] * torch.arange(frames)
         return render(place, spoken(labels // len(SPEEDS), frames))
 
     def condition(self, labels: Tensor | None, frames: int = FRAMES) -> Condition:
-        """``tokens, mask`` and ``features`` (B, frames, 2) of conditions ``labels`` (B,), -1 for none; longer
-        clips say it again."""
+        """The condition of labels.
+
+        Arguments:
+            labels: numbers of conditions, (B,), with -1 for the empty one; None for none.
+            frames: length of the clips; longer ones repeat the utterance.
+
+        Returns:
+            ``tokens, mask`` and ``features`` (B, frames, 2), as a dict; None for ``labels=None``.
+        """
         if labels is None:
             return None
         last = self.utterances * len(SPEEDS) - 1
@@ -168,7 +194,9 @@ class TalkingClips(World):
         )
         some, known = labels.cpu().clamp_min(0), labels.cpu() >= 0
         sounding = (
-            self._heard if frames == FRAMES else sound_features(spoken(torch.arange(self.utterances), frames))
+            self._features
+            if frames == FRAMES
+            else sound_features(spoken(torch.arange(self.utterances), frames))
         )
         features = sounding[some // len(SPEEDS)] * known[:, None, None]
         text = torch.where(known, some % len(SPEEDS), -1)
@@ -182,16 +210,34 @@ class TalkingClips(World):
         return torch.stack([torch.ones_like(loud), loud / loud.amax().clamp_min(1e-6)], 1)[None]
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` conditions, speeds in turn and utterances far apart."""
+        """Conditions with the speeds in turn and utterances far apart.
+
+        Arguments:
+            n: how many.
+            split: not read; both splits have the same conditions.
+
+        Returns:
+            Numbers of conditions, (n,).
+        """
         place = torch.arange(n)
-        return place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        labels: Tensor = place % len(SPEEDS) + len(SPEEDS) * (place * 11 % self.utterances)
+        return labels
 
     def data(self, split: str = "train") -> tuple[Tensor, Tensor]:
         """All clips and their conditions, the same for every split."""
         return self._clips, self._labels
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` of the clips and their conditions, or clips of ``labels`` (n,)."""
+        """Clips and their conditions, drawn with replacement.
+
+        Arguments:
+            n: clips to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of conditions, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Clips, (n, 10, 16, 1, 1), and the numbers of their conditions, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         drawn = draws.integers(0, self.utterances * len(SPEEDS)).cpu()
         asked = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
@@ -199,7 +245,7 @@ class TalkingClips(World):
 
     def exact(self, process: Process) -> TalkingDenoiser:
         """The denoiser of all clips, under any part of a condition."""
-        loud = self._heard[self._labels // len(SPEEDS), :, 1]
+        loud = self._features[self._labels // len(SPEEDS), :, 1]
         return TalkingDenoiser(
             process, self._clips, self._labels % len(SPEEDS), loud, self._texts["tokens"][:-1]
         )
@@ -215,11 +261,18 @@ class TalkingClips(World):
         return frame_distances(clips, self.frames)
 
     def sync(self, clips: Tensor, labels: Tensor) -> float:
-        """Share of frames of ``clips`` (B, F, 16, 1, 1), of any length, nearest to a true frame that is as
-        open as ``labels`` say."""
+        """The share of frames that are open or closed as the sound requires.
+
+        Arguments:
+            clips: of any length, (B, F, 16, 1, 1).
+            labels: numbers of their conditions, (B,).
+
+        Returns:
+            The share, by the nearest true frame.
+        """
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
-        said_frames = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
-        return float(((which >= PIXELS) == (said_frames > 0.5)).double().mean())
+        wanted = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
+        return float(((which >= PIXELS) == (wanted > 0.5)).double().mean())
 
     @property
     def display(self) -> Display:
@@ -232,10 +285,18 @@ class TalkingClips(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``frame_distance, clip_distance``: squared, to the nearest true one.
+        """How near clips are to true ones and, with labels, how well they follow their condition.
 
-        Where ``labels`` are given: ``sync``, the share of frames as open as told, and ``motion_fidelity``, of
-        steps at the told speed.
+        ``frame_distance, clip_distance``: squared, to the nearest true one; ``sync``: share of frames as open
+        as the sound is loud; ``motion_fidelity``: share of steps at the speed of the text.
+
+        Arguments:
+            samples: clips, at least 4, (B, 10, 16, 1, 1).
+            labels: numbers of conditions, (B,); None leaves out ``sync`` and ``motion_fidelity``.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         require_samples(self, samples, labels)
         samples = samples.detach().float().cpu()
@@ -248,9 +309,16 @@ class TalkingClips(World):
         return {**found, "sync": self.sync(samples, labels), "motion_fidelity": self.moves(samples, labels)}
 
     def moves(self, clips: Tensor, labels: Tensor) -> float:
-        """Share of steps from frame to frame, in clips of any length, that go as far as conditions ``labels``
-        say."""
+        """The share of steps from frame to frame that are as far as the text requires.
+
+        Arguments:
+            clips: of any length, (B, F, 16, 1, 1).
+            labels: numbers of their conditions, (B,).
+
+        Returns:
+            The share, by the nearest true frames.
+        """
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
         step = (which % PIXELS).reshape(clips.shape[:2]).diff(dim=1) % PIXELS
-        said_frames = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS
-        return float((step == said_frames[:, None]).double().mean())
+        wanted = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS
+        return float((step == wanted[:, None]).double().mean())

@@ -17,9 +17,19 @@ KINDS = {
 
 
 def make_clips(kind: str = "drawn", **options: Any) -> World:
-    """``drawn``: coloured shapes with captions, (12, 3, 16, 16); ``ring``: a bump on a ring of 16 pixels,
-    whose teacher is exact; ``talking``: the same with a mouth that opens as loudly as it is told to."""
+    """The world of short videos of one kind.
+
+    Arguments:
+        kind: ``drawn``, coloured shapes with captions, (12, 3, 16, 16); ``ring``, a bump on a ring of 16
+            pixels, whose teacher is exact; ``talking``, a mouth on that ring, which opens with the loudness
+            in its condition.
+        options: of that kind.
+
+    Returns:
+        The world.
+    """
     if kind not in KINDS:
         raise unknown("kind of clips", kind, KINDS)
     file, name = KINDS[kind]
-    return getattr(import_module(f"stillhouse.worlds.clips.{file}"), name)(**options)
+    world: World = getattr(import_module(f"stillhouse.worlds.clips.{file}"), name)(**options)
+    return world

@@ -1,9 +1,9 @@
 """The arena: a point robot has to reach a goal behind a round obstacle, which it may pass on either side.
 Many robots at once.
 
-The plane is [-1, 1]², ``y`` runs up. A robot sees its own place, the goal's and the obstacle's; its action is
-a velocity in [-1, 1]², ``SPEED`` times which it moves in a step. It has won within ``REACH`` of the goal, and
-lost when it touches the obstacle or time is up.
+The plane is [-1, 1]², ``y`` runs up. An observation is the places of robot, goal and obstacle; an action is a
+velocity in [-1, 1]², ``SPEED`` times which the robot moves in a step. It has won within ``REACH`` of the
+goal, and lost when it touches the obstacle or time is up.
 """
 
 from __future__ import annotations
@@ -38,26 +38,41 @@ def begin(draws: Draws) -> Tensor:
 
 
 def move(seen: Tensor, action: Tensor) -> Tensor:
-    """Observations (B, 6) after actions (B, 2), which are cut to [-1, 1]; the robot stays in the plane."""
+    """Observations after one step; the robot stays in the plane.
+
+    Arguments:
+        seen: observations, (B, 6).
+        action: velocities, (B, 2), which are cut to [-1, 1].
+
+    Returns:
+        The observations then, (B, 6).
+    """
     place = (seen[:, :2] + SPEED * action.clamp(-1, 1)).clamp(-1, 1)
     return torch.cat([place, seen[:, 2:]], 1)
 
 
 def arrived(seen: Tensor) -> Tensor:
     """Whether the robots are at their goals, (B,)."""
-    return (seen[:, :2] - seen[:, 2:4]).norm(dim=1) <= REACH
+    near: Tensor = (seen[:, :2] - seen[:, 2:4]).norm(dim=1) <= REACH
+    return near
 
 
 def crashed(seen: Tensor) -> Tensor:
     """Whether the robots touch their obstacles, (B,)."""
-    return (seen[:, :2] - seen[:, 4:]).norm(dim=1) < RADIUS
+    near: Tensor = (seen[:, :2] - seen[:, 4:]).norm(dim=1) < RADIUS
+    return near
 
 
 def expert(seen: Tensor, left: Tensor) -> Tensor:
-    """What the expert does, (B, 2), who passes on the left where ``left`` (B,), else on the right.
+    """The expert's action: along the tangent of the circle of ``CLEARANCE`` on its side while the circle is
+    between robot and goal; else straight to the goal.
 
-    Along the tangent of the circle of ``CLEARANCE`` on that side while the circle is between robot and goal;
-    else straight to the goal.
+    Arguments:
+        seen: observations, (B, 6).
+        left: whether the obstacle is passed on the left, else on the right, bool (B,).
+
+    Returns:
+        Velocities, (B, 2), of length 1 at most.
     """
     to_goal, to_obstacle = seen[:, 2:4] - seen[:, :2], seen[:, 4:] - seen[:, :2]
     far, away = to_goal.norm(dim=1, keepdim=True), to_obstacle.norm(dim=1, keepdim=True)
@@ -83,7 +98,16 @@ def expert(seen: Tensor, left: Tensor) -> Tensor:
 
 
 def plan(seen: Tensor, left: Tensor, horizon: int) -> Tensor:
-    """Where a steady-handed expert is after each of ``horizon`` steps, (B, horizon, 2)."""
+    """The way of an expert without tremor.
+
+    Arguments:
+        seen: observations at the start, (B, 6).
+        left: whether the obstacle is passed on the left, bool (B,).
+        horizon: steps.
+
+    Returns:
+        The robot's place after each step, (B, horizon, 2).
+    """
     places, there = [], arrived(seen)
     for _ in range(horizon):
         seen = torch.where(there[:, None], seen, move(seen, expert(seen, left)))
@@ -93,7 +117,15 @@ def plan(seen: Tensor, left: Tensor, horizon: int) -> Tensor:
 
 
 def follow(seen: Tensor, actions: Tensor) -> Tensor:
-    """What is seen after each of ``actions`` (B, H, 2), (B, H, 6)."""
+    """The observations along chunks of actions.
+
+    Arguments:
+        seen: observations at the start, (B, 6).
+        actions: velocities, (B, H, 2), which are cut to [-1, 1].
+
+    Returns:
+        The observations after each action, (B, H, 6).
+    """
     places = []
     for action in actions.unbind(1):
         seen = move(seen, action)
@@ -113,8 +145,8 @@ class Demonstrations:
 
 
 def demonstrate(draws: Draws) -> Demonstrations:
-    """Episodes of the expert, ``draws.rows`` of them, who tosses a coin for the side and whose hand
-    trembles."""
+    """Episodes of the expert, ``draws.rows`` of them, with a random side each and normal noise of ``TREMBLE``
+    on every action."""
     seen, left = begin(draws), draws.uniform() < 0.5
     length = torch.full((draws.rows,), LIMIT)
     places, actions = [seen], []
@@ -129,10 +161,15 @@ def demonstrate(draws: Draws) -> Demonstrations:
 
 
 def chunks(shown: Demonstrations, horizon: int) -> tuple[Tensor, Tensor]:
-    """What was seen (N, 6), and the ``horizon`` actions that followed (N, horizon, 2), for every step of
-    every episode.
+    """Every step of every episode, and the actions from it on. Where an episode ends inside a chunk the robot
+    stays where it is.
 
-    Where an episode ends inside a chunk the robot stays where it is.
+    Arguments:
+        shown: the episodes.
+        horizon: actions of a chunk.
+
+    Returns:
+        Observations, (N, 6), and the actions that followed, (N, horizon, 2).
     """
     padded = torch.cat([shown.actions, shown.actions.new_zeros(len(shown.actions), horizon, MOVES)], 1)
     windows = padded.unfold(1, horizon, 1)[:, :LIMIT].transpose(2, 3)
@@ -147,7 +184,15 @@ class Arena:
     limit = LIMIT
 
     def reset(self, episodes: int, seed: int) -> Tensor:
-        """Start ``episodes`` that follow from ``seed``; returns what is seen, (episodes, 6)."""
+        """Start new episodes.
+
+        Arguments:
+            episodes: how many, at least 1.
+            seed: from which they all follow.
+
+        Returns:
+            The first observations, (episodes, 6).
+        """
         require(episodes >= 1, f"A closed loop needs at least one episode, not {episodes}.")
         self.seen = begin(Draws(episodes, "arena", seed))
         self.won = torch.zeros(episodes, dtype=torch.bool)
@@ -157,7 +202,7 @@ class Arena:
         return self.seen
 
     def step(self, actions: Tensor) -> Tensor:
-        """Carry out ``actions`` (episodes, 2); returns what is seen then."""
+        """Carry out ``actions`` (episodes, 2); returns the observations then, (episodes, 6)."""
         going = ~self.over
         passing = (self.seen[:, 0] < self.seen[:, 4]) & going
         self.seen = torch.where(going[:, None], move(self.seen, actions.to(self.seen)), self.seen)
@@ -175,8 +220,15 @@ class Arena:
 
 
 def picture(paths: Tensor, side: int = 48) -> Tensor:
-    """Moving pictures (B, T, 3, side, side) in [-1, 1] of what was seen along ``paths`` (B, T, 6): the robot
-    and the way that it came."""
+    """Moving pictures of episodes: the robot and the way that it came.
+
+    Arguments:
+        paths: observations, (B, T, 6).
+        side: of the pictures, in pixels.
+
+    Returns:
+        Pictures in [-1, 1], (B, T, 3, side, side).
+    """
     line = (torch.arange(side, dtype=torch.float32) + 0.5) * (2 / side) - 1
     x, y, blur = line, -line[:, None], side / 2
 

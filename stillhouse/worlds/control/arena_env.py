@@ -31,6 +31,15 @@ class ArenaEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a new episode.
+
+        Arguments:
+            seed: of the episode; None goes on with the environment's own random numbers.
+            options: not read.
+
+        Returns:
+            The first observation, (6,) float32, and ``info``.
+        """
         super().reset(seed=seed)
         start = int(self.np_random.integers(2**31)) if seed is None else seed
         seen = self._arena.reset(1, start)

@@ -1,4 +1,4 @@
-"""``control``: chunks of actions under what a robot sees, shown by an expert who has two ways."""
+"""``control``: chunks of actions under a robot's observations, demonstrated by an expert who has two ways."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import extra, require, unknown
+from stillhouse.core.errors import extra, require, required, required_type, unknown
 from stillhouse.core.process import Process, expand_to
 from stillhouse.forms.views import Clips, Display
 from stillhouse.io.data.lerobot import read_lerobot
@@ -35,17 +35,26 @@ class BanditDenoiser(ExactDenoiser):
     in float64."""
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """``x_t``: (B, 1, 2); ``cond``: ``{"features": (B, 1)}``.
+        """The posterior mean ``E[x_0 | x_t, o]``.
 
         With ``v = alpha² std² + sigma²`` and ``m = (1, o)`` the first sign has the share ``sigmoid(2 alpha
-        x·m / v)``, so that the mean is ``tanh(alpha x·m / v) m`` plus the pull towards ``x`` that both
+        x·m / v)``, so that the mean is ``tanh(alpha x·m / v) m`` plus the shift towards ``x`` that both
         components have in common.
+
+        Arguments:
+            x_t: states, (B, 1, 2).
+            t: times in [0, 1], (B,).
+            cond: observations as ``{"features": (B, 1)}``, which are needed.
+
+        Returns:
+            Clean estimates, (B, 1, 2).
+
+        Raises:
+            StillhouseError: without observations.
         """
-        require(
-            isinstance(cond, dict) and "features" in cond,
-            "The bandit's denoiser is told an observation for each sample.",
-        )
-        x, o = x_t.double(), cond["features"].double()
+        untold = "The bandit's denoiser is told an observation for each sample."
+        observed = required_type(cond, dict, untold).get("features")
+        x, o = x_t.double(), required(observed, untold).double()
         alpha, sigma = (expand_to(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
         v, m = (alpha * STD) ** 2 + sigma**2, torch.stack([torch.ones_like(o), o], 2)
         side = torch.tanh(alpha * (x * m).sum(2, keepdim=True) / v) * m
@@ -60,7 +69,7 @@ class Control(World):
     with a closed loop (:meth:`fleet`); or ``bandit``, its one-shot core, whose denoiser is exact: O = 1, (H,
     A) = (1, 2), an action ±(1, o). ``data``: a folder of one's own demonstrations instead
     (:func:`stillhouse.io.data.lerobot.read_lerobot`), cut into chunks of ``horizon`` actions; a tenth of its
-    episodes is held out, ``scales`` says how its numbers were scaled.
+    episodes is held out, ``scales`` holds how its numbers were scaled.
     """
 
     name = "control"
@@ -146,7 +155,16 @@ class Control(World):
         return self._rows[1][ids], ids
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` rows of the training split, drawn with replacement, or those that ``labels`` (n,) name."""
+        """Chunks of the training split, drawn with replacement.
+
+        Arguments:
+            n: chunks to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of rows of either split, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Chunks, (n, H, A), and the numbers of their rows, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         known = self._ids("train").to(draws.device)
         drawn = known[draws.integers(0, len(known))]
@@ -158,7 +176,7 @@ class Control(World):
         return self._rows[1][ids.cpu()].to(draws.device), ids
 
     def condition(self, labels: Tensor | None) -> Condition:
-        """``{"features": (B, O)}``: what was seen in the rows ``labels`` (B,)."""
+        """``{"features": (B, O)}``: the observations of rows ``labels`` (B,)."""
         if labels is None:
             return None
         seen = self._rows[0]
@@ -170,7 +188,15 @@ class Control(World):
         return {"features": seen[labels.cpu()].to(labels.device)}
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` rows of a split, evenly spread over it; from the start again where there are fewer."""
+        """Rows of a split, evenly spread over it; from the start again where there are fewer.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``.
+
+        Returns:
+            Numbers of rows, (n,).
+        """
         ids = self._ids(split)
         return ids[torch.arange(n) * len(ids) // n] if n <= len(ids) else ids[torch.arange(n) % len(ids)]
 
@@ -186,20 +212,31 @@ class Control(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """How good chunks (B, H, A) are where rows ``labels`` (B,) were seen, which are needed.
+        """How good chunks are under the observations of their rows.
 
         Bandit: ``success``, the share near one of the two actions (0.3), and ``left``, the share of the first
         among those. Arena: ``valid``, the share of chunks that crash nowhere and end where one of the
         expert's two ways is by then (one step's way off at most), and ``left``, the share of the left way
         among those that begin before the obstacle. Own demonstrations: ``distance``, the mean over chunks of
         the root mean square to the nearest of the 16 demonstrated ones whose observations are nearest.
+
+        Arguments:
+            samples: chunks, at least 4, (B, H, A).
+            labels: numbers of their rows, (B,), which are needed.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
+
+        Raises:
+            StillhouseError: without labels.
         """
         require_samples(self, samples, labels)
         require(
             labels is not None,
             "An action is good or bad where something was seen: give the rows' numbers as labels.",
         )
-        samples, seen = samples.detach().float().cpu(), self.condition(labels)["features"].cpu()
+        samples, seen = samples.detach().float().cpu(), as_parts(self.condition(labels))["features"].cpu()
         if self.task == "arena":
             return self._measured(samples, seen)
         if self.task == "data":
@@ -213,7 +250,7 @@ class Control(World):
         wanted = torch.cat([torch.ones_like(seen), seen], 1)
         away = torch.stack([(samples[:, 0] - sign * wanted).norm(dim=1) for sign in (1, -1)])
         good = away.amin(0) <= WITHIN
-        return {"success": float(good.float().mean()), "left": share(away[0] < away[1], good)}
+        return {"success": float(good.float().mean()), "left": _share(away[0] < away[1], good)}
 
     @staticmethod
     def _measured(chunks: Tensor, seen: Tensor) -> dict[str, float]:
@@ -226,10 +263,18 @@ class Control(World):
         away = (places[:, -1, :2] - torch.stack(ends)).norm(dim=2)
         good = safe & (away.amin(0) <= NEAR)
         before = seen[:, 0] < seen[:, 4] - arena.CLEARANCE
-        return {"valid": float(good.float().mean()), "left": share(away[0] < away[1], good & before)}
+        return {"valid": float(good.float().mean()), "left": _share(away[0] < away[1], good & before)}
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` demonstrated chunks."""
+        """The metrics of demonstrated chunks.
+
+        Arguments:
+            n: number of chunks.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
 
     def fleet(self) -> arena.Arena:
@@ -249,12 +294,12 @@ class Control(World):
         green, robot red."""
         if self.task != "arena" or labels is None:
             return None
-        seen = self.condition(labels)["features"].cpu()
+        seen = as_parts(self.condition(labels))["features"].cpu()
         places = arena.follow(seen, samples.detach().float().cpu().clamp(-1, 1))
         return Clips(arena.picture(torch.cat([seen[:, None], places], 1)))
 
 
-def share(what: Tensor, among: Tensor) -> float:
+def _share(what: Tensor, among: Tensor) -> float:
     """The share of ``what`` (B,) among the rows where ``among`` (B,) holds; 0 where there are none."""
     return float((what & among).sum() / among.sum().clamp_min(1))
 

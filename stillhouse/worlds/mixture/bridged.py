@@ -21,9 +21,9 @@ class BridgedDenoiser(ExactDenoiser):
     """Exact posterior mean of the residual ``x - y``, for ``x`` of a mixture of Gaussians and ``y = shrink x
     + blur n``.
 
-    Told ``y``, it is the mixture's posterior given ``y`` that is noised: ``r_t + alpha y = alpha x + sigma
-    eps``. Blind, it sees ``x_t = r_t + y = (alpha + eta shrink) x + sqrt(sigma^2 + (eta blur)^2) eps`` alone,
-    and ``y`` is only taken off its answer.
+    Conditioned on ``y``, it is the mixture's posterior given ``y`` that is noised: ``r_t + alpha y = alpha x
+    + sigma eps``. With ``blind`` it is the posterior given ``x_t = r_t + y = (alpha + eta shrink) x +
+    sqrt(sigma^2 + (eta blur)^2) eps`` alone, and ``y`` is only subtracted from its mean.
     """
 
     means: Tensor
@@ -40,7 +40,17 @@ class BridgedDenoiser(ExactDenoiser):
         self.register_buffer("log_weights", world.weights.log())
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[r_0 | x_t]``, blind, or ``E[r_0 | x_t, y]``, of shape (B, D), finite at both ends of time."""
+        """The posterior mean ``E[r_0 | x_t, y]``, or with ``blind`` ``E[r_0 | x_t]``, finite at both ends of
+        time.
+
+        Arguments:
+            x_t: residuals ``r_t``, (B, D).
+            t: times in [0, 1], (B,).
+            cond: the degraded points ``y`` as ``{"image": (B, D)}``, which are needed.
+
+        Returns:
+            Clean residuals, (B, D).
+        """
         y, r = degraded(cond).double(), x_t.double()
         bridge, time = self.process, t.double()
         assert isinstance(bridge, Bridge)
@@ -55,7 +65,7 @@ class BridgedDenoiser(ExactDenoiser):
             size = (1 + expand_to(bridge.ratio(time), r) ** 2).sqrt()
             signal = 1 / size
             noise, seen = (1 - signal**2).sqrt(), divide(r + alpha * y, (alpha**2 + sigma**2).sqrt())
-        return (expected(seen, signal, noise, means, variances, log_weights) - y).to(x_t.dtype)
+        return (_expected(seen, signal, noise, means, variances, log_weights) - y).to(x_t.dtype)
 
     def given(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mixture given ``y`` (B, D): means (B, K, D), variances (K,) and log weights (B, K), not
@@ -67,11 +77,11 @@ class BridgedDenoiser(ExactDenoiser):
         return means, self.variances * self.blur**2 / spread, log_weights
 
 
-def expected(
+def _expected(
     seen: Tensor, signal: Tensor, noise: Tensor, means: Tensor, variances: Tensor, log_weights: Tensor
 ) -> Tensor:
-    """``E[x | signal x + noise eps = seen]`` (B, D) for a mixture with its own ``means`` and ``log_weights``
-    in each row."""
+    """``E[x | signal x + noise eps = seen]`` (B, D) for a mixture with its own ``means`` (B, K, D) and
+    ``log_weights`` (B, K) in each row."""
     v = signal**2 * variances + noise**2
     away = seen[:, None] - signal[..., None] * means
     share = (log_weights - 0.5 * (seen.shape[1] * v.log() + away.square().sum(-1) / v)).softmax(-1)
@@ -83,7 +93,8 @@ class BridgedMixture(Mixture):
     several modes.
 
     A label is the number of a pair, of 16,384 and after them 4,096 for tests; :meth:`condition` gives its
-    ``y``. ``blind``: the closed form is that of the unconditional kind of bridge, which sees the state alone.
+    ``y``. ``blind``: the closed form is that of the unconditional kind of bridge, which is a function of the
+    state alone.
     """
 
     cond_kind = "image"
@@ -134,8 +145,16 @@ class BridgedMixture(Mixture):
         return self._clean_points[labels], labels
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` clean points and the numbers of their pairs, of the training split unless ``labels`` (n,)
-        name others."""
+        """Clean points and the numbers of their pairs, drawn with replacement.
+
+        Arguments:
+            n: points to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of pairs, (n,), with -1 for any of the training split; None for any throughout.
+
+        Returns:
+            Clean points, (n, D), and the numbers of their pairs, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         drawn = draws.integers(0, PAIRS["train"]).cpu()
         labels = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
@@ -146,18 +165,40 @@ class BridgedMixture(Mixture):
         return None if labels is None else {"image": self._degraded[labels.cpu()].to(labels.device)}
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """The first pairs of a split, each twice: what a model makes of the same ``y`` shows its
-        diversity."""
+        """The first pairs of a split, each twice: what a model makes of the same ``y`` shows its diversity.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``.
+
+        Returns:
+            Numbers of pairs, (n,).
+        """
         numbers = self._numbers(split)
         return numbers[torch.arange(n) // 2 % len(numbers)]
 
     def on_mode(self, samples: Tensor, within: float = 3.0) -> float:
-        """The share of samples that lie ``within`` so many standard deviations of a mode."""
+        """The share of samples that lie on a mode.
+
+        Arguments:
+            samples: points, (B, D).
+            within: standard deviations that a mode reaches.
+
+        Returns:
+            The share.
+        """
         return float((self._nearest(samples)[0] <= within).double().mean())
 
     def diversity(self, samples: Tensor, labels: Tensor) -> float:
-        """The chance that two samples of one pair lie nearest to different modes; of the pairs that
-        ``labels`` (B,) hold twice."""
+        """The chance that two samples of one pair lie nearest to different modes.
+
+        Arguments:
+            samples: points, (B, D).
+            labels: numbers of their pairs, (B,); only those that occur twice count.
+
+        Returns:
+            The share of such couples.
+        """
         order = labels.argsort(stable=True)
         mode, sorted_labels = self._nearest(samples)[1][order], labels[order]
         same = sorted_labels[1:] == sorted_labels[:-1]
@@ -166,7 +207,16 @@ class BridgedMixture(Mixture):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """:meth:`Mixture.measure`, and the ``diversity`` of what is made of one degraded point."""
+        """:meth:`Mixture.measure`, and the ``diversity`` of what is made of one degraded point.
+
+        Arguments:
+            samples: points, at least 4, (B, D).
+            labels: numbers of their pairs, (B,); None, or no number twice, leaves out the ``diversity``.
+            generator: for the random part of metrics; None for one that is the same every time.
+
+        Returns:
+            Values by name.
+        """
         result = super().measure(samples, generator=generator)
         if labels is not None and len(labels.unique()) < len(labels):
             result["diversity"] = self.diversity(samples, labels)

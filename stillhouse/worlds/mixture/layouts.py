@@ -16,20 +16,43 @@ from stillhouse.worlds.mixture.world import Mixture
 
 
 def ring(modes: int = 8, radius: float = 4.0) -> Tensor:
-    """``modes`` points at equal angles on a circle, the first on the positive x axis, (modes, 2)."""
+    """Points at equal angles on a circle, the first on the positive x axis.
+
+    Arguments:
+        modes: how many.
+        radius: of the circle.
+
+    Returns:
+        Centres, (modes, 2) float64.
+    """
     angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
     return radius * torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
-    """A ``side x side`` lattice around the origin, (side^2, 2)."""
+    """A square lattice around the origin.
+
+    Arguments:
+        side: points a row.
+        spacing: between neighbours.
+
+    Returns:
+        Centres, (side^2, 2) float64.
+    """
     line = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
     return torch.cartesian_prod(line, line)
 
 
 def moons(modes: int = 32, radius: float = 2.0) -> Tensor:
-    """Two interleaved half circles of ``modes / 2`` small components each, (modes, 2); the upper one comes
-    first."""
+    """Two interleaved half circles of small components; the upper one comes first.
+
+    Arguments:
+        modes: components of both together, an even number.
+        radius: of the half circles.
+
+    Returns:
+        Centres, (modes, 2) float64.
+    """
     require(modes % 2 == 0, f"Two moons share an even number of components, not {modes}.")
     angle = torch.linspace(0, math.pi, modes // 2, dtype=torch.float64)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], 1)
@@ -37,8 +60,16 @@ def moons(modes: int = 32, radius: float = 2.0) -> Tensor:
 
 
 def checkerboard(squares: int = 4, fill: int = 4, side: float = 2.0) -> Tensor:
-    """The dark squares of a ``squares x squares`` board, each a lattice of ``fill^2`` components, (squares^2
-    / 2 * fill^2, 2)."""
+    """The dark squares of a board, each a lattice of components.
+
+    Arguments:
+        squares: a row, and rows.
+        fill: components a row in each square.
+        side: of a square.
+
+    Returns:
+        Centres, (squares^2 / 2 * fill^2, 2) float64.
+    """
     cells = torch.cartesian_prod(torch.arange(squares), torch.arange(squares))
     corners = (cells[cells.sum(1) % 2 == 0].double() - squares / 2) * side
     inside = (torch.arange(fill, dtype=torch.float64) + 0.5) * (side / fill)
@@ -46,7 +77,17 @@ def checkerboard(squares: int = 4, fill: int = 4, side: float = 2.0) -> Tensor:
 
 
 def scattered(modes: int = 8, dim: int = 2, spread: float = 4.0, seed: int = 0) -> Tensor:
-    """Normal random centres of standard deviation ``spread``, (modes, dim)."""
+    """Normal random centres around the origin.
+
+    Arguments:
+        modes: how many.
+        dim: of the space.
+        spread: their standard deviation along each axis.
+        seed: from which they follow.
+
+    Returns:
+        Centres, (modes, dim) float64.
+    """
     generator = torch.Generator().manual_seed(seed_of("scattered", seed))
     return spread * torch.randn(modes, dim, generator=generator, dtype=torch.float64)
 
@@ -72,14 +113,25 @@ def make_mixture(
     bridge: str = "",
     **options: Any,
 ) -> Mixture:
-    """A mixture of a known layout: ``ring grid moons checkerboard random``; ``options`` are that layout's
-    own.
+    """A mixture of a known layout.
 
-    ``std``: one for all components or one each. ``weights``: relative, equal by default. ``classes``:
-    neighbouring components in equal blocks share a label; ``labels``: one each instead. ``scale``: stretches
-    the centres, per axis if a list. ``bridge``: ``cond_kind`` or ``blind`` makes it a
-    :class:`stillhouse.worlds.mixture.bridged.BridgedMixture`, whose closed form hears the degraded point or
-    does not.
+    Arguments:
+        layout: one of ``ring grid moons checkerboard random``.
+        std: of all components, or one each; None for the layout's own.
+        weights: of the components, relative; None for equal ones.
+        classes: number of labels, given to equal blocks of neighbouring components; None for the layout's
+            own.
+        labels: of the components, instead of ``classes``.
+        scale: stretches the centres; a list for one factor an axis.
+        bridge: ``told`` or ``blind`` for a :class:`stillhouse.worlds.mixture.bridged.BridgedMixture` whose
+            closed form is conditioned on the degraded point, or is not.
+        options: of the layout, such as ``modes``.
+
+    Returns:
+        The world.
+
+    Raises:
+        StillhouseError: for an unknown layout or kind of bridge, and more classes than components.
     """
     if layout not in LAYOUTS:
         raise unknown("mixture layout", layout, LAYOUTS)
@@ -100,6 +152,6 @@ def make_mixture(
         return Mixture(*parts)
     require(
         bridge in ("told", "blind"),
-        f"A bridge's closed form is 'told' the degraded point or 'blind' to it, not '{bridge}'.",
+        f"The bridge of a mixture is 'told' (conditioned on the degraded point) or 'blind', not '{bridge}'.",
     )
     return BridgedMixture(*parts, blind=bridge == "blind")

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_tensor
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
@@ -24,8 +24,7 @@ class MixtureDenoiser(ExactDenoiser):
 
     Component ``k`` at time ``t`` is ``N(alpha mu_k, v_k I)`` with ``v_k = alpha^2 s_k^2 + sigma^2``; given
     ``k`` the mean of the clean data is ``mu_k + alpha s_k^2 / v_k (x_t - alpha mu_k)``, finite at both ends
-    of time. Differentiable in ``x_t`` and ``t``, in forward mode as well. ``cond``: labels (B,), -1 or
-    ``None`` for the whole mixture.
+    of time. Differentiable in ``x_t`` and ``t``, in forward mode as well.
     """
 
     means: Tensor
@@ -55,11 +54,20 @@ class MixtureDenoiser(ExactDenoiser):
         v = alpha**2 * self.variances.to(x_t) + sigma**2
         away = x_t[:, None] - alpha[..., None] * self.means.to(x_t)
         log_weights = (self.log_weights - self.log_share).to(x_t)
-        prior = log_weights[-1] if cond is None else log_weights[cond]
+        prior = log_weights[-1] if cond is None else log_weights[as_tensor(cond)]
         return prior - 0.5 * (x_t.shape[1] * v.log() + (away**2).sum(-1) / v), v, alpha
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``E[x_0 | x_t, cond]`` of shape (B, D)."""
+        """The posterior mean ``E[x_0 | x_t, cond]``.
+
+        Arguments:
+            x_t: states, (B, D).
+            t: times in [0, 1], (B,).
+            cond: labels, (B,), with -1 for the whole mixture; None for the whole mixture throughout.
+
+        Returns:
+            Clean estimates, (B, D).
+        """
         x = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
         joint, v, alpha = self._joint(x, t, cond)
         share, pull = joint.softmax(-1), alpha * self.variances.to(x) / v
@@ -67,12 +75,29 @@ class MixtureDenoiser(ExactDenoiser):
         return mean.to(x_t.dtype)
 
     def log_prob(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
-        """``log p_t(x_t | cond)`` of shape (B,); its gradient in ``x_t`` is the score."""
+        """``log p_t(x_t | cond)``, whose gradient in ``x_t`` is the score.
+
+        Arguments:
+            x_t: states, (B, D).
+            t: times in [0, 1], (B,).
+            cond: labels, (B,), with -1 for the whole mixture; None for the whole mixture throughout.
+
+        Returns:
+            Log densities in nats, (B,).
+        """
         joint, _, _ = self._joint(x_t, t, cond)
         return joint.logsumexp(-1) - 0.5 * x_t.shape[1] * math.log(2 * math.pi)
 
     def class_log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """``log p(c | x_t)`` for every label, (B, classes)."""
+        """``log p(c | x_t)`` of every label.
+
+        Arguments:
+            x_t: states, (B, D).
+            t: times in [0, 1], (B,).
+
+        Returns:
+            Log probabilities, (B, classes).
+        """
         whole = self._joint(x_t, t, None)[0].log_softmax(-1)
         outside = torch.isinf(self.log_weights[:-1])
         return whole[:, None].masked_fill(outside, -math.inf).logsumexp(-1)
@@ -131,6 +156,16 @@ class Mixture(World):
         return self.sample_data(8192, Draws(8192, "mixture", split))
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Fresh points and their labels.
+
+        Arguments:
+            n: points to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: of the points, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Points, (n, D) float32, and their labels, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         asked = torch.full((n,), -1) if labels is None else labels
         shares = torch.cat(
@@ -148,7 +183,15 @@ class Mixture(World):
         return x.float(), self.labels[component]
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Exact log density of clean points ``x`` (B, D), shape (B,)."""
+        """Exact log density of clean points.
+
+        Arguments:
+            x: points, (B, D).
+            labels: whose components count, (B,), with -1 for all; None for the whole mixture.
+
+        Returns:
+            Log densities in nats, (B,) float64.
+        """
         return self._clean.log_prob(x.double(), x.new_zeros(len(x)), labels)
 
     def class_log_probs(self, x: Tensor) -> Tensor:
@@ -157,7 +200,7 @@ class Mixture(World):
 
     @cached_property
     def _clean(self) -> MixtureDenoiser:
-        from stillhouse.core.process import Flow
+        from stillhouse.core.schedules import Flow
 
         return self.exact(Flow())
 
@@ -175,7 +218,7 @@ class Mixture(World):
         mass outside."""
         from scipy.stats import chi2
 
-        return float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5
+        return float(float(chi2.isf(math.exp(-8), self.shape[0])) ** 0.5)
 
     def mode_shares(self, x: Tensor) -> Tensor:
         """The share of the samples ``x`` (B, D) that lies in each mode, (K,); what lies in none is not
@@ -184,16 +227,40 @@ class Mixture(World):
         return torch.bincount(mode[distance <= self._reach()], minlength=len(self.means)) / len(x)
 
     def modes_held(self, x: Tensor, share: float = 0.25) -> int:
-        """How many modes hold at least ``share`` of the weight that they ought to."""
+        """How many modes hold their part of the samples.
+
+        Arguments:
+            x: samples, (B, D).
+            share: of a mode's weight that it must have at least.
+
+        Returns:
+            The number of modes.
+        """
         return int((self.mode_shares(x) >= share * self.weights).sum())
 
     def off_mode(self, x: Tensor, labels: Tensor | None = None) -> float:
-        """The share of samples farther than 4 standard deviations from every mode (of their own label, where
-        given)."""
+        """The share of samples outside every mode: farther than 4 standard deviations in two dimensions,
+        elsewhere than the radius with the same mass outside.
+
+        Arguments:
+            x: samples, (B, D).
+            labels: whose modes alone count for each, (B,), at least 0; None for all modes.
+
+        Returns:
+            The share.
+        """
         return float((self._nearest(x, labels)[0] > self._reach()).double().mean())
 
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
-        """The share of samples whose most probable label is the one that was asked for."""
+        """The share of samples whose most probable label is their own.
+
+        Arguments:
+            x: samples, (B, D).
+            labels: what they were made for, (B,).
+
+        Returns:
+            The share.
+        """
         return float((self.class_log_probs(x).argmax(1) == labels).double().mean())
 
     def measure(
@@ -204,6 +271,15 @@ class Mixture(World):
 
         With labels the fresh draws carry the same ones, so that an even choice of labels isn't counted as an
         error.
+
+        Arguments:
+            samples: points, at least 4, (B, D).
+            labels: what the samples were made for, (B,); None leaves out the ``accuracy``.
+            generator: for the fresh draws and the directions of ``swd``; None for one that is the same every
+                time.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.distances import mmd, sliced_wasserstein
 

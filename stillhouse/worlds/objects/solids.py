@@ -25,7 +25,8 @@ Distance = Callable[[Tensor], Tensor]
 
 def _inside(q: Tensor) -> Tensor:
     """The distance of a shape whose faces are ``q`` (…, N) away, each along an axis of its own."""
-    return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+    distance: Tensor = q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+    return distance
 
 
 def body(name: str) -> Distance:
@@ -44,14 +45,23 @@ def body(name: str) -> Distance:
 
 def nose(p: Tensor) -> Tensor:
     """Signed distance of the small ball in front, hidden from behind."""
-    return (p - p.new_tensor([0.62, 0.0, 0.05])).norm(dim=-1) - 0.26
+    distance: Tensor = (p - p.new_tensor([0.62, 0.0, 0.05])).norm(dim=-1) - 0.26
+    return distance
 
 
 def look(name: str, lens: Lens, places: Tensor, side: int) -> dict[str, Tensor]:
-    """The body ``name`` with its nose from ``places`` (K, 3): masks ``body`` and ``nose``, ``shade`` and
-    ``depth``, (K, side', side').
+    """Masks and shading of one body with its nose, rendered ``FINE`` times finer than the picture, to be
+    averaged into smooth edges.
 
-    ``side'`` is ``FINE`` times the picture's: average to smooth the edges.
+    Arguments:
+        name: one of ``BODIES``.
+        lens: of the cameras.
+        places: where the cameras stand, (K, 3).
+        side: of the picture in pixels.
+
+    Returns:
+        ``body`` and ``nose``, where each is in front (bool), ``shade`` in [0.45, 1] and ``depth`` along the
+        axis, each (K, FINE side, FINE side).
     """
     far, side = body(name), side * FINE
     at, distance = pixel_centres(side, places), places.norm(dim=1)[:, None]
@@ -74,7 +84,17 @@ def look(name: str, lens: Lens, places: Tensor, side: int) -> dict[str, Tensor]:
 
 
 def painted(seen: dict[str, Tensor], colour: str, tip: str, background: float) -> Tensor:
-    """What :func:`look` saw in two colours, (K, 3, side, side) in [-1, 1]."""
+    """Pictures of a body in two colours.
+
+    Arguments:
+        seen: what :func:`look` returns.
+        colour: of the body, one of ``PAINT``.
+        tip: colour of the nose, one of ``NOSES``.
+        background: its grey in [-1, 1].
+
+    Returns:
+        Pictures in [-1, 1], (K, 3, side, side).
+    """
     rgb = (
         seen["body"][:, None] * torch.tensor(PAINT[colour])[:, None, None]
         + seen["nose"][:, None] * torch.tensor(NOSES[tip])[:, None, None]

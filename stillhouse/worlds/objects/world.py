@@ -9,17 +9,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require, unknown
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Clips, Display
 from stillhouse.metrics.metric import Metric
 from stillhouse.models.scenes.camera import Lens, orbit
 from stillhouse.models.scenes.points import flat
 from stillhouse.worlds.base import World, require_samples
-from stillhouse.worlds.finite import FiniteDenoiser
 from stillhouse.worlds.mixture.world import MixtureDenoiser
 from stillhouse.worlds.objects.solids import BODIES, NOSES, PAINT, look, painted
 
@@ -28,12 +28,8 @@ BACKGROUND = 1.0
 
 
 class Projected(ExactDenoiser):
-    """An exact denoiser of labelled data, asked by the place of a camera: ``places`` (K, 3) belong to the
-    labels ``0 … K - 1``.
-
-    ``cond``: ``{"features": places (B, 3)}`` of known cameras, or None for a view from any. Raises
-    :class:`StillhouseError` for a camera that is not among them.
-    """
+    """An exact denoiser of labelled data, conditioned on the place of a camera: ``places`` (K, 3) belong to
+    the labels ``0 … K - 1``."""
 
     places: Tensor
 
@@ -43,13 +39,25 @@ class Projected(ExactDenoiser):
         self.register_buffer("places", places)
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition = None) -> Tensor:
+        """The posterior mean ``E[x_0 | x_t, camera]``.
+
+        Arguments:
+            x_t: states, (B, …).
+            t: times in [0, 1], (B,).
+            cond: places of cameras among ``places``, as ``{"features": (B, 3)}``; None for a view from any.
+
+        Returns:
+            Clean estimates, (B, …).
+
+        Raises:
+            StillhouseError: for another camera.
+        """
         if cond is None:
             return self.inner.mean(x_t, t, None)
-        away, camera = torch.cdist(cond["features"].to(self.places), self.places).min(1)
+        away, camera = torch.cdist(as_parts(cond)["features"].to(self.places), self.places).min(1)
         require(
             bool((away < 1e-3).all()),
-            f"The closed-form denoiser knows {len(self.places)} cameras; one of those asked for is none of "
-            "them.",
+            f"The closed-form denoiser has {len(self.places)} cameras; one of those given is none of them.",
         )
         return self.inner.mean(x_t, t, camera)
 
@@ -58,9 +66,8 @@ class Objects(World):
     """32 solids in pictures (3, 16, 16) in [-1, 1]: four bodies in four colours, each with a small nose in
     front, in one of two colours.
 
-    A label is the number of a camera; what a network hears of it is its place, ``features`` (B, 3). From
-    behind the nose is hidden, so that two objects look alike: only views that agree with each other make one
-    object.
+    A label is the number of a camera; the condition is its place, ``features`` (B, 3). From behind the nose
+    is hidden, so that two objects look alike: only views that agree with each other make one object.
 
     ``kind="cube"``: a sample is a point in space, around one of the eight corners of a cube (±1.5, deviation
     0.15), seen as two numbers by an orthographic camera. ``cameras``: their number, on a circle at two
@@ -139,7 +146,16 @@ class Objects(World):
         return self.views.flatten(0, 1), torch.arange(cameras).repeat(objects)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` views of objects drawn at random, from cameras drawn at random or as ``labels`` (n,) ask."""
+        """Views of objects drawn at random.
+
+        Arguments:
+            n: views to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of cameras, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Views, (n, *shape), and the numbers of their cameras, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         which, camera = draws.integers(0, len(self.views)).cpu(), draws.integers(0, len(self.cameras)).cpu()
         camera = camera if labels is None else torch.where(labels.cpu() < 0, camera, labels.cpu())
@@ -161,7 +177,15 @@ class Objects(World):
         return {"features": self.cameras.to(labels.device)[labels]}
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` cameras, once around and again."""
+        """Cameras once around, and again.
+
+        Arguments:
+            n: how many.
+            split: not read; both splits have the same cameras.
+
+        Returns:
+            Numbers of cameras, (n,).
+        """
         return torch.arange(n) % len(self.cameras)
 
     def exact(self, process: Process) -> Projected:
@@ -179,19 +203,34 @@ class Objects(World):
         return Projected(inner, self.cameras)
 
     def held(self, points: Tensor, reach: float = 3.0) -> float:
-        """The share of points in space (N, 3) within ``reach`` standard deviations of a corner of the
-        cube."""
+        """The share of points in space that lie at a corner of the cube.
+
+        Arguments:
+            points: in space, (N, 3).
+            reach: standard deviations within which a corner counts.
+
+        Returns:
+            The share.
+        """
         return float((torch.cdist(points.double(), self.corners).amin(1) <= reach * STD).double().mean())
 
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """Of views ``samples`` from cameras ``labels`` (B,), evenly spread unless given.
+        """How views fit the true objects, separately and as views of one object.
 
         ``object_psnr``: against the one object that fits all views best, in dB of the range 2; ``view_psnr``:
-        each view against the object that fits it best; ``agree``: share of the views that an equally good
-        object is the same for as for most. Of the cube: ``off_mode``, the share of views more than three
-        deviations from every mode that their camera sees.
+        each view against the object that fits it best; ``agree``: the largest share of the views that one and
+        the same object fits as well as any does. Of the cube: ``off_mode``, the share of views more than
+        three deviations from every mode in the view of their camera.
+
+        Arguments:
+            samples: views of one object, at least 4, (B, *shape).
+            labels: numbers of their cameras, (B,); None for those of :meth:`balanced_labels`.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         require_samples(self, samples, labels)
         labels = self.balanced_labels(len(samples)) if labels is None else labels.cpu()
@@ -208,7 +247,15 @@ class Objects(World):
         }
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` views of one true object (of the cube, of as many points)."""
+        """The metrics of views of one true object (of the cube, of as many points).
+
+        Arguments:
+            n: number of views.
+            seed: of the choice of the object.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         draws, labels = Draws(n, "floor", seed), self.balanced_labels(n)
         if self.kind == "cube":
             return self.measure(*self.sample_data(n, draws, labels))

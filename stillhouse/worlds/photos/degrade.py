@@ -1,5 +1,5 @@
-"""How photographs are spoilt: smaller, blurred, noisy, JPEG, or all of it twice. Patch ``n`` is spoilt in the
-same way every time."""
+"""How photographs are degraded: smaller, blurred, noisy, JPEG, or all of it twice. Patch ``n`` is degraded in
+the same way every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stillhouse.core.errors import unknown
 from stillhouse.io.photo import SCALES
 
 
-class Dice:
+class _Dice:
     """The random numbers of one patch."""
 
     def __init__(self, *name: object):
@@ -32,20 +32,36 @@ class Dice:
         return torch.randperm(n, generator=self.generator).tolist()
 
 
-def resize(x: Tensor, height: int, width: int) -> Tensor:
+def _resize(x: Tensor, height: int, width: int) -> Tensor:
     """Images (B, C, H, W) by the bicubic kernel, widened where they shrink so that nothing aliases."""
     shrinks = height < x.shape[-2] or width < x.shape[-1]
     return F.interpolate(x, (height, width), mode="bicubic", antialias=shrinks, align_corners=False)
 
 
 def shrunk(x: Tensor, times: float) -> Tensor:
-    """``times`` smaller and back to its size."""
+    """Images made smaller and brought back to their size.
+
+    Arguments:
+        x: images, (B, C, H, W).
+        times: the ratio of the sides, at least 1.
+
+    Returns:
+        Images of the same shape.
+    """
     height, width = x.shape[-2:]
-    return resize(resize(x, max(1, round(height / times)), max(1, round(width / times))), height, width)
+    return _resize(_resize(x, max(1, round(height / times)), max(1, round(width / times))), height, width)
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Convolved with a Gaussian of ``sigma`` pixels, the border repeated."""
+    """Images convolved with a Gaussian, the border repeated.
+
+    Arguments:
+        x: images, (B, C, H, W).
+        sigma: of the Gaussian, in pixels.
+
+    Returns:
+        Images of the same shape.
+    """
     reach = math.ceil(3 * sigma)
     line = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     line = (line / line.sum()).to(x)
@@ -56,7 +72,15 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
-    """One image (1, 3, H, W) in [-1, 1] through a JPEG file of ``quality`` 1 … 95."""
+    """One image through a JPEG file.
+
+    Arguments:
+        x: the image in [-1, 1], (1, 3, H, W).
+        quality: 1 … 95.
+
+    Returns:
+        What the file holds, in [-1, 1], (1, 3, H, W).
+    """
     import numpy as np
     from PIL import Image
 
@@ -67,7 +91,7 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(read).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def _real(x: Tensor, dice: Dice) -> Tensor:
+def _real(x: Tensor, dice: _Dice) -> Tensor:
     """Two rounds of blur, resizing, noise and JPEG, each in random order, milder the second time; then half
     its size.
 
@@ -86,7 +110,7 @@ def _real(x: Tensor, dice: Dice) -> Tensor:
     return shrunk(x, 2)
 
 
-ONE_BY_ONE: dict[str, Callable[[Tensor, Dice], Tensor]] = {
+ONE_BY_ONE: dict[str, Callable[[Tensor, _Dice], Tensor]] = {
     "blur": lambda x, dice: blurred(x, dice.uniform(0.8, 2.0)),
     "noise": lambda x, dice: x + dice.uniform(0.1, 0.4) * dice.normal_like(x),
     "jpeg": lambda x, dice: jpeg(x, round(dice.uniform(5, 40))),
@@ -95,12 +119,20 @@ ONE_BY_ONE: dict[str, Callable[[Tensor, Dice], Tensor]] = {
 
 
 def degrade(images: Tensor, numbers: Tensor, task: str) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] spoilt by ``task`` and brought back to their size; ``numbers`` (B,) seed
-    the chance in it.
+    """Degraded images, of their old size.
 
-    ``x4`` and ``x2``: antialiased bicubic there and bicubic back. ``blur``: Gaussian, of 0.8 to 2 pixels.
-    ``noise``: Gaussian, of deviation 0.1 to 0.4. ``jpeg``: quality 5 to 40. ``real``: all of these twice in
-    random order, at half the size.
+    Arguments:
+        images: in [-1, 1], (B, 3, H, W).
+        numbers: seeds of the random part, one an image, (B,) int64.
+        task: ``x4`` or ``x2``, antialiased bicubic there and bicubic back; ``blur``, Gaussian, of 0.8 to 2
+            pixels; ``noise``, Gaussian, of deviation 0.1 to 0.4; ``jpeg``, quality 5 to 40; ``real``, all of
+            these twice in random order, at half the size.
+
+    Returns:
+        Images in [-1, 1], (B, 3, H, W).
+
+    Raises:
+        StillhouseError: for an unknown task.
     """
     if task not in SCALES:
         raise unknown("task of the world 'photos' named", task, SCALES)
@@ -108,7 +140,7 @@ def degrade(images: Tensor, numbers: Tensor, task: str) -> Tensor:
         degraded = shrunk(images, SCALES[task])
     else:
         rows = [
-            ONE_BY_ONE[task](x[None], Dice("photos", task, n))
+            ONE_BY_ONE[task](x[None], _Dice("photos", task, n))
             for x, n in zip(images, numbers.tolist(), strict=True)
         ]
         degraded = torch.cat(rows)

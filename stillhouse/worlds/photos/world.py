@@ -1,4 +1,4 @@
-"""``photos``: patches of real photographs and their spoilt copies, from which a network restores them.
+"""``photos``: patches of real photographs and their degraded copies, from which a network restores them.
 
 The photographs are those that scikit-learn and scikit-image carry in their wheels; nothing is downloaded.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.bridge import Bridge
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, as_parts
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require, unknown
@@ -45,7 +45,7 @@ PHOTOGRAPHS = {
     ),
     "test": (("sklearn", "flower.jpg"), ("skimage", "chelsea.png"), ("skimage", "coffee.png")),
 }
-MARGIN = 8  # pixels around a patch that are spoilt with it: its border looks as it does within a photograph
+MARGIN = 8  # pixels around a patch that are degraded with it: its border looks as it does within a photograph
 STRIDE = 8  # between neighbouring patches
 PLAIN = (
     0.03  # patches that lose less than this when they are made four times smaller are sky: nothing to restore
@@ -53,13 +53,20 @@ PLAIN = (
 TURNS = 8  # rotations and reflections
 SETS = {"train": 2000, "test": 1000}  # patches of the finite sets
 IMAGE_STD = 0.46
-# standard deviation of clean minus spoilt
+# standard deviation of clean minus degraded
 RESIDUALS = {"x4": 0.14, "x2": 0.09, "blur": 0.12, "noise": 0.24, "jpeg": 0.09, "real": 0.12}
 
 
 def find_photograph(package: str, file: str) -> Path | None:
-    """Where an installed package keeps a photograph; None where it is missing. The package is not
-    imported."""
+    """Where an installed package keeps a photograph. The package is not imported.
+
+    Arguments:
+        package: ``sklearn`` or ``skimage``.
+        file: name of the photograph, such as ``china.jpg``.
+
+    Returns:
+        The file; None where it is missing.
+    """
     found = importlib.util.find_spec(package)
     path = (
         Path(next(iter(found.submodule_search_locations or [""])), PLACES[package], file) if found else None
@@ -79,14 +86,14 @@ def _photographs(split: str) -> tuple[Tensor, ...]:
 
 class Photos(World):
     """Patches (3, size, size) in [-1, 1]. A label is the number of a patch; its condition is that patch
-    spoilt, as ``{"image": …}``.
+    degraded, as ``{"image": …}``.
 
     ``task``: ``x4 x2 blur noise jpeg real``, see :func:`stillhouse.worlds.photos.degrade.degrade`. ``size``:
     side of a patch, divisible by 8. ``lpips``: a file of weights for
     :class:`stillhouse.metrics.restoration.Lpips`, which then is measured too. Training patches come in eight
-    orientations, each with a number and a chance of its own; test patches are from other photographs,
-    upright. Works with scikit-learn's two photographs alone, one to learn from and one for tests; the extra
-    ``restore`` brings nine more.
+    orientations, each with a number and a random degradation of its own; test patches are from other
+    photographs, upright. Works with scikit-learn's two photographs alone, one to learn from and one for
+    tests; the extra ``restore`` brings nine more.
     """
 
     name = "photos"
@@ -141,16 +148,23 @@ class Photos(World):
         return _inner(self._cut(labels.cpu())).to(labels.device)
 
     def condition(self, labels: Tensor | None) -> Condition:
-        """``{"image": (B, 3, size, size)}``: the patches of ``labels`` (B,) spoilt and brought back to their
-        size."""
+        """``{"image": (B, 3, size, size)}``: the patches of ``labels`` (B,) degraded and brought back to
+        their size."""
         if labels is None:
             return None
         rows = labels.cpu()
         return {"image": _inner(degrade(self._cut(rows), rows, self.task)).to(labels.device)}
 
     def balanced_labels(self, n: int, split: str = "test") -> Tensor:
-        """``n`` patches of a split, spread over it, the same ones every time; of the photographs that are not
-        learned from unless asked."""
+        """Patches spread over a split, the same ones every time.
+
+        Arguments:
+            n: how many.
+            split: ``test`` or ``train``; here the photographs that are not trained on by default.
+
+        Returns:
+            Numbers of patches, (n,).
+        """
         require(split in SETS, f"A world has the splits 'train' and 'test', not '{split}'.")
         count = (TURNS if split == "train" else 1) * len(self._places[split])
         order = torch.randperm(
@@ -159,7 +173,16 @@ class Photos(World):
         return self._first[split] + order[torch.arange(n) % count]
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` training patches and their numbers, or those of ``labels`` (n,)."""
+        """Training patches, drawn with replacement.
+
+        Arguments:
+            n: patches to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of patches of either split, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Clean patches, (n, 3, size, size), and their numbers, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         drawn = draws.integers(0, self._first["test"])
         chosen = (
@@ -177,8 +200,17 @@ class Photos(World):
 
     # -- networks ----------------------------------------------------------------------------------
     def network(self, process: Process, seed: int = 0, **options: Any) -> Denoiser:
-        """A small U-Net that sees the spoilt image beside the state; ``kind="edm"`` is preconditioned for
-        residuals under a bridge."""
+        """A small untrained U-Net that takes the degraded image beside the state.
+
+        Arguments:
+            process: that it is trained on.
+            seed: of its initial weights.
+            options: as of :meth:`World.network`; ``kind="edm"`` is preconditioned for residuals under a
+                bridge, else for images.
+
+        Returns:
+            The network as a :class:`Denoiser`.
+        """
         made = super().network(process, seed, **options)
         if isinstance(made.kind, EDM) and not isinstance(process, Bridge):
             made.kind = EDM(IMAGE_STD)
@@ -202,11 +234,19 @@ class Photos(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``frechet`` and ``high_band_ratio`` against the test patches; with ``labels`` ``psnr`` (dB),
-        ``ssim`` and perhaps ``lpips``.
+        """``frechet`` and ``high_band_ratio`` against the test patches; with labels ``psnr`` (dB), ``ssim``
+        and perhaps ``lpips``.
 
         The Fréchet distance is between features of texture and colour, each divided by its spread over the
-        test patches. With ``labels`` the high band is compared with that of the true patches themselves.
+        test patches. With labels the high band is compared with that of the true patches themselves.
+
+        Arguments:
+            samples: patches in [-1, 1], at least 4, (B, 3, size, size).
+            labels: numbers of their patches, (B,); None leaves out ``psnr``, ``ssim`` and ``lpips``.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
         """
         from stillhouse.metrics.fidelity import frechet_distance
         from stillhouse.metrics.spectrum import high_band_ratio
@@ -223,34 +263,40 @@ class Photos(World):
         return metrics | {"high_band_ratio": high_band_ratio(samples, real)}
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` true patches: no distance but that of a finite set, and an infinite
-        ``psnr``."""
+        """The metrics of true patches: no distance but that of a finite set, and an infinite ``psnr``.
+
+        Arguments:
+            n: number of patches.
+            seed: not read; the patches are those of :meth:`balanced_labels`.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         labels = self.balanced_labels(n)
         return self.measure(self.clean(labels), labels)
 
     def identity_metrics(self, n: int) -> dict[str, float]:
-        """:meth:`measure` of the spoilt patches as they are: what doing nothing gives."""
+        """:meth:`measure` of ``n`` degraded patches as they are."""
         labels = self.balanced_labels(n)
-        return self.measure(self.condition(labels)["image"], labels)
+        return self.measure(as_parts(self.condition(labels))["image"], labels)
 
     @property
     def display(self) -> Display:
         return Display(show=self._beside, whole=self._photograph)
 
     def _photograph(self, side: int) -> tuple[Tensor, Tensor]:
-        """The middle of a held-out photograph, spoilt and true, each (1, 3, side, side): for people, who look
-        at photographs."""
+        """The middle of a held-out photograph, degraded and true, each (1, 3, side, side): to be looked
+        at as a photograph."""
         whole = _photographs("test")[-1].float()[None] / 127.5 - 1
         top, left = ((length - side) // 2 for length in whole.shape[-2:])
         true = whole[..., top : top + side, left : left + side]
         return degrade(true, torch.zeros(1, dtype=torch.long), self.task).clamp(-1, 1), true
 
     def _beside(self, samples: Tensor, labels: Tensor | None = None) -> Pictures | None:
-        """Spoilt, restored and true patches side by side, (N, 3, size, 3 size); None where nobody says which
-        patches they are."""
+        """Degraded, restored and true patches side by side, (N, 3, size, 3 size); None without labels."""
         if labels is None:
             return None
-        given, true = self.condition(labels)["image"].cpu(), self.clean(labels.cpu())
+        given, true = as_parts(self.condition(labels))["image"].cpu(), self.clean(labels.cpu())
         sheet = torch.cat([given, samples.detach().float().cpu(), true], 3)
         return Pictures(sheet, columns=2, few=3, by_class=False)
 

@@ -1,5 +1,5 @@
-"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions that
-no training ever sees."""
+"""``shapes``: drawn scenes of one or two coloured shapes, each with its caption; endless, with captions held
+out of all training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stillhouse.core.denoiser import Condition
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.metrics.captions import CAPTIONS, LONGEST, OBJECTS, VOCABULARY, held_out
 from stillhouse.metrics.reader import FIDELITY
 from stillhouse.metrics.suite import IMAGES
-from stillhouse.models.words import Words
-from stillhouse.worlds.base import World, require_samples
+from stillhouse.worlds.base import require_samples
+from stillhouse.worlds.captioned import CaptionedWorld
 from stillhouse.worlds.drawing import SIDE, compose, draw
-from stillhouse.worlds.finite import FiniteDenoiser
 
 if TYPE_CHECKING:
     from stillhouse.metrics.features import FeatureExtractor
@@ -30,7 +29,7 @@ SPLITS = {"train": 4000, "test": 1000}  # images of the finite sets
 EVERY = 6  # one scene in so many has a single object
 
 
-class Shapes(World):
+class Shapes(CaptionedWorld):
     """Images (3, 32, 32) in [-1, 1] under 2,328 captions: "a red circle", "a red circle above a blue square".
 
     A label is a caption's number. The captions of the split ``test``, a tenth of those of two objects, are
@@ -53,30 +52,19 @@ class Shapes(World):
     }
 
     def __init__(self) -> None:
-        self.text = Words(VOCABULARY, LONGEST)
-        # the empty caption comes last, where label -1 finds it
-        self._encoded = self.text.encode([*CAPTIONS, ""])
-        hidden = held_out()
-        self._ids = {"train": (~hidden).nonzero()[:, 0], "test": hidden.nonzero()[:, 0]}
-
-    def caption_ids(self, split: str = "train") -> Tensor:
-        """The numbers of the captions of a split (``train`` or ``test``), int64."""
-        require(split in self._ids, f"A world has the splits 'train' and 'test', not '{split}'.")
-        return self._ids[split]
-
-    def condition(self, labels: Tensor | None) -> Condition:
-        """``tokens`` (B, 8, 48) and ``mask`` (B, 8) of captions ``labels`` (B,), -1 for the empty one."""
-        if labels is None:
-            return None
-        require(
-            int(labels.min()) >= -1 and int(labels.max()) < len(CAPTIONS),
-            f"Captions have the numbers 0 … {len(CAPTIONS) - 1}.",
-        )
-        return {name: part[labels.cpu()].to(labels.device) for name, part in self._encoded.items()}
+        super().__init__(VOCABULARY, LONGEST, held_out())
 
     def balanced_labels(self, n: int, split: str = "train") -> Tensor:
-        """``n`` captions of a split, every sixth of a single object where it has such, spread over all, the
-        same ones every time."""
+        """Captions spread over a split, every sixth of a single object where it has such, the same ones every
+        time.
+
+        Arguments:
+            n: how many.
+            split: ``train`` or ``test``.
+
+        Returns:
+            Numbers of captions, (n,).
+        """
         ids, generator = (
             self.caption_ids(split),
             torch.Generator().manual_seed(seed_of("shapes", "even", split)),
@@ -103,11 +91,19 @@ class Shapes(World):
         return torch.where(place[:, 0] < 1 / EVERY, single[(place[:, 1] * len(single)).long()], two)
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` fresh images and their captions: of the training split, one in six with a single object, or
-        as ``labels`` (n,) ask."""
+        """Fresh images and their captions.
+
+        Arguments:
+            n: images to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of captions, (n,), with -1 for any of the training split, one in six with a single
+                object; None for any throughout.
+
+        Returns:
+            Images, (n, 3, 32, 32), and the numbers of their captions, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
-        drawn = self._draw_ids(draws, "train")
-        ids = drawn if labels is None else torch.where(labels.cpu() < 0, drawn, labels.cpu())
+        ids = self.asked_or(self._draw_ids(draws, "train"), labels)
         images = draw(compose(ids, draws))
         return images.to(draws.device), ids.to(draws.device)
 
@@ -152,11 +148,16 @@ class Shapes(World):
         generator: torch.Generator | None = None,
         features: FeatureExtractor | None = None,
     ) -> dict[str, float]:
-        """Prompt fidelity where ``labels`` (B,) are given, whole and by part; :func:`measure_images` on the
-        reader's features.
+        """Prompt fidelity, whole and by part, and :func:`measure_images` on the reader's features.
 
-        All but the fidelities compare with the training renders. ``features``: your own extractor in the
-        place of the reader.
+        Arguments:
+            samples: images in [-1, 1], at least 4, (B, 3, 32, 32).
+            labels: numbers of captions, (B,); None leaves out the fidelities.
+            generator: for the random part of metrics; None for one that is the same every time.
+            features: your own extractor in the place of the reader; None for the reader's features.
+
+        Returns:
+            Values by name; all but the fidelities are against the training renders.
         """
         from stillhouse.metrics.reader import prompt_fidelity
         from stillhouse.metrics.suite import measure_images
@@ -176,14 +177,30 @@ class Shapes(World):
         )
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` fresh renders with their captions: what new and perfect samples would
-        get."""
+        """The metrics of fresh renders with their captions: what new and perfect samples would get.
+
+        Arguments:
+            n: number of images.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
 
 
 def write_folder(folder: str | Path, n: int, seed: int = 0) -> Path:
-    """A folder of ``n`` pictures with a caption in a text file beside each, as a user's own data may lie;
-    what is there already stays."""
+    """A folder of pictures with a caption in a text file beside each, as a user's own data may lie; what is
+    there already stays.
+
+    Arguments:
+        folder: where to.
+        n: number of pictures.
+        seed: of their draws.
+
+    Returns:
+        The folder.
+    """
     from stillhouse.io.images import save_samples
 
     folder, world = Path(folder), Shapes()

@@ -1,4 +1,4 @@
-"""``tables``: scikit-learn's bundled tables, split, standardised and, where asked for, with some labels made
+"""``tables``: scikit-learn's bundled tables, split, standardised and, as an option, with some labels made
 wrong."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tables(World):
     """A table with its targets: numbers (``diabetes``) or classes (``breast_cancer``, ``wine``, ``digits``).
     Its systems are estimators.
 
-    There is nothing to sample here: only :meth:`split` is asked for.
+    There is nothing to sample here: only :meth:`split` is called.
     """
 
     name = "tables"
@@ -56,13 +56,23 @@ class Tables(World):
         self.shape, self.classes = (self.X.shape[1],), 0 if self.numeric else len(np.unique(y))
 
     def split(self, train: int, validation: int, seed: int = 0, *, noise: float = 0.0) -> Split:
-        """``train`` and ``validation`` rows and the rest to test on, standardised by the training rows
+        """Rows to learn from, to choose on, and the rest to test on, standardised by the training rows
         (targets too, if they are numbers).
 
         Pixels of ``digits`` are left in proportion, in [0, 1]: standardised, those that are nearly always
         empty would be the loudest.
 
-        ``noise``: share of the *training* labels that become one of the other classes.
+        Arguments:
+            train: number of training rows, at least 2.
+            validation: number of rows to choose on.
+            seed: of the order of the rows, and of the noise.
+            noise: share of the *training* labels that become one of the other classes; none of numbers.
+
+        Returns:
+            The three parts.
+
+        Raises:
+            StillhouseError: where no rows are left to test on.
         """
         rng = np.random.default_rng(seed_of("tables", self.table, seed))
         order = rng.permutation(len(self.X))

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
-from stillhouse.core.discrete import Logits, Masked, TokenPrediction, Tokens, choose, of_tokens, one_hot
+from stillhouse.core.discrete import Masked, Tokens, choose, of_tokens, one_hot
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.prediction import At
-from stillhouse.core.process import Process, process_from_config
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import process_from_config
+from stillhouse.core.token_prediction import Logits, TokenPrediction
 from stillhouse.forms.views import Display, Texts
 from stillhouse.metrics.language import VARIETY, entropy
 from stillhouse.metrics.metric import Metric
@@ -33,11 +34,16 @@ def default_transition() -> Tensor:
 
 
 def messages(chain: Tensor, first: Tensor, seen: Tensor) -> Tensor:
-    """``log p(x^l | what all other positions show)``, normalised, (B, L, V), of a Markov chain.
+    """Leave-one-out predictions of a Markov chain: forward and backward messages meet at a position without
+    its own evidence.
 
-    ``chain`` (V, V) and ``first`` (V,): log-probabilities; ``seen`` (B, L, V): log-likelihood of what each
-    position shows. Forward and backward messages meet at ``l`` without its own evidence: the leave-one-out
-    prediction.
+    Arguments:
+        chain: log transition probabilities, (V, V).
+        first: log probabilities of the first letter, (V,).
+        seen: log likelihood of the evidence at each position, (B, L, V).
+
+    Returns:
+        ``log p(x^l | evidence at all other positions)``, normalised, (B, L, V).
     """
     length = seen.shape[1]
     ahead, behind = [first.expand(len(seen), -1)], [torch.zeros_like(seen[:, 0])]
@@ -52,10 +58,11 @@ def messages(chain: Tensor, first: Tensor, seen: Tensor) -> Tensor:
 class ChainDenoiser(ExactDenoiser):
     """The exact denoiser of a chain's texts under a token process, by forward-backward in float64.
 
-    It says ``p(x_0 | x_t without the position itself)``, which is what both processes ask for; at a mask that
-    is ``p(x_0 | x_t)``.
+    Its estimate is ``p(x_0 | x_t without the position itself)``, which both processes need; at a mask that is
+    ``p(x_0 | x_t)``.
     """
 
+    prediction = TokenPrediction
     chain: Tensor
     first: Tensor
 
@@ -66,7 +73,19 @@ class ChainDenoiser(ExactDenoiser):
         self.register_buffer("first", first.log())
 
     def mean(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """Log-probabilities (B, L, V), float64."""
+        """The leave-one-out prediction.
+
+        Arguments:
+            x_t: tokens, (B, L) int64.
+            t: times in [0, 1], (B,).
+            cond: None, for texts have no labels and no prompts.
+
+        Returns:
+            Log-probabilities, (B, L, V) float64.
+
+        Raises:
+            StillhouseError: for any condition.
+        """
         process = of_tokens(self.process)
         require(
             cond is None,
@@ -81,24 +100,11 @@ class ChainDenoiser(ExactDenoiser):
             )  # q(z | x_0) is symmetric in its two tokens
         return messages(self.chain, self.first, seen)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        cond: Condition = None,
-        *,
-        s: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> TokenPrediction:
-        self.calls += 1
-        return TokenPrediction(self.mean(x_t, t, cond), self.kind, At(self.process, t, x_t))
-
 
 class Chain(World):
     """Texts of ``length`` letters that a Markov chain writes, the first one uniform. ``transition``: its
     rows, by default those of six letters with two likely successors each, 1.144 nats a letter. ``process``:
-    of networks trained here, ``masked`` or ``uniform_tokens``.
-    """
+    of networks trained here, ``masked`` or ``uniform_tokens``."""
 
     name = "text"
     metrics = (
@@ -137,7 +143,16 @@ class Chain(World):
         }
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` fresh texts (n, length), int64, and labels of -1: texts have none."""
+        """Fresh texts.
+
+        Arguments:
+            n: texts to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: not read; texts have none.
+
+        Returns:
+            Texts, (n, length) int64, and labels of -1, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         u = draws.uniform(0.0, 1.0, *self.shape, dtype=torch.float64)
         first, chain = self.first.log().to(u.device), self.chain.log().to(u.device)
@@ -170,8 +185,19 @@ class Chain(World):
         guidance_input: bool = False,
         **options: Any,
     ) -> Denoiser:
-        """A small MLP on one-hot letters, which hears the time unless masks tell it; ``options`` override its
-        own."""
+        """A small untrained MLP on one-hot letters, conditioned on the time unless the masks determine it.
+
+        Arguments:
+            process: that it is trained on.
+            seed: of its initial weights.
+            kind: what it predicts.
+            two_time: whether it takes the time ``s`` at which a jump ends.
+            guidance_input: whether it takes a guidance scale.
+            options: of the network, over this world's defaults; with ``name`` another network.
+
+        Returns:
+            The network as a :class:`Denoiser`.
+        """
         own = (
             {}
             if "name" in options
@@ -200,8 +226,19 @@ class Chain(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``nll``: mean negative log-likelihood under the chain, nats a letter; entropies of letters and of
-        pairs of neighbours, nats."""
+        """The likelihood of texts under the chain, and their variety.
+
+        ``nll``: mean negative log-likelihood, nats a letter; ``entropy`` of letters and ``bigram_entropy`` of
+        pairs of neighbours, nats.
+
+        Arguments:
+            samples: texts, at least 4, (B, length) int64.
+            labels: not read; texts have none.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
+        """
         require_samples(self, samples, labels)
         require(
             int(samples.min()) >= 0 and int(samples.max()) < self.vocab,

@@ -1,5 +1,5 @@
-"""English prose that is on every machine with our dependencies: what Python, NumPy, SciPy and scikit-learn
-say about themselves."""
+"""English prose that is on every machine with our dependencies: the documentation of Python, NumPy, SciPy
+and scikit-learn."""
 
 from __future__ import annotations
 

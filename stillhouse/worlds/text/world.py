@@ -60,7 +60,16 @@ class Text(World):
         return corpus()[split][first[:, None] + torch.arange(length)].long()
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` windows of the training text, and labels of -1: texts have none."""
+        """Windows of the training text.
+
+        Arguments:
+            n: windows to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: not read; texts have none.
+
+        Returns:
+            Tokens, (n, length) int64, and labels of -1, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         return self._windows("train", n, draws).to(draws.device), torch.full((n,), -1, device=draws.device)
 
@@ -86,11 +95,26 @@ class Text(World):
         guidance_input: bool = False,
         **options: Any,
     ) -> Denoiser:
-        """An untrained :class:`stillhouse.models.tokens.TokenTransformer`; it hears the time unless the
-        process is the masked one."""
+        """An untrained :class:`stillhouse.models.tokens.TokenTransformer`, conditioned on the time unless the
+        process is the masked one.
+
+        Arguments:
+            process: of tokens, that it is trained on.
+            seed: of its initial weights.
+            kind: what it predicts.
+            two_time: only False; a network of tokens takes no second time.
+            guidance_input: only False; a network of tokens takes no guidance scale.
+            options: of the network (``dim``, ``depth``, ``heads`` …), over this world's defaults.
+
+        Returns:
+            The network as a :class:`Denoiser`.
+
+        Raises:
+            StillhouseError: for classes, a second time, a guidance scale or a process of numbers.
+        """
         require(
             not two_time and not guidance_input,
-            "A network of tokens hears neither a second time nor a guidance scale.",
+            "A network of tokens takes neither a second time nor a guidance scale.",
         )
         require(not options.pop("classes", 0), "The texts of this world have no classes.")
         require(
@@ -111,8 +135,19 @@ class Text(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``perplexity`` of a token under a 5-gram model of the training text; against collapse ``entropy``
-        and ``bigram_entropy`` in nats, ``distinct``: the share of different runs of 8."""
+        """How likely texts are, and how varied.
+
+        ``perplexity`` of a token under a 5-gram model of the training text; against collapse ``entropy`` and
+        ``bigram_entropy`` in nats, and ``distinct``, the share of different runs of 8.
+
+        Arguments:
+            samples: tokens, at least 4, (B, length) int64.
+            labels: not read; texts have none.
+            generator: not read; nothing here is random.
+
+        Returns:
+            Values by name.
+        """
         require_samples(self, samples, None)
         tokens = samples.cpu().long()
         require(
@@ -127,7 +162,15 @@ class Text(World):
         }
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """:meth:`measure` of ``n`` windows of the held-out text."""
+        """The metrics of windows of the held-out text.
+
+        Arguments:
+            n: number of windows.
+            seed: of their draws.
+
+        Returns:
+            What :meth:`measure` returns for them.
+        """
         return self.measure(self._windows("test", n, Draws(n, "floor", seed)))
 
     @property
@@ -140,10 +183,15 @@ class Text(World):
 
 
 def make_text(kind: str = "bytes", process: str = "masked", **options: Any) -> World:
-    """English prose (``bytes``; ``length`` characters of it) or a Markov chain (``chain``, with the options
-    of its own).
+    """The world of texts of one kind.
 
-    ``process``: of the teachers trained there, ``masked`` or ``uniform_tokens``.
+    Arguments:
+        kind: ``bytes``, English prose; ``chain``, a Markov chain.
+        process: of the networks trained there, ``masked`` or ``uniform_tokens``.
+        options: ``length`` in tokens; of a chain ``transition`` as well.
+
+    Returns:
+        The world.
     """
     if kind not in KINDS:
         raise unknown("kind of text", kind, KINDS)

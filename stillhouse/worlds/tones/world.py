@@ -11,13 +11,13 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.finite import FiniteDenoiser
 from stillhouse.core.process import Process
 from stillhouse.forms.views import Display, Pictures
 from stillhouse.metrics.distances import SWD, sliced_wasserstein
 from stillhouse.metrics.metric import ACCURACY, Metric
 from stillhouse.metrics.video import nearest
 from stillhouse.worlds.base import World, require_samples
-from stillhouse.worlds.finite import FiniteDenoiser
 
 LENGTH = 256  # numbers of one note
 PARTIALS = 6
@@ -37,8 +37,18 @@ QUIET, LOUD = 0.15, 0.8  # loudness of a closed and of an open mouth
 
 
 def play(instrument: Tensor, pitch: Tensor, phase: Tensor, loudness: Tensor, length: int = LENGTH) -> Tensor:
-    """Notes (B, length) in [-1, 1]. ``instrument`` (B,); ``pitch`` (B,): periods in 256 numbers; ``phase``
-    (B,), in turns."""
+    """Notes of given instruments.
+
+    Arguments:
+        instrument: numbers of instruments, (B,).
+        pitch: periods of the fundamental in 256 numbers, (B,).
+        phase: of the fundamental at the start, in turns, (B,).
+        loudness: largest value possible, in [0, 1], (B,).
+        length: numbers a note.
+
+    Returns:
+        Notes in [-1, 1], (B, length).
+    """
     strength, sharp, decay = (
         torch.tensor([i[k] for i in INSTRUMENTS.values()])[instrument] for k in range(3)
     )
@@ -52,10 +62,16 @@ def play(instrument: Tensor, pitch: Tensor, phase: Tensor, loudness: Tensor, len
 
 
 def utter(open: Tensor, pitch: Tensor) -> Tensor:
-    """Sound (B, 32 F) of a voice that is ``open`` (B, F) in [0, 1] in each frame of a clip, at ``pitch`` (B,)
-    periods per 256 numbers.
+    """The sound of a voice whose loudness follows a mouth.
 
     Loudness runs from 0.15 for closed to 0.8 for open and goes over in the first quarter of a frame.
+
+    Arguments:
+        open: how far the mouth is open in each frame of a clip, in [0, 1], (B, F).
+        pitch: periods in 256 numbers, (B,).
+
+    Returns:
+        Sound in [-1, 1], (B, 32 F).
     """
     require(
         open.dim() == 2 and open.shape[1] > 0,
@@ -70,26 +86,34 @@ def utter(open: Tensor, pitch: Tensor) -> Tensor:
     # a string dies away, a voice goes on: each frame is brought to the loudness it is meant to have
     each = sound.unflatten(1, (-1, PACE))
     even = each / each.square().mean(2, keepdim=True).sqrt().clamp_min(1e-4)
-    return (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
+    utterance: Tensor = (even.flatten(1) * envelope * math.sqrt(0.5)).clamp(-1, 1)
+    return utterance
 
 
 def loudness(sound: Tensor, frames: int) -> Tensor:
-    """How loud each of ``frames`` equal parts of ``sound`` (B, T) is, (B, F): the root mean square, times the
-    square root of 2.
+    """The loudness of equal parts of a sound: the root mean square, times the square root of 2.
 
-    Raises :class:`StillhouseError` if the sound can't be cut into so many frames.
+    Arguments:
+        sound: (B, T).
+        frames: number of parts.
+
+    Returns:
+        The loudness of each part, (B, frames).
+
+    Raises:
+        StillhouseError: if the sound can't be cut into so many frames.
     """
     require(
         frames >= 1 and sound.shape[1] % frames == 0,
         f"A sound of {sound.shape[1]} numbers can't be cut into {frames} frames; sound and clip must run "
         "at rates that fit.",
     )
-    return sound.unflatten(1, (frames, -1)).square().mean(2).mul(2).sqrt()
+    loud: Tensor = sound.unflatten(1, (frames, -1)).square().mean(2).mul(2).sqrt()
+    return loud
 
 
 class Tones(World):
-    """Notes (256,) in about [-1, 1] of five instruments, the labels; pitch, phase and loudness are left to
-    chance."""
+    """Notes (256,) in about [-1, 1] of five instruments, the labels; pitch, phase and loudness are random."""
 
     name = "tones"
     metrics = (
@@ -105,7 +129,16 @@ class Tones(World):
     network_defaults = {"name": "mlp", "dim": LENGTH, "width": 384, "depth": 4}
 
     def sample_data(self, n: int, draws: Draws, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` fresh notes and their instruments, or those that ``labels`` (n,) ask for."""
+        """Fresh notes and their instruments.
+
+        Arguments:
+            n: notes to draw, as many as ``draws`` has rows.
+            draws: the source of randomness.
+            labels: numbers of instruments, (n,), with -1 for any; None for any throughout.
+
+        Returns:
+            Notes, (n, 256), and the numbers of their instruments, (n,).
+        """
         require(draws.rows == n, f"Asked for {n} samples with draws for {draws.rows}.")
         drawn = draws.integers(0, self.classes)
         ids = (
@@ -144,11 +177,18 @@ class Tones(World):
     def measure(
         self, samples: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, float]:
-        """``spectral_distance``: mean squared distance of a note's spectrum to the nearest real one's;
-        ``swd`` of the waveforms.
+        """How near notes are to real ones.
 
-        ``accuracy``, where ``labels`` (B,) are given: share whose nearest real spectrum is of that
-        instrument.
+        ``spectral_distance``: mean squared distance of a note's spectrum to the nearest real one's; ``swd``
+        of the waveforms; ``accuracy``: share whose nearest real spectrum is of its own instrument.
+
+        Arguments:
+            samples: notes, at least 4, (B, 256).
+            labels: numbers of instruments, (B,); None leaves out the ``accuracy``.
+            generator: for the directions of ``swd``; None for one that is the same every time.
+
+        Returns:
+            Values by name.
         """
         require_samples(self, samples, labels)
         samples = samples.detach().float().cpu()

@@ -17,7 +17,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import EDM
-from stillhouse.core.process import VE, Flow, ScaledLinearVP, process_from_config
+from stillhouse.core.schedules import VE, Flow, ScaledLinearVP, process_from_config
 from stillhouse.io.pipelines import Family, open_pipeline, register, tiny
 from stillhouse.io.pipelines.describe import describe
 from stillhouse.io.pipelines.flux import pack, unpack
@@ -125,8 +125,8 @@ def test_long_prompts_are_told_once(built: Built, caplog: pytest.LogCaptureFixtu
         family.encode(["dog " * 30, "cat", "red " * 20])
         family.encode(["dog " * 30])
     assert [r.getMessage() for r in caplog.records] == [
-        "2 of 3 prompts are longer than the 16 tokens that tokenizer takes (the longest has 32); what is "
-        "over is not heard."
+        "2 of 3 prompts are longer than the 16 tokens that tokenizer takes (the longest has 32); the "
+        "rest is cut off."
     ]
 
 

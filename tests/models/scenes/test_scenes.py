@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.models import build_model
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels

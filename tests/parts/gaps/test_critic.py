@@ -7,7 +7,7 @@ import torch
 
 from stillhouse.adapters import adapted
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.parts.gaps.critic import (
     JumpCritic,

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.bridge import ResShift
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.parts.gaps.critic import encoder_of, features_at
 from stillhouse.parts.gaps.time_critic import SpectralConv1d, TimedCritic, TimedHead
 from stillhouse.worlds.base import get_world

@@ -6,7 +6,7 @@ from stillhouse.adapters import Adapted, adapted
 from stillhouse.core.conditions import drop_condition
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import VE, Flow, ScaledLinearVP
+from stillhouse.core.schedules import VE, Flow, ScaledLinearVP
 from stillhouse.parts.gaps.score import noise_share
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.worlds.mixture.layouts import make_mixture

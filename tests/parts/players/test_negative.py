@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.models import build_model

@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP
 from stillhouse.models.scenes import Plain
 from stillhouse.parts.gaps.score import sds_gradient, surrogate_loss
 from stillhouse.parts.gaps.vsd import vsd_gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, at_step, time_sampler, trained
 from stillhouse.solvers.grids import make_grid

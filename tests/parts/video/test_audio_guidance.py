@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stillhouse.core.denoiser import count_calls
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.parts.video.audio_guidance import TwoGuided, null_condition, without_audio
 from stillhouse.worlds.clips.talking import TalkingClips
 

@@ -8,7 +8,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import ddim_step, predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import VE, Flow, LinearVP
+from stillhouse.core.schedules import VE, Flow, LinearVP
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load

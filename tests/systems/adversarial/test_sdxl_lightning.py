@@ -10,7 +10,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import X0
-from stillhouse.core.process import VE, Cosine, Flow, LinearVP
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load

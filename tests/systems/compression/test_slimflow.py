@@ -5,7 +5,7 @@ import torch
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Flow
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.systems.compression.slimflow import SlimFlow
 from stillhouse.train.batch import Batch

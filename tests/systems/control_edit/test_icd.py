@@ -10,7 +10,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import ScaledLinearVP
+from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.systems.control_edit.icd import (

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE, Flow
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
 from stillhouse.systems.distribution.dmd import DMD

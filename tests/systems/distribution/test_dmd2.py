@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE, Flow
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.parts.gaps.critic import Head, discriminator_loss, generator_loss
 from stillhouse.parts.states.backward_simulation import student_grid

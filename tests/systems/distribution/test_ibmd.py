@@ -9,7 +9,7 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.core.bridge import Brownian, unconditional
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.weights import load_denoiser, save_denoiser
 from stillhouse.opening import load
 from stillhouse.systems.distribution.ibmd import IBMD

@@ -5,7 +5,7 @@ from stillhouse.core.conditions import pick
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.models.routed import Routed, pooled, route
 from stillhouse.opening import load

@@ -4,7 +4,7 @@ import torch
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.core.draws import Draws
 from stillhouse.core.prediction import At
-from stillhouse.core.process import VE, Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.systems.distribution.onedp import OneDP
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Prompts

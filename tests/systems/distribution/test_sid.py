@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import VE, Flow
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.systems.distribution.sid import SiD
 from stillhouse.train.batch import Batch

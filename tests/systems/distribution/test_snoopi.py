@@ -4,7 +4,7 @@ import torch
 from stillhouse.core.conditions import expand, pick
 from stillhouse.core.draws import Draws
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load

@@ -5,7 +5,7 @@ from stillhouse.adapters import Adapted
 from stillhouse.core.conditions import pick
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load

@@ -6,7 +6,7 @@ import torch
 from stillhouse.api.runs import distill
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, Trig
+from stillhouse.core.schedules import Flow, Trig
 from stillhouse.model import Model
 from stillhouse.opening import load
 from stillhouse.samplers.sampling import Sampling, Stream

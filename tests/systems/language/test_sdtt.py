@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from stillhouse.core.discrete import Masked, Uniform, of_words
+from stillhouse.core.discrete import Masked, Uniform
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.token_likelihood import noised, stratified
+from stillhouse.core.token_prediction import of_words
 from stillhouse.opening import load
 from stillhouse.solvers.tokens import Ancestral
 from stillhouse.systems.language.sdtt import SDTT

@@ -5,7 +5,8 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.core.bridge import ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, expand_to
+from stillhouse.core.process import expand_to
+from stillhouse.core.schedules import Flow
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.restoration.tad_sr import TADSR, detail

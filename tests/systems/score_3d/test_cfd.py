@@ -5,7 +5,7 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models.scenes import Gaussians, Plain, Points, Voxels
 from stillhouse.models.scenes.camera import axes
 from stillhouse.systems.score_3d.cfd import CFD

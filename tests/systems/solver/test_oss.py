@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import VE, Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.io.pipelines import tiny
 from stillhouse.opening import load
 from stillhouse.parts.states.schedule_search import median_path, search, straight_times, walk

@@ -12,7 +12,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import VE, Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.model import Model
 from stillhouse.systems.trajectory.cm import CM
 from stillhouse.train.batch import Batch

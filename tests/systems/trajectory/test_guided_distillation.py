@@ -8,7 +8,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import ddim_step, jump, predict_x0
 from stillhouse.core.guidance import Guided
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.model import Model
 from stillhouse.parts.targets.halving import halving_target
 from stillhouse.samplers.rollout import rollout

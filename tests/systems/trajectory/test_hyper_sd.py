@@ -9,7 +9,7 @@ from stillhouse.checks.trajectory.hyper_sd import across
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump, predict_x0
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load

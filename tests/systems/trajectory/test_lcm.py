@@ -10,7 +10,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump, predict_x0
 from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.core.prediction import Bounded
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.io.weights import kind_config, kind_from_config
 from stillhouse.model import Model
 from stillhouse.models import build_model

@@ -8,7 +8,7 @@ from stillhouse.adapters import Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, ScaledLinearVP
+from stillhouse.core.schedules import Flow, ScaledLinearVP
 from stillhouse.models import build_model
 from stillhouse.systems.trajectory.lora_distill import LoraDistill
 from stillhouse.train.batch import Batch

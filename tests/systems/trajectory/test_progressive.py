@@ -7,7 +7,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import ddim_step, jump
-from stillhouse.core.process import Cosine, Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers.ddim import DDIM

@@ -9,7 +9,7 @@ import torch
 from stillhouse.core.denoiser import Converted, Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow, Trig
+from stillhouse.core.schedules import Flow, Trig
 from stillhouse.opening import load
 from stillhouse.systems.trajectory.tbcm import HALF_PI, TBCM
 from stillhouse.train.batch import Batch

@@ -4,7 +4,7 @@ import torch
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.opening import load
 from stillhouse.parts.video.clips import (
     chunk_levels,

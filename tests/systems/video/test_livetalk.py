@@ -5,7 +5,7 @@ from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import At
-from stillhouse.core.process import Flow
+from stillhouse.core.schedules import Flow
 from stillhouse.models.video import video_network
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples

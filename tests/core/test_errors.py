@@ -1,0 +1,47 @@
+"""What a value that must be given, or be of a type, comes back as; and what is said when it is not."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import pytest
+
+from stillhouse.core.errors import StillhouseError, require, required, required_type
+
+
+def test_require_raises_its_sentence() -> None:
+    require(True, "A sentence.")
+    with pytest.raises(StillhouseError, match="^The value is missing.$"):
+        require(False, "The value is missing.")
+
+
+@pytest.mark.parametrize("value", [0, "", [], False, 3, "word"])
+def test_a_value_that_is_given_comes_back_itself(value: Any) -> None:
+    assert required(value, "Never raised.") is value
+
+
+def test_a_missing_value_raises_its_sentence() -> None:
+    with pytest.raises(StillhouseError, match="^Give a number of steps.$"):
+        required(None, "Give a number of steps.")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(3, int), (True, int), ("word", str), ((1, 2), (list, tuple)), ([1], (list, tuple))]
+)
+def test_a_value_of_the_type_comes_back_itself(value: Any, kind: Any) -> None:
+    assert required_type(value, kind, "Never raised.") is value
+
+
+@pytest.mark.parametrize(("value", "kind"), [(None, int), ("3", int), (3.0, int), ({}, (list, tuple))])
+def test_a_value_of_another_type_raises_the_sentence(value: Any, kind: Any) -> None:
+    with pytest.raises(StillhouseError, match="^Give whole numbers.$"):
+        required_type(value, kind, "Give whole numbers.")
+
+
+def test_the_types_are_narrowed() -> None:
+    """``assert_type`` does nothing in a run; it is for a type checker (``mypy
+    tests/core/test_errors.py``)."""
+    maybe: int | None = 3
+    assert_type(required(maybe, "Give a number."), int)
+    thing: object = "word"
+    assert_type(required_type(thing, str, "Give a word."), str)
