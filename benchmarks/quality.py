@@ -106,7 +106,7 @@ def measured(model: Model, world: World, samples: int, steps: int | None = None)
     x = model.sample(samples, world.condition(labels), steps=steps, seed=1)
     found = world.measure(x, labels)
     return {
-        "NFE": str(model.sampling(steps).nfe(model.denoiser)),
+        "NFE": str(model.sampling(steps).nfe(model.denoiser, networks=model.networks)),
         **{k: f"{found[k]:.3g}" for k in METRICS[world.name]},
     }
 

@@ -324,7 +324,7 @@ class Form:
         """
         sampling = model.sampling(request.steps, request.guidance)
         calls = sampling.nfe(model.denoiser, model.conditional, model.networks)
-        return f"{len(sampling.times) - 1} step(s), {calls} network call(s)"
+        return f"{sampling.count} step(s), {calls} network call(s)"
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:
         """Write samples of a run.

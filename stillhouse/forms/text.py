@@ -91,7 +91,7 @@ class Text(Form):
             path = Path(request.out)
             made = save_texts(path, texts) if path.suffix == ".txt" else save_samples(path, tokens)
             lines = [*texts, str(made)]
-        steps = len(model.sampling(request.steps).times) - 1
+        steps = model.sampling(request.steps).count
         return "\n".join([*lines, f"{n} texts of {model.shape[0]} tokens in {steps} step(s)"])
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:
