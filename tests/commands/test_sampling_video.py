@@ -149,9 +149,7 @@ def test_mistakes_are_told_in_one_sentence(runs, tmp_path, monkeypatch, capsys, 
     code, printed = say(
         capsys, runs / model, "-n", "1", *(rest if "--out" in rest else [*rest, "--out", "a.gif"])
     )
-    assert (
-        code == 2 and sentence in printed and "Traceback" not in printed and not list(tmp_path.glob("a.*"))
-    )
+    assert code == 2 and sentence in printed and "Traceback" not in printed and not list(tmp_path.glob("a.*"))
 
 
 def test_a_stream_is_one_line_and_the_same_as_the_clips(runs):
