@@ -50,9 +50,7 @@ class Probe:
             for start in range(0, self.count, self.chunk):
                 cond = move(pick(self.cond, slice(start, start + self.chunk)), device)
                 draws = Draws(self.chunk, self.seed, "probe", start, device=device)
-                made.append(
-                    draw_samples(denoiser, cheapest, self.shape, cond, draws, networks=walkers)
-                )
+                made.append(draw_samples(denoiser, cheapest, self.shape, cond, draws, networks=walkers))
             return torch.cat(made)
         finally:
             for net, before in learning.items():

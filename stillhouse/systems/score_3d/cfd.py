@@ -56,7 +56,7 @@ class CFD(Method):
     )
     times: str = option(
         "annealed",
-        "falling from high to low over the run, or random between the two",
+        "falling from first_time to last_time over the run, or random between the two",
         choices=("annealed", "uniform"),
     )
     weight: str = option(
@@ -86,7 +86,7 @@ class CFD(Method):
         super().__post_init__()
         require(
             self.last_time <= self.first_time,
-            f"CFD goes from the time high down to low; {self.last_time} is not below {self.first_time}.",
+            f"CFD goes from first_time down to last_time; {self.last_time} is not below {self.first_time}.",
         )
 
     def make_student(self, teacher: Denoiser) -> Denoiser:
