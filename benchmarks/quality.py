@@ -102,7 +102,7 @@ def affordable(slug: str, teacher: Model, world: World, seconds: float, seed: in
 
 def measured(model: Model, world: World, samples: int, steps: int | None = None) -> dict[str, str]:
     """The figures of one model."""
-    labels = world.balanced_labels(samples)
+    labels = world.balanced_labels(samples, world.shown_split)
     x = model.sample(samples, world.condition(labels), steps=steps, seed=1)
     found = world.measure(x, labels)
     return {

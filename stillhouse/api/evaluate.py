@@ -73,7 +73,7 @@ def labels_for(model: Model, world: World, n: int) -> Tensor | None:
     return (
         balanced_labels(n, model.classes)
         if model.classes or not model.conditional
-        else world.balanced_labels(n)
+        else world.balanced_labels(n, world.shown_split)
     )
 
 

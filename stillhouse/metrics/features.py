@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from stillhouse.core.conditions import require_labels
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.spellings import current_weights
 
@@ -112,9 +113,10 @@ def class_accuracy(net: Classifier, images: Tensor, labels: Tensor) -> float:
     Arguments:
         net: the classifier.
         images: in [-1, 1], (B, C, H, W).
-        labels: classes, (B,) int64.
+        labels: classes, (B,) int64, at least 0.
 
     Returns:
         The share, in [0, 1].
     """
+    require_labels(labels)
     return float((features_of(net.logits, images).argmax(1) == labels).double().mean())
