@@ -79,6 +79,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "stillhouse COMMAND --help says more.",
+            "More: stillhouse COMMAND --help.",
         ]
     )

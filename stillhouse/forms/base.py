@@ -280,7 +280,7 @@ class Form:
         """Refuse what can't be asked for together."""
         require(
             not (request.prompts and request.labels),
-            "A sample is asked for by labels or by prompts, not by both.",
+            "Give labels or prompts, not both.",
         )
 
     def labels_shown(self, model: Sampled) -> int:

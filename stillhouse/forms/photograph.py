@@ -34,7 +34,7 @@ class Photograph(Image):
         Option("--tile", int, f"side of the tiles that the network takes [{TILE}]", TILE, "PIXELS"),
         Option("--overlap", int, f"what neighbouring tiles share [{OVERLAP}]", OVERLAP, "PIXELS"),
     )
-    refusal = "This model restores no photographs: it is told no image."
+    refusal = "This model restores no photographs: it takes no image."
 
     def fits(self, model: Sampled) -> bool:
         return super().fits(model) and model.cond_kind == "image"

@@ -60,7 +60,7 @@ def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: b
         return denoiser.copy()
     require(
         not isinstance(denoiser, Adapted),
-        "An adapter hears what its base hears; for a guidance scale or a second time as a new input train "
+        "An adapter has the inputs of its base; for a guidance scale or a second time as a new input train "
         "a whole network (no `lora`), or "
         "fix the scale.",
     )

@@ -47,11 +47,11 @@ class CFD(Method):
         low=1,
     )
     extent: float = option(
-        1.0, "half the width of what cameras see, in the plane through the origin", low=0.01
+        1.0, "half the width of the cameras' field of view, in the plane through the origin", low=0.01
     )
     noise: str = option(
         "consistent",
-        "what cameras see of it: one field, a fixed one each, or fresh",
+        "noise of the views: of one field on the object, a fixed one per camera, or fresh",
         choices=("consistent", "per-camera", "fresh"),
     )
     times: str = option(

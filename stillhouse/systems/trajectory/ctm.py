@@ -49,7 +49,7 @@ class CTM(Method):
     segment: int = option(17, "longest teacher segment, in levels", low=1)
     steps: int = option(1, "default number of calls per sample", low=1)
     gamma: float = option(0.0, "share of fresh noise between two calls (0: deterministic)", low=0, high=1)
-    decay: float = option(0.999, "decay of the slow copy per step", low=0, high=1)
+    decay: float = option(0.999, "decay of the EMA copy per step", low=0, high=1)
     denoising: bool = option(True, "train the zero-length jump as a denoiser")
     critic_from: float = option(
         1.0, "share of the run after which a discriminator joins (1: never)", low=0, high=1

@@ -106,7 +106,8 @@ class TalkingDenoiser(FiniteDenoiser):
             features = parts["features"]
             require(
                 tuple(features.shape[1:]) == (self.shape[0], 2),
-                f"A clip of {self.shape[0]} frames is told sound of as many, 2 numbers each, not "
+                f"A clip of {self.shape[0]} frames takes sound features of as many frames, 2 numbers each, "
+                "not "
                 f"{tuple(features.shape[1:])}.",
             )
             sounding, loud = features[..., 0] > 0.5, features[..., 1]

@@ -52,9 +52,9 @@ class BanditDenoiser(ExactDenoiser):
         Raises:
             StillhouseError: without observations.
         """
-        untold = "The bandit's denoiser is told an observation for each sample."
-        observed = required_type(cond, dict, untold).get("features")
-        x, o = x_t.double(), required(observed, untold).double()
+        needed = "The bandit's denoiser needs an observation for each sample."
+        observed = required_type(cond, dict, needed).get("features")
+        x, o = x_t.double(), required(observed, needed).double()
         alpha, sigma = (expand_to(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
         v, m = (alpha * STD) ** 2 + sigma**2, torch.stack([torch.ones_like(o), o], 2)
         side = torch.tanh(alpha * (x * m).sum(2, keepdim=True) / v) * m

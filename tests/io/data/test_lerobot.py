@@ -94,7 +94,7 @@ def test_rows_in_any_order_and_scales_of_others(tmp_path):
 BAD = {
     "lacks the column 'action'": ({"action": None}, {}),
     "not all of one length: there are [1, 2]": ({"action": [[1.0]] + [[1.0, 2.0]] * 6}, {}),
-    "says 10 frames a second, but its time stamps say 5 at episode 0, frame 0": (
+    "names 10 frames a second, but its time stamps are 5 a second at episode 0, frame 0": (
         {"timestamp": [i / 5 for i in range(7)]},
         {},
     ),
