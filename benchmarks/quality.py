@@ -102,11 +102,11 @@ def affordable(slug: str, teacher: Model, world: World, seconds: float, seed: in
 
 def measured(model: Model, world: World, samples: int, steps: int | None = None) -> dict[str, str]:
     """The figures of one model."""
-    labels = world.balanced_labels(samples)
+    labels = world.balanced_labels(samples, world.shown_split)
     x = model.sample(samples, world.condition(labels), steps=steps, seed=1)
     found = world.measure(x, labels)
     return {
-        "NFE": str(model.sampling(steps).nfe(model.denoiser)),
+        "NFE": str(model.sampling(steps).nfe(model.denoiser, networks=model.networks)),
         **{k: f"{found[k]:.3g}" for k in METRICS[world.name]},
     }
 

@@ -94,6 +94,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "stillhouse COMMAND --help says more.",
+            "More: stillhouse COMMAND --help.",
         ]
     )

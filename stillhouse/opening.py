@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +46,12 @@ def shipped() -> dict[str, Path]:
 def _found(source: str | Path) -> str | Path:
     """Where a shipped name leads, unless something else lies there; any other source as it is."""
     return source if Path(source).exists() else shipped().get(str(source), source)
+
+
+def _refuse(sentence: str, given: Mapping[str, bool]) -> None:
+    """Refuse the options that were ``given``, by name, at the end of a sentence."""
+    names = [name for name, was in given.items() if was]
+    require(not names, f"{sentence} no {', '.join(names)}.")
 
 
 def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[str, Any]) -> Model:
@@ -102,7 +109,7 @@ def _language(folder: Path, length: int | None = None) -> Model:
 def load(
     source: str | Path | nn.Module | Denoiser,
     *,
-    process: Process | str = "flow",
+    process: Process | Mapping[str, Any] | str = "flow",
     kind: Kind | str = "velocity",
     shape: tuple[int, ...] | None = None,
     classes: int = 0,
@@ -116,7 +123,7 @@ def load(
         source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
             Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
             Transformers; a module or a :class:`Denoiser`.
-        process: how data becomes noise, for a module alone.
+        process: how data becomes noise, for a module alone: a process, its name or its configuration.
         kind: what the network predicts, for a module alone.
         shape: of one sample, for a module or a denoiser, which need it.
         classes: number of classes, 0 for none, for a module or a denoiser.
@@ -129,21 +136,25 @@ def load(
         The model; a :class:`stillhouse.model.Network` for a file that holds a network that is no denoiser.
 
     Raises:
-        StillhouseError: for a missing, torn or foreign file, and for a pickle.
+        StillhouseError: for a missing, torn or foreign file, for a pickle, and for options that a source does
+        not take.
     """
+    own = {"process": process != "flow", "kind": kind != "velocity"}
+    about = {"shape": shape is not None, "classes": classes != 0, "steps": steps != 64}
     if isinstance(source, nn.Module):
-        require(not pipeline, f"Loading a module takes no {', '.join(pipeline)}.")
+        _refuse("Loading a module takes", {**dict.fromkeys(pipeline, True), "base": base is not None})
         shape = required(shape, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
         if isinstance(source, Denoiser):
+            _refuse("A denoiser has its own process and kind; loading one takes", own)
             denoiser = source
         else:
-            denoiser = Denoiser(
-                source, process_from_config(process) if isinstance(process, str) else process, kind
-            )
+            made = process if isinstance(process, Process) else process_from_config(process)
+            denoiser = Denoiser(source, made, kind)
         default = Sampling.steps(
             denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"
         )
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
+    _refuse(f"What '{source}' holds is in its own files; opening it takes", own | about)
     source = _found(source)
     path = Path(source)
     if is_language(path):

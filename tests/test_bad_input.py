@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from stillhouse.api.runs import distill
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.worlds.base import get_world
 
@@ -288,6 +289,27 @@ def test_a_foreign_network_that_does_not_fit() -> None:
         distill(load(Net(3, 3), shape=(2,)), "cm", world="mixture", quiet=True)
 
 
+def test_options_that_a_source_does_not_take(tmp_path: Path) -> None:
+    net = get_world("mixture").network(Flow(), width=8, depth=1)
+    model = load(net.net, process={"name": "ve", "sigma_max": 10.0}, kind="edm", shape=(2,))
+    assert model.denoiser.process == VE(sigma_max=10.0)
+    model.save_pretrained(tmp_path / "model")
+    for options, names in (
+        ({"process": "cosine"}, "process"),
+        ({"kind": "eps", "steps": 8}, "kind, steps"),
+        ({"shape": (2,), "classes": 3}, "shape, classes"),
+    ):
+        for source in (tmp_path / "model", "mixture"):
+            with pytest.raises(StillhouseError, match=f"in its own files; opening it takes no {names}."):
+                load(source, **options)
+    with pytest.raises(StillhouseError, match="loading one takes no process, kind"):
+        load(net, process="cosine", kind="eps", shape=(2,))
+    with pytest.raises(StillhouseError, match="Loading a module takes no length, base"):
+        load(net, shape=(2,), length=3, base="mixture")
+    with pytest.raises(StillhouseError, match="process"):
+        load(net.net, process={"name": "flaw"}, shape=(2,))
+
+
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """From the call ``after`` on no file reaches the disk."""
     real, calls = os.fsync, iter(range(10**6))
@@ -330,5 +352,5 @@ def test_a_full_disk_leaves_old_samples_alone(told: Told, monkeypatch: pytest.Mo
 def test_world_options_that_are_wrong() -> None:
     with pytest.raises(StillhouseError, match="A world's entry needs its name"):
         distill("exact", "cm", world={"layout": "ring"})
-    with pytest.raises(StillhouseError, match="say what its samples are|does not say"):
+    with pytest.raises(StillhouseError, match="shape of a bare denoiser's samples is unknown"):
         distill(get_world("mixture").network(load("mixture").denoiser.process), "cm")

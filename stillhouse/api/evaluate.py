@@ -73,7 +73,7 @@ def labels_for(model: Model, world: World, n: int) -> Tensor | None:
     return (
         balanced_labels(n, model.classes)
         if model.classes or not model.conditional
-        else world.balanced_labels(n)
+        else world.balanced_labels(n, world.shown_split)
     )
 
 
@@ -129,12 +129,12 @@ def evaluate(
         )
         require(
             not one or one.classes <= world.classes,
-            f"World '{world.name}' has {world.classes} classes, the {who} knows {one.classes if one else 0}.",
+            f"World '{world.name}' has {world.classes} classes, the {who} takes {one.classes if one else 0}.",
         )
     same = teacher is None or teacher.classes == model.classes
     require(
         same,
-        f"The student knows {model.classes} classes, the teacher {teacher.classes if teacher else 0}; they "
+        f"The student takes {model.classes} classes, the teacher {teacher.classes if teacher else 0}; they "
         "can't be compared.",
     )
     walks = walks_of(model, "student", teacher_steps)

@@ -153,6 +153,7 @@ def _example(model: Model) -> Condition:
         made["image"] = torch.zeros(1, config["image_cond"], *model.shape[1:])
     if not made:
         raise StillhouseError(
-            f"The network does not say what {model.cond_kind} it takes; give an example as cond."
+            f"The shape of the {model.cond_kind} that this network takes is not in its configuration; give "
+            "an example as cond."
         )
     return made

@@ -67,7 +67,7 @@ def teacher_of(
     if isinstance(teacher, Denoiser):
         world = required(
             world,
-            "A bare denoiser does not say what its samples are; name a world, or load it with its shape.",
+            "The shape of a bare denoiser's samples is unknown; name a world, or load it with its shape.",
         )
         steps = {64: Sampling.steps(teacher.process, 64)}
         return _of_world(world, teacher, steps)
@@ -231,7 +231,7 @@ def _conditions(world: World | None, teacher: Model) -> Data:
         fits = world is not None and world.cond_kind == teacher.cond_kind
         world = required(
             world if fits else None,
-            f"The teacher is told one {teacher.cond_kind} a sample; name a world of such.",
+            f"The teacher takes one {teacher.cond_kind} a sample; name a world of such.",
         )
         learnt, held_out = (
             world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")

@@ -186,7 +186,10 @@ class SoftDistiller(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         X, given = _labels_of(self, X, y)
         held = None if validation is None else self._held(*validation)
         first = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
-        check(hasattr(first, "predict_proba"), f"{type(first).__name__} says no probabilities to learn from.")
+        check(
+            hasattr(first, "predict_proba"),
+            f"{type(first).__name__} has no predict_proba, whose probabilities are to be learned.",
+        )
         self.base_ = first
         self.teacher_ = self.student_ = fit_soft(first, X, given, self.classes_)
         found: list[float] = []

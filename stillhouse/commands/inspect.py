@@ -51,11 +51,6 @@ def product(sizes: list[int]) -> str:
     return " × ".join(map(str, sizes))
 
 
-def needs_data(needs: list[str]) -> bool:
-    """Whether a system with these needs takes data as its options stand by default."""
-    return any(need == "data" or need.startswith("data unless ") for need in needs)
-
-
 def table(about: dict[str, Any]) -> str:
     """A description as lines of name and value."""
     network, latent, guidance, times = about["network"], about["latent"], about["guidance"], about["times"]

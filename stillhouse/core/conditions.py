@@ -210,3 +210,21 @@ def balanced_labels(n: int, classes: int) -> Tensor | None:
         ``0, 1, …, classes - 1, 0, …``, int64 (n,) on the CPU; None without classes.
     """
     return torch.arange(n) % classes if classes else None
+
+
+def require_labels(labels: Tensor, classes: int = 0) -> None:
+    """Refuse labels by which samples can't be measured: -1, which stands for none, and numbers of no class.
+
+    Arguments:
+        labels: one a sample, (B,).
+        classes: number of classes, captions or conditions; 0 where it isn't known.
+    """
+    if not labels.numel():
+        return
+    low, high = int(labels.min()), int(labels.max())
+    require(
+        low >= 0,
+        f"Samples are measured under labels from 0 on, not {low}; leave out the rows without a label, or all "
+        "labels.",
+    )
+    require(not classes or high < classes, f"Labels lie in 0 … {classes - 1}, not {high}.")

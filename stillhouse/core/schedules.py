@@ -4,6 +4,7 @@ name."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -260,7 +261,7 @@ class VE(Process):
         return (torch.exp(-log_snr) / self.sigma_max).pow(1 / self.rho).clamp(0, 1)
 
 
-def process_from_config(config: dict[str, Any] | str) -> Process:
+def process_from_config(config: Mapping[str, Any] | str) -> Process:
     """The process that :meth:`Process.config` described; a bare name takes that process's defaults."""
     fields = {"name": config} if isinstance(config, str) else dict(config)
     name = fields.pop("name", "")

@@ -32,7 +32,7 @@ class TokenPrediction(Prediction):
 
 def of_words(pred: Prediction) -> TokenPrediction:
     """``pred``, if it is one of tokens; otherwise :class:`StillhouseError`."""
-    return required_type(pred, TokenPrediction, "This works on tokens; the model says something else.")
+    return required_type(pred, TokenPrediction, "This works on tokens; the model predicts something else.")
 
 
 class Logits(Kind):
@@ -46,7 +46,7 @@ class Logits(Kind):
 
     def eps(self, raw: Tensor, at: At) -> Tensor:
         raise StillhouseError(
-            "Tokens have no noise that could be told from them: no eps, velocity or score; ask for log_probs."
+            "Tokens have no noise that could be predicted, so no eps, velocity or score; use log_probs."
         )
 
     def target(self, x0: Tensor, eps: Tensor, at: At) -> Any:

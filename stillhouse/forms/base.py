@@ -280,7 +280,7 @@ class Form:
         """Refuse what can't be asked for together."""
         require(
             not (request.prompts and request.labels),
-            "A sample is asked for by labels or by prompts, not by both.",
+            "Give labels or prompts, not both.",
         )
 
     def labels_shown(self, model: Sampled) -> int:
@@ -324,7 +324,7 @@ class Form:
         """
         sampling = model.sampling(request.steps, request.guidance)
         calls = sampling.nfe(model.denoiser, model.conditional, model.networks)
-        return f"{len(sampling.times) - 1} step(s), {calls} network call(s)"
+        return f"{sampling.count} step(s), {calls} network call(s)"
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:
         """Write samples of a run.

@@ -34,7 +34,7 @@ class Photograph(Image):
         Option("--tile", int, f"side of the tiles that the network takes [{TILE}]", TILE, "PIXELS"),
         Option("--overlap", int, f"what neighbouring tiles share [{OVERLAP}]", OVERLAP, "PIXELS"),
     )
-    refusal = "This model restores no photographs: it is told no image."
+    refusal = "This model restores no photographs: it takes no image."
 
     def fits(self, model: Sampled) -> bool:
         return super().fits(model) and model.cond_kind == "image"
@@ -113,7 +113,8 @@ class Photograph(Image):
         from stillhouse.samplers.tiled import restore
 
         sampling, device = model.sampling(steps, guidance), model.denoiser.device
-        tiles, calls = _tiles_of(model, image, tile, overlap), sampling.nfe(model.denoiser)
+        tiles = _tiles_of(model, image, tile, overlap)
+        calls = sampling.nfe(model.denoiser, networks=model.networks)
         with tqdm(
             total=tiles * calls,
             desc="restore",
@@ -133,6 +134,7 @@ class Photograph(Image):
                 tile=tile,
                 overlap=overlap,
                 tick=tick,
+                networks=model.networks,
             ).cpu()
         require(
             bool(torch.isfinite(restored).all()),
@@ -178,8 +180,8 @@ class Photograph(Image):
         high, wide = restored.colour.shape[-2:]
         tiles = _tiles_of(model, restored.colour, tile, overlap)
         return (
-            f"{path}: {wide} x {high} pixels, {scale} times as large, in {len(sampling.times) - 1} step(s), "
-            f"{sampling.nfe(model.denoiser)} call(s) on {tiles} tiles"
+            f"{path}: {wide} x {high} pixels, {scale} times as large, in {sampling.count} step(s), "
+            f"{sampling.nfe(model.denoiser, networks=model.networks)} call(s) on {tiles} tiles"
         )
 
 

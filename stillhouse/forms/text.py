@@ -33,7 +33,7 @@ class Text(Form):
         tokenizer = required(model.tokenizer, "This model has no tokenizer, and can't read a prompt.")
         require(
             model.denoiser.process.name == "masked",
-            "Only a masked process keeps what a prompt says; this model revises every token.",
+            "Only a masked process keeps a prompt's tokens; this model revises every token.",
         )
         require(len(prompts) > 0, "The list of prompts is empty.")
         return cycled(with_gaps(tokenizer, prompts, model.shape[0]), n)
@@ -91,7 +91,7 @@ class Text(Form):
             path = Path(request.out)
             made = save_texts(path, texts) if path.suffix == ".txt" else save_samples(path, tokens)
             lines = [*texts, str(made)]
-        steps = len(model.sampling(request.steps).times) - 1
+        steps = model.sampling(request.steps).count
         return "\n".join([*lines, f"{n} texts of {model.shape[0]} tokens in {steps} step(s)"])
 
     def save_grid(self, path: Path, model: Sampled, samples: Tensor) -> Path:

@@ -151,7 +151,9 @@ class Video(Form):
             clips = torch.cat(chunks, 1)
         else:
             draws = Draws(n, request.seed, "sample", device=device)
-            clips = draw_samples(model.denoiser.eval(), sampling, shape, cond, draws).cpu()
+            clips = draw_samples(
+                model.denoiser.eval(), sampling, shape, cond, draws, networks=model.networks
+            ).cpu()
         seconds = time.perf_counter() - began
         clips = model.pictures(clips, cond)
         if out.suffix in NUMBERS:

@@ -38,7 +38,7 @@ class Pretrained:
         if unknown is not None and unknown in found:
             word = next((w for w in text.replace(GAP, " ").split() if unknown in self._tokens(w)), text)
             raise StillhouseError(
-                f"The model's tokenizer has no token for '{word}' in '{text}'; say it in other words."
+                f"The model's tokenizer has no token for '{word}' in '{text}'; use other words."
             )
         return [self.size if token == self.theirs.mask_token_id else token for token in found]
 

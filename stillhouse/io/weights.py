@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     require(
         header is not None,
-        f"'{path}' has weights but not our header, so it doesn't say which network they are for.",
+        f"'{path}' has weights but not our header, so that their network is unknown.",
     )
     try:
         about = json.loads(str(header))

@@ -6,11 +6,12 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from stillhouse.core.conditions import require_labels
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.spellings import current_weights
 
@@ -20,6 +21,13 @@ class FeatureExtractor(Protocol):
     doesn't fit."""
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Anything that turns images (B, C, H, W) in [-1, 1] into ``logits`` (B, classes)."""
+
+    def logits(self, images: Tensor) -> Tensor: ...
 
 
 class FeatureNet(nn.Module):
@@ -99,15 +107,16 @@ def features_of(extractor: FeatureExtractor, images: Tensor, chunk: int = 500) -
 
 
 @torch.no_grad()
-def class_accuracy(net: FeatureNet, images: Tensor, labels: Tensor) -> float:
+def class_accuracy(net: Classifier, images: Tensor, labels: Tensor) -> float:
     """The share of images that the classifier assigns to their labels.
 
     Arguments:
         net: the classifier.
         images: in [-1, 1], (B, C, H, W).
-        labels: classes, (B,) int64.
+        labels: classes, (B,) int64, at least 0.
 
     Returns:
         The share, in [0, 1].
     """
+    require_labels(labels)
     return float((features_of(net.logits, images).argmax(1) == labels).double().mean())

@@ -82,6 +82,8 @@ def from_config(configs: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
         ) from error
 
 
-ACCURACY = Metric("accuracy", "high", "share", "of samples that show the class asked for", "Class accuracy")
+ACCURACY = Metric(
+    "accuracy", "high", "share", "of samples that show the class of their label", "Class accuracy"
+)
 # of every evaluation beside a teacher
 PAIRED_RMSE = Metric("paired_rmse", "low", "", "to the teacher's endpoint from the same noise", "Paired RMSE")

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stillhouse.core.conditions import require_labels
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_weights
-from stillhouse.metrics.captions import COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
+from stillhouse.metrics.captions import CAPTIONS, COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
 from stillhouse.metrics.metric import Metric
 
 FIDELITY = (
@@ -130,6 +131,7 @@ def prompt_fidelity(reader: Reader, images: Tensor, captions: Tensor) -> dict[st
         len(images) == len(captions) > 0,
         f"{len(images)} images and {len(captions)} captions can't be compared.",
     )
+    require_labels(captions, len(CAPTIONS))
     seen, asked = reader.read_parts(images), parts(captions)
     right = {
         name: (getattr(seen, name) == getattr(asked, name)) | (getattr(asked, name) < 0) for name in HEADS

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from stillhouse.metrics.distances import SWD, sliced_wasserstein
-from stillhouse.metrics.features import FeatureExtractor, class_accuracy, features_of, load_features
+from stillhouse.metrics.features import (
+    Classifier,
+    FeatureExtractor,
+    asset,
+    class_accuracy,
+    features_of,
+    load_features,
+)
 from stillhouse.metrics.fidelity import FRECHET, NEIGHBOURS, frechet_distance, precision_recall
 from stillhouse.metrics.metric import ACCURACY
 from stillhouse.metrics.spectrum import HIGH_BAND, high_band_ratio
@@ -30,17 +37,18 @@ def measure_images(
     2,000.
 
     Arguments:
-        world: whose shipped classifier gives features and accuracy.
+        world: whose shipped classifier gives features and accuracy, where there is one.
         samples: in [-1, 1], (B, C, H, W).
         real: in [-1, 1], (B', C, H, W).
         labels: the classes of the samples, (B,); None: no accuracy.
-        features: an extractor in the place of the world's own; None: the world's.
+        features: an extractor in the place of the world's own, which gives the accuracy of a world without a
+            classifier if it has ``logits``; None: the world's.
         real_features: those of ``real`` by the same extractor, (B', F); None: they are computed.
         generator: of random directions and subsets.
 
     Returns:
         ``frechet precision recall density coverage swd high_band_ratio``, and ``accuracy`` where there are
-        labels.
+        labels and a classifier.
     """
     samples = samples.detach().float().cpu()
     extractor = features or load_features(world)
@@ -52,5 +60,8 @@ def measure_images(
     result["swd"] = sliced_wasserstein(samples, real, generator=generator)
     result["high_band_ratio"] = high_band_ratio(samples, real)
     if labels is not None:
-        result["accuracy"] = class_accuracy(load_features(world), samples, labels.cpu())
+        # features of one's own don't replace the world's classifier, but stand in where there is none
+        net = load_features(world) if asset(world).is_file() else extractor
+        if isinstance(net, Classifier):
+            result["accuracy"] = class_accuracy(net, samples, labels.cpu())
     return result

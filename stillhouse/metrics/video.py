@@ -17,7 +17,7 @@ STEADINESS = (
     Metric("flicker", "one", "", "jerks from frame to frame over those of true clips"),
     Metric("change", "one", "", "motion from frame to frame over that of true clips"),
 )
-MOTION = Metric("motion_fidelity", "high", "share", "of clips or steps that move as they were asked to")
+MOTION = Metric("motion_fidelity", "high", "share", "of clips or steps that move as their condition requires")
 
 AT_ONCE = 4096  # rows compared with a bank at a time, so that memory stays small
 

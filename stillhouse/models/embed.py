@@ -130,7 +130,7 @@ class Embedding(nn.Module):
             cond: None; labels (B,), int64; tokens (B, L, C); or a dict of ``label, tokens, mask, features``,
                 the last one (B, features) or (B, F, features), without which nothing is added. An ``image``
                 in the dict is read elsewhere: see :func:`beside`.
-            s: times at which jumps end, shaped as ``t``; None: ``t``.
+            s: times at which jumps end, (B,), or (B, F) for ``frames``; None: ``t``.
             guidance: scales, (B,); None: 1.
 
         Returns:
@@ -142,7 +142,7 @@ class Embedding(nn.Module):
         vector = self.time(t)
         if s is not None or self.end is not None:
             end = required(self.end, "A second time was given to a network built without `two_time`.")
-            vector = vector + end(t if s is None else s)
+            vector = _together(vector, end(t if s is None else s))
         if guidance is not None or self.guidance is not None:
             scale = required(
                 self.guidance, "A guidance scale was given to a network built without `guidance_input`."

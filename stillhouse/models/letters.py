@@ -52,7 +52,7 @@ class Letters:
         for character in plain:
             if character not in self.rows:
                 raise StillhouseError(
-                    f"The model has no token for {character!r} in '{text}'; it knows {self.alphabet!r}, "
+                    f"The model has no token for {character!r} in '{text}'; it has {self.alphabet!r}, "
                     f"and '{GAP}' for a gap."
                 )
         return [self.rows[character] for character in plain]

@@ -96,7 +96,7 @@ def until(submodule: nn.Module, run: Callable[[], object]) -> Tensor:
         return reached.output
     finally:
         hook.remove()
-    raise StillhouseError("The network does not call the submodule whose features were asked for.")
+    raise StillhouseError("The network does not call the submodule whose features are wanted.")
 
 
 class Network(nn.Module):

@@ -180,7 +180,7 @@ class UNet(Network):
         super().__init__(locals())
         require(
             0 <= attention <= len(channels),
-            f"Attention at {attention} levels is asked of a U-Net that has {len(channels)}.",
+            f"A U-Net of {len(channels)} levels can't have attention at {attention}.",
         )
         width = 2 * max(channels)
         self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)

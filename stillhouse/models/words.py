@@ -82,8 +82,8 @@ class Words:
         plain = word.lower().strip(".,;!")
         if plain not in self.rows:
             near = difflib.get_close_matches(plain, self.vocabulary, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"it knows {', '.join(self.vocabulary)}."
-            raise StillhouseError(f"The text encoder does not know the word '{word}' of '{prompt}'; {hint}")
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(self.vocabulary)}."
+            raise StillhouseError(f"The text encoder has no word '{word}', which is in '{prompt}'; {hint}")
         return self.rows[plain]
 
     def describe(self) -> dict[str, Any]:

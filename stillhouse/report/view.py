@@ -100,7 +100,12 @@ def _whole(walk: Walk, world: World, seed: int) -> Tensor | None:
     device = walk.model.denoiser.device
     draws = Draws(1, seed, "photograph", device=device)
     made = restore(
-        walk.model.denoiser.eval(), walk.sampling, degraded.to(device), draws, least=walk.model.shape[-1]
+        walk.model.denoiser.eval(),
+        walk.sampling,
+        degraded.to(device),
+        draws,
+        least=walk.model.shape[-1],
+        networks=walk.model.networks,
     ).cpu()
     return torch.cat([degraded, made, true], 3)
 

@@ -113,7 +113,7 @@ class Clamped(Wrapped):
         return pred.with_x0(torch.cat([self.known, pred.x0[:, count:]], 1))
 
 
-def of_frames(cond: Condition, first: int, count: int) -> Condition:
+def of_frames(cond: Condition, first: int, count: int, wanted: int | None = None) -> Condition:
     """The part of a condition that belongs to some of the frames: feature vectors given frame by frame are
     cut.
 
@@ -121,22 +121,23 @@ def of_frames(cond: Condition, first: int, count: int) -> Condition:
         cond: the condition of the B rows; only ``features`` of shape (B, F, C) in a dict are cut.
         first: number of the first frame, from 0.
         count: number of frames.
+        wanted: how many of these are kept in the end; the last feature vector stands for the others where
+            there are none. None for all.
 
     Returns:
         The condition with ``features`` (B, count, C); any other one as it is.
 
     Raises:
-        StillhouseError: where the features end before the frames do.
+        StillhouseError: where the features end before the wanted frames do.
     """
     if not isinstance(cond, dict) or "features" not in cond or cond["features"].dim() != 3:
         return cond
     features = cond["features"]
-    held = features.shape[1]
-    require(
-        first + count <= held,
-        f"The condition speaks of {held} frames, but frame {first + count} was asked for.",
-    )
-    return {**cond, "features": features[:, first : first + count]}
+    held, last = features.shape[1], first + (count if wanted is None else min(count, wanted))
+    require(last <= held, f"The condition holds {held} frames, but frame {last} is wanted.")
+    part = features[:, first : first + count]
+    missing = part[:, -1:].expand(-1, count - part.shape[1], -1)
+    return {**cond, "features": torch.cat([part, missing], 1) if missing.shape[1] else part}
 
 
 def stream(
@@ -159,7 +160,8 @@ def stream(
 
     Arguments:
         model: a causal student.
-        sampling: how each chunk is walked; it has a stream and no saved hooks.
+        sampling: how each chunk is walked; it has a stream, and neither saved hooks, a companion nor a number
+            of blocks.
         shape: of one frame.
         cond: the condition of the rows for the whole stream, feature vectors per frame being cut to the
             chunk; a function of the chunk's number 0, 1, 2 … (a prompt that changes); or None for none.
@@ -185,7 +187,12 @@ def stream(
     )
     times, solver = sampling.times, make_solver(sampling.solver)
     size = how.chunk
-    require(not sampling.legs[0].hooks, "A stream is walked without saved hooks.")
+    leg = sampling.legs[0]
+    require(
+        not (leg.hooks or leg.network or leg.blocks),
+        "A stream is walked by all blocks of the model's own network, without saved hooks; its sampling "
+        "names others.",
+    )
     require(frames >= 0, f"A stream has a number of frames, or 0 for no end, not {frames}.")
     require(
         sampling.guidance == 1 or takes_guidance(model),
@@ -200,8 +207,12 @@ def stream(
         torch.full((draws.rows,), sampling.guidance, device=draws.device) if takes_guidance(model) else None
     )
 
+    # number of frames after the last one that is kept, from the first given one; None where there is no end
+    end = frames + (0 if given is None else given.shape[1]) if frames else None
+
     def cond_of(number: int) -> Condition:
-        return cond(number) if callable(cond) else of_frames(cond, number * size, size)
+        first = number * size
+        return cond(number) if callable(cond) else of_frames(cond, first, size, end and end - first)
 
     def keep(chunk: Tensor, number: int) -> None:
         with torch.inference_mode():

@@ -10,7 +10,7 @@ any solver, a stochastic one too, walks the canvas as if by one network of its s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import At, Prediction
-from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.draw import NONE, draw_samples
 from stillhouse.samplers.sampling import Sampling
 
 GRID = (
@@ -149,6 +149,7 @@ def restore(
     overlap: int = 16,
     batch: int = 16,
     tick: Callable[[int], object] | None = None,
+    networks: Mapping[str, Denoiser] = NONE,
 ) -> Tensor:
     """Restore degraded images of any size, tile by tile.
 
@@ -164,6 +165,7 @@ def restore(
         overlap: pixels that neighbours share, at most half a tile, divisible by :data:`GRID`.
         batch: tiles per call of the network.
         tick: called with the number of tiles of each call; None for nothing.
+        networks: the model's companions by name, for samplings that name one; they work on tiles as well.
 
     Returns:
         The restored images in [-1, 1], (B, C, H, W).
@@ -174,7 +176,16 @@ def restore(
     height, width = image.shape[-2:]
     below, right = (max(least, math.ceil(side / GRID) * GRID) - side for side in (height, width))
     cond = {"image": F.pad(image, (0, right, 0, below), mode="replicate")}
+
+    def tiled(net: Denoiser) -> Tiled:
+        return Tiled(net, tile, overlap, batch, tick)
+
     walked = draw_samples(
-        Tiled(denoiser, tile, overlap, batch, tick), sampling, cond["image"].shape[1:], cond, draws
+        tiled(denoiser),
+        sampling,
+        cond["image"].shape[1:],
+        cond,
+        draws,
+        networks={name: tiled(net) for name, net in networks.items()},
     )
     return denoiser.process.to_data(walked, cond)[..., :height, :width].clamp(-1, 1)

@@ -140,7 +140,7 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     )
     require(
         not denoiser.process.discrete,
-        "A walk over tokens is no sum of what the network said; it can't be unrolled.",
+        "A walk over tokens is no sum of network outputs; it can't be unrolled.",
     )
     require(not sampling.stream, "A stream keeps what it has made; it can't be unrolled.")
     require(sampling.plain, "Only a walk of one leg without saved hooks can be unrolled.")

@@ -47,5 +47,8 @@ def make_solver(config: str | dict[str, Any] | Solver) -> Solver:
         raise unknown("solver", name, SOLVERS)
     known = [f.name for f in fields(SOLVERS[name])]  # type: ignore[arg-type]
     wrong = sorted(set(given) - set(known))
-    require(not wrong, f"Solver '{name}' has no parameter {', '.join(wrong)}; it knows {', '.join(known)}.")
+    require(
+        not wrong,
+        f"Solver '{name}' has no parameter {', '.join(wrong)}; it has {', '.join(known) or 'none'}.",
+    )
     return SOLVERS[name](**given)

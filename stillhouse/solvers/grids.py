@@ -230,8 +230,8 @@ def make_grid(config: str | dict[str, Any], process: Process, steps: int) -> Ten
     wrong = sorted(set(fields) - (set(known) - {"process", "n"}))
     require(
         not wrong,
-        f"Time grid '{name}' has no parameter {', '.join(wrong)}; it knows "
-        f"{sorted(set(known) - {'process', 'n'})}.",
+        f"Time grid '{name}' has no parameter {', '.join(wrong)}; it has "
+        f"{', '.join(sorted(set(known) - {'process', 'n'})) or 'none'}.",
     )
     if "process" in known:
         return grid(process, steps, **fields)

@@ -52,9 +52,12 @@ class Work:
     def rows(self, count: int, *name: object) -> tuple[Any, Any]:
         """Rows of the data.
 
+        A finite set in memory gives its first rows in the order of its first epoch, whatever the name: to
+        compare on other rows, request more and split them.
+
         Arguments:
             count: how many.
-            *name: of the stream that they are drawn with, where they are drawn.
+            *name: of the stream that they are drawn with, by data that draws its rows.
 
         Returns:
             Samples (count, *shape), None for data without, and conditions, None for data without.

@@ -246,7 +246,7 @@ def _outside(name: str) -> type[Any]:
         return chosen
     require(
         len(found) == 1,
-        f"'{file}' holds {len(found)} systems ({held}); say which, as {path.name}:ClassName.",
+        f"'{file}' holds {len(found)} systems ({held}); name one, as {path.name}:ClassName.",
     )
     return next(iter(found.values()))
 

@@ -64,7 +64,7 @@ class CachedData:
         self.seed = seed
         self.shape = tuple(
             required(
-                self.cache.shape or shape, "A cache of prompts does not know the shape of a sample; give it."
+                self.cache.shape or shape, "A cache of prompts holds no samples, whose shape must be given."
             )
         )
         self.classes: int = self.cache.key.get("classes", 0) if self.cache.labelled else 0

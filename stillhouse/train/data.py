@@ -281,4 +281,7 @@ class InfiniteData:
         return x if self.model is None else self.model.denoiser.process.to_state(x, cond), cond
 
     def examples(self, n: int) -> Condition:
-        return conditions_of(self.world, self.world.balanced_labels(n), self.model) if self.labelled else None
+        if not self.labelled:
+            return None
+        labels = self.world.balanced_labels(n, self.world.shown_split)
+        return conditions_of(self.world, labels, self.model)

@@ -23,7 +23,7 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
     made, given = tuple(teacher.shape), tuple(data.shape)
     require(made == given, f"The teacher makes samples of shape {made}, the data has {given}.")
     known = not (data.classes and teacher.classes and data.classes > teacher.classes)
-    require(known, f"The data has {data.classes} classes, the teacher knows {teacher.classes}.")
+    require(known, f"The data has {data.classes} classes, the teacher takes {teacher.classes}.")
     has_samples = not method.requires("data") or data.rows(0, Draws(1, "probe"))[0] is not None
     require(has_samples, f"{name} learns from real data; give it a world or a data folder.")
     for kind in ("parts", "views"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import move, pick
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.model import Model
 from stillhouse.samplers.draw import draw_samples
@@ -39,18 +40,21 @@ class Probe:
         """Samples of the student's cheapest sampling, always from the same noise."""
         denoiser = model.denoiser
         device = denoiser.device
-        cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser))
-        learning = denoiser.training
-        denoiser.eval()
+        walkers = {name: m for name, m in model.companions.items() if isinstance(m, Denoiser)}
+        cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser, networks=walkers))
+        learning = {net: net.training for net in (denoiser, *walkers.values())}
+        for net in learning:
+            net.eval()
         try:
             made = []
             for start in range(0, self.count, self.chunk):
                 cond = move(pick(self.cond, slice(start, start + self.chunk)), device)
                 draws = Draws(self.chunk, self.seed, "probe", start, device=device)
-                made.append(draw_samples(denoiser, cheapest, self.shape, cond, draws))
+                made.append(draw_samples(denoiser, cheapest, self.shape, cond, draws, networks=walkers))
             return torch.cat(made)
         finally:
-            denoiser.train(learning)
+            for net, before in learning.items():
+                net.train(before)
 
     def assess(self, samples: Tensor) -> tuple[dict[str, float], str]:
         """Health figures, and a warning (empty if all is well)."""

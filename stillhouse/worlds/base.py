@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, require_labels
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
@@ -45,6 +45,7 @@ class World:
     default_process: str | dict[str, Any] = "flow"
     default_kind: str = "velocity"
     sigma_data: float = 0.5  # standard deviation of one number of the data, for EDM preconditioning
+    shown_split: str = "train"  # whose conditions models are measured and shown under
     infinite: bool = False  # fresh samples are drawn for every batch; otherwise `data` is all there is
     network_defaults: dict[str, Any]
     metrics: tuple[Metric, ...] = ()  # all that `measure` may find, each with its direction and unit
@@ -101,7 +102,8 @@ class World:
 
         Arguments:
             samples: at least 4, (B, *shape).
-            labels: what the samples were made for, (B,); None leaves out the metrics that need it.
+            labels: what the samples were made for, (B,), at least 0; None leaves out the metrics that need
+                it.
             generator: for the random part of metrics; None for one that is the same every time.
 
         Returns:
@@ -252,11 +254,13 @@ def require_samples(world: World, samples: Tensor, labels: Tensor | None) -> Non
     Arguments:
         world: whose shape they must have.
         samples: at least 4, (B, *shape).
-        labels: one a sample, (B,); None for none.
+        labels: one a sample, (B,), at least 0; None for none.
     """
     require(
         tuple(samples.shape[1:]) == world.shape,
         f"World '{world.name}' measures samples of shape {world.shape}, not {tuple(samples.shape[1:])}.",
     )
     require(len(samples) >= 4, f"{len(samples)} samples are too few to measure anything.")
-    require(labels is None or labels.shape == samples.shape[:1], "Give one label per sample.")
+    if labels is not None:
+        require(labels.shape == samples.shape[:1], "Give one label per sample.")
+        require_labels(labels, world.classes or len(world.captions))

@@ -112,7 +112,7 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(run, tmp_path, capsys):
     out = tmp_path / "out.png"
     for words, sentence in (
         ([str(run)], "give it one: --image"),
-        (["mixture", "--image", str(good)], "it is told no image"),
+        (["mixture", "--image", str(good)], "it takes no image"),
         ([str(run), "--image", str(tmp_path / "bad.png")], "is damaged"),
         ([str(run), "--image", str(tmp_path / "none.png")], "There is no picture"),
         ([str(run), "--image", str(good), "--tile", "33"], "divisible by 8, not 33"),

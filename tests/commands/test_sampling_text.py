@@ -96,7 +96,7 @@ def test_bad_wishes_get_one_sentence(model, capsys, words, what):
 
 def test_a_process_that_revises_every_token_keeps_no_prompt(tmp_path, capsys):
     assert main(["sample", saved(tmp_path, "uniform_tokens"), "--prompt", "ab"]) == 2
-    assert "Only a masked process keeps what a prompt says" in capsys.readouterr().err
+    assert "Only a masked process keeps a prompt's tokens" in capsys.readouterr().err
 
 
 def test_train_distil_evaluate_and_read_in_the_chain_world(tmp_path, capsys):

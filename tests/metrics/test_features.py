@@ -56,6 +56,20 @@ def test_users_own_features_take_the_place_of_ours():
     assert values["frechet"] == pytest.approx(float(wanted), rel=1e-3)
 
 
+def test_a_world_without_a_classifier_takes_the_accuracy_of_ones_own():
+    class Own(torch.nn.Flatten):
+        def logits(self, images):
+            return torch.stack([images.mean((1, 2, 3)), -images.mean((1, 2, 3))], 1)
+
+    x = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = (x.mean((1, 2, 3)) < 0).long()
+    generator = torch.Generator().manual_seed(0)
+    values = measure_images("own", x, x.flip(0), labels, features=Own(), generator=generator)
+    assert values["accuracy"] == 1
+    plain = measure_images("own", x, x.flip(0), labels, features=torch.nn.Flatten(), generator=generator)
+    assert set(values) - set(plain) == {"accuracy"}
+
+
 def test_band_energy_of_a_known_wave():
     place = torch.arange(32).double()
     slow, fast = (torch.cos(2 * torch.pi * f * place).expand(1, 1, 32, 32) for f in (3 / 32, 11 / 32))

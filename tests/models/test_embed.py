@@ -3,7 +3,7 @@ import torch
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.models import build_model
-from stillhouse.models.embed import beside
+from stillhouse.models.embed import Embedding, beside
 
 SMALL = {
     "mlp": ({"dim": 48, "width": 16, "depth": 2}, 48),
@@ -60,3 +60,15 @@ def test_beside_puts_state_before_image():
     x, y = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4)
     assert torch.equal(beside(x, {"image": y}, 1), torch.cat([x, y], 1))
     assert beside(x, None, 0) is x
+
+
+def test_one_end_a_clip_goes_with_one_time_a_frame():
+    embed = Embedding(16, two_time=True, frames=True)
+    assert embed.end is not None
+    torch.nn.init.normal_(embed.end.last.weight, generator=torch.Generator().manual_seed(0))
+    for frames in (2, 3):  # as many frames as rows, and more
+        t, s = torch.rand(2, frames), torch.tensor([0.1, 0.3])
+        apart, _, _ = embed(t, None, s[:, None].expand(2, frames), None)
+        torch.testing.assert_close(embed(t, None, s, None)[0], apart)
+        one, _, _ = embed(s, None, t, None)  # and the other way round
+        torch.testing.assert_close(one, embed(s[:, None].expand(2, frames), None, t, None)[0])

@@ -42,7 +42,7 @@ def test_lowest_levels_attend_on_the_way_down_and_up():
         "attend.up_1",
     }
     assert len(crosses(make(attention=3, blocks=2)[0])) == 1 + 2 * 3 * 2
-    with pytest.raises(StillhouseError, match="at 4 levels is asked of a U-Net that has 3"):
+    with pytest.raises(StillhouseError, match="A U-Net of 3 levels can't have attention at 4"):
         build_model({**SMALL, "attention": 4})
 
 

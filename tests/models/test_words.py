@@ -64,7 +64,7 @@ def test_case_and_punctuation_are_passed_over(words):
 
 
 def test_an_unknown_word_is_named_with_words_it_knows(words):
-    with pytest.raises(StillhouseError, match="'pink' of 'a pink circle'; it knows a, above, red"):
+    with pytest.raises(StillhouseError, match="'pink', which is in 'a pink circle'; it has a, above, red"):
         words.encode(["a red circle", "a pink circle"])
     with pytest.raises(StillhouseError, match="did you mean 'square'"):
         words.encode(["a squar"])

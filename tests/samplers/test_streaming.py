@@ -10,7 +10,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.draw import draw_samples
-from stillhouse.samplers.sampling import Sampling, Stream
+from stillhouse.samplers.sampling import Leg, Sampling, Stream
 from stillhouse.samplers.streaming import Cached, Clamped, of_frames, stream
 
 ROWS, CHUNK, FRAME = 3, 2, (3, 8, 8)
@@ -37,6 +37,10 @@ def student(chunk=CHUNK, **options):
 
 def sampling(guidance=1.0, **options):
     return Sampling([*LEVELS, 0.0], "renoise", guidance, stream=Stream(CHUNK, **options))
+
+
+def on(**leg):
+    return Sampling(legs=[Leg([1.0, 0.0], "renoise", **leg)], stream=Stream(CHUNK))
 
 
 def draws(seed=0):
@@ -153,8 +157,19 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
         of_frames(told, 2, 3)["features"].flatten().tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
         and of_frames(label, 0, 2) is label
     )
-    with pytest.raises(StillhouseError, match="speaks of 6 frames, but frame 8 was asked for"):
+    with pytest.raises(StillhouseError, match="holds 6 frames, but frame 8 is wanted"):
         of_frames(told, 6, 2)
+
+
+def test_features_may_end_where_the_frames_do_within_a_chunk():
+    model, features = student(features=2), torch.randn(ROWS, 5, 2, generator=torch.Generator().manual_seed(2))
+    made = all_of(model, frames=5, cond={"features": features})
+    longer = torch.cat([features, features[:, -1:]], 1)  # the last one goes on to the end of the chunk
+    assert made.shape[1] == 5 and torch.equal(made, all_of(model, frames=5, cond={"features": longer}))
+    after = all_of(model, frames=3, given=clip(2), cond={"features": features})
+    assert after.shape[1] == 3
+    with pytest.raises(StillhouseError, match="holds 5 frames, but frame 6 is wanted"):
+        all_of(model, frames=6, cond={"features": features})
 
 
 @pytest.mark.parametrize(
@@ -173,6 +188,9 @@ def test_the_condition_may_change_between_chunks_and_is_cut_to_the_frames():
         (lambda: all_of(student(), frames=4, given=clip(0)), "at least one"),
         (lambda: draw_samples(student(), sampling(), (0, *FRAME), None, draws()), "at least one frame"),
         (lambda: all_of(student(), frames=-1), "0 for no end, not -1"),
+        (lambda: all_of(student(), frames=4, how=on(blocks=1)), "all blocks of the model's own network"),
+        (lambda: all_of(student(), frames=4, how=on(network="other")), "its sampling names others"),
+        (lambda: all_of(student(), frames=4, how=on(hooks=[{"name": "clip"}])), "without saved hooks"),
     ],
 )
 def test_what_it_refuses_in_one_sentence(made, sentence):

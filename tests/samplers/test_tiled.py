@@ -9,7 +9,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.samplers.draw import draw_samples
-from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.sampling import Leg, Sampling
 from stillhouse.samplers.tiled import Tiled, ramp, restore, starts
 
 
@@ -150,3 +150,18 @@ def test_tiles_that_do_not_fit_are_refused():
         Tiled(net, 32, 24)
     with pytest.raises(StillhouseError, match="not 20 x 32"):
         Tiled(net, 32, 8)(picture(20, 32), torch.ones(1), {"image": picture(20, 32)})
+
+
+def test_a_companion_walks_its_leg_in_tiles_as_well():
+    process, given = ResShift(kappa=0.5, first=0.02), picture(40, 56)
+    first, second = random_net(process), Contrast(process)
+    legs = [Leg([1.0, 0.5]), Leg([0.5, 0.0], network="other")]
+    how = {"tile": 32, "overlap": 8}
+    one, two = (
+        restore(net, Sampling(legs=legs), given, Draws(1, 0), networks={"other": second}, **how)
+        for net in (first, second)
+    )
+    assert one.shape == given.shape and one.isfinite().all()
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)  # the last leg alone decides on the clean end
+    with pytest.raises(StillhouseError, match="wants the companion 'other'"):
+        restore(first, Sampling(legs=legs), given, Draws(1, 0), **how)

@@ -136,7 +136,7 @@ def test_prompts_from_files(tmp_path):
     assert sorted(
         cond["tokens"][:, 0, 0].int().tolist() + [len(p) for p in data.captions(data.held_out)]
     ) == list(range(3, 33))
-    with pytest.raises(StillhouseError, match="does not know the shape of a sample"):
+    with pytest.raises(StillhouseError, match="holds no samples, whose shape must be given"):
         CachedData(tmp_path / "c")
 
 

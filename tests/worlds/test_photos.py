@@ -50,7 +50,7 @@ def test_a_patch_is_cut_from_its_photograph(world):
 
 def test_test_patches_are_of_other_photographs(world):
     assert not set(PHOTOGRAPHS["train"]) & set(PHOTOGRAPHS["test"])
-    train, test = world.balanced_labels(500, "train"), world.balanced_labels(500)
+    train, test = world.balanced_labels(500), world.balanced_labels(500, "test")
     first = world._first["test"]
     assert int(train.max()) < first <= int(test.min()) and len(train.unique()) == len(test.unique()) == 500
     drawn = world.sample_data(200, Draws(200, 0))[1]
@@ -62,7 +62,7 @@ def test_test_patches_are_of_other_photographs(world):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_patch_is_spoilt_in_the_same_way_every_time(task):
     world = get_world("photos", task=task)
-    labels = world.balanced_labels(6)
+    labels = world.balanced_labels(6, "test")
     once = world.condition(labels)["image"]
     again = world.condition(labels.flip(0))["image"].flip(0)
     assert torch.equal(once, again) and once.shape == (6, 3, 32, 32) and float(once.abs().max()) <= 1
@@ -71,7 +71,8 @@ def test_a_patch_is_spoilt_in_the_same_way_every_time(task):
     assert (
         float(
             (
-                world.condition(world.balanced_labels(200))["image"] - world.clean(world.balanced_labels(200))
+                world.condition(world.balanced_labels(200, "test"))["image"]
+                - world.clean(world.balanced_labels(200, "test"))
             ).std()
         )
         < 1.3 * world.sigma_data
@@ -115,7 +116,7 @@ def test_what_the_degradations_do():
 
 
 def test_figures_rank_what_they_should(world):
-    labels = world.balanced_labels(200)
+    labels = world.balanced_labels(200, "test")
     clean, given = world.clean(labels), world.condition(labels)["image"]
     true, degraded = world.measure(clean, labels), world.measure(given, labels)
     noisy = world.measure(
@@ -137,7 +138,7 @@ def test_network_hears_the_spoilt_image(world):
     assert world.network(Flow(), kind="edm", channels=(8, 8), blocks=1).kind.sigma_data > 0.4
     net.net.output.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     x, t = torch.zeros(2, 3, 32, 32), torch.full((2,), 0.5)
-    cond = world.condition(world.balanced_labels(2))
+    cond = world.condition(world.balanced_labels(2, "test"))
     assert float((net(x, t, cond).x0 - net(x, t).x0).abs().max()) > 1e-3
 
 
@@ -162,7 +163,7 @@ def test_works_with_the_photographs_of_scikit_learn_alone(monkeypatch):
     try:
         world = Photos()
         assert len(module._photographs("train")) == len(module._photographs("test")) == 1
-        assert world.clean(world.balanced_labels(3)).shape == (3, 3, 32, 32)
+        assert world.clean(world.balanced_labels(3, "test")).shape == (3, 3, 32, 32)
     finally:
         for memory in (module._photographs, module._padded, module._places):
             memory.cache_clear()

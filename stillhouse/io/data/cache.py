@@ -185,7 +185,7 @@ def _begin(
     left = [f.name for f in folder.glob("shard-*.safetensors")]
     require(
         not left,
-        f"'{folder}' holds shards ({left[0] if left else ''} …) but no {INDEX} to say what made them; "
+        f"'{folder}' holds shards ({left[0] if left else ''} …) but no {INDEX} that describes them; "
         "empty it or refresh it.",
     )
     answers, prompts = probe(None)

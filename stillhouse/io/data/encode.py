@@ -170,7 +170,7 @@ def encode_source(
     with tqdm(total=source.count, desc="encode", unit="image", disable=not show or place[0] > 0) as bar:
         cache = fill(folder, key, probe, source.rows(), make, refresh=refresh, place=place, tick=bar.update)
     if small:
-        log.warning("%d image(s) are smaller than the size asked for and were enlarged.", small)
+        log.warning("%d image(s) are smaller than the requested size and were enlarged.", small)
     if cache.skipped:
         log.warning("%d image(s) of '%s' are left out.", len(cache.skipped), source.path)
     if not cache.labelled and (text or classes):

@@ -217,5 +217,6 @@ def _keeps_time(folder: Path, times: Tensor, episode: Tensor, frame: Tensor, rat
         found = float((frame[at + 1] - frame[at]) / (times[at + 1] - times[at]).clamp_min(1e-9))
         where = f"episode {int(episode[at])}, frame {int(frame[at])}"
         raise StillhouseError(
-            f"'{folder}' says {rate:g} frames a second, but its time stamps say {found:.3g} at {where}."
+            f"'{folder}' names {rate:g} frames a second, but its time stamps are {found:.3g} a second at "
+            f"{where}."
         )

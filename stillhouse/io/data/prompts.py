@@ -103,7 +103,11 @@ def split_prompts(prompts: Sequence[str], share: float = 0.02, seed: int = 0) ->
 
     Returns:
         The prompts to learn from and those held out, both in the order given.
+
+    Raises:
+        StillhouseError: for no prompts, and another share.
     """
+    require(len(prompts) > 0, "There are no prompts to split.")
     require(0 <= share < 1, f"The share that is held out lies in [0, 1), not {share}.")
     held = {p for p in prompts if is_held_out(p, share, seed)}
     ranked = sorted(set(prompts), key=lambda p: seed_of(seed, "held out", p))

@@ -83,7 +83,7 @@ def save_pipeline(
         form != "scheduler" or denoiser.net is family.network,
         "Only a model with its pipeline's own weights can be saved as a scheduler alone.",
     )
-    require(bool(samplings), "A student that says no number of steps can't be saved.")
+    require(bool(samplings), "A student without a sampling can't be saved.")
     require(
         hasattr(denoiser.net, "save_pretrained") and denoiser.process.config() == family.process.config(),
         f"This student is no network of the {type(family.pipe).__name__} that it would be saved with.",

@@ -115,7 +115,7 @@ def walk(family: Family, denoiser: Denoiser, sampling: Sampled) -> Walk:
     solver = make_solver(sampling.solver)
     require(
         isinstance(solver, DDIM | Renoise | Leap),
-        f"Steps of the solver '{solver.name}' can't be told to Diffusers one by one; save a student that "
+        f"Steps of the solver '{solver.name}' can't be given to Diffusers one by one; save a student that "
         "walks by ddim, renoise or leap.",
     )
     basis = torch.eye(3, dtype=torch.float64)

@@ -83,12 +83,6 @@ def open_pipeline(
     return kind(pipe, height=height, width=width, folder=folder, frames=frames)  # type: ignore[call-arg]
 
 
-def is_pipeline(source: str | Path) -> bool:
-    """Whether ``source`` is meant as a Diffusers pipeline: a folder with a ``model_index.json``, or a named
-    hub model."""
-    return str(source).startswith(HUB) or (Path(source) / INDEX).is_file()
-
-
 def check_folder(folder: Path) -> dict[str, Any]:
     """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or needs
     code to be run."""

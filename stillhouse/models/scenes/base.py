@@ -53,7 +53,7 @@ class Scene(Network):
         place = pred.get("features", x.new_tensor(FRONT).expand(len(x), 3))
         require(
             place.shape == (len(x), 3),
-            f"A camera is told by its place, {(len(x), 3)} numbers for these rows, not {tuple(place.shape)}.",
+            f"The places of cameras have the shape {(len(x), 3)} for these rows, not {tuple(place.shape)}.",
         )
         # a branch on data, which has no meaning on tensors without values
         if not which.is_meta:

@@ -131,6 +131,19 @@ class Lens:
         zoom = self._zoom(depth, distance)[..., None, None]
         return flat * zoom + seen[..., None] * frame[:, None, 2:] / depth.clamp_min(1e-3)[..., None, None]
 
+    def stretch(self, place: Tensor, at: Tensor) -> Tensor:
+        """How much longer a way along the rays is than its depth.
+
+        Arguments:
+            place: where the cameras stand, (B, 3).
+            at: image coordinates that the rays pass through, (N, 2).
+
+        Returns:
+            Lengths per unit of depth, at least 1, (B, N).
+        """
+        across = at.norm(dim=1) * self.extent / place.norm(dim=1)[:, None]
+        return (1 + across.square()).sqrt() if self.pinhole else torch.ones_like(across)
+
     def point(self, place: Tensor, at: Tensor, depth: Tensor) -> Tensor:
         """The inverse of :meth:`see`.
 

@@ -76,7 +76,9 @@ class Voxels(Rendered):
             rows, 4, -1, self.steps
         )
         inside = (points.abs() <= 1).all(-1).reshape(rows, -1, self.steps)
-        alpha = -torch.expm1(-4 * F.softplus(2 * found[:, 0]) * long) * inside
+        inside = inside & (depth > 0).reshape(rows, -1, self.steps)
+        steps = long * self.lens.stretch(place, at)[..., None]
+        alpha = -torch.expm1(-4 * F.softplus(2 * found[:, 0]) * steps) * inside
         weight = alpha * passing(alpha, 2)
         opacity, rgb = weight.sum(2), torch.einsum("bps,bcps->bcp", weight, torch.sigmoid(found[:, 1:]))
         mean = (weight * depth.reshape(rows, -1, self.steps)).sum(2) / opacity.clamp_min(TRUST)

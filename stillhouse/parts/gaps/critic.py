@@ -48,8 +48,12 @@ def features(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition = None)
     Returns:
         Features: (B, C, H, W) of a U-Net, (B, N, C) of a transformer, (B, C) of an MLP.
     """
-    found: Any = until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond))
-    # joint blocks of text and picture give both, the picture last
+    return _picture(until(denoiser.get_submodule(middle_of(denoiser)), lambda: denoiser(x_t, t, cond)))
+
+
+def _picture(found: Any) -> Tensor:
+    """The picture's part of a block's output: joint blocks of text and picture give both, the picture
+    last."""
     picture: Tensor = found[-1] if isinstance(found, tuple) else found
     return picture
 
@@ -82,12 +86,12 @@ def features_at(
     """
     kept: list[Tensor] = []
     hooks = [
-        denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(out))
+        denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, out: kept.append(_picture(out)))
         for name in names[:-1]
     ]
     try:
         last = until(denoiser.get_submodule(names[-1]), lambda: denoiser(x_t, t, cond))
-        return [*kept, last]
+        return [*kept, _picture(last)]
     finally:
         for hook in hooks:
             hook.remove()

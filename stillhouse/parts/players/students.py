@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,16 @@ from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.prediction import Eps, Score
 from stillhouse.models import build_model
 
-SMALLER = {"mlp": ("width", "depth"), "unet": ("channels",), "dit": ("width", "depth")}
+# what is made smaller of each network
+SMALLER = {
+    "mlp": ("width", "depth"),
+    "unet": ("channels",),
+    "dit": ("dim", "depth"),
+    "temporal": ("channels",),
+    "video_dit": ("dim", "depth"),
+    "onehot": ("width", "depth"),
+    "token_transformer": ("dim", "depth"),
+}
 
 
 def config_of(denoiser: Denoiser) -> dict[str, Any]:
@@ -50,7 +60,7 @@ def with_inputs(denoiser: Denoiser, *, two_time: bool = False, guidance_input: b
         return denoiser.copy()
     require(
         not isinstance(denoiser, Adapted),
-        "An adapter hears what its base hears; for a guidance scale or a second time as a new input train "
+        "An adapter has the inputs of its base; for a guidance scale or a second time as a new input train "
         "a whole network (no `lora`), or "
         "fix the scale.",
     )
@@ -111,19 +121,32 @@ def shrunk(denoiser: Denoiser, share: float) -> Denoiser:
     the teacher's.
 
     Arguments:
-        denoiser: of an MLP, a U-Net or a DiT of ours; raises :class:`StillhouseError` for a closed form and
-            for a foreign network.
-        share: of widths, rounded to multiples of 8, and of the depth, rounded to 1 or more.
+        denoiser: of a network of ours; raises :class:`StillhouseError` for a closed form, a foreign network,
+            and one that has no widths, such as a scene.
+        share: of widths, rounded to multiples of 8 that heads of attention divide, and of the depth, rounded
+            to 1 or more.
 
     Returns:
-        A denoiser with new weights, of the same process and kind.
+        A denoiser with new weights, of the same process, kind and inputs.
     """
     config = config_of(denoiser)
+    require(
+        config["name"] in SMALLER,
+        f"A network '{config['name']}' can't be made smaller; give the student's network yourself, or take "
+        f"one of {', '.join(SMALLER)}.",
+    )
     for key in SMALLER[config["name"]]:
         value = config[key]
-        step = 1 if key == "depth" else 8
+        step = {"depth": 1, "dim": math.lcm(8, config.get("heads", 1))}.get(key, 8)
         if isinstance(value, list | tuple):
             config[key] = [max(step, round(v * share / step) * step) for v in value]
         else:
-            config[key] = max(step if key != "depth" else 1, round(value * share / step) * step)
-    return Denoiser(build_model(config), denoiser.process, denoiser.kind, call=denoiser.call)
+            config[key] = max(step, round(value * share / step) * step)
+    return Denoiser(
+        build_model(config),
+        denoiser.process,
+        denoiser.kind,
+        call=denoiser.call,
+        two_time=denoiser.two_time,
+        empty=denoiser.empty,
+    )

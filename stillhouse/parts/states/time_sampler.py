@@ -62,13 +62,13 @@ def logit_normal(process: Process, draws: Draws) -> Tensor:
     eq. 19).
 
     Arguments:
-        process: not read: the times lie in (0, 1), whatever its ``t_min``.
+        process: whose ``t_min`` is the least of them; times below it are set to it.
         draws: the source of randomness.
 
     Returns:
-        Times, (rows,).
+        Times in [t_min, 1], (rows,).
     """
-    return trained(process, torch.sigmoid(draws.normal()))
+    return trained(process, torch.sigmoid(draws.normal()).clamp_min(process.t_min))
 
 
 def edm(process: Process, draws: Draws) -> Tensor:

@@ -46,17 +46,3 @@ def denoising_loss(
     if weight is not None:
         return (weight(pred.at) * (pred.x0 - x) ** 2).mean()
     return ((pred.raw - pred.kind.target(x, eps, pred.at)) ** 2).mean()
-
-
-def edm_weight(at: At, sigma_data: float = 0.5) -> Tensor:
-    """EDM's weight of a clean estimate's error, ``1 / s^2 + 1 / sigma_data^2`` with ``s = sigma / alpha``
-    (Karras et al., 2022, arXiv 2206.00364, table 1).
-
-    Arguments:
-        at: the states and their times.
-        sigma_data: standard deviation of the data.
-
-    Returns:
-        Weights that broadcast with the states.
-    """
-    return (at.alpha / at.sigma) ** 2 + 1 / sigma_data**2

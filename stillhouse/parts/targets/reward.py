@@ -35,7 +35,7 @@ def captions(x0: Tensor, cond: Condition) -> Tensor:
     known = _caption_tokens().to(tokens)
     require(
         tokens.shape[1] == known.shape[1],
-        "The reward 'captions' knows the captions of the world 'shapes' alone.",
+        "The reward 'captions' is for the captions of the world 'shapes' alone.",
     )
     return load_reader().to(x0.device).log_prob(x0, torch.cdist(tokens, known).argmin(1))
 

@@ -44,7 +44,7 @@ class Snoopi(OneCallScore, GuidanceRange):
     )
     rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
     lora_alpha: float = option(128.0, "the adapter's strength is this over its rank", low=0.01)
-    dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
+    dropout: float = option(0.1, "share of the fake's batches that drop the prompt", low=0, high=1)
 
     kind = "method"
     worlds = ("mixture", "shapes")

@@ -32,7 +32,7 @@ class SwiftBrush(OneCallScore):
     guidance: float = option(4.5, "guidance scale of both scores, teacher and fake (1: none)", low=0)
     rank: int = option(64, "rank of the fake's adapter on the teacher (0: a full copy)", low=0)
     lora_alpha: float = option(108.0, "the adapter's strength is this over its rank", low=0.01)
-    dropout: float = option(0.1, "share of the fake's batches that hear no prompt", low=0, high=1)
+    dropout: float = option(0.1, "share of the fake's batches that drop the prompt", low=0, high=1)
     score_t_max: float = option(0.981, "last time at which the scores are compared", low=0, high=1)
 
     kind = "method"

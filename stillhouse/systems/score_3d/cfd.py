@@ -47,16 +47,16 @@ class CFD(Method):
         low=1,
     )
     extent: float = option(
-        1.0, "half the width of what cameras see, in the plane through the origin", low=0.01
+        1.0, "half the width of the cameras' field of view, in the plane through the origin", low=0.01
     )
     noise: str = option(
         "consistent",
-        "what cameras see of it: one field, a fixed one each, or fresh",
+        "noise of the views: of one field on the object, a fixed one per camera, or fresh",
         choices=("consistent", "per-camera", "fresh"),
     )
     times: str = option(
         "annealed",
-        "falling from high to low over the run, or random between the two",
+        "falling from first_time to last_time over the run, or random between the two",
         choices=("annealed", "uniform"),
     )
     weight: str = option(
@@ -86,7 +86,7 @@ class CFD(Method):
         super().__post_init__()
         require(
             self.last_time <= self.first_time,
-            f"CFD goes from the time high down to low; {self.last_time} is not below {self.first_time}.",
+            f"CFD goes from first_time down to last_time; {self.last_time} is not below {self.first_time}.",
         )
 
     def make_student(self, teacher: Denoiser) -> Denoiser:

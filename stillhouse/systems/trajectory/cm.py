@@ -41,7 +41,7 @@ class CM(GuidanceInput):
     levels: int = option(18, "noise levels of the grid", low=2)
     steps: int = option(1, "default number of calls per sample", low=1)
     distance: str = option("l2", "how two answers are compared", choices=tuple(DISTANCES))
-    decay: float = option(0.95, "decay of the slow copy per step (0: the student itself)", low=0, high=1)
+    decay: float = option(0.95, "decay of the EMA copy per step (0: the student itself)", low=0, high=1)
     curriculum: str = option(
         "none",
         "how the grid grows from `first_levels` while training from data",

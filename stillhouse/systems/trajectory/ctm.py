@@ -54,7 +54,7 @@ class CTM(Method):
         low=0,
         high=1,
     )
-    decay: float = option(0.999, "decay of the slow copy per step", low=0, high=1)
+    decay: float = option(0.999, "decay of the EMA copy per step", low=0, high=1)
     denoising: bool = option(True, "train the zero-length jump as a denoiser")
     critic_from: float = option(
         1.0, "share of the run after which a discriminator joins (1: never)", low=0, high=1

@@ -76,7 +76,7 @@ class HyperSD(Method):
     )
     levels: int = option(40, "DDIM steps of the teacher's whole path, a multiple of `segments`", low=1)
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
-    decay: float = option(0.95, "decay of the slow copy per step", low=0, high=1)
+    decay: float = option(0.95, "decay of the EMA copy per step", low=0, high=1)
     critic: float = option(
         0.0,
         "how far the squared error gives way to a critic (1: the paper's balance, 0: not at all)",

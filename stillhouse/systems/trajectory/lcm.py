@@ -41,7 +41,7 @@ class LCM(GuidanceInput):
     steps: int = option(4, "default number of calls per sample", low=1)
     distance: str = option("huber", "how two answers are compared", choices=tuple(LATENT_DISTANCES))
     decay: float = option(
-        0.95, "decay of the slow copy per step (0: the student itself, none is kept)", low=0, high=1
+        0.95, "decay of the EMA copy per step (0: the student itself, none is kept)", low=0, high=1
     )
 
     kind = "method"

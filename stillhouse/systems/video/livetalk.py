@@ -57,7 +57,7 @@ class LiveTalk(CausalMethod):
         1.0, "teacher guidance scale of text or label in the score difference (1: none)", low=0
     )
     sound_guidance: float = option(
-        1.0, "the same of what is heard; equal to `guidance` it saves a pass", low=0
+        1.0, "teacher guidance scale of the sound there (1: none); equal to `guidance` it saves a pass", low=0
     )
     shift: float = option(
         1.0, "shift of the teacher's time grid and of the score times towards the noise (1: none)", low=0.01

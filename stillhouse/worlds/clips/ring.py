@@ -31,7 +31,7 @@ class ClipDenoiser(FiniteDenoiser):
     def logits(self, x_t: Tensor, t: Tensor, allowed: Tensor | None) -> Tensor:
         require(
             tuple(x_t.shape[1:]) == self.shape,
-            f"This denoiser knows clips of shape {self.shape}, not {tuple(x_t.shape[1:])}.",
+            f"This denoiser takes clips of shape {self.shape}, not {tuple(x_t.shape[1:])}.",
         )
         clips = self.points.to(x_t)
         each = t if t.dim() == 2 else t[:, None].expand(x_t.shape[:2])

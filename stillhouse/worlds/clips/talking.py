@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, as_parts
+from stillhouse.core.conditions import Condition, as_parts, require_labels
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.finite import FiniteDenoiser
@@ -106,7 +106,8 @@ class TalkingDenoiser(FiniteDenoiser):
             features = parts["features"]
             require(
                 tuple(features.shape[1:]) == (self.shape[0], 2),
-                f"A clip of {self.shape[0]} frames is told sound of as many, 2 numbers each, not "
+                f"A clip of {self.shape[0]} frames takes sound features of as many frames, 2 numbers each, "
+                "not "
                 f"{tuple(features.shape[1:])}.",
             )
             sounding, loud = features[..., 0] > 0.5, features[..., 1]
@@ -265,11 +266,12 @@ class TalkingClips(World):
 
         Arguments:
             clips: of any length, (B, F, 16, 1, 1).
-            labels: numbers of their conditions, (B,).
+            labels: numbers of their conditions, (B,), at least 0.
 
         Returns:
             The share, by the nearest true frame.
         """
+        require_labels(labels, self.utterances * len(SPEEDS))
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
         wanted = spoken(labels.cpu() // len(SPEEDS), clips.shape[1]).flatten()
         return float(((which >= PIXELS) == (wanted > 0.5)).double().mean())
@@ -313,11 +315,12 @@ class TalkingClips(World):
 
         Arguments:
             clips: of any length, (B, F, 16, 1, 1).
-            labels: numbers of their conditions, (B,).
+            labels: numbers of their conditions, (B,), at least 0.
 
         Returns:
             The share, by the nearest true frames.
         """
+        require_labels(labels, self.utterances * len(SPEEDS))
         _, which = nearest(clips.flatten(0, 1).cpu(), self.frames)
         step = (which % PIXELS).reshape(clips.shape[:2]).diff(dim=1) % PIXELS
         wanted = torch.tensor(list(SPEEDS.values()))[labels.cpu() % len(SPEEDS)] % PIXELS

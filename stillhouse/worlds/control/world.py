@@ -52,9 +52,9 @@ class BanditDenoiser(ExactDenoiser):
         Raises:
             StillhouseError: without observations.
         """
-        untold = "The bandit's denoiser is told an observation for each sample."
-        observed = required_type(cond, dict, untold).get("features")
-        x, o = x_t.double(), required(observed, untold).double()
+        needed = "The bandit's denoiser needs an observation for each sample."
+        observed = required_type(cond, dict, needed).get("features")
+        x, o = x_t.double(), required(observed, needed).double()
         alpha, sigma = (expand_to(f(t.double()), x) for f in (self.process.alpha, self.process.sigma))
         v, m = (alpha * STD) ** 2 + sigma**2, torch.stack([torch.ones_like(o), o], 2)
         side = torch.tanh(alpha * (x * m).sum(2, keepdim=True) / v) * m
@@ -95,6 +95,7 @@ class Control(World):
         if data:
             self.shown = read_lerobot(data, horizon)
             self.scales = {name: scale.config() for name, scale in self.shown.scales.items()}
+            self.shown_split = "test"
             self.shape, self.observation = tuple(self.shown.chunks.shape[1:]), self.shown.seen.shape[1]
         horizon, actions = self.shape
         spaces = {"features": self.observation}
@@ -119,6 +120,7 @@ class Control(World):
         """Observations (N, O) and chunks (N, H, A) of all rows, and the numbers of the rows of each split."""
         if self.task == "data":
             names = self.shown.episode.unique()
+            require(len(names) > 1, "One episode is held out: demonstrations need two or more.")
             held = torch.isin(self.shown.episode, names[9::10] if len(names) > 9 else names[-1:])
             return (
                 self.shown.seen,
@@ -218,7 +220,7 @@ class Control(World):
         among those. Arena: ``valid``, the share of chunks that crash nowhere and end where one of the
         expert's two ways is by then (one step's way off at most), and ``left``, the share of the left way
         among those that begin before the obstacle. Own demonstrations: ``distance``, the mean over chunks of
-        the root mean square to the nearest of the 16 demonstrated ones whose observations are nearest.
+        the root mean square to the nearest of the 16 training ones whose observations are nearest.
 
         Arguments:
             samples: chunks, at least 4, (B, H, A).
@@ -240,11 +242,9 @@ class Control(World):
         if self.task == "arena":
             return self._measured(samples, seen)
         if self.task == "data":
-            near = (
-                torch.cdist(seen, self._rows[0])
-                .topk(min(NEIGHBOURS, len(self._rows[0])), largest=False)
-                .indices
-            )
+            known = self._ids("train")
+            near = torch.cdist(seen, self._rows[0][known])
+            near = known[near.topk(min(NEIGHBOURS, len(known)), largest=False).indices]
             away = (self._rows[1][near] - samples[:, None]).square().flatten(2).mean(2).sqrt()
             return {"distance": float(away.amin(1).mean())}
         wanted = torch.cat([torch.ones_like(seen), seen], 1)
@@ -266,7 +266,8 @@ class Control(World):
         return {"valid": float(good.float().mean()), "left": _share(away[0] < away[1], good & before)}
 
     def floor(self, n: int, seed: int = 0) -> dict[str, float]:
-        """The metrics of demonstrated chunks.
+        """The metrics of demonstrated chunks; of own demonstrations those held out, as they are measured
+        against the others.
 
         Arguments:
             n: number of chunks.
@@ -275,7 +276,11 @@ class Control(World):
         Returns:
             What :meth:`measure` returns for them.
         """
-        return self.measure(*self.sample_data(n, Draws(n, "floor", seed)))
+        draws = Draws(n, "floor", seed)
+        if self.task != "data":
+            return self.measure(*self.sample_data(n, draws))
+        held = self._ids("test")
+        return self.measure(*self.sample_data(n, draws, held[draws.integers(0, len(held))]))
 
     def fleet(self) -> arena.Arena:
         """Episodes of the arena for :func:`stillhouse.metrics.control.success`."""

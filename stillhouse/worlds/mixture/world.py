@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, as_tensor
+from stillhouse.core.conditions import Condition, as_tensor, require_labels
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
@@ -209,6 +209,7 @@ class Mixture(World):
         is."""
         away = torch.cdist(x.double(), self.means) / self.stds
         if labels is not None:
+            require_labels(labels, len(self.class_names))
             away = away.masked_fill(labels[:, None] != self.labels, math.inf)
         distance, mode = away.min(1)
         return distance, mode
@@ -256,11 +257,12 @@ class Mixture(World):
 
         Arguments:
             x: samples, (B, D).
-            labels: what they were made for, (B,).
+            labels: what they were made for, (B,), at least 0.
 
         Returns:
             The share.
         """
+        require_labels(labels, len(self.class_names))
         return float((self.class_log_probs(x).argmax(1) == labels).double().mean())
 
     def measure(

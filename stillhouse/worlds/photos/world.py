@@ -100,6 +100,7 @@ class Photos(World):
     metrics = (FRECHET, *RESTORATION, HIGH_BAND)
     cond_kind = "image"
     infinite = True
+    shown_split = "test"
     default_process = {"name": "resshift", "kappa": 0.5, "first": 0.02}
     default_kind = "edm"
     network_defaults = {
@@ -155,12 +156,12 @@ class Photos(World):
         rows = labels.cpu()
         return {"image": _inner(degrade(self._cut(rows), rows, self.task)).to(labels.device)}
 
-    def balanced_labels(self, n: int, split: str = "test") -> Tensor:
+    def balanced_labels(self, n: int, split: str = "train") -> Tensor:
         """Patches spread over a split, the same ones every time.
 
         Arguments:
             n: how many.
-            split: ``test`` or ``train``; here the photographs that are not trained on by default.
+            split: ``train``, or ``test``, the photographs that are not trained on.
 
         Returns:
             Numbers of patches, (n,).
@@ -267,17 +268,17 @@ class Photos(World):
 
         Arguments:
             n: number of patches.
-            seed: not read; the patches are those of :meth:`balanced_labels`.
+            seed: not read; the patches are those of :meth:`balanced_labels` of the tests.
 
         Returns:
             What :meth:`measure` returns for them.
         """
-        labels = self.balanced_labels(n)
+        labels = self.balanced_labels(n, self.shown_split)
         return self.measure(self.clean(labels), labels)
 
     def identity_metrics(self, n: int) -> dict[str, float]:
         """:meth:`measure` of ``n`` degraded patches as they are."""
-        labels = self.balanced_labels(n)
+        labels = self.balanced_labels(n, self.shown_split)
         return self.measure(as_parts(self.condition(labels))["image"], labels)
 
     @property

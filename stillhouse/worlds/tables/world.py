@@ -104,6 +104,5 @@ class Tables(World):
 
     def _nothing(self) -> StillhouseError:
         return StillhouseError(
-            "The world 'tables' is learned by scikit-learn estimators, not by diffusion; see "
-            "docs/classical.md."
+            "The world 'tables' is for scikit-learn estimators, not for diffusion; see docs/classical.md."
         )

@@ -94,7 +94,7 @@ def test_rows_in_any_order_and_scales_of_others(tmp_path):
 BAD = {
     "lacks the column 'action'": ({"action": None}, {}),
     "not all of one length: there are [1, 2]": ({"action": [[1.0]] + [[1.0, 2.0]] * 6}, {}),
-    "says 10 frames a second, but its time stamps say 5 at episode 0, frame 0": (
+    "names 10 frames a second, but its time stamps are 5 a second at episode 0, frame 0": (
         {"timestamp": [i / 5 for i in range(7)]},
         {},
     ),
@@ -143,6 +143,11 @@ def test_a_folder_is_a_world_to_train_in_and_data_to_distil_with(tmp_path):
     assert held == set(range(12, 21))  # the last episode
     x, labels = world.data()
     assert world.measure(x, labels)["distance"] == 0 and world.measure(x + 0.5, labels)["distance"] > 0.1
+    held_out = world.data("test")  # whose own rows are none that they are measured against
+    assert world.floor(64)["distance"] > 0 < world.measure(*held_out)["distance"]
+    single = get_world("control", data=str(write(tmp_path / "one", [frames(0, 9)])), horizon=4)
+    with pytest.raises(StillhouseError, match="need two or more"):
+        single.data()
     train_teacher(
         world, {"channels": (8, 8)}, iterations=2, batch=4, quiet=True, steps=4, out=tmp_path / "teacher"
     )

@@ -52,3 +52,5 @@ def test_a_share_is_held_out_for_good():
     assert split_prompts(prompts, 0.0) == (prompts, [])
     with pytest.raises(StillhouseError, match="not 1.0"):
         split_prompts(prompts, 1.0)
+    with pytest.raises(StillhouseError, match="no prompts"):
+        split_prompts([])

@@ -210,7 +210,7 @@ def test_rows_are_the_solver(kind: str, solver: Any, opened: Opened) -> None:
 
 def test_solvers_with_memory_are_refused(opened: Opened) -> None:
     model = student(opened("sd"), {4: even(4, "dpm++")})
-    with pytest.raises(StillhouseError, match=r"solver 'dpm\+\+' can't be told to Diffusers"):
+    with pytest.raises(StillhouseError, match=r"solver 'dpm\+\+' can't be given to Diffusers"):
         choose(model.pipeline, model.denoiser, model.samplings)  # type: ignore[arg-type]
 
 

@@ -113,6 +113,32 @@ def test_rotations_are_rotations():
     )
 
 
+# -- voxels ----------------------------------------------------------------------------------------
+def fog(density, pinhole=True, steps=1000):
+    """A cube of even density, absorbing ``density`` per unit of length."""
+    net = Voxels(edge=2, steps=steps, pinhole=pinhole, background=-1.0).double()
+    with torch.no_grad():
+        net.density.fill_(math.log(math.expm1(density / 4)) / 2)
+    return net.requires_grad_(False)
+
+
+@pytest.mark.parametrize("pinhole", [True, False])
+def test_light_is_absorbed_along_the_ray_and_not_along_the_cameras_axis(pinhole):
+    place, side = torch.tensor([[4.0, 0.0, 0.0]]).double(), 4
+    at = pixel_centres(side, place)  # all rays enter the front face and leave by the rear one, 2 behind it
+    length = 2 * (1 + at.square().sum(1) / 16).sqrt() if pinhole else torch.full((side**2,), 2.0).double()
+    seen = fog(1.0, pinhole).render(torch.tensor([0]), place, side).opacity.flatten()
+    torch.testing.assert_close(seen, 1 - torch.exp(-length), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("pinhole", [True, False])
+def test_what_lies_behind_the_camera_is_not_seen(pinhole):
+    place = torch.tensor([[0.5, 0.0, 0.0]]).double()  # within the cube, 1.5 before its rear face
+    seen = fog(1.0, pinhole).render(torch.tensor([0]), place, 9)
+    assert float(seen.opacity[0, 4, 4]) == pytest.approx(1 - math.exp(-1.5), abs=3e-3)
+    assert float(seen.depth.min()) > 0
+
+
 # -- gradients -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "net",

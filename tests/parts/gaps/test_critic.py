@@ -14,6 +14,7 @@ from stillhouse.parts.gaps.critic import (
     channel_of,
     discriminator_loss,
     features,
+    features_at,
     generator_loss,
     head_for,
 )
@@ -69,3 +70,31 @@ def test_losses_are_the_papers():
     assert float(discriminator_loss(real, fake, kind="hinge")) == pytest.approx(
         (0 + 2) / 2 + (1.5 + 0) / 2
     ) and float(generator_loss(fake, kind="hinge")) == pytest.approx(1.25)
+
+
+class Joint(torch.nn.Module):
+    """A block of text and picture at once."""
+
+    def forward(self, text, picture):
+        return text + 1, picture + 2
+
+
+class JointNet(torch.nn.Module):
+    middle = "blocks.1"
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Joint(), Joint()])
+
+    def forward(self, x, t, cond=None):
+        text = torch.zeros(len(x), 4, 1)
+        for block in self.blocks:
+            text, x = block(text, x)
+        return x
+
+
+def test_features_of_joint_blocks_are_the_pictures():
+    denoiser, x = Denoiser(JointNet(), Flow()), torch.zeros(2, 3, 1)
+    kept = features_at(denoiser, ["net.blocks.0", "net.blocks.1"], x, torch.full((2,), 0.5))
+    assert [float(h.mean()) for h in kept] == [2, 4] and all(h.shape == x.shape for h in kept)
+    assert torch.equal(kept[1], features(denoiser, x, torch.full((2,), 0.5)))

@@ -181,7 +181,7 @@ def test_what_cannot_hear_is_refused():
     from stillhouse.adapters import adapted
 
     teacher = Denoiser(build_model({"name": "mlp", "width": 16, "classes": 4}), TABLE, "v")
-    with pytest.raises(StillhouseError, match="An adapter hears what its base hears"):
+    with pytest.raises(StillhouseError, match="An adapter has the inputs of its base"):
         LCM(low_guidance=1.0, high_guidance=4.0).make_student(adapted(teacher, 2))
 
 
