@@ -42,7 +42,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     forward = trained.networks["inverse"]
 
     x = reference(world, SAMPLES, seed)
-    lowest = float(level_times(process.t_min, LEVELS)[1])
+    lowest = float(level_times(process, LEVELS)[1])
     down = [t for t in trained.sampling().times if t > lowest] + [lowest]
     start = process.noise(
         x, torch.full((SAMPLES,), lowest), Draws(SAMPLES, seed, "start").normal(*world.shape)
