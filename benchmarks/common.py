@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
 from stillhouse.model import Model
@@ -23,6 +26,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "slimflow": {"pairs": 64, "pair_steps": 2, "reflow_share": 0.02},
     "ctm": {"levels": 8},
 }
+
+
+IMAGES = {"mnist", "shapes"}  # worlds of images
 
 
 def fresh_teacher(process: Process | str = "flow", kind: str = "velocity", **network: Any) -> Model:
@@ -46,9 +52,23 @@ def trainer(slug: str, batch: int, steps: int = 10_000, **network: Any) -> Train
     )
 
 
-def slugs(chosen: list[str]) -> list[str]:
-    """The systems named on the command line, or all."""
-    return chosen or [system.slug for system in list_systems()]
+def trainers(chosen: list[str], batch: int) -> Iterator[tuple[str, Trainer]]:
+    """Name and trainer of the systems named on the command line; or of all that train on images of this
+    size, with a line for each that does not."""
+    for system in list_systems():
+        if chosen and system.slug not in chosen:
+            continue
+        if not chosen and (system.kind != "method" or not IMAGES & set(system.worlds)):
+            print(f"{system.slug}: left out. It is not trained on images.", file=sys.stderr)
+            continue
+        try:
+            made = trainer(system.slug, batch)
+        except StillhouseError as error:
+            if chosen:
+                raise
+            print(f"{system.slug}: left out. {error}", file=sys.stderr)
+            continue
+        yield system.slug, made
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.common import slugs, table, trainer
+from benchmarks.common import table, trainers
 from benchmarks.replay import Asked, recorded
 from stillhouse.train.loop import Trainer
 
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     rows = []
-    for slug in slugs(args.slug):
-        found = measure(trainer(slug, args.batch))
+    for slug, run in trainers(args.slug, args.batch):
+        found = measure(run)
         rows.append(
             {"system": slug}
             | {f"{k} (MB)": f"{v:.1f}" for k, v in found.items()}

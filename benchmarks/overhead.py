@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from benchmarks.common import slugs, table, trainer
+from benchmarks.common import table, trainers
 from benchmarks.replay import again, recorded
 from stillhouse.train.loop import Trainer
 
@@ -46,8 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for slug in slugs(args.slug):
-        run = trainer(slug, args.batch)
+    for slug, run in trainers(args.slug, args.batch):
         run.prepare()
         found = [ratio(run, step) for step in range(args.rounds + 1)][1:]  # the first one allocates
         ms = statistics.median(s for s, _ in found) * 1e3

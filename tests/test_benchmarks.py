@@ -1,0 +1,40 @@
+"""The benchmarks' documented commands start on every system that they are for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common import IMAGES, trainers
+from benchmarks.overhead import ratio
+from stillhouse.systems.registry import list_systems
+
+PAGE = (Path(__file__).parent.parent / "docs/benchmarks.md").read_text()
+
+
+def test_without_names_all_systems_of_images_run_and_the_others_are_left_out(capsys):
+    ran = []
+    for slug, run in trainers([], 2):
+        run.prepare()
+        spent, share = ratio(run, 0)
+        assert spent > 0 and share > 0
+        ran.append(slug)
+    left = re.findall(r"^(\w+): left out", capsys.readouterr().err, re.M)
+    assert sorted(ran + left) == sorted(system.slug for system in list_systems())
+    of_images = {s.slug for s in list_systems() if s.kind == "method" and IMAGES & set(s.worlds)}
+    assert set(ran) == of_images
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m benchmarks\.(\w+)", PAGE))))
+def test_a_documented_benchmark_has_the_options_that_its_command_gives(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        import_module(f"benchmarks.{name}").main()
+    text = capsys.readouterr().out
+    for line in re.findall(rf"python -m benchmarks\.{name}(.*)", PAGE):
+        for option in re.findall(r"(--[\w-]+)", line):
+            assert option in text, f"{name} has no {option}"
