@@ -267,6 +267,8 @@ def test_a_picture_holds_every_image(tmp_path: Path) -> None:
     )
     path = save_samples(tmp_path / "grid", x)
     assert path.suffix == ".png" and Image.open(path).size == (16, 13 - 4)
+    alone = save_samples(tmp_path / "one", torch.zeros(1, 3, 64, 64))
+    assert Image.open(alone).size == (64, 64)  # a picture, without a frame
 
 
 def test_evaluate_prints_a_table_and_keeps_the_figures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stillhouse.commands.parser import Parser
+from stillhouse.core.errors import require
 
 
 def export(words: list[str]) -> int:
@@ -21,7 +22,9 @@ def export(words: list[str]) -> int:
         choices=("onnx", "torch"),
         help="ONNX, or torch.export's .pt2 [by the ending of --out, or onnx]",
     )
-    parser.add_argument("--out", metavar="FILE", help="*.onnx or *.pt2 [policy.onnx or policy.pt2]")
+    parser.add_argument(
+        "--out", metavar="FILE", help="*.onnx or *.pt2, which is written over [the model's name, a new file]"
+    )
     parser.add_argument("--steps", type=int, help="steps per sample, all of them unrolled [the model's own]")
     given = parser.parse(words)
 
@@ -29,8 +32,11 @@ def export(words: list[str]) -> int:
     from stillhouse.api.runs import open_model
     from stillhouse.io.graph import FORMS
 
-    out = given.out or f"policy{FORMS[given.to or 'onnx']}"
-    done = export_policy(open_model(given.model), Path(out), given.to, steps=given.steps)
+    out = Path(given.out or f"{Path(given.model).resolve().stem}{FORMS[given.to or 'onnx']}")
+    require(
+        given.out is not None or not out.exists(), f"There is a file '{out}' already; name one with --out."
+    )
+    done = export_policy(open_model(given.model), out, given.to, steps=given.steps)
     inputs = ", ".join(
         f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)"
         for name, shape in done.inputs.items()

@@ -20,7 +20,7 @@ def is_image(x: Tensor) -> bool:
 
 
 def tile(x: Tensor, columns: int = 0) -> np.ndarray:
-    """Images side by side, a pixel of grey between them.
+    """Images side by side, a pixel of grey between and around them; a single image as it is.
 
     Arguments:
         x: in [-1, 1], (B, C, H, W); values beyond are cut.
@@ -34,6 +34,8 @@ def tile(x: Tensor, columns: int = 0) -> np.ndarray:
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 128, dtype=np.uint8)
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    if count == 1:
+        return pixels[0]
     for index, image in enumerate(pixels):
         top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
         sheet[top : top + height, left : left + width] = image

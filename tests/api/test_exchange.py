@@ -2,6 +2,7 @@
 written at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,9 +104,14 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     policy(task="bandit", width=16, depth=1).save_pretrained("student")
     assert main(["export", "student", "--to", "torch"]) == 0
-    pred = capsys.readouterr().out
-    assert pred.startswith("policy.pt2: noise (rows, 1, 2), features (rows, 1) -> sample, 1 network call(s)")
-    run = torch.export.load("policy.pt2").module()
+    shown = capsys.readouterr().out
+    written = Path("student.pt2").read_bytes()
+    assert main(["export", "student", "--to", "torch"]) == 2 and "already" in capsys.readouterr().err
+    assert Path("student.pt2").read_bytes() == written
+    assert shown.startswith(
+        "student.pt2: noise (rows, 1, 2), features (rows, 1) -> sample, 1 network call(s)"
+    )
+    run = torch.export.load("student.pt2").module()
     assert run(torch.zeros(3, 1, 2), torch.zeros(3, 1)).shape == (3, 1, 2)
     assert main(["export", "student", "--to", "onnx", "--out", "policy.bin"]) == 2
     assert "is a file *.onnx, not 'policy.bin'" in capsys.readouterr().err
