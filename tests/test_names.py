@@ -15,6 +15,7 @@ def test_every_flat_name_is_there_and_is_no_package():
     assert {"Method", "option", "Denoiser", "Guided", "Flow", "Sampling", "Leg", "rollout"} <= set(
         dir(stillhouse)
     )
+    assert stillhouse.evaluate.__name__ == "evaluate"
     for name in parts.__all__:
         assert getattr(parts, name) is not None
     assert callable(parts.surrogate_loss) and callable(parts.backward_simulation)

@@ -100,7 +100,7 @@ def card(facts: Facts) -> str:
     pred = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
-        f"# {facts.name}\n",
+        f"# {facts.base.rpartition('/')[2]} in {_count(facts)}\n",
         f"{HEADS[facts.form]} **{facts.base}** that samples in {_count(facts)}, "
         f"{'searched' if facts.form == 'scheduler' else 'distilled'} with the method `{facts.method}` of "
         "Stillhouse.\n",
@@ -122,7 +122,9 @@ def card(facts: Facts) -> str:
 def _count(facts: Facts) -> str:
     if facts.free_steps:
         return "any number of steps"
-    return f"{', '.join(map(str, facts.choice.steps))} step{'s' if facts.choice.steps != [1] else ''}"
+    *most, last = map(str, sorted(facts.choice.steps))
+    counts = f"{', '.join(most)} or {last}" if most else last
+    return f"{counts} step{'s' if facts.choice.steps != [1] else ''}"
 
 
 def snippet(facts: Facts) -> str:

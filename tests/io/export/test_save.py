@@ -390,6 +390,7 @@ def test_the_card_runs_and_inherits(root: Path, tmp_path: Path, monkeypatch: pyt
     folder = own.save_pretrained(tmp_path / "turbo")
     for place in (folder, folder / "lora"):
         meta, text = card_of(place)
+        assert "\n# base in 1 step\n" in text  # of what, and how fast; not the folder's name
         assert (
             meta["license"] == "creativeml-openrail-m"
             and meta["base_model"] == "owner/name"
