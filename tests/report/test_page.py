@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from shutil import copytree
 
 import pytest
 import torch
@@ -307,6 +308,18 @@ def test_a_figure_without_a_direction_is_refused():
     view.evaluation["metrics"]["charm"]["better"] = "more"
     with pytest.raises(StillhouseError, match="better low, high"):
         render([view])
+
+
+def test_a_page_tells_nothing_of_where_files_lie(run_folder, tmp_path):
+    folder = copytree(run_folder, tmp_path / "run")
+    config = yaml.safe_load((folder / "run.yaml").read_text())
+    config |= {"method": "/home/ann/work/endpoints.py:Endpoints", "data": "/home/ann/pictures"}
+    config["options"] = {"files": ["/home/ann/a.txt", "b/c.txt", 3]}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    view = view_of_folder(folder)
+    assert view.name == "Endpoints" and view.config["data"] == "pictures"
+    assert view.config["options"] == {"files": ["a.txt", "b/c.txt", 3]}
+    assert "/home/ann" not in render([view])
 
 
 def test_broken_folders_are_refused(tmp_path):
