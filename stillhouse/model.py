@@ -26,6 +26,7 @@ from stillhouse.core.conditions import (
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.guidance import given_scale
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -173,6 +174,7 @@ class Model:
             StillhouseError: for fewer than one step, or a number that a student was not trained for.
         """
         require(steps is None or steps >= 1, f"A sample takes at least one step, not {steps}.")
+        guidance = None if guidance is None else given_scale(guidance, "Sampling")
         default = next(iter(self.samplings.values()))
         if steps is None:
             chosen = default

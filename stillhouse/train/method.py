@@ -20,6 +20,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
+from stillhouse.core.guidance import given_scale
 from stillhouse.core.process import Process
 from stillhouse.model import Model, Network
 from stillhouse.samplers.sampling import Sampling
@@ -97,6 +98,8 @@ class Method:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_option(type(self).__name__, f, getattr(self, f.name))
+            if f.name.endswith("guidance"):
+                setattr(self, f.name, given_scale(getattr(self, f.name), f"{type(self).__name__} {f.name}"))
 
     def requires(self, need: str) -> bool:
         """Whether a run with these options needs ``need``: a name such as ``teacher`` or ``data``."""

@@ -1,5 +1,7 @@
 """Guidance as a denoiser: identities, intervals, costs, composition."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,3 +112,29 @@ def test_tokens_are_guided_by_the_geometric_mean_of_their_distributions():
     pred = Guided(model, 2.5)(x, torch.full((3,), 0.5), labels).log_probs
     mixed = 2.5 * told.log_softmax(-1) - 1.5 * untold.log_softmax(-1)
     torch.testing.assert_close(pred, mixed.log_softmax(-1))
+
+
+def test_a_scale_of_zero_means_none_in_every_method_and_in_sampling(caplog):
+    from stillhouse.opening import load
+    from stillhouse.systems.registry import find, list_systems
+
+    met = 0
+    for row in list_systems():
+        options = (
+            [f.name for f in fields(find(row.slug)) if f.name.endswith("guidance")]
+            if row.kind == "method"
+            else []
+        )
+        low = {name: 0.0 for name in options if name != "high_guidance" or row.slug != "icd"}
+        if low:
+            caplog.clear()
+            method = find(row.slug)(**low)
+            assert all(getattr(method, name) == 1 for name in low), row.slug
+            assert len(caplog.records) == len(low) and "read as 1, no guidance" in caplog.text
+            met += 1
+    assert met >= 15
+    model = load("mixture")
+    caplog.clear()
+    assert torch.equal(model.sample(4, seed=1, guidance=0.0), model.sample(4, seed=1, guidance=1.0))
+    assert model.sampling(guidance=0).nfe(model.denoiser) == model.sampling(guidance=1).nfe(model.denoiser)
+    assert "of 0 is read as 1" in caplog.text
