@@ -35,7 +35,8 @@ def tile(x: Tensor, columns: int = 0) -> np.ndarray:
     sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 128, dtype=np.uint8)
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     if count == 1:
-        return pixels[0]
+        alone: np.ndarray = pixels[0]
+        return alone
     for index, image in enumerate(pixels):
         top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
         sheet[top : top + height, left : left + width] = image
