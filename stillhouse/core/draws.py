@@ -34,6 +34,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     Arguments:
         seed: 0 … 2^63 - 1.
         device: whose generator is meant, besides the CPU's.
+
+    Returns:
+        A context, in which the generators are seeded.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

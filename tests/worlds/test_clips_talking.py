@@ -70,7 +70,7 @@ def test_the_marginal_is_the_mean_of_the_conditional_ones(world):
 
 def test_sound_of_another_length_or_world_is_refused(world):
     exact, x = world.exact(Flow()), torch.zeros(1, *world.shape)
-    with pytest.raises(StillhouseError, match="sound of as many"):
+    with pytest.raises(StillhouseError, match="sound features of as many"):
         exact(x, torch.ones(1), {"features": torch.ones(1, 4, 2)})
     with pytest.raises(StillhouseError, match="No clip of this world has that loudness"):
         exact(x, torch.ones(1), {"features": torch.full((1, FRAMES, 2), 9.0)})

@@ -235,7 +235,7 @@ def test_scenes_of_a_batch_do_not_touch_each_other():
     "net,x,cond,words",
     [
         (Points(2), torch.zeros(1, 2), {"scene": torch.tensor([2])}, "0 … 1, not 2"),
-        (Points(), torch.zeros(1, 2), {"features": torch.zeros(1, 4)}, "its place"),
+        (Points(), torch.zeros(1, 2), {"features": torch.zeros(1, 4)}, "places of cameras"),
         (Points(count=2), torch.zeros(1, 2), None, "4 numbers"),
         (Gaussians(), torch.zeros(1, 3, 8, 6), None, "square"),
         (Plain((3,)), torch.zeros(1, 2), None, "shape \\(3,\\)"),
