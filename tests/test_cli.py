@@ -30,7 +30,8 @@ METHOD = '''
 """Tiny: the student copies what the teacher says."""
 from dataclasses import dataclass
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 
 @dataclass
 class Tiny(Method):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.batch import Batch
+from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 
 
@@ -88,8 +89,9 @@ from torch import Tensor
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
+from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data
-from stillhouse.train.method import Batch, Method, option
+from stillhouse.train.method import Method, option
 
 
 @dataclass
@@ -171,7 +173,8 @@ class NAME(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """The student's labels of ``X``."""
         check_is_fitted(self)
-        return self.student_.predict(validate_data(self, X, reset=False))
+        labels: np.ndarray = self.student_.predict(validate_data(self, X, reset=False))
+        return labels
 '''
 
 SYSTEMS = {"method": METHOD, "operation": OPERATION, "program": PROGRAM, "estimator": ESTIMATOR}
@@ -238,9 +241,9 @@ CHECKS = {
         '    student = NAME().apply({"teacher": teacher}, work)',
     ),
     "program": _model_check(
-        _TRAIN,
+        "from stillhouse.model import Model\n" + _TRAIN,
         _RUN
-        + """    models, made = {"teacher": teacher}, {}
+        + """    models, made = {"teacher": teacher}, dict[str, Model]()
     for part in NAME().parts(models, data):
         start = made[part.student].denoiser.copy() if part.student else None
         made[part.name] = Trainer(part.method, teacher, data, recipe, student=start, quiet=True).fit()
