@@ -126,9 +126,11 @@ class Tiled(Wrapped):
             def repeat(rows: CondT, n: int = len(some)) -> CondT:
                 return apply(lambda part: part.repeat(n, *[1] * (part.dim() - 1)), rows)
 
-            part_cond = repeat(cond)
-            if isinstance(cond, dict) and isinstance(part_cond, dict) and "image" in cond:
-                part_cond["image"] = cut(cond["image"])
+            part_cond: Condition
+            if isinstance(cond, dict):  # of a picture its tiles, never as many copies of it
+                part_cond = {k: cut(v) if k == "image" else repeat(v) for k, v in cond.items()}
+            else:
+                part_cond = repeat(cond)
             numbers = {name: repeat(value) for name, value in extra.items()}
             pred = self.plain(cut(x_t), repeat(t), part_cond, **numbers)
             for place, raw in zip(cuts, pred.raw.chunk(len(some)), strict=True):
