@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
 from stillhouse.model import Model
@@ -55,20 +54,13 @@ def trainer(slug: str, batch: int, steps: int = 10_000, **network: Any) -> Train
 def trainers(chosen: list[str], batch: int) -> Iterator[tuple[str, Trainer]]:
     """Name and trainer of the systems named on the command line; or of all that train on images of this
     size, with a line for each that does not."""
-    for system in list_systems():
-        if chosen and system.slug not in chosen:
-            continue
-        if not chosen and (system.kind != "method" or not IMAGES & set(system.worlds)):
+    for slug in chosen:
+        yield slug, trainer(slug, batch)
+    for system in () if chosen else list_systems():
+        if system.kind == "method" and IMAGES & set(system.worlds):
+            yield system.slug, trainer(system.slug, batch)
+        else:
             print(f"{system.slug}: left out. It is not trained on images.", file=sys.stderr)
-            continue
-        try:
-            made = trainer(system.slug, batch)
-        except StillhouseError as error:
-            if chosen:
-                raise
-            print(f"{system.slug}: left out. {error}", file=sys.stderr)
-            continue
-        yield system.slug, made
 
 
 def table(rows: list[dict[str, Any]]) -> str:
