@@ -386,12 +386,11 @@ class Model:
                 low >= -1 and high < self.classes,
                 f"Class labels lie in 0 … {self.classes - 1}, not {low if low < -1 else high}.",
             )
-        missing = (
-            f"This model is conditioned on an {self.cond_kind}"
-            if self.cond_kind[:1] in "aeiou"
-            else f"This model is conditioned on a {self.cond_kind}"
+        article = "an" if self.cond_kind[:1] in "aeiou" else "a"
+        require(
+            cond is not None or not self.cond_kind,
+            f"This model is conditioned on {article} {self.cond_kind} for each sample; give them as cond.",
         )
-        require(cond is not None or not self.cond_kind, f"{missing} for each sample; give them as cond.")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 

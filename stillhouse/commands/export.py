@@ -32,7 +32,9 @@ def export(words: list[str]) -> int:
     from stillhouse.api.runs import open_model
     from stillhouse.io.graph import FORMS
 
-    out = Path(given.out or f"{Path(given.model).resolve().stem}{FORMS[given.to or 'onnx']}")
+    source = Path(given.model).resolve()
+    name = source.name if source.is_dir() else source.stem
+    out = Path(given.out or f"{name}{FORMS[given.to or 'onnx']}")
     require(
         given.out is not None or not out.exists(), f"There is a file '{out}' already; name one with --out."
     )

@@ -162,29 +162,29 @@ def view_of_folder(folder: str | Path) -> RunView:
     teacher = teacher_of(source, world, config.get("adapter")) if source else None
     journal = folder / "metrics.jsonl"
     return make_view(
-        method_name(str(config.get("method") or folder.name)),
+        _method_name(str(config.get("method") or folder.name)),
         model,
         teacher,
         world,
         evaluation,
         teacher_name=_teacher_name(source, world),
-        config=without_folders(config),
+        config=_without_folders(config),
         rows=read(journal) if journal.is_file() else [],
     )
 
 
-def method_name(method: str) -> str:
+def _method_name(method: str) -> str:
     """A method's name for display: the slug, or the class of a file of one's own."""
     return method.rpartition(":")[2] or method
 
 
-def without_folders(value: Any) -> Any:
+def _without_folders(value: Any) -> Any:
     """What a page shows of a run's settings: of an absolute path the last name, so that no page that is
     passed on tells where somebody's files lie."""
     if isinstance(value, dict):
-        return {key: without_folders(part) for key, part in value.items()}
+        return {key: _without_folders(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [without_folders(part) for part in value]
+        return [_without_folders(part) for part in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -51,7 +51,8 @@ class Feed:
             f"{recipe.grad_accum} micro-batch(es).",
         )
         self.rows = recipe.batch // recipe.grad_accum // engine.world
-        self.method, self.data, self.recipe, self.engine = method, data, recipe, engine
+        self.method, self.recipe, self.engine = method, recipe, engine
+        self.data = data if isinstance(data, Several) else Several(data)
         self.shape, self.folder, self.show = shape, folder / "bank" if folder else None, show
         self.bank: dict[str, Tensor] | None = None
 
@@ -85,7 +86,6 @@ class Feed:
         start = step * self.recipe.batch
         x, cond = self.data.rows(start, self.stream(step, part, "data"))
         drawn = None if self.bank is None else (lambda draws: bank.draw(self.bank or {}, draws))
-        several = self.data if isinstance(self.data, Several) else Several(self.data)
         # pictures of several sizes come a size a batch
         shape = self.shape if x is None else tuple(x.shape[1:])
 
@@ -102,8 +102,8 @@ class Feed:
             stream,
             drawn,
             within=locate(self.method.plan, step)[1],
-            parts=lambda name: several.parts[name].rows(start, stream(f"data {name}")),
-            views=lambda name: several.view(name, x, start, stream(f"view {name}")),
+            parts=lambda name: self.data.parts[name].rows(start, stream(f"data {name}")),
+            views=lambda name: self.data.view(name, x, start, stream(f"view {name}")),
         )
 
     # -- the bank ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from stillhouse.core.guidance import Guided
 from stillhouse.core.process import expand_to
 from stillhouse.parts.players.guidance_range import GuidanceInput
 from stillhouse.parts.players.students import require_clean_start
-from stillhouse.parts.states.time_sampler import trained
+from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.halving import (
     CLEAN_WEIGHTS,
     clean_weight,
@@ -119,7 +119,7 @@ class GuidedDistillation(GuidanceInput):
         the target (a middle at the start itself).
         """
         if self.stage == 0:
-            t = trained(self.process, batch.times(self.process.t_min, 1.0))
+            t = uniform(self.process, batch.draws)
             return t, t, t
         if self.stage > len(self.ladder):
             i, n = batch.draws.integers(1, self.steps + 1), self.steps
