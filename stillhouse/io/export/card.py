@@ -14,9 +14,24 @@ import yaml
 from stillhouse.io.export.schedulers import Choice, Habits
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
+from stillhouse.io.pipelines.folder import hub_name
 
 LICENCE = ("license", "license_name", "license_link")
 PROMPT = "a red circle above a blue square"
+CONTROL = """## A ControlNet for it
+
+The U-Net has an input for the guidance scale, which `ControlNetModel.from_unet` does not copy and refuses; take it off a
+copy. The pipeline goes on with its own U-Net.
+
+```python
+import copy
+from diffusers import ControlNetModel
+
+plain = copy.deepcopy(pipe.unet)
+plain.time_embedding.cond_proj = None
+control = ControlNetModel.from_unet(plain)
+```
+"""
 HEADS = {"full": "A student of", "lora": "A LoRA of", "scheduler": "A scheduler for"}
 
 
@@ -59,11 +74,12 @@ class Facts:
 
 
 def _base_name(family: Family, info: Mapping[str, Any]) -> str:
-    """``owner/name`` of a hub model, else the name of the teacher's folder."""
+    """``owner/name`` of a hub model, wherever its snapshot lies, else the name of the teacher's folder."""
     name = str(getattr(family.pipe.config, "_name_or_path", "") or "")
     if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return name
-    return Path(str(family.folder or info.get("teacher") or "teacher")).resolve().name
+    folder = Path(str(family.folder or info.get("teacher") or "teacher"))
+    return hub_name(folder) or folder.resolve().name
 
 
 def teacher_card(family: Family) -> dict[str, Any]:
@@ -106,6 +122,7 @@ def card(facts: Facts) -> str:
         "Stillhouse.\n",
         f"## How to call it\n\n```python\n{snippet(facts)}```\n",
         "".join(f"- {sentence}\n" for sentence in pred),
+        CONTROL if _hides_an_input(facts) else "",
         _table("Measured", facts.info.get("measured") or facts.info.get("metrics")),
         _table(
             "How it was made",
@@ -117,6 +134,12 @@ def card(facts: Facts) -> str:
             "## Licence\n\nThe teacher's folder names no licence; its terms hold for this student as well.\n"
         )
     return "\n".join(part for part in parts if part)
+
+
+def _hides_an_input(facts: Facts) -> bool:
+    """Whether the saved U-Net has a guidance input, real or idle, that a ControlNet can't be made with."""
+    grown = facts.no_scale or facts.takes_guidance
+    return facts.form == "full" and grown and hasattr(facts.family.network, "time_embedding")
 
 
 def _count(facts: Facts) -> str:

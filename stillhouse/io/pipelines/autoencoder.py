@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,21 @@ class Autoencoded:
         factor = config.get("scaling_factor", 1.0) / torch.tensor(std if std is not None else [1.0])
         return shift.to(reference).reshape(1, -1, 1, 1), factor.to(reference).reshape(1, -1, 1, 1)
 
+    @contextmanager
+    def _upcast(self) -> Iterator[None]:
+        """Inside the block the autoencoder is float32 if its weights are float16 and its configuration has
+        ``force_upcast``: its activations leave the range of float16, and pictures would be black. The way to
+        float32 and back changes no weight."""
+        vae = self.vae
+        lifted = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+        if lifted:
+            vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if lifted:
+                vae.to(torch.float16)
+
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Latents (B, *shape) of images (B, 3, H, W) in [-1, 1]: the mode of the posterior, scaled. Pixels
@@ -68,7 +85,8 @@ class Autoencoded:
             even,
             f"Pictures must have sides in multiples of {self.pixels} pixels, not {tuple(images.shape[-2:])}.",
         )
-        pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
+        with self._upcast():
+            pred = self.vae.encode(images.to(self.vae.device, self.vae.dtype))
         raw = pred.latent_dist.mode() if hasattr(pred, "latent_dist") else pred.latent
         shift, factor = self._scale(raw)
         latents: Tensor = ((raw - shift) * factor).to(images)
@@ -79,9 +97,10 @@ class Autoencoded:
         """Images (B, 3, H, W), about [-1, 1], of latents (B, *shape)."""
         if self.vae is None:
             return latents
-        raw = latents.to(self.vae.device, self.vae.dtype)
-        shift, factor = self._scale(raw)
-        images: Tensor = self.vae.decode(raw / factor + shift).sample.to(latents)
+        with self._upcast():
+            raw = latents.to(self.vae.device, self.vae.dtype)
+            shift, factor = self._scale(raw)
+            images: Tensor = self.vae.decode(raw / factor + shift).sample.to(latents)
         return images
 
     @property

@@ -178,7 +178,7 @@ def _load(name: str, local: bool, **options: Any) -> Any:
             raise StillhouseError(
                 f"Diffusers can't open the pipeline '{name}': {type(error).__name__}: {reason}"
             ) from error
-    return _for_inference(pipe)
+    return for_inference(pipe)
 
 
 def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
@@ -217,13 +217,27 @@ def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
             raise StillhouseError(
                 f"Diffusers can't read '{file}' as a {index['_class_name']} like '{config}': {reason}"
             ) from error
-    return _for_inference(pipe)
+    return for_inference(pipe)
 
 
-def _for_inference(pipe: Any) -> Any:
-    """In evaluation mode, without progress bars of its own."""
+def for_inference(pipe: Any) -> Any:
+    """In evaluation mode, without progress bars of its own, and with tokenizers that give no more tokens than
+    their encoder has places for: some are saved without a limit."""
     pipe.set_progress_bar_config(disable=True)
-    for part in pipe.components.values():
+    for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
+        if name.startswith("tokenizer") and part is not None:
+            encoder = pipe.components.get(name.replace("tokenizer", "text_encoder"))
+            places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+            part.model_max_length = min(part.model_max_length, places or part.model_max_length)
+            if name == "tokenizer" and hasattr(pipe, "tokenizer_max_length"):
+                pipe.tokenizer_max_length = part.model_max_length  # a copy that some pipelines make
     return pipe
+
+
+def hub_name(folder: str | Path) -> str | None:
+    """``owner/name`` of a folder of the hub's cache, ``…/models--owner--name/snapshots/HASH``; None for any
+    other folder."""
+    found = re.search(r"/models--([^/]+)/snapshots/[^/]+$", Path(folder).absolute().as_posix())
+    return found[1].replace("--", "/", 1) if found else None

@@ -71,7 +71,8 @@ class VideoFamily(Family):
             not any(side % self.pixels for side in sides),
             f"Clips must have sides in multiples of {self.pixels} pixels, not {sides}.",
         )
-        encoded = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
+        with self._upcast():
+            encoded = self.vae.encode(images.to(self.vae.device, self.vae.dtype).transpose(1, 2))
         raw = encoded.latent_dist.mode().transpose(1, 2)
         shift, factor = self._scale(raw)
         latents: Tensor = ((raw - shift) * factor).to(images)
@@ -80,9 +81,10 @@ class VideoFamily(Family):
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
         """Clips (B, frames, 3, height, width), about [-1, 1], of latents (B, f, C, h, w)."""
-        raw = latents.to(self.vae.device, self.vae.dtype)
-        shift, factor = self._scale(raw)
-        return self._decoded((raw / factor + shift).transpose(1, 2)).transpose(1, 2).to(latents)
+        with self._upcast():
+            raw = latents.to(self.vae.device, self.vae.dtype)
+            shift, factor = self._scale(raw)
+            return self._decoded((raw / factor + shift).transpose(1, 2)).transpose(1, 2).to(latents)
 
     def _decoded(self, raw: Tensor) -> Tensor:
         """The autoencoder's clips (B, 3, frames, height, width) of its own latents."""
