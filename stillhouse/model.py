@@ -52,9 +52,11 @@ def pipeline_sampling(family: Family, steps: int) -> Sampling:
         steps: number of steps, 1 or more.
 
     Returns:
-        One leg with the scheduler's times, solver and first noise, under the pipeline's default guidance.
+        One leg with the scheduler's times, solver, clipping and first noise, under the pipeline's default
+        guidance.
     """
-    return Sampling(family.times(steps), family.schedule.solver, family.guidance, family.start(steps))
+    way = family.schedule
+    return Sampling(family.times(steps), way.solver, family.guidance, family.start(steps), hooks=way.hooks)
 
 
 def _plain(module: M) -> M | Denoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,8 @@ from stillhouse.samplers.sampling import Sampling
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
+
+log = logging.getLogger("stillhouse")
 
 
 def _text(described: dict[str, Any] | None) -> TextEncoder | None:
@@ -79,7 +82,11 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
 
 def from_pipeline(family: Family) -> Model:
     """The many-step model of a Diffusers pipeline, walked as its own scheduler does; weights are shared with
-    the pipeline."""
+    the pipeline. What was decided in reading it, and what differs from its own call, is logged."""
+    from stillhouse.io.pipelines.describe import differences
+
+    for sentence in (*family.notes, *differences(family)):
+        log.warning(sentence)
     return Model(
         family.denoiser(),
         family.shape,

@@ -338,6 +338,18 @@ class Prediction:
         """The same state and time with another raw output."""
         return Prediction(raw, self.kind, self.at)
 
-    def with_x0(self, x0: Tensor) -> Prediction:
-        """The same state and time with another clean estimate (guidance rescaling, thresholding, mixing)."""
-        return Prediction(x0, X0(), self.at)
+    def with_x0(self, x0: Tensor, eps: Tensor | None = None) -> Prediction:
+        """The same state and time with another clean estimate (guidance rescaling, thresholding, mixing).
+
+        Arguments:
+            x0: the clean estimate, (B, …).
+            eps: the noise estimate beside it, for a sampler that clips the one and keeps the other; None: the
+                one that goes with ``x0``.
+
+        Returns:
+            The prediction.
+        """
+        made = Prediction(x0, X0(), self.at)
+        if eps is not None:
+            made.__dict__["eps"] = eps
+        return made

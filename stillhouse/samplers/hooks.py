@@ -73,25 +73,37 @@ class SavedHook:
 
 @dataclass
 class Clip(SavedHook):
-    """Clean estimates held within [-1, 1] (Saharia et al., 2022, arXiv 2205.11487, section 2.3).
+    """Clean estimates held within ``[-bound, bound]`` (Saharia et al., 2022, arXiv 2205.11487, section 2.3).
 
-    ``quantile``: 1 clips at 1 (static thresholding); below, each sample is clipped at that quantile of its
-    absolute values where this is above 1, and divided by it (dynamic thresholding).
+    ``quantile``: 1 clips at the bound (static thresholding); below, each sample is clipped at that quantile
+    of its absolute values where this is above 1, or at ``most``, and divided by it (dynamic thresholding).
+    ``keeps_noise``: the noise estimate stays as predicted, which Diffusers' DDIM does; else it is the one
+    that goes with the clipped estimate.
     """
 
     quantile: float = 1.0
+    bound: float = 1.0
+    most: float | None = None
+    keeps_noise: bool = False
     name = "clip"
 
     def __post_init__(self) -> None:
         require(0 < self.quantile <= 1, f"The quantile of clipping lies in (0, 1], not {self.quantile}.")
+        require(self.bound > 0, f"The bound of clipping is above 0, not {self.bound}.")
+        require(
+            self.most is None or self.most >= 1,
+            f"The highest level of clipping is 1 or more, not {self.most}.",
+        )
 
     def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
+        return pred.with_x0(self._clipped(pred.x0), pred.eps if self.keeps_noise else None)
+
+    def _clipped(self, x0: Tensor) -> Tensor:
         if self.quantile == 1:
-            return pred.with_x0(pred.x0.clamp(-1, 1))
-        flat = pred.x0.flatten(1).abs().float()
-        level = torch.quantile(flat, self.quantile, dim=1).clamp_min(1).to(pred.x0)
-        level = level.reshape(-1, *[1] * (pred.x0.dim() - 1))
-        return pred.with_x0(pred.x0.clamp(-level, level) / level)
+            return x0.clamp(-self.bound, self.bound)
+        level = torch.quantile(x0.flatten(1).abs().float(), self.quantile, dim=1).clamp(1, self.most).to(x0)
+        level = level.reshape(-1, *[1] * (x0.dim() - 1))
+        return x0.clamp(-level, level) / level
 
 
 LEVELS = ("next", "same", "random")

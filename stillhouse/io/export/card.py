@@ -20,8 +20,8 @@ LICENCE = ("license", "license_name", "license_link")
 PROMPT = "a red circle above a blue square"
 CONTROL = """## A ControlNet for it
 
-The U-Net has an input for the guidance scale, which `ControlNetModel.from_unet` does not copy and refuses; take it off a
-copy. The pipeline goes on with its own U-Net.
+The U-Net has an input for the guidance scale, which `ControlNetModel.from_unet` does not copy and refuses;
+take it off a copy. The pipeline goes on with its own U-Net.
 
 ```python
 import copy

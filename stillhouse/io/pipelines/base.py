@@ -35,6 +35,8 @@ class Family(Autoencoded):
     for none. ``frames``: of a clip, 0 for pictures. ``lengths``: tokens that a tokenizer (by its name in the
     pipeline) is given, where that is not the tokenizer's own limit.
 
+    ``notes``: sentences on what was decided when it was opened.
+
     A family is shared by all copies of a denoiser: ``copy`` and ``deepcopy`` give it back as it is.
 
     Arguments:
@@ -55,6 +57,7 @@ class Family(Autoencoded):
     ):
         self.pipe, self.folder = pipe, None if folder is None else Path(folder)
         self._cut: set[str] = set()
+        self.notes: list[str] = []
         self.shape = self._shape(height, width)
 
     def at(self, height: int, width: int) -> Family:

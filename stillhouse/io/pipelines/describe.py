@@ -12,19 +12,6 @@ from stillhouse.core.schedules import ScaledLinearVP
 if TYPE_CHECKING:
     from stillhouse.io.pipelines.base import Family
 
-# schedulers whose step is ours exactly; of the others the process and the times are read, and stepped with a
-# solver of our own
-OURS = (
-    "DDIM",
-    "EulerDiscrete",
-    "HeunDiscrete",
-    "FlowMatchEulerDiscrete",
-    "EDMEuler",
-    "DPMSolverMultistep",
-    "UniPCMultistep",
-    "LCM",
-)
-
 
 def describe(family: Family) -> dict[str, Any]:
     """Classes, sizes, process, text encoders, default sampling and remarks of a family's pipeline."""
@@ -65,19 +52,7 @@ def weights(module: Any) -> int:
 
 def remarks(family: Family) -> list[str]:
     """What to consider before distilling it."""
-    config, notes = family.pipe.scheduler.config, list[str]()
-    name = type(family.pipe.scheduler).__name__
-    if name.removesuffix("Scheduler") not in OURS:
-        notes.append(
-            f"{name} is read for its process and its times; they are stepped with a solver of Stillhouse's "
-            "own."
-        )
-    if name == "DDIMScheduler" and config.get("timestep_spacing") == "linspace":
-        notes.append(
-            "Diffusers' DDIM steps past its own linspace grid; Stillhouse follows the grid as it stands."
-        )
-    if config.get("clip_sample") or config.get("thresholding"):
-        notes.append("The scheduler clips clean estimates to the data's range; Stillhouse does not.")
+    notes = [*family.notes, *differences(family)]
     if (
         isinstance(family.process, ScaledLinearVP)
         and not family.process.zero_terminal_snr
@@ -92,6 +67,34 @@ def remarks(family: Family) -> list[str]:
         )
     if family.pipe.components.get("safety_checker") is not None:
         notes.append("It has a safety checker, which a saved student keeps.")
+    return notes
+
+
+def differences(family: Family) -> list[str]:
+    """Where our steps differ from those of the pipeline's scheduler, and what of them no method learns."""
+    schedule, notes = family.schedule, list[str]()
+    config, name = schedule.scheduler.config, type(schedule.scheduler).__name__
+    if not schedule.exact:
+        notes.append(
+            f"{name} is read for its process and its times; they are stepped with a solver of Stillhouse's "
+            "own."
+        )
+    if name == "DDIMScheduler" and config.get("timestep_spacing") == "linspace":
+        notes.append(
+            "Diffusers' DDIM steps past its own linspace grid; Stillhouse follows the grid as it stands."
+        )
+    if schedule.hooks:
+        notes.append(
+            f"{name} clips clean estimates to the data's range: so do samples of the teacher here, but "
+            "methods "
+            "learn from the network's own estimates."
+        )
+    if schedule.stochastic:
+        notes.append(
+            f"{name} draws fresh noise at each step: so do samples of the teacher here, but methods that "
+            "follow "
+            "trajectories follow those of the network's ODE."
+        )
     return notes
 
 

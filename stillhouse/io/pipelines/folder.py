@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.pipelines.base import Family
+from stillhouse.io.pipelines.parameterization import decided, overruled
 from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.video import VideoFamily
@@ -27,6 +28,7 @@ PREPARERS = (
     "scheduler",
     "processor",
 )  # parts without weights
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")  # parts that a pipeline can be without
 HUB = "hub:"
 
 
@@ -39,6 +41,8 @@ def open_pipeline(
     width: int | None = None,
     frames: int | None = None,
     config: str | Path | None = None,
+    prediction: str | None = None,
+    zero_snr: bool | None = None,
 ) -> Family:
     """Open a pipeline: its parts loaded on the CPU, from safetensors alone; no code of the folder is run.
 
@@ -52,6 +56,8 @@ def open_pipeline(
         width: likewise.
         frames: of clips; None: the pipeline's default.
         config: for a single checkpoint, a local folder of the same kind of pipeline.
+        prediction: of the network, ``eps``, ``v`` or ``x0``; None: as the pipeline has it, or a single file.
+        zero_snr: whether its table ends at zero SNR; None: likewise.
 
     Returns:
         The pipeline's family.
@@ -66,26 +72,33 @@ def open_pipeline(
     require(
         not missing, f"Reading a pipeline needs {' and '.join(missing)}: pip install {' '.join(missing)}."
     )
-    name = str(source)
-    if name.startswith(HUB):
+    name, note = str(source), ""
+    if Path(name).is_file():
+        from stillhouse.io.pipelines.single import open_single
+
+        pipe, folder = open_single(Path(name), dtype, config), None
+        pipe.scheduler, note = decided(pipe.scheduler, Path(name), prediction, zero_snr)
+    elif name.startswith(HUB):
         pipe, folder = _load(name.removeprefix(HUB), local=False, torch_dtype=dtype), None
-    elif Path(name).is_file():
-        pipe, folder = _single(Path(name), dtype, config), None
+        pipe.scheduler = overruled(pipe.scheduler, prediction, zero_snr)
     else:
         folder = Path(name)
         index = check_folder(folder)
         family_for(index["_class_name"], adapter)  # an unknown class is refused before gigabytes are read
         pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
+        pipe.scheduler = overruled(pipe.scheduler, prediction, zero_snr)
     kind = family_for(type(pipe).__name__, adapter)
-    if frames is None:
-        return kind(pipe, height=height, width=width, folder=folder)
-    require(issubclass(kind, VideoFamily), f"{type(pipe).__name__} makes pictures, which have no frames.")
-    return kind(pipe, height=height, width=width, folder=folder, frames=frames)  # type: ignore[call-arg]
+    clips = {} if frames is None else {"frames": frames}
+    if clips:
+        require(issubclass(kind, VideoFamily), f"{type(pipe).__name__} makes pictures, which have no frames.")
+    family = kind(for_inference(pipe), height=height, width=width, folder=folder, **clips)  # type: ignore[arg-type]
+    family.notes = [note] if note else []
+    return family
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
+def check_folder(folder: Path, weights: bool = True) -> dict[str, Any]:
     """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or needs
-    code to be run."""
+    code to be run. Without ``weights`` the configuration alone must be there."""
     require(folder.is_dir(), f"There is no folder '{folder}'; a hub model is named as {HUB}owner/name.")
     if not (folder / INDEX).is_file():
         loose = [f.name for f in folder.iterdir() if f.suffix in PICKLES]
@@ -108,7 +121,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
         "for its class.",
     )
     for part, made_of in parts(index).items():
-        _check_part(folder, part, made_of)
+        if weights or part not in OPTIONAL:
+            _check_part(folder, part, made_of, weights)
     return index
 
 
@@ -121,7 +135,7 @@ def parts(index: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _check_part(folder: Path, part: str, made_of: list[str]) -> None:
+def _check_part(folder: Path, part: str, made_of: list[str], weights: bool) -> None:
     place = folder / part
     require(
         place.is_dir(),
@@ -138,7 +152,7 @@ def _check_part(folder: Path, part: str, made_of: list[str]) -> None:
             f"The part '{part}' of '{folder}' is empty; copy the whole folder.",
         )
         return
-    if any(place.glob("*.safetensors")):
+    if not weights or any(place.glob("*.safetensors")):
         return
     pickled = sorted(f.name for f in place.iterdir() if f.suffix in PICKLES)
     require(
@@ -178,46 +192,7 @@ def _load(name: str, local: bool, **options: Any) -> Any:
             raise StillhouseError(
                 f"Diffusers can't open the pipeline '{name}': {type(error).__name__}: {reason}"
             ) from error
-    return for_inference(pipe)
-
-
-def _single(file: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
-    """A single-file checkpoint, with the shapes, the tokenizers and the scheduler of a local folder."""
-    require(
-        file.suffix not in PICKLES,
-        f"'{file}' is a pickle, which can run code when opened; convert it where you trust it: "
-        "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], "
-        "'model.safetensors').",
-    )
-    require(
-        file.suffix == ".safetensors",
-        f"'{file}' is neither a pipeline's folder nor a .safetensors checkpoint.",
-    )
-    named = required(
-        config,
-        f"The single file '{file}' holds weights alone; name a folder of the same kind of pipeline, for "
-        "its configuration and tokenizers, "
-        "as config (--config).",
-    )
-    import diffusers
-
-    index = check_folder(Path(str(named)))
-    known: Any = getattr(diffusers, index["_class_name"], None)
-    require(
-        hasattr(known, "from_single_file"),
-        f"{index['_class_name']} can't be read from a single file; use a folder.",
-    )
-    with quiet():
-        try:
-            pipe = known.from_single_file(
-                str(file), config=str(config), torch_dtype=dtype, local_files_only=True
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise StillhouseError(
-                f"Diffusers can't read '{file}' as a {index['_class_name']} like '{config}': {reason}"
-            ) from error
-    return for_inference(pipe)
+    return pipe
 
 
 def for_inference(pipe: Any) -> Any:

@@ -4,6 +4,7 @@ its steps."""
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,13 @@ from stillhouse.core.process import Process
 from stillhouse.core.schedules import VE, Flow, ScaledLinearVP
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+# schedulers that step as DDIM does, or as its ancestral form, as are the steps of all that draw noise in
+# first order; of the rest the process and the times are read, and stepped with a solver of our own
+PLAIN = ("DDIM", "DDIMParallel", "EulerDiscrete", "FlowMatchEulerDiscrete", "EDMEuler")
+ANCESTRAL = ("DDPM", "DDPMParallel", "EulerAncestralDiscrete")
+STOCHASTIC = ("KDPM2AncestralDiscrete", "DPMSolverSDE", "SASolver", "UnCLIP")
+NOISE_OF: dict[str, dict[str, Any]] = {"dpmsolver++": {}, "sde-dpmsolver++": {"eta": 1.0}}
+SMALL = "fixed_small"  # the posterior's variance
 POWERS = {"scaled_linear": 2.0, "linear": 1.0}
 
 
@@ -49,20 +57,54 @@ class Schedule:
 
     @property
     def solver(self) -> str | dict[str, Any]:
-        """The solver of ours that steps as the scheduler does; DDIM, which is Euler's in ``sigma / alpha``,
-        where there is none."""
-        name, config = type(self.scheduler).__name__, self.scheduler.config
-        if (
-            name == "DPMSolverMultistepScheduler"
-            and config.get("algorithm_type") == "dpmsolver++"
-            and config.get("solver_order") == 2
-        ):
-            return "dpm++"
-        if name == "UniPCMultistepScheduler" and config.get("predict_x0") and config.get("solver_order") <= 2:
-            return {"name": "unipc", "order": config["solver_order"], "variant": config["solver_type"]}
-        if name == "HeunDiscreteScheduler":
-            return {"name": "heun", "coordinate": "ratio"}
-        return "renoise" if name == "LCMScheduler" else "ddim"
+        """The solver of ours that steps as the scheduler does; where there is none, DDIM, which is Euler's in
+        ``sigma / alpha``, with fresh noise if the scheduler draws any."""
+        return self._stepped[0]
+
+    @property
+    def exact(self) -> bool:
+        """Whether :attr:`solver` makes the scheduler's own steps."""
+        return self._stepped[1]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the scheduler draws fresh noise at its steps."""
+        solver = self.solver
+        return solver == "renoise" or (isinstance(solver, dict) and solver.get("eta", 0) > 0)
+
+    @cached_property
+    def _stepped(self) -> tuple[str | dict[str, Any], bool]:
+        name, config = type(self.scheduler).__name__.removesuffix("Scheduler"), self.scheduler.config
+        if name == "DPMSolverMultistep" and config.get("algorithm_type") in NOISE_OF:
+            noise: dict[str, Any] = NOISE_OF[config["algorithm_type"]]
+            if config["solver_order"] == 2:
+                midpoint = config.get("solver_type") == "midpoint"
+                return ({"name": "dpm++", **noise} if noise else "dpm++"), midpoint
+            return ({"name": "ddim", **noise} if noise else "ddim"), config["solver_order"] == 1
+        if name == "UniPCMultistep" and config.get("predict_x0") and config.get("solver_order") <= 2:
+            return {"name": "unipc", "order": config["solver_order"], "variant": config["solver_type"]}, True
+        if name == "HeunDiscrete":
+            return {"name": "heun", "coordinate": "ratio"}, True
+        if name == "LCM" or (name == "FlowMatchEulerDiscrete" and config.get("stochastic_sampling")):
+            return "renoise", True
+        if name in ANCESTRAL:
+            return {"name": "ddim", "eta": 1.0}, config.get("variance_type", SMALL) == SMALL
+        if name in STOCHASTIC or str(config.get("algorithm_type")).startswith("sde-"):
+            return {"name": "ddim", "eta": 1.0}, False
+        return "ddim", name in PLAIN
+
+    @cached_property
+    def hooks(self) -> list[dict[str, Any]]:
+        """What the scheduler does to clean estimates before its step, as hooks of a sampling: clipping,
+        static or dynamic."""
+        known, config = inspect.signature(type(self.scheduler).__init__).parameters, self.scheduler.config
+        noise = {"keeps_noise": True} if type(self.scheduler).__name__.startswith(("DDIM", "TCD")) else {}
+        if "thresholding" in known and config.get("thresholding"):
+            most = float(config.get("sample_max_value", 1.0))
+            return [{"name": "clip", "quantile": config["dynamic_thresholding_ratio"], "most": most, **noise}]
+        if "clip_sample" in known and config.get("clip_sample"):
+            return [{"name": "clip", "bound": float(config.get("clip_sample_range", 1.0)), **noise}]
+        return []
 
     def times(self, n: int, **options: Any) -> list[float]:
         """The falling times that the scheduler visits and the one it ends at, by its own arithmetic.
@@ -84,7 +126,9 @@ class Schedule:
             early = (float(final) < 1 and self.solver != "renoise") or walk.config.get(
                 "final_sigmas_type"
             ) == "sigma_min"
-            found = [*((float(index) + 1) / steps for index in walk.timesteps), 1 / steps if early else 0.0]
+            # an offset may lead past the table's end, where Diffusers stops with an IndexError
+            visited = (min((float(index) + 1) / steps, 1.0) for index in walk.timesteps)
+            found = [*visited, 1 / steps if early else 0.0]
         else:
             sigmas = walk.sigmas.double()
             found = (
@@ -116,7 +160,9 @@ class Schedule:
         if factor == 1:
             return factor
         first = torch.tensor(self.times(n, **options)[0], dtype=torch.float64)
-        return factor * float(self.process.alpha(first))  # such schedulers count in sigma / alpha
+        alpha = float(self.process.alpha(first))
+        # such schedulers count in sigma / alpha, and at no signal in 2^12
+        return factor * alpha if alpha else 1.0
 
     def _walk(self, n: int, **options: Any) -> Any:
         require(n >= 1, f"A time grid needs at least one step, not {n}.")

@@ -1,4 +1,4 @@
-"""Opening: what is refused and how it is told, and checkpoints in a single file."""
+"""Opening: what is refused and how it is told."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.pipelines import Family, open_pipeline
@@ -124,86 +122,3 @@ def test_only_a_named_hub_model_may_download(built: Built, monkeypatch: pytest.M
     open_pipeline(built("sd"))
     open_pipeline("hub:owner/name")
     assert asked == [(str(built("sd")), True, True, None), ("owner/name", False, True, None)]
-
-
-def test_a_single_file(built: Built, tmp_path: Path) -> None:
-    """The checkpoint of the tiny pipeline, under the names that single files use, gives the same weights."""
-    its = open_pipeline(built("sd"))
-    save_file(single_file_names(its), tmp_path / "model.safetensors")
-    mine = open_pipeline(tmp_path / "model.safetensors", config=built("sd"))
-    same(mine, its)
-    assert mine.process == its.process and mine.times(4) == its.times(4)
-    refused(tmp_path / "model.safetensors", "name a folder of the same kind")
-    (tmp_path / "model.safetensors").rename(tmp_path / "model.ckpt")
-    refused(tmp_path / "model.ckpt", "is a pickle", "weights_only=True")
-    (tmp_path / "model.ckpt").rename(tmp_path / "model.npz")
-    refused(tmp_path / "model.npz", "neither a pipeline's folder nor a .safetensors checkpoint")
-    with pytest.raises(StillhouseError, match="DDIMPipeline can't be read from a single file"):
-        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-        open_pipeline(tmp_path / "x.safetensors", config=built("ddpm"))
-
-
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-OUTER = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-    # two levels of one layer each
-    "down_blocks.0.resnets.0": "input_blocks.1.0",
-    "down_blocks.0.attentions.0": "input_blocks.1.1",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-    "down_blocks.1.resnets.0": "input_blocks.3.0",
-    "up_blocks.0.resnets.0": "output_blocks.0.0",
-    "up_blocks.0.resnets.1": "output_blocks.1.0",
-    "up_blocks.0.upsamplers.0": "output_blocks.1.1",
-    "up_blocks.1.resnets.0": "output_blocks.2.0",
-    "up_blocks.1.attentions.0": "output_blocks.2.1",
-    "up_blocks.1.resnets.1": "output_blocks.3.0",
-    "up_blocks.1.attentions.1": "output_blocks.3.1",
-}
-
-
-def single_file_names(family: Family) -> dict[str, Tensor]:
-    named = {}
-    for key, weight in family.pipe.unet.state_dict().items():
-        start = max((o for o in OUTER if key.startswith(f"{o}.")), key=len)
-        rest = key.removeprefix(start)
-        if ".resnets." in start:
-            inner = rest.split(".")[1]
-            rest = rest.replace(f".{inner}.", f".{RESNET[inner]}.")
-        named[f"model.diffusion_model.{OUTER[start]}{rest}"] = weight
-    levels = len(family.vae.config.block_out_channels)
-    for key, weight in family.vae.state_dict().items():
-        words = key.split(".")
-        if words[1:2] == ["down_blocks"]:
-            words[1:5] = (
-                ["down", words[2], "block", words[4]]
-                if words[3] == "resnets"
-                else ["down", words[2], "downsample"]
-            )
-        elif words[1:2] == ["up_blocks"]:
-            level = str(levels - 1 - int(words[2]))
-            words[1:5] = (
-                ["up", level, "block", words[4]] if words[3] == "resnets" else ["up", level, "upsample"]
-            )
-        elif words[1:2] == ["mid_block"]:
-            words[1:4] = ["mid", f"block_{int(words[3]) + 1}"]
-        name = ".".join(words).replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-        named[f"first_stage_model.{name}"] = weight
-    for key, weight in family.pipe.text_encoder.state_dict().items():
-        named[
-            f"cond_stage_model.transformer.{'' if key.startswith('text_model') else 'text_model.'}{key}"
-        ] = weight
-    return {key: weight.contiguous().clone() for key, weight in named.items()}
