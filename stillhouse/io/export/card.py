@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from stillhouse.io.export.kohya import KOHYA
 from stillhouse.io.export.schedulers import Choice, Habits
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
@@ -38,7 +39,8 @@ HEADS = {"full": "A student of", "lora": "A LoRA of", "scheduler": "A scheduler 
 @dataclass
 class Facts:
     """What a card tells. ``form``: full, lora or scheduler; ``takes_guidance``: the network takes the
-    guidance scale; ``no_scale``: as an input without effect."""
+    guidance scale; ``no_scale``: as an input without effect; ``kohya``: there is a file under kohya's
+    names."""
 
     family: Family
     info: Mapping[str, Any]
@@ -49,6 +51,7 @@ class Facts:
     takes_guidance: bool = False
     no_scale: bool = False
     free_steps: bool = False
+    kohya: bool = False
 
     @property
     def doubles(self) -> bool:
@@ -114,6 +117,12 @@ def card(facts: Facts) -> str:
         *(["lora"] if facts.form == "lora" else []),
     ]
     pred = [*guidance_remarks(facts), *_scheduler_remarks(facts), *facts.choice.remarks]
+    if facts.kohya:
+        pred.append(
+            f"`{KOHYA}` is the same adapter for ComfyUI and A1111's web interface: put it among their "
+            "LoRAs under "
+            f"a name of yours, at strength 1, with {_count(facts)} and CFG {float(facts.guidance):.4g}."
+        )
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
         f"# {facts.base.rpartition('/')[2]} in {_count(facts)}\n",

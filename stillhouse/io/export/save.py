@@ -20,6 +20,7 @@ from stillhouse.core.errors import StillhouseError, require, required_type, unkn
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
+from stillhouse.io.export.kohya import write_kohya
 from stillhouse.io.export.lora import fingerprint, write_lora
 from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
@@ -51,23 +52,17 @@ def save_pipeline(
     :class:`StillhouseError` for one that holds anything else, and for a student that is no network of this
     pipeline.
 
-    Arguments:
-        folder: to write.
-        family: of the pipeline.
-        denoiser: the student.
-        samplings: by number of steps, the default first.
-        info: plain data to be kept; its method and teacher stand on the card.
-        form: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
-            adapter alone; ``both``, the pipeline with the LoRA in its subfolder ``lora``; ``scheduler``, no
-            weights at all, for a model that is the pipeline's own network with other samplings. None: both
-            for an adapter, since the one just works and the other is small enough to share; full for any
-            other student.
-        free_steps: it is a many-step model and keeps the teacher's scheduler.
-        fixed_guidance: a U-Net whose student needs no guidance gets an input for it that does nothing, so
-            that Diffusers never evaluates twice; False leaves guidance to the caller.
-        companions: further denoisers of the pipeline's network by name, which :func:`open_student` gives
-            back.
-        more: further plain data to be kept, beside ``info``.
+    Arguments: folder: to write. family: of the pipeline. denoiser: the student. samplings: by number of
+    steps, the default first. info: plain data to be kept; its method and teacher stand on the card. form:
+    ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the adapter
+    alone, in PEFT's, Diffusers' and (of U-Nets and Flux) kohya's form; ``both``, the pipeline with the LoRA
+    in its subfolder ``lora``; ``scheduler``, no weights at all, for a model that is the pipeline's own
+    network with other samplings. None: both for an adapter, since the one just works and the other is small
+    enough to share; full for any other student. free_steps: it is a many-step model and keeps the teacher's
+    scheduler. fixed_guidance: a U-Net whose student needs no guidance gets an input for it that does nothing,
+    so that Diffusers never evaluates twice; False leaves guidance to the caller. companions: further
+    denoisers of the pipeline's network by name, which :func:`open_student` gives back. more: further plain
+    data to be kept, beside ``info``.
 
     Returns:
         The folder.
@@ -193,6 +188,7 @@ def _write_lora(place: Path, facts: Facts, student: Adapted, about: dict[str, An
     place.mkdir(exist_ok=True)
     about = {**about, "form": "lora", "idle_input": False, "base": fingerprint(student.net)}
     write_lora(place, facts.family.part, student, about)
+    facts.kohya = write_kohya(place, student, about)
     _write_scheduler(place, facts.choice)
     _write_about(place, facts, about)
 

@@ -262,6 +262,7 @@ def test_forms(root: Path, tmp_path: Path) -> None:
         "pytorch_lora_weights.safetensors",
         "adapter_model.safetensors",
         "adapter_config.json",
+        "kohya.safetensors",
         "scheduler",
         "stillhouse.json",
         "README.md",
