@@ -17,7 +17,7 @@ from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
 from stillhouse.io.language import is_language, open_language
-from stillhouse.io.weights import companion_file, load_module
+from stillhouse.io.weights import companion_file, kind_from_config, load_module
 from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
 from stillhouse.models.letters import tokenizer_from
 from stillhouse.models.words import Words
@@ -58,12 +58,19 @@ def _refuse(sentence: str, given: Mapping[str, bool]) -> None:
 
 
 def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[str, Any]) -> Model:
-    """What ``save_pretrained`` made of the student of a pipeline."""
-    from stillhouse.io.export import open_student
+    """What ``save_pretrained`` made of the student of a pipeline, or a LoRA in a single file, anybody's."""
+    from stillhouse.io.export import open_lora, open_student
 
-    family, denoiser, companions, about = open_student(
-        folder, base.pipeline if isinstance(base, Model) else base, **options
-    )
+    below = base.pipeline if isinstance(base, Model) else base
+    if folder.is_file():
+        below = required(below, f"'{folder}' is a LoRA; give the pipeline it was trained on as its base.")
+        family, about = open_lora(folder, below, **options)
+        if not about:
+            return from_pipeline(family)
+        denoiser, companions = family.denoiser(), dict[str, Denoiser]()
+        denoiser.kind = kind_from_config(about["kind"])  # a method may have tied its ends
+    else:
+        family, denoiser, companions, about = open_student(folder, below, **options)
     return Model(
         denoiser,
         family.shape,
@@ -97,6 +104,14 @@ def from_pipeline(family: Family) -> Model:
         codec=family.codec,
         pipeline=family,
     )
+
+
+def _is_lora(path: Path) -> bool:
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from stillhouse.io.export import is_lora
+
+    return is_lora(path)
 
 
 def _language(folder: Path, length: int | None = None) -> Model:
@@ -135,7 +150,8 @@ def load(
         shape: of one sample, for a module or a denoiser, which need it.
         classes: number of classes, 0 for none, for a module or a denoiser.
         steps: the default number of steps, for a module or a denoiser.
-        base: the pipeline that a student saved as a LoRA was trained on; None for any other source.
+        base: the pipeline that a LoRA was trained on, a student's folder or anybody's safetensors file; None
+            for any other source.
         pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
             ``length``, tokens of its texts [128, if it reads as many].
 
@@ -170,7 +186,7 @@ def load(
             "A masked language model takes no option but the length of its texts.",
         )
         return _language(path, **pipeline)
-    if base is not None or (path / "stillhouse.json").is_file():
+    if base is not None or (path / "stillhouse.json").is_file() or _is_lora(path):
         return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
     if (
         pipeline

@@ -158,7 +158,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     require(
         header is not None,
-        f"'{path}' has weights but not our header, so that their network is unknown.",
+        f"'{path}' has weights but not our header, so that their network is unknown; a checkpoint of a "
+        "Diffusers "
+        "pipeline is opened with a folder of its kind as config (--config).",
     )
     try:
         about = json.loads(str(header))
