@@ -59,10 +59,11 @@ def _refuse(sentence: str, given: Mapping[str, bool]) -> None:
 
 def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[str, Any]) -> Model:
     """What ``save_pretrained`` made of the student of a pipeline, or a LoRA in a single file, anybody's."""
-    from stillhouse.io.export import open_lora, open_student
+    from stillhouse.io.export import is_student, lora_in, open_lora, open_student
 
     below = base.pipeline if isinstance(base, Model) else base
-    if folder.is_file():
+    if not is_student(folder):
+        folder = lora_in(folder)
         below = required(below, f"'{folder}' is a LoRA; give the pipeline it was trained on as its base.")
         family, about = open_lora(folder, below, **options)
         if not about:

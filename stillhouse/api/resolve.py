@@ -101,13 +101,14 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
     )
 
 
-def open_model(source: str | Path, adapter: str | None = None) -> Model:
+def open_model(source: str | Path, adapter: str | None = None, **opening: Any) -> Model:
     """Open a model to sample from.
 
     Arguments:
         source: what :func:`stillhouse.load` takes, or the folder of a finished run.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
+        opening: the further options of :func:`stillhouse.load`: ``base``, ``config``, ``prediction`` ….
 
     Returns:
         The model.
@@ -116,19 +117,20 @@ def open_model(source: str | Path, adapter: str | None = None) -> Model:
         StillhouseError: for a plain network, which makes no samples, and for a run without a model yet.
     """
     return required_type(
-        open_product(source, adapter),
+        open_product(source, adapter, **opening),
         Model,
         f"'{source}' holds a plain network, which makes no samples; open it in Python with stillhouse.load.",
     )
 
 
-def open_product(source: str | Path, adapter: str | None = None) -> Model | Network:
+def open_product(source: str | Path, adapter: str | None = None, **opening: Any) -> Model | Network:
     """Open the product of a system.
 
     Arguments:
         source: what :func:`stillhouse.load` takes, or the folder of a finished run.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
             the run, if any.
+        opening: the further options of :func:`stillhouse.load`.
 
     Returns:
         A model or a plain network.
@@ -142,7 +144,7 @@ def open_product(source: str | Path, adapter: str | None = None) -> Model | Netw
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
         adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
-    return load(source, adapter=adapter) if adapter else load(source)
+    return load(source, **opening, **({"adapter": adapter} if adapter else {}))
 
 
 def data_of(

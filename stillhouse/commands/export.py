@@ -1,11 +1,16 @@
-"""``stillhouse export RUN --to onnx --out policy.onnx``: a student as a file for other runtimes."""
+"""``stillhouse export RUN --to onnx --out policy.onnx``: a student as a file for other runtimes; with ``--to
+diffusers`` a single file, or a LoRA on its base, as a pipeline's folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stillhouse.commands.parser import Parser
-from stillhouse.core.errors import require
+from stillhouse.commands.parser import Parser, add_opening, opening
+from stillhouse.core.errors import require, required
+
+if TYPE_CHECKING:
+    from stillhouse.model import Model
 
 
 def export(words: list[str]) -> int:
@@ -19,12 +24,14 @@ def export(words: list[str]) -> int:
     )
     parser.add_argument(
         "--to",
-        choices=("onnx", "torch"),
-        help="ONNX, or torch.export's .pt2 [by the ending of --out, or onnx]",
+        choices=("onnx", "torch", "diffusers"),
+        help="ONNX, torch.export's .pt2, or a Diffusers pipeline's folder [by the ending of --out, or onnx]",
     )
     parser.add_argument(
         "--out", metavar="FILE", help="*.onnx or *.pt2, which is written over [the model's name, a new file]"
     )
+    parser.add_argument("--base", metavar="DIR", help="the pipeline that a LoRA was trained on")
+    add_opening(parser)
     parser.add_argument("--steps", type=int, help="steps per sample, all of them unrolled [the model's own]")
     given = parser.parse(words)
 
@@ -34,11 +41,15 @@ def export(words: list[str]) -> int:
 
     source = Path(given.model).resolve()
     name = source.name if source.is_dir() else source.stem
+    if given.to == "diffusers":
+        return _as_pipeline(
+            open_model(given.model, **opening(given, "base")), Path(given.out or f"{name}-diffusers")
+        )
     out = Path(given.out or f"{name}{FORMS[given.to or 'onnx']}")
     require(
         given.out is not None or not out.exists(), f"There is a file '{out}' already; name one with --out."
     )
-    done = export_policy(open_model(given.model), out, given.to, steps=given.steps)
+    done = export_policy(open_model(given.model, **opening(given, "base")), out, given.to, steps=given.steps)
     inputs = ", ".join(
         f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)"
         for name, shape in done.inputs.items()
@@ -47,4 +58,17 @@ def export(words: list[str]) -> int:
         f"{done.path}: {inputs} -> sample, {done.calls} network call(s), differs from the model by "
         f"{done.difference:.1e} at most"
     )
+    return 0
+
+
+def _as_pipeline(model: Model, out: Path) -> int:
+    from stillhouse.io.export.save import write_pipeline
+
+    family = required(
+        model.pipeline, "Only a Diffusers pipeline, a checkpoint of one or a LoRA becomes a folder."
+    )
+    require(
+        model.free_steps, "A student is saved as a pipeline already: it is the folder `model` of its run."
+    )
+    print(f"{write_pipeline(out, family)}: a {type(family.pipe).__name__}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stillhouse.commands.parser import Parser
+from stillhouse.commands.parser import Parser, add_opening, opening
 
 
 def inspect(words: list[str]) -> int:
@@ -19,10 +19,7 @@ def inspect(words: list[str]) -> int:
         metavar="DIR",
         help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config",
     )
-    parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
-    parser.add_argument(
-        "--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint"
-    )
+    add_opening(parser)
     parser.add_argument("--height", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--width", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--frames", type=int, metavar="N", help="of the clips [the pipeline's own]")
@@ -35,7 +32,7 @@ def inspect(words: list[str]) -> int:
     from stillhouse.train.needs import read_need
 
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
-    family = open_pipeline(given.pipeline, given.adapter, config=given.config, **sizes)
+    family = open_pipeline(given.pipeline, **opening(given), **sizes)
     about = describe(family)
     about["methods"] = {
         s.slug: [need.name for need in map(read_need, s.needs) if not (need.option and not need.unless)]

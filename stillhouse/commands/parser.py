@@ -113,6 +113,38 @@ def add_world(parser: argparse._ActionsContainer, what: str) -> None:
     )
 
 
+def add_opening(parser: argparse._ActionsContainer) -> None:
+    """How a file of a Diffusers model is opened: its configuration, what it predicts, an adapter class."""
+    parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
+    parser.add_argument(
+        "--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint"
+    )
+    parser.add_argument(
+        "--prediction",
+        choices=("eps", "v", "x0"),
+        help="what its network predicts [as the pipeline or the file has it]",
+    )
+    parser.add_argument(
+        "--zero-snr",
+        action=argparse.BooleanOptionalAction,
+        help="whether its table of noise levels ends at zero SNR [likewise]",
+    )
+
+
+def opening(given: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """The options of :func:`add_opening` that were given.
+
+    Arguments:
+        given: as parsed.
+        more: names of further ones.
+
+    Returns:
+        Keywords of :func:`stillhouse.load`.
+    """
+    names = ("adapter", "config", "prediction", "zero_snr", *more)
+    return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+
 def add_fields(
     parser: argparse.ArgumentParser,
     title: str,

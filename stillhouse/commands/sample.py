@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse import forms
-from stillhouse.commands.parser import Parser, numbers, run_entries
+from stillhouse.commands.parser import Parser, add_opening, numbers, opening, run_entries
 from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
@@ -22,8 +22,14 @@ def sample(words: list[str]) -> int:
         "Draw samples of a model: a picture for images, a film for clips, numbers for anything else.",
     )
     parser.add_argument(
-        "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="a run's folder, a model's folder or file, a LoRA with --base, or a shipped name",
     )
+    parser.add_argument(
+        "--base", metavar="DIR", help="the pipeline that a LoRA was trained on: a folder, or hub:OWNER/NAME"
+    )
+    add_opening(parser)
     parser.add_argument(
         "-n", type=int, help="how many [64; of a Diffusers model as many as there are prompts, or 4]"
     )
@@ -59,7 +65,7 @@ def sample(words: list[str]) -> int:
     from stillhouse.api.runs import open_model
     from stillhouse.io.data.prompts import read_prompts
 
-    model = open_model(given.model)
+    model = open_model(given.model, **opening(given, "base"))
     form = forms.of(model)
     for other in forms.FORMS:
         wished = [o for o in other.options if getattr(given, o.name) != o.default]

@@ -1,7 +1,7 @@
 """Students of Diffusers pipelines as folders and LoRA files that open in Diffusers as they are."""
 
 from stillhouse.io.export.guidance_input import with_guidance_input
-from stillhouse.io.export.lora_file import is_lora, open_lora
+from stillhouse.io.export.lora_file import is_lora, lora_in, open_lora
 from stillhouse.io.export.reopen import is_student, open_student
 from stillhouse.io.export.save import FORMS, save_pipeline
 from stillhouse.io.export.schedulers import Choice, choose
@@ -14,6 +14,7 @@ __all__ = [
     "first_level",
     "is_lora",
     "is_student",
+    "lora_in",
     "open_lora",
     "open_student",
     "save_pipeline",

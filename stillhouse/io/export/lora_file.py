@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.io.export.lora import check_base
+from stillhouse.io.export.lora import DIFFUSERS, check_base
 from stillhouse.io.pipelines import Family, open_pipeline
 from stillhouse.io.pipelines.parameterization import header
 from stillhouse.io.pipelines.quiet import quiet
@@ -29,13 +29,25 @@ def is_lora(file: Path) -> bool:
     )
 
 
+def lora_in(place: Path) -> Path:
+    """The LoRA's file in a folder of anybody's, or the file itself; raises :class:`StillhouseError` where
+    there is none."""
+    found = [place] if place.is_file() else [f for f in sorted(place.glob("*.safetensors")) if is_lora(f)]
+    usual = [f for f in found if f.name == DIFFUSERS] or found
+    require(
+        len(usual) == 1 and is_lora(usual[0]),
+        f"'{place}' is no LoRA, neither a safetensors file with one nor a folder; only a LoRA takes a base.",
+    )
+    return usual[0]
+
+
 def open_lora(
     file: Path, base: str | Path | Family, adapter: str | type[Family] | None = None, **options: Any
 ) -> tuple[Family, dict[str, Any]]:
     """A pipeline with a LoRA folded into its weights.
 
     Arguments:
-        file: the LoRA, a safetensors file.
+        file: the LoRA, a safetensors file; see :func:`lora_in`.
         base: the pipeline it was trained on, which is left as it is.
         adapter: a :class:`Family` of one's own, as in :func:`stillhouse.io.pipelines.open_pipeline`.
         options: of :func:`stillhouse.io.pipelines.open_pipeline`.
@@ -45,9 +57,8 @@ def open_lora(
         LoRA of its own; empty for any other.
 
     Raises:
-        StillhouseError: the file is no LoRA, its base is another, or Diffusers does not read it.
+        StillhouseError: its base is another, or Diffusers does not read it.
     """
-    require(is_lora(file), f"'{file}' is no LoRA in a safetensors file; only a LoRA takes a base.")
     about = _kept(file)
     if "size" in about:
         sides: dict[str, Any] = {"height": about["size"][0], "width": about["size"][1]}

@@ -135,6 +135,31 @@ def save_pipeline(
     return folder
 
 
+def write_pipeline(folder: str | Path, family: Family) -> Path:
+    """A pipeline as it was opened, as a folder of Diffusers; whole or not at all.
+
+    Arguments:
+        folder: to write, new or empty.
+        family: of the pipeline.
+
+    Returns:
+        The folder; raises :class:`StillhouseError` for one that holds anything.
+    """
+    folder = Path(folder)
+    require(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"'{folder}' is not empty; give a new name.",
+    )
+
+    def build(place: Path) -> None:
+        with quiet():
+            family.pipe.save_pretrained(str(place), safe_serialization=True)
+        forget_places(place)
+
+    replace_folder(folder, build)
+    return folder
+
+
 def forget_places(place: Path) -> None:
     """Take out where on this machine the parts came from: nobody who is given the folder should read it."""
     for file in place.rglob("*.json"):

@@ -57,11 +57,12 @@ def test_kohyas_names_with_text_encoders_and_alphas(
 
     add(f"lora_unet_{unet}", "unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")
     for prefix, part in text.items():
-        inner = "encoder.layers.1.self_attn.q_proj"
-        nested = hasattr(plain.pipe.components[part], "text_model")
-        add(f"{prefix}text_model_{inner.replace('.', '_')}", part, f"{'text_model.' * nested}{inner}")
+        nested = "text_model." * hasattr(plain.pipe.components[part], "text_model")
+        for inner in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1"):
+            inner = f"encoder.layers.0.{inner}"
+            add(f"{prefix}text_model_{inner.replace('.', '_')}", part, f"{nested}{inner}")
     save_file(tensors, tmp_path / "style.safetensors")
-    model = stillhouse.load(tmp_path / "style.safetensors", base=place / kind)
+    model = stillhouse.load(tmp_path, base=place / kind)  # or the file itself, as below
     family = model.pipeline
     assert family is not None and model.free_steps
     for (part, layer), wanted in moved.items():
@@ -119,7 +120,7 @@ def test_a_base_in_memory_is_left_as_it_is(place: Path, tmp_path: Path) -> None:
 def test_what_is_no_lora_of_this_base(place: Path, tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({"x": torch.zeros(1)}, file)
-    with pytest.raises(StillhouseError, match="is no LoRA in a safetensors file"):
+    with pytest.raises(StillhouseError, match="is no LoRA, neither a safetensors file"):
         stillhouse.load(file, base=place / "sd")
     half = f"lora_unet_{LAYER}.lora_down.weight"
     save_file({half: torch.zeros(2, 999), half.replace("down", "up"): torch.zeros(16, 2)}, file)
