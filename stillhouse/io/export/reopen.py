@@ -15,7 +15,7 @@ from stillhouse.io.export.guidance_input import with_guidance_projection
 from stillhouse.io.export.lora import check_base, read_lora
 from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
-from stillhouse.io.pipelines.folder import parts
+from stillhouse.io.pipelines.index import parts
 from stillhouse.io.weights import kind_from_config
 
 

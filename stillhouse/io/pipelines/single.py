@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from stillhouse.core.errors import StillhouseError, require, required
-from stillhouse.io.pipelines.folder import OPTIONAL, PICKLES, PREPARERS, check_folder, parts
+from stillhouse.io.pipelines.index import OPTIONAL, PICKLES, PREPARERS, check_folder, parts
 from stillhouse.io.pipelines.parameterization import MARKS, header
 from stillhouse.io.pipelines.quiet import quiet
 
