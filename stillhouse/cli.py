@@ -23,7 +23,7 @@ COMMANDS = {
     ),
     "sample": ("sample", "draw samples of a model"),
     "evaluate": ("evaluate", "measure a model beside its teacher and the data"),
-    "export": ("export", "write a student's sampler as one graph: ONNX, or torch.export's .pt2"),
+    "export": ("export", "write a sampler as one graph (ONNX, .pt2), or a checkpoint as a Diffusers folder"),
     "report": ("report", "write a run's HTML page"),
     "check": ("check", "measure the claims of systems"),
     "new": ("new", "write the skeleton of a system and of its check"),

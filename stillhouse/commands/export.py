@@ -17,7 +17,8 @@ def export(words: list[str]) -> int:
     """``stillhouse export RUN_OR_MODEL``"""
     parser = Parser(
         "export",
-        "Write a sampler as one graph, from noise and condition to sample, checked against the model.",
+        "Write a sampler as one graph, from noise and condition to sample, checked against the model; or a "
+        "checkpoint, or a LoRA on its base, as a Diffusers pipeline's folder.",
     )
     parser.add_argument(
         "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
@@ -28,7 +29,9 @@ def export(words: list[str]) -> int:
         help="ONNX, torch.export's .pt2, or a Diffusers pipeline's folder [by the ending of --out, or onnx]",
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="*.onnx or *.pt2, which is written over [the model's name, a new file]"
+        "--out",
+        metavar="PATH",
+        help="*.onnx or *.pt2, which is written over, or a new folder [the model's name, a new file]",
     )
     parser.add_argument("--base", metavar="DIR", help="the pipeline that a LoRA was trained on")
     add_opening(parser)

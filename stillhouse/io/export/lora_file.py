@@ -73,7 +73,8 @@ def open_lora(
     )
     with quiet():
         try:
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+            place = {"weight_name": file.name, "local_files_only": True, "use_safetensors": True}
+            pipe.load_lora_weights(str(file.parent), **place)
             touched = [name for name in pipe._lora_loadable_modules if _has_layers(getattr(pipe, name, None))]
             pipe.fuse_lora(components=touched)
             pipe.unload_lora_weights()

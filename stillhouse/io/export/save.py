@@ -52,17 +52,24 @@ def save_pipeline(
     :class:`StillhouseError` for one that holds anything else, and for a student that is no network of this
     pipeline.
 
-    Arguments: folder: to write. family: of the pipeline. denoiser: the student. samplings: by number of
-    steps, the default first. info: plain data to be kept; its method and teacher stand on the card. form:
-    ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the adapter
-    alone, in PEFT's, Diffusers' and (of U-Nets and Flux) kohya's form; ``both``, the pipeline with the LoRA
-    in its subfolder ``lora``; ``scheduler``, no weights at all, for a model that is the pipeline's own
-    network with other samplings. None: both for an adapter, since the one just works and the other is small
-    enough to share; full for any other student. free_steps: it is a many-step model and keeps the teacher's
-    scheduler. fixed_guidance: a U-Net whose student needs no guidance gets an input for it that does nothing,
-    so that Diffusers never evaluates twice; False leaves guidance to the caller. companions: further
-    denoisers of the pipeline's network by name, which :func:`open_student` gives back. more: further plain
-    data to be kept, beside ``info``.
+    Arguments:
+        folder: to write.
+        family: of the pipeline.
+        denoiser: the student.
+        samplings: by number of steps, the default first.
+        info: plain data to be kept; its method and teacher stand on the card.
+        form: ``full``, a pipeline that ``DiffusionPipeline.from_pretrained(folder)`` opens; ``lora``, the
+            adapter alone, in PEFT's, Diffusers' and (of U-Nets and Flux) kohya's form;
+            ``both``, the pipeline with the LoRA in its subfolder ``lora``; ``scheduler``, no
+            weights at all, for a model that is the pipeline's own network with other samplings. None: both
+            for an adapter, since the one just works and the other is small enough to share; full for any
+            other student.
+        free_steps: it is a many-step model and keeps the teacher's scheduler.
+        fixed_guidance: a U-Net whose student needs no guidance gets an input for it that does nothing, so
+            that Diffusers never evaluates twice; False leaves guidance to the caller.
+        companions: further denoisers of the pipeline's network by name, which :func:`open_student` gives
+            back.
+        more: further plain data to be kept, beside ``info``.
 
     Returns:
         The folder.

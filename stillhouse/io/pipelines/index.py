@@ -25,7 +25,15 @@ HUB = "hub:"
 
 def check_folder(folder: Path, weights: bool = True) -> dict[str, Any]:
     """The index of a pipeline's folder, all parts of which are there, and none of which is a pickle or needs
-    code to be run. Without ``weights`` the configuration alone must be there."""
+    code to be run.
+
+    Arguments:
+        folder: of the pipeline.
+        weights: whether they must be there; else the configuration of the parts alone.
+
+    Returns:
+        The index, as JSON has it; raises :class:`StillhouseError` where a part is missing or not safe.
+    """
     require(folder.is_dir(), f"There is no folder '{folder}'; a hub model is named as {HUB}owner/name.")
     if not (folder / INDEX).is_file():
         loose = [f.name for f in folder.iterdir() if f.suffix in PICKLES]

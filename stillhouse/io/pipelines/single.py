@@ -15,6 +15,7 @@ from stillhouse.io.pipelines.index import OPTIONAL, PICKLES, PREPARERS, check_fo
 from stillhouse.io.pipelines.parameterization import MARKS, header
 from stillhouse.io.pipelines.quiet import quiet
 
+LIBRARIES = ("diffusers", "transformers")  # whose parts are read from the configuration's folder
 NETWORKS = ("unet", "transformer")
 ORIGINAL = "model.diffusion_model."  # before the names of a network in a whole checkpoint
 PREFIXES = (ORIGINAL, "diffusion_model.", "unet.", "transformer.")
@@ -103,6 +104,11 @@ def _part(
         return None
     if name in NETWORKS:
         return _network(file, folder, name, getattr(importlib.import_module("diffusers"), kind), dtype)
+    require(
+        library in LIBRARIES,
+        f"The part '{name}' of '{folder}' is one of {library}, which is not imported for a single file; "
+        f"only those of {' and '.join(LIBRARIES)} are.",
+    )
     require(
         any((folder / name).glob("*.safetensors")),
         f"'{file}' has no {name}, and neither has '{folder}'; name a folder with weights for it as config "
