@@ -51,8 +51,8 @@ class Denoiser(nn.Module):
     may hold ``s``, a second time, and ``guidance``, a scale, each of shape (B,)). ``kind``: a :class:`Kind`
     or one of ``x0 eps score v velocity edm``. ``two_time``: the network takes the time ``s`` that a jump ends
     at. ``empty``: the input of a foreign network where there is no condition, one row (the embedding of an
-    empty prompt); our own networks have an empty condition built in. ``negative_condition``: what
-    guidance moves away from, one row (the embedding of a negative prompt); None: the empty condition. ``calls`` counts
+    empty prompt); our own networks have an empty condition built in. ``negative_condition``: what guidance
+    moves away from, one row (the embedding of a negative prompt); None: the empty condition. ``calls`` counts
     evaluations.
     """
 

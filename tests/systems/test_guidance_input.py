@@ -40,7 +40,9 @@ def calls_of(slug, **scales):
 
     def record(module, args, extra):
         cond = args[2] if len(args) > 2 else extra.get("cond")
-        empty = cond is None or (torch.is_tensor(cond) and not cond.is_floating_point() and bool((cond < 0).any()))
+        empty = cond is None or (
+            torch.is_tensor(cond) and not cond.is_floating_point() and bool((cond < 0).any())
+        )
         call = extra.get("guidance"), not empty
         if len(args[0]) == 1:
             return  # what finds out the size of features
@@ -85,7 +87,9 @@ def test_a_range_of_scales_reaches_teacher_and_student_alike(slug):
 
 def test_a_network_with_a_scale_of_its_own_is_not_given_the_number_1():
     for slug in ("dmd2", "lcm", "sid"):
-        assert all(w is None and c for w, c in calls_of(slug, **dict.fromkeys(scale_options(slug), 1.0)).teacher)
+        assert all(
+            w is None and c for w, c in calls_of(slug, **dict.fromkeys(scale_options(slug), 1.0)).teacher
+        )
 
 
 def test_what_has_no_second_estimate_is_refused():

@@ -42,7 +42,8 @@ class TwoGuided(Guided):
         self.sound = sound
         require(
             not self.as_input or scale == sound,
-            "The network takes one guidance scale as an input, of the whole condition; give sound and text the "
+            "The network takes one guidance scale as an input, of the whole condition; give sound and text "
+            "the "
             f"same scale, not {sound:g} and {scale:g}.",
         )
 
