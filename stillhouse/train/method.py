@@ -91,6 +91,7 @@ class Method:
     kind: ClassVar[str] = "method"
     needs: ClassVar[tuple[str, ...]] = ("teacher",)  # as stillhouse.train.needs reads them
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
+    negative_prompt: ClassVar[str] = ""  # of the teacher, where it is a text-to-video pipeline; empty: none
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
     # what it reads of the data besides its rows, and the views of
     reads_parts: ClassVar[tuple[str, ...]] = ()
