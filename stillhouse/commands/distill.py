@@ -39,7 +39,8 @@ def distill(words: list[str]) -> int:
         "--negative-prompt",
         metavar="TEXT",
         default=argparse.SUPPRESS,
-        help="what the teacher is guided away from, in the place of the empty prompt; '' for none [default the "
+        help="what the teacher is guided away from, in the place of the empty prompt; '' for none [default "
+        "the "
         "system's own, mostly none]",
     )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"

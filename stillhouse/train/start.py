@@ -31,7 +31,15 @@ def predicts_noise(kind: Kind) -> bool:
 
 
 def is_pure_noise(student: Denoiser, time: float) -> bool:
-    """Whether a network that predicts the noise can make no picture of a state at ``time``, in [0, 1]."""
+    """Whether a student can make no picture of a state, because it predicts the noise.
+
+    Arguments:
+        student: whose process and kind of prediction count.
+        time: of the state, in [0, 1].
+
+    Returns:
+        True for a network of noise where ``sigma / alpha`` is above a thousand.
+    """
     t = torch.tensor([time], dtype=torch.float64)
     return predicts_noise(student.kind) and float(student.process.log_snr(t)) < -math.log(PURE)
 

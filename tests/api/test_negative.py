@@ -1,4 +1,5 @@
-"""Negative prompts of a run: what the teacher is guided away from, in Python, on the command line and in YAML."""
+"""Negative prompts of a run: what the teacher is guided away from, in Python, on the command line and in
+YAML."""
 
 from __future__ import annotations
 
@@ -91,6 +92,19 @@ def test_a_prompt_without_an_effect_is_refused(folder, tmp_path):
         tried(flux, "dmd2", data=prompts, guidance=4.0, gan_weight=0.0)
 
 
+def test_an_operation_searches_under_it_and_keeps_none(folder):
+    prompts = folder.parent / "prompts.txt"
+    teacher = stillhouse.load(folder)
+    met = embeddings(teacher.pipeline.network)
+    how = {"data": prompts, "negative_prompt": "blurry", "quiet": True}
+    found = stillhouse.distill(teacher, "oss", steps=1, grid_steps=2, searched=2, **how)
+    wanted = teacher.text.encode(["blurry"])["tokens"][0].float()
+    assert sum(torch.allclose(row, wanted, atol=1e-5) for row in met) >= 2
+    assert found.denoiser.negative_condition is None
+    with pytest.raises(StillhouseError, match="no file keeps a negative prompt"):
+        stillhouse.distill(teacher, "distillation_pp", student=found, **how)
+
+
 def test_text_to_video_pipelines_have_a_fixed_one_under_causal_methods(folder):
     clips = SimpleNamespace(
         pipeline=object(), text=object(), form="video", denoiser=stillhouse.load("mixture").denoiser
@@ -99,7 +113,10 @@ def test_text_to_video_pipelines_have_a_fixed_one_under_causal_methods(folder):
     for slug in ("causvid", "livetalk"):
         guided, plain = find(slug)(guidance=5.0), find(slug)()
         assert negative_prompt_of(guided, clips, None) == CausalMethod.negative_prompt != ""
-        assert negative_prompt_of(guided, clips, "grey") == "grey" and negative_prompt_of(guided, clips, "") == ""
+        assert (
+            negative_prompt_of(guided, clips, "grey") == "grey"
+            and negative_prompt_of(guided, clips, "") == ""
+        )
         assert negative_prompt_of(plain, clips, None) is None
         assert negative_prompt_of(guided, pictures, None) is None
     assert negative_prompt_of(find("dmd2")(guidance=5.0), clips, None) is None

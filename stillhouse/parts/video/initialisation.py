@@ -35,7 +35,8 @@ class CausalMethod(Method):
     """
 
     negative_prompt: ClassVar[str] = (
-        "blurry, low quality, overexposed, still picture, no motion, subtitles, watermark, distorted, deformed "
+        "blurry, low quality, overexposed, still picture, no motion, subtitles, watermark, distorted, "
+        "deformed "
         "hands and faces, cluttered background"
     )
     levels: tuple[float, ...]

@@ -75,7 +75,15 @@ class ICD(Method):
         self.bounds = torch.tensor(boundaries(self.segments, self.levels))
 
     def plain_scale(self, model: Denoiser, rows: int) -> Tensor | None:
-        """Scales (rows,) of 1 for a map that takes them and learns others; None for any other."""
+        """What a denoiser is given as the scale where there is no guidance.
+
+        Arguments:
+            model: either map, or the teacher.
+            rows: how many.
+
+        Returns:
+            Ones, (rows,), for a network that takes the scale while scales are learnt; None for any other.
+        """
         learnt = self.high_guidance > 1 and takes_guidance(model)
         return torch.ones(rows, device=model.device) if learnt else None
 
