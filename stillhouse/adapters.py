@@ -144,7 +144,7 @@ class Adapted(Denoiser):
             model.two_time,
             model.empty,
         )
-        self.name, self.calls = name, 0
+        self.name, self.calls, self.negative_condition = name, 0, model.negative_condition
         own = base.weights(name) if name else {}
         self.weights = nn.ParameterDict({key.replace(".", "/"): p for key, p in own.items()})
 

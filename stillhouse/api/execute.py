@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from stillhouse import forms
+from stillhouse.api.negative import negative_prompt_of, with_negative_prompt, without_negative_prompt
 from stillhouse.api.options import build_recipe, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
@@ -80,6 +81,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
         base = teacher_of(wanted, place, run.adapter)
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
+        run = replace(run, negative_prompt=negative_prompt_of(system, base, run.negative_prompt))
+        base = with_negative_prompt(base, system, run.negative_prompt)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
     folder = Path(run.out) if run.out else None
@@ -148,6 +151,8 @@ class Job:
         for model in models.values():
             model.denoiser.to(device)
         made = operation.apply(models, Work(self.data, self.recipe.seed, self.quiet, device))
+        if self.run.negative_prompt:
+            made = without_negative_prompt(made)
         return self._keep(operation, made)
 
     def program(self, program: Program, student: Any, place: Any) -> Model:
@@ -246,7 +251,9 @@ class Job:
     def _info(self) -> dict[str, Any]:
         """What the product's header keeps of the run."""
         entries = self.run.entries()
-        info = {k: entries[k] for k in ("teacher", "student", "network", "run") if k in entries}
+        info = {
+            k: entries[k] for k in ("teacher", "negative_prompt", "student", "network", "run") if k in entries
+        }
         # a student's numbers are scaled as its teacher's are
         return info | {k: self.base.info[k] for k in ("scales",) if k in self.base.info}
 

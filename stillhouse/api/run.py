@@ -18,7 +18,7 @@ CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet", "versions")
 ENTRIES = {
     "train": (*COMMON, "network", "process", "kind"),
-    "distill": (*COMMON, "teacher", "adapter", "student"),
+    "distill": (*COMMON, "teacher", "adapter", "negative_prompt", "student"),
 }
 
 
@@ -28,7 +28,8 @@ class Run:
 
     ``command``: ``distill`` (there is a teacher) or ``train``. ``system``: a slug or ``FILE.py:CLASS``.
     ``teacher``, ``world``, ``data``, ``student``: as :func:`stillhouse.distill` takes them; None where the
-    object was only in memory. ``network``, ``process``, ``kind``: of a model that is trained from scratch.
+    object was only in memory. ``negative_prompt``: what the teacher is guided away from; None: the system's
+    own, mostly none. ``network``, ``process``, ``kind``: of a model that is trained from scratch.
     ``options``: the system's own, ``recipe``: the fields of :class:`~stillhouse.train.recipe.Recipe` by the
     names of :func:`~stillhouse.api.options.run_fields`.
     """
@@ -37,6 +38,7 @@ class Run:
     system: str | None = None
     teacher: str | None = None
     adapter: str | None = None
+    negative_prompt: str | None = None
     world: Mapping[str, Any] | str | None = None
     data: str | None = "auto"
     student: Mapping[str, Any] | str | None = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Run:
             own = {
                 "teacher": self.teacher,
                 **({"adapter": self.adapter} if self.adapter else {}),
+                **({} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}),
                 "world": self.world,
                 "data": self.data,
                 "student": self.student,

@@ -39,6 +39,7 @@ def distill(
     resume: bool = False,
     quiet: bool = False,
     adapter: str | None = None,
+    negative_prompt: str | None = None,
     **options: Any,
 ) -> Model:
     """Make a product of ``teacher`` by any system that has one; with ``out`` the run's files and
@@ -61,6 +62,8 @@ def distill(
         resume: go on with the run in ``out``.
         quiet: no progress bar.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``"./file.py:Class"``.
+        negative_prompt: what the teacher is guided away from, in the place of the empty prompt; "" for none;
+            None for the system's own, which text-to-video pipelines have under ``causvid`` and ``livetalk``.
         options: fields of the system and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here;
             where both have a name it is the system's, and the run's has ``run_`` before it.
 
@@ -69,7 +72,7 @@ def distill(
         written.
     """
     run, memory = _described(method, options, world, data, out)
-    run.adapter = adapter
+    run.adapter, run.negative_prompt = adapter, negative_prompt
     run.teacher = str(teacher) if isinstance(teacher, str | Path) else None
     memory.teacher = None if isinstance(teacher, str | Path) else teacher
     if isinstance(student, str | Path):

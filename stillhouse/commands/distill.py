@@ -35,6 +35,14 @@ def distill(words: list[str]) -> int:
         default=argparse.SUPPRESS,
         help="how a Diffusers pipeline of an unknown kind is read",
     )
+    parser.add_argument(
+        "--negative-prompt",
+        metavar="TEXT",
+        default=argparse.SUPPRESS,
+        help="what the teacher is guided away from, in the place of the empty prompt; '' for none [default "
+        "the "
+        "system's own, mostly none]",
+    )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument(
         "--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what

@@ -51,7 +51,9 @@ class Denoiser(nn.Module):
     may hold ``s``, a second time, and ``guidance``, a scale, each of shape (B,)). ``kind``: a :class:`Kind`
     or one of ``x0 eps score v velocity edm``. ``two_time``: the network takes the time ``s`` that a jump ends
     at. ``empty``: the input of a foreign network where there is no condition, one row (the embedding of an
-    empty prompt); our own networks have an empty condition built in. ``calls`` counts evaluations.
+    empty prompt); our own networks have an empty condition built in. ``negative_condition``: what guidance
+    moves away from, one row (the embedding of a negative prompt); None: the empty condition. ``calls`` counts
+    evaluations.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Denoiser(nn.Module):
             kind = KINDS[kind]()
         self.net, self.process, self.kind, self.call, self.two_time = net, process, kind, call, two_time
         self.empty, self.calls = empty, 0
+        self.negative_condition: Condition = None
 
     def forward(
         self,
@@ -193,6 +196,7 @@ class Wrapped(Denoiser):
             two_time=denoiser.two_time,
             empty=denoiser.empty,
         )
+        self.negative_condition = denoiser.negative_condition
 
     @property
     def plain(self) -> Denoiser:

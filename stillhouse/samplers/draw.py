@@ -13,7 +13,6 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.prediction import Prediction
 from stillhouse.core.process import Process, convert
 from stillhouse.samplers.hooks import SavedHook, Walked, read_hook
@@ -109,7 +108,6 @@ def _walk_leg(
     Returns:
         The states at its last time, (B, *shape).
     """
-    scale = torch.full((len(x),), leg.guidance, device=x.device) if takes_guidance(net) else None
     kept = [
         _bound(read_hook(hook), Walked(networks, cond, draws.stream("hook", number, i), leg.times))
         for i, hook in enumerate(leg.hooks)
@@ -122,7 +120,6 @@ def _walk_leg(
             make_solver(leg.solver),
             cond,
             draws=draws,
-            guidance=scale,
             hooks=[*kept, *hooks],
         )
 

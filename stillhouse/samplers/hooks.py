@@ -18,7 +18,7 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, unknown
-from stillhouse.core.guidance import Guided
+from stillhouse.core.guidance import at_scale, takes_guidance
 from stillhouse.core.prediction import Prediction
 
 
@@ -51,7 +51,13 @@ class SavedHook:
         """
         raise NotImplementedError
 
-    def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
+    def calls(
+        self,
+        asked: Sequence[float],
+        times: Sequence[float],
+        conditional: bool,
+        companions: Mapping[str, Denoiser],
+    ) -> int:
         """Further network evaluations of one walk.
 
         Arguments:
@@ -59,6 +65,7 @@ class SavedHook:
             times: the grid, falling, n + 1 numbers in [0, 1].
             conditional: whether the sample has a condition; guidance costs a second evaluation on one that
                 has.
+            companions: the model's companions by name.
 
         Returns:
             How many evaluations the hook adds, 0 by default.
@@ -147,8 +154,16 @@ class TeacherMix(SavedHook):
         end = {"next": times[k + 1], "same": times[k], "random": 1.0}[self.level]
         return end if k in self.steps and end > 0 else None
 
-    def calls(self, asked: Sequence[float], times: Sequence[float], conditional: bool) -> int:
-        each = 2 if self.guidance != 1 and conditional else 1
+    def calls(
+        self,
+        asked: Sequence[float],
+        times: Sequence[float],
+        conditional: bool,
+        companions: Mapping[str, Denoiser],
+    ) -> int:
+        teacher = companions.get(self.network)
+        once = self.guidance == 1 or (teacher is not None and takes_guidance(teacher))
+        each = 2 if conditional and not once else 1
         return each * sum(self._shown_at(t, times) is not None for t in asked)
 
     def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
@@ -163,8 +178,7 @@ class TeacherMix(SavedHook):
             level = walked.draws.uniform(low, 1.0, dtype=torch.float64)
         x = pred.x0.float()
         probe = teacher.process.noise(x, level, walked.draws.normal_like(x))
-        guided = teacher if self.guidance == 1 else Guided(teacher, self.guidance)
-        answer = guided(probe.to(pred.x0), level, walked.cond).x0.float()
+        answer = at_scale(teacher, self.guidance)(probe.to(pred.x0), level, walked.cond).x0.float()
         return pred.with_x0(((1 - self.strength) * x + self.strength * answer).to(pred.x0))
 
 
@@ -196,7 +210,11 @@ def check_hooks(hooks: Sequence[Mapping[str, Any]]) -> None:
 
 
 def hook_calls(
-    hook: Mapping[str, Any], asked: Sequence[float], times: Sequence[float], conditional: bool
+    hook: Mapping[str, Any],
+    asked: Sequence[float],
+    times: Sequence[float],
+    conditional: bool,
+    companions: Mapping[str, Denoiser],
 ) -> int:
     """Evaluations that a hook adds to a walk; see :meth:`SavedHook.calls`.
 
@@ -205,8 +223,9 @@ def hook_calls(
         asked: the times at which the solver evaluates the network, in order.
         times: the grid, falling, n + 1 numbers in [0, 1].
         conditional: whether the sample has a condition.
+        companions: the model's companions by name.
 
     Returns:
         How many evaluations the hook adds.
     """
-    return read_hook(hook).calls(asked, times, conditional)
+    return read_hook(hook).calls(asked, times, conditional, companions)

@@ -11,7 +11,7 @@ import torch
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import Guided, takes_guidance
+from stillhouse.core.guidance import Guided, at_scale
 from stillhouse.core.process import Process
 from stillhouse.samplers.hooks import check_hooks, hook_calls
 from stillhouse.solvers import make_solver
@@ -85,8 +85,8 @@ class Leg:
         return networks[self.network]
 
     def guided(self, model: Denoiser) -> Denoiser:
-        """``model`` under this guidance; itself at ``w = 1``, and if it takes the scale as an input."""
-        return model if self.guidance == 1 or takes_guidance(model) else Guided(model, self.guidance)
+        """``model`` under this guidance; see :func:`stillhouse.core.guidance.at_scale`."""
+        return at_scale(model, self.guidance)
 
     def nfe(
         self, model: Denoiser, conditional: bool = True, networks: Mapping[str, Denoiser] | None = None
@@ -107,7 +107,8 @@ class Leg:
             self.guided(walker),
         )
         calls = sum(_cost(guided, t) for t in asked) if conditional else len(asked)
-        return calls + sum(hook_calls(hook, asked, self.times, conditional) for hook in self.hooks)
+        beside = networks or {}
+        return calls + sum(hook_calls(hook, asked, self.times, conditional, beside) for hook in self.hooks)
 
     def config(self) -> dict[str, Any]:
         """Plain data, without what is as usual."""
@@ -284,7 +285,7 @@ def _cost(model: Denoiser, t: float) -> int:
     if not isinstance(model, Guided):
         return _cost(model.net, t) if isinstance(model.net, Denoiser) else 1
     low, high = model.interval
-    acts = low <= t <= high and (torch.is_tensor(model.scale) or model.scale != 1)
+    acts = not model.as_input and low <= t <= high and (torch.is_tensor(model.scale) or model.scale != 1)
     # the negative call of an inner guidance is unconditional, so that it is single when the negative is the
     # empty condition
     return _cost(model.plain, t) + (acts and (1 if model.negative is None else _cost(model.plain, t)))

@@ -19,7 +19,6 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import takes_guidance
 from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -150,12 +149,9 @@ def plan_of(denoiser: Denoiser, sampling: Sampling, conditional: bool) -> Plan:
     tape, draws = _Tape(size, getattr(denoiser.net, "config", None), condition), _Units(size)
     noted = Denoiser(tape, denoiser.process, denoiser.kind, two_time=denoiser.two_time)
     start = denoiser.process.start(draws, (size,), sampling.times[0], sampling.start, torch.float64)
-    guidance = torch.full((1,), sampling.guidance, dtype=torch.float64) if takes_guidance(noted) else None
     cond = condition if conditional else None
     with torch.no_grad():
-        sample = rollout(
-            sampling.guided(noted), start, sampling.times, solver, cond, draws=draws, guidance=guidance
-        )
+        sample = rollout(sampling.guided(noted), start, sampling.times, solver, cond, draws=draws)
     return Plan(tape.calls, tape.read(sample), draws.drawn)
 
 

@@ -29,6 +29,7 @@ from stillhouse.train.ema import EMA, Decay
 from stillhouse.train.needs import requires
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
+from stillhouse.train.start import first_time_of, predicts_noise, require_clean_start
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -90,6 +91,7 @@ class Method:
     kind: ClassVar[str] = "method"
     needs: ClassVar[tuple[str, ...]] = ("teacher",)  # as stillhouse.train.needs reads them
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
+    negative_prompt: ClassVar[str] = ""  # of the teacher, where it is a text-to-video pipeline; empty: none
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
     # what it reads of the data besides its rows, and the views of
     reads_parts: ClassVar[tuple[str, ...]] = ()
@@ -215,7 +217,21 @@ class Method:
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.plan, self.stage = self.stages(total), 0
         self.student = self.teacher if student is None else self.player("student", student.train())
+        if hasattr(self, "first_time"):
+            self.first_time = first_time_of(
+                self.student, self.first_time, f"{type(self).__name__} first_time"
+            )
         self.build()
+        if student is not None:
+            self._check_start()
+        self.student.negative_condition = None  # the teacher's alone
+
+    def _check_start(self) -> None:
+        """Refuse a few-step student that would start where it can make no picture."""
+        if not self.free_steps and predicts_noise(self.student.kind):
+            for sampling in self.samplings().values():
+                if not sampling.legs[0].network:
+                    require_clean_start(self.student, sampling.times[0])
 
     @property
     def process(self) -> Process:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stillhouse.core.denoiser import Converted, Denoiser, count_calls
 from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.guidance import Guided
+from stillhouse.core.guidance import Guided, at_scale, in_place_of
 from stillhouse.core.prediction import KINDS
 from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig
 
@@ -138,3 +138,61 @@ def test_a_scale_of_zero_means_none_in_every_method_and_in_sampling(caplog):
     assert torch.equal(model.sample(4, seed=1, guidance=0.0), model.sample(4, seed=1, guidance=1.0))
     assert model.sampling(guidance=0).nfe(model.denoiser) == model.sampling(guidance=1).nfe(model.denoiser)
     assert "of 0 is read as 1" in caplog.text
+
+
+def takes_scale(default=3.5):
+    """A network that is ideal under any scale that it is given, and the scales that it was given."""
+    net, met = torch.nn.Identity(), []
+    net.config = {"guidance_embeds": True}
+
+    def call(net, x, t, cond, guidance=None):
+        met.append(guidance)
+        w = torch.full((len(x),), default).to(x) if guidance is None else guidance.to(x)
+        empty, full = network(net, x, t, None), network(net, x, t, cond)
+        return empty + w[:, None] * (full - empty)
+
+    return Denoiser(net, Flow(), call=call), met
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Converted(d, Trig())], ids=["plain", "wrapped"])
+def test_a_network_that_takes_the_scale_is_given_it_and_evaluated_once(wrap):
+    model, met = takes_scale()
+    each = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    for scale in (4.0, each):
+        with count_calls(model) as nfe:
+            given = Guided(wrap(model), scale)(X, T, LABEL)
+        twice = Guided(wrap(made(Flow())), scale)(X, T, LABEL)
+        torch.testing.assert_close(given.x0, twice.x0)
+        assert nfe() == 1
+    assert torch.equal(met[-1], each)
+    Guided(model, 4.0, interval=(0.3, 0.7))(X, T, LABEL)
+    assert met[-1].tolist() == [1, 4, 4, 1]
+    torch.testing.assert_close(Guided(model, 1.0)(X, T, LABEL).raw, model(X, T, LABEL).raw)
+    assert met[-1] is None  # its own default
+    at_scale(model, 1.0)(X, T, LABEL)
+    assert met[-1].tolist() == [1, 1, 1, 1]
+    for more in ({"negative": OTHER}, {"rescale": 0.5}):
+        with pytest.raises(StillhouseError, match="no second estimate"):
+            Guided(model, 4.0, **more)
+
+
+def test_a_denoiser_has_a_negative_condition_of_one_row():
+    plain, moved = made(Flow()), made(Flow())
+    moved.negative_condition = OTHER[:1]
+    wanted = Guided(plain, 3.0, negative=OTHER)(X, T, LABEL).x0
+    torch.testing.assert_close(Guided(moved, 3.0)(X, T, LABEL).x0, wanted)
+    torch.testing.assert_close(Guided(moved.copy(), 3.0)(X, T, LABEL).x0, wanted)
+    parts = in_place_of({"label": LABEL, "image": X}, {"label": OTHER[:1]})
+    assert torch.equal(parts["label"], OTHER) and parts["image"] is X
+
+
+def test_times_of_frames_are_guided_too():
+    plain = Denoiser(
+        torch.nn.Identity(),
+        Flow(),
+        call=lambda net, x, t, cond: x * t[..., None] + (0 if cond is None else 1),
+    )
+    x, t = torch.ones(2, 3, 5), torch.tensor([[0.1, 0.5, 0.9]] * 2)
+    w = torch.tensor([2.0, 3.0])
+    raw = Guided(plain, w, interval=(0.4, 1.0))(x, t, torch.zeros(2)).raw - x * t[..., None]
+    assert raw[:, :, 0].tolist() == [[1, 2, 2], [1, 3, 3]]

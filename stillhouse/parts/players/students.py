@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.guidance import takes_guidance
-from stillhouse.core.prediction import Eps, Score
 from stillhouse.models import build_model
 
 # what is made smaller of each network
@@ -94,26 +91,6 @@ def _guided_unet(denoiser: Denoiser) -> Denoiser:
 
     net = with_guidance_input(denoiser.net).requires_grad_(True)
     return Denoiser(net, denoiser.process, denoiser.kind, call=denoiser.call, empty=denoiser.empty)
-
-
-def require_clean_start(
-    student: Denoiser, *, one_step: bool = False, advice: str = "use a velocity, v or x0 network"
-) -> None:
-    """Refuse a student that predicts the noise where it would start from pure noise, which holds no clean
-    image.
-
-    Arguments:
-        student: whose clean estimate at ``t = 1`` is needed.
-        one_step: refuse it also where the schedule leaves some signal at ``t = 1``: one step from there
-            divides the prediction by next to nothing.
-        advice: what to do instead, the end of the error's sentence.
-    """
-    noise_kind = isinstance(student.kind, Eps | Score)
-    empty = float(student.process.alpha(torch.ones(1))) < 1e-3
-    require(
-        not noise_kind or not (one_step or empty),
-        f"Pure noise holds no clean image, so a student that predicts the noise can't start there; {advice}.",
-    )
 
 
 def shrunk(denoiser: Denoiser, share: float) -> Denoiser:

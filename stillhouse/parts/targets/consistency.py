@@ -11,7 +11,7 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.flowmap import ddim_step, predict_x0
-from stillhouse.core.guidance import Guided, takes_guidance
+from stillhouse.core.guidance import Guided
 from stillhouse.core.prediction import EDM, KINDS, Bounded
 from stillhouse.core.process import expand_to
 from stillhouse.core.schedules import ScaledLinearVP
@@ -22,7 +22,7 @@ def guided_step(
 ) -> Tensor:
     """One DDIM step of the teacher under guidance.
 
-    A teacher that takes the scale as an input is evaluated once, any other twice.
+    A teacher that takes the scale as an input is evaluated once (:class:`Guided`), any other twice.
 
     Arguments:
         teacher: the denoiser that steps.
@@ -30,29 +30,12 @@ def guided_step(
         t: times in [0, 1], (B,).
         s: where to, later or earlier, (B,).
         cond: the condition of the B rows; None for none.
-        w: guidance scale, a number or (B,); 1 for none.
+        w: guidance scale, a number or (B,); the number 1 for none.
 
     Returns:
         The states at ``s``, (B, *shape).
     """
-    if takes_guidance(teacher):
-        return ddim_step(
-            teacher(x, t, cond, guidance=torch.as_tensor(w, dtype=t.dtype, device=t.device).expand(len(t))), s
-        )
-    return ddim_step(guided(teacher, w)(x, t, cond), s)
-
-
-def guided(teacher: Denoiser, w: Tensor | float) -> Denoiser:
-    """The teacher under guidance, as a denoiser.
-
-    Arguments:
-        teacher: evaluated twice where it is guided.
-        w: guidance scale, a number or (B,).
-
-    Returns:
-        The guided denoiser; the teacher itself where ``w`` is the number 1.
-    """
-    return teacher if not torch.is_tensor(w) and w == 1 else Guided(teacher, w)
+    return ddim_step(Guided(teacher, w)(x, t, cond), s)
 
 
 def consistency_target(

@@ -8,6 +8,7 @@ they end (Yin et al., 2024, arXiv 2412.07772, section 4.3). Then its clips move 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,8 +28,17 @@ class CausalMethod(Method):
     Subclasses are dataclasses with the options ``levels, chunk, ode_share, paths, teacher_steps, shift,
     fake_per_student, warmup``; they make ``fake`` and give :meth:`path_teacher`, :meth:`stored_levels` and
     :meth:`matching_loss`.
+
+    ``negative_prompt``: one fixed prompt, in the usual words for faults of pictures and clips, stands for the
+    empty one where a text-to-video pipeline is guided, in the trajectories and in the score difference; so it
+    is in CausVid's and Self Forcing's settings for Wan, whose own texts are longer.
     """
 
+    negative_prompt: ClassVar[str] = (
+        "blurry, low quality, overexposed, still picture, no motion, subtitles, watermark, distorted, "
+        "deformed "
+        "hands and faces, cluttered background"
+    )
     levels: tuple[float, ...]
     chunk: int
     ode_share: float

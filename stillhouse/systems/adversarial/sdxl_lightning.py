@@ -16,7 +16,6 @@ from stillhouse.core.prediction import X0
 from stillhouse.core.process import expand_to
 from stillhouse.parts.gaps.critic import JumpCritic, discriminator_loss, generator_loss
 from stillhouse.parts.gaps.score import fake_for
-from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.segments import parted
 from stillhouse.parts.states.time_sampler import at_step, uniform
@@ -28,6 +27,7 @@ from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import Method, copy_weights, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough
+from stillhouse.train.start import require_clean_start
 
 
 @dataclass

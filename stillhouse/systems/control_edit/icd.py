@@ -74,6 +74,19 @@ class ICD(Method):
         self.times = level_times(self.process, self.levels)
         self.bounds = torch.tensor(boundaries(self.segments, self.levels))
 
+    def plain_scale(self, model: Denoiser, rows: int) -> Tensor | None:
+        """What a denoiser is given as the scale where there is no guidance.
+
+        Arguments:
+            model: either map, or the teacher.
+            rows: how many.
+
+        Returns:
+            Ones, (rows,), for a network that takes the scale while scales are learnt; None for any other.
+        """
+        learnt = self.high_guidance > 1 and takes_guidance(model)
+        return torch.ones(rows, device=model.device) if learnt else None
+
     def turns(self, step: int) -> list[str]:
         return ["student", "forward"]
 
@@ -129,8 +142,10 @@ class ICD(Method):
             A scalar.
         """
         x_t = self.process.noise(batch.data, t, batch.noise())
+        asked = self.plain_scale(self.teacher, batch.rows) if w is None else w
+        w = self.plain_scale(model, batch.rows) if w is None else w
         with torch.no_grad():
-            x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if w is None else w)
+            x_s = guided_step(self.teacher, x_t, t, s, batch.cond, 1.0 if asked is None else asked)
             on = jump(model, x_s, s.clamp_min(float(self.times[1])), b, batch.cond, w)
             target = torch.where(expand_to(arrived, x_s).bool(), x_s, on)
         return elementwise_huber(jump(model, x_t, t, b, batch.cond, w), target).mean()
@@ -148,8 +163,9 @@ class ICD(Method):
         here, there, other = (high, low, self.student) if upwards else (low, high, self.forward)
         x = self.process.noise(batch.data, here, batch.noise())
         with torch.no_grad():
-            away = jump(other, x, here, there, batch.cond)
-        return elementwise_huber(jump(model, away, there, here, batch.cond), x).mean()
+            away = jump(other, x, here, there, batch.cond, self.plain_scale(other, batch.rows))
+        back = jump(model, away, there, here, batch.cond, self.plain_scale(model, batch.rows))
+        return elementwise_huber(back, x).mean()
 
     def samplings(self) -> dict[int, Sampling]:
         times = level_times(self.process, self.levels)[boundaries(self.segments, self.levels)]
@@ -258,7 +274,8 @@ def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) ->
     times = _route(model)
     draws = Draws(len(x), seed, "encode", device=x.device)
     start = torch.full((len(x),), times[0], device=x.device)
-    return follow(forward, model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond)
+    scales = [1.0] * (len(times) - 1) if _learnt(model) and takes_guidance(forward) else None
+    return follow(forward, model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond, scales)
 
 
 @torch.inference_mode()
@@ -286,7 +303,7 @@ def decode(
         Samples, (B, *shape).
     """
     times = model.sampling().times
-    scaled = takes_guidance(model.denoiser)
+    scaled = _learnt(model) and takes_guidance(model.denoiser)
     require(
         scaled or guidance == 1,
         f"This model has learnt no guidance; a scale of {guidance} means nothing to it.",
@@ -324,6 +341,11 @@ def edit(
     return decode(
         model, encode(model, x, source, seed=seed), target, guidance=guidance, until=until, ramp=ramp
     )
+
+
+def _learnt(model: Model) -> bool:
+    """Whether scales of guidance were learnt."""
+    return bool(model.info["options"]["high_guidance"] > 1)
 
 
 def _route(model: Model) -> list[float]:

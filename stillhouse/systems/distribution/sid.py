@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
@@ -28,10 +29,17 @@ class SiD(OneCallScore):
     lags.
 
     ``L = w sum delta ((D_teacher - x) - mix delta)``: no gradient is stopped but in ``w``.
+
+    With ``guidance`` both denoisers are guided wherever they are evaluated, the fake in its own training as
+    well, so that it is the guided fake that fits the samples (Zhou et al., 2024, arXiv 2406.01561, all four
+    kappas alike; there with ``mix = 1``).
     """
 
     first_time: float = option(
         0.7, "time of the student's call, whose input is pure noise of that level", low=0.01, high=1
+    )
+    guidance: float = option(
+        1.0, "guidance scale of teacher and fake, in the fake's training too (1: none)", low=0
     )
     mix: float = option(1.2, "share of the direct term taken away (alpha in the paper)", low=0)
     fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_SAMPLERS))
@@ -43,6 +51,8 @@ class SiD(OneCallScore):
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
+        self.real = Guided(self.teacher, self.guidance)
+        self.own = Guided(self.fake, self.guidance)
 
     def turns(self, step: int) -> list[str]:
         return ["fake", "student"]
@@ -52,7 +62,7 @@ class SiD(OneCallScore):
             self.student, [self.first_time], batch.draws, batch.cond, batch.shape
         )  # the student is not learning now: no graph
         t = time_sampler(self.fake_times, self.process, batch.draws)
-        return denoising_loss(self.fake, x, t, batch.noise(), batch.cond)
+        return denoising_loss(self.own, x, t, batch.noise(), batch.cond)
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = backward_simulation(
@@ -60,7 +70,7 @@ class SiD(OneCallScore):
         )  # fresh noise, after the fake's update
         t = self.score_times(batch)
         x_t = self.process.noise(x, t, batch.noise())
-        d_real, d_fake = self.teacher(x_t, t, batch.cond).x0, self.fake(x_t, t, batch.cond).x0
+        d_real, d_fake = self.real(x_t, t, batch.cond).x0, self.own(x_t, t, batch.cond).x0
         return self._weighed(x, d_real, self.fisher(x, d_real, d_fake))
 
     def fisher(self, x: Tensor, d_real: Tensor, d_fake: Tensor) -> Tensor:

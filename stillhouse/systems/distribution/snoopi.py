@@ -11,7 +11,8 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition, drop_condition, move, pick, size
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.guidance import Guided
+from stillhouse.core.errors import require
+from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.parts.players.guidance_range import GuidanceRange
@@ -58,6 +59,11 @@ class Snoopi(OneCallScore, GuidanceRange):
     )
 
     def build(self) -> None:
+        require(
+            not self.nasa or not takes_guidance(self.teacher),
+            "The teacher takes the guidance scale as an input: there is no second estimate for the negative "
+            "prompts that `nasa` learns.",
+        )
         self.fake: Denoiser = self.player(
             "fake", lora_fake(self.teacher, self.student, self.rank, self.lora_alpha)
         )
@@ -97,6 +103,7 @@ class Snoopi(OneCallScore, GuidanceRange):
 
     def fake_loss(self, batch: Batch) -> Tensor:
         cond = drop_condition(batch.cond, batch.draws.one_uniform() < self.dropout)
+        learner = Guided(self.fake, self.scale(batch)).learner
         return fake_denoising(
-            self.fake, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
+            learner, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )

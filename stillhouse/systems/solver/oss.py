@@ -11,7 +11,6 @@ from torch import Tensor
 from stillhouse.core.conditions import Condition, move
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
-from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.process import expand_to
 from stillhouse.model import Model
 from stillhouse.parts.states.schedule_search import Path, Slope, median_path, search, straight_times
@@ -130,8 +129,7 @@ def slope_of(denoiser: Denoiser, base: Sampling, grid: list[float], cond: Condit
     def slope(i: int, y: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.full((len(y),), grid[i], dtype=torch.float64, device=y.device)
         scale = expand_to(denoiser.process.alpha(t) + denoiser.process.sigma(t), y)
-        strength = y.new_full((len(y),), base.guidance) if takes_guidance(denoiser) else None
-        pred = guided(scale * y, t, cond, guidance=strength)
+        pred = guided(scale * y, t, cond)
         return pred.x0.float(), pred.eps.float()
 
     return slope

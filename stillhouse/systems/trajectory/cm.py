@@ -12,9 +12,10 @@ from torch import Tensor
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import predict_x0
+from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
 from stillhouse.parts.players.guidance_range import GuidanceInput
-from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary, guided
+from stillhouse.parts.targets.consistency import consistency_target, enforce_boundary
 from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
@@ -132,7 +133,7 @@ class CM(GuidanceInput):
         """
         if self.source == "data":
             return self.process.noise(batch.data, u, eps)
-        teacher = guided(self.teacher, self.high_guidance if w is None else w)
+        teacher = Guided(self.teacher, self.high_guidance if w is None else w)
         return teacher_steps(teacher, x_t, [t, u], batch.cond, make_solver(self.solver))
 
     def target_x0(self, x_u: Tensor, u: Tensor, batch: Batch, w: Tensor | None) -> Tensor:

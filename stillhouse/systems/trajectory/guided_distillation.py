@@ -15,7 +15,6 @@ from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.core.process import expand_to
 from stillhouse.parts.players.guidance_range import GuidanceInput
-from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.halving import (
     CLEAN_WEIGHTS,
@@ -86,7 +85,6 @@ class GuidedDistillation(GuidanceInput):
             self.conditional or self.high_guidance == 1,
             "Guidance moves away from the unconditional answer: it needs conditions.",
         )
-        require_clean_start(self.student)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
     def promote(self) -> None:

@@ -23,7 +23,6 @@ from stillhouse.parts.gaps.critic import (
     head_for,
 )
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
-from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.segments import halvings, parted, segment_pair
@@ -37,6 +36,7 @@ from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import Method, option
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, alternating, enough
+from stillhouse.train.start import require_clean_start
 
 # the squared error's share beside the critic's, from this number of segments up (our reading of the paper)
 SQUARED_SHARE = {8: 0.9, 4: 0.8, 2: 0.5, 1: 0.3}

@@ -12,7 +12,6 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.process import expand_to
-from stillhouse.parts.players.students import require_clean_start
 from stillhouse.parts.targets.halving import (
     CLEAN_WEIGHTS,
     clean_weight,
@@ -61,7 +60,6 @@ class Progressive(Method):
         ]
 
     def build(self) -> None:
-        require_clean_start(self.student)
         self.previous: Denoiser = self.frozen_copy(self.student, "previous")
 
     def promote(self) -> None:

@@ -74,8 +74,7 @@ class TBCM(GuidanceInput):
 
     def path_teacher(self, w: Tensor) -> Denoiser:
         """The teacher on the path of angles, under guidance ``w`` (B,)."""
-        teacher = Converted(self.teacher, Trig())
-        return Guided(teacher, w) if self.takes_guidance or self.high_guidance != 1 else teacher
+        return Guided(Converted(self.teacher, Trig()), w if self.takes_guidance else self.high_guidance)
 
     def student_loss(self, batch: Batch) -> Tensor:
         w = batch.draws.uniform(self.low_guidance, self.high_guidance)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
@@ -14,6 +15,7 @@ from stillhouse.train.data import NoData
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
+from tests.systems.contract_method import contract_of, small_teacher
 
 T = 0.4
 ALPHA, SIGMA = 1 - T, T
@@ -137,3 +139,26 @@ def test_times_stay_where_a_variance_exploding_network_may_be_asked():
     loss = method.loss("student", batch_of())
     assert torch.isfinite(loss)
     assert float(seen[0].min()) >= VE().t_min
+
+
+def test_both_scores_are_guided_and_so_is_the_fake_in_its_own_training():
+    world, teacher = small_teacher(contract_of("sid"))
+    method = SiD(guidance=2.0)
+    method.setup(teacher.denoiser, teacher.denoiser.copy(), world.shape, conditional=True)
+    labels = torch.arange(8) % world.classes
+
+    def loss(player):
+        draws = lambda name: Draws(8, 0, name)  # noqa: E731
+        batch = Batch(0, 8, world.shape, None, labels, ("fake", "student"), draws)
+        return method.loss(player, batch)
+
+    with count_calls(method.teacher) as real, count_calls(method.fake) as own:
+        start = loss("student")
+        assert (real(), own()) == (2, 2)
+        assert float(start) == 0  # the fake is the teacher still: under equal guidance the two agree
+        loss("fake").backward()
+        assert (real(), own()) == (2, 4)
+    with torch.no_grad():
+        for p in method.fake.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    assert float(loss("student")) != 0
