@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stillhouse.commands.parser import Pairs
+from stillhouse.commands.parser import Pairs, add_network
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import StillhouseError, require
 
@@ -20,15 +20,16 @@ def distill(words: list[str]) -> int:
     parser.add_argument(
         "--teacher",
         default=argparse.SUPPRESS,
-        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, or "
-        "exact:PROCESS [default the world's]",
+        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, exact:PROCESS, "
+        "or your own code, FILE.py:FUNCTION [default the world's]",
     )
     parser.add_argument(
         "--data",
         default=argparse.SUPPRESS,
-        help="folder of images, parquet or tar files, or a file of prompts; auto, world or none [auto: the "
-        "world's if needed]",
+        help="folder of images, parquet or tar files, a file of prompts, or your own code, FILE.py:FUNCTION; "
+        "auto, world or none [auto: the world's if needed]",
     )
+    add_network(parser, "the teacher's folder holds the weights of")
     parser.add_argument(
         "--adapter",
         metavar="FILE.py:CLASS",
@@ -63,7 +64,7 @@ def _check(entries: dict[str, Any], out: str) -> None:
         bool(entries.get("teacher") or entries.get("world")),
         "Name a teacher or a world: --teacher mnist, or --world mixture.",
     )
-    for entry in ("teacher", "data", "student"):
+    for entry in ("teacher", "network", "data", "student"):
         kept = entries.get(entry, "") is not None
         require(
             kept,

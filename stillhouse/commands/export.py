@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillhouse.commands.parser import Parser
+from stillhouse.commands.parser import Parser, add_network
 from stillhouse.core.errors import require
 
 
@@ -26,10 +26,11 @@ def export(words: list[str]) -> int:
         "--out", metavar="FILE", help="*.onnx or *.pt2, which is written over [the model's name, a new file]"
     )
     parser.add_argument("--steps", type=int, help="steps per sample, all of them unrolled [the model's own]")
+    add_network(parser, "the folder holds the weights of")
     given = parser.parse(words)
 
     from stillhouse.api.exchange import export_policy
-    from stillhouse.api.runs import open_model
+    from stillhouse.api.resolve import named_model
     from stillhouse.io.graph import FORMS
 
     source = Path(given.model).resolve()
@@ -38,7 +39,8 @@ def export(words: list[str]) -> int:
     require(
         given.out is not None or not out.exists(), f"There is a file '{out}' already; name one with --out."
     )
-    done = export_policy(open_model(given.model), out, given.to, steps=given.steps)
+    model = named_model(given.model, getattr(given, "network", None))
+    done = export_policy(model, out, given.to, steps=given.steps)
     inputs = ", ".join(
         f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)"
         for name, shape in done.inputs.items()

@@ -113,6 +113,24 @@ def add_world(parser: argparse._ActionsContainer, what: str) -> None:
     )
 
 
+def add_network(parser: argparse._ActionsContainer, whose: str) -> None:
+    """The option ``--network FILE.py:FUNCTION``, the code of a network of the user's own."""
+    parser.add_argument(
+        "--network",
+        metavar="FILE.py:FUNCTION",
+        default=argparse.SUPPRESS,
+        help=f"your code of the network that {whose}; a function without arguments that returns it",
+    )
+
+
+def own_code(source: str | None) -> str | None:
+    """A teacher that was named as code, which its students' networks are made by as well; None for any
+    other."""
+    from stillhouse.io.own import names_code
+
+    return source if names_code(source) else None
+
+
 def add_fields(
     parser: argparse.ArgumentParser,
     title: str,
