@@ -30,16 +30,18 @@ from stillhouse.api.run import CACHE, CONFIG, Run
 from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required_type
-from stillhouse.io.own import names_code, run_code
+from stillhouse.io.own import is_own, names_code, run_code
 from stillhouse.model import Model, Network
 from stillhouse.opening import model_of
 from stillhouse.parts.states.segments import parted
 from stillhouse.systems.base import Operation, Program, Work
 from stillhouse.train.data import Data
 from stillhouse.train.engine import Engine
+from stillhouse.train.guards import suiting
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.rehearsal import rehearse
 from stillhouse.worlds.base import WORLDS, get_world
 
 
@@ -111,10 +113,11 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
     folder = Path(run.out) if run.out else None
+    student: Any = memory.student if memory.student is not None else run.student or None
+    _refused_early(system, base, recipe, student, given)
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     if place is None:
         base = shown_with(base, data)
-    student: Any = memory.student if memory.student is not None else run.student or None
     run = replace(
         run,
         system=name_of(named),
@@ -131,6 +134,36 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
+
+
+def _refused_early(system: Any, base: Model, recipe: Recipe, student: Any, data: Any) -> None:
+    """Refuse a model that a system can't work with before any data is read, encoded or made.
+
+    Arguments:
+        system: with its options.
+        base: the teacher, or the untrained model.
+        recipe: of the run.
+        student: what was given for one; None for the system's own choice.
+        data: what was given; its conditions count where it is in memory.
+    """
+    if not isinstance(system, Method):
+        suiting(system, base)
+        system.suits(base)
+    elif student is not None:
+        suiting(system, base)
+        system.stages(recipe.steps)
+    else:
+        rehearse(system, base, recipe, base.conditional or _has_conditions(base, data))
+
+
+def _has_conditions(base: Model, data: Any) -> bool:
+    """Whether data brings conditions to a model that names none itself: known of data in memory, possible of a
+    folder for a network of the user's own."""
+    if isinstance(data, tuple):
+        return data[1] is not None
+    if data is None or isinstance(data, str | Path):
+        return is_own(base.denoiser.net)
+    return data.examples(1) is not None
 
 
 @dataclass
@@ -255,7 +288,8 @@ class Job:
         who = "model" if self.run.command == "train" else "teacher"
         for name, denoiser in ((who, base.denoiser), ("student", student)):
             if denoiser is not None:
-                callable_on(name, denoiser, base, data)
+                hidden = float(getattr(method, "label_dropout", 0)) > 0
+                callable_on(name, denoiser, base, data, hidden=hidden)
 
         def grid(step: int, samples: Tensor) -> None:
             if folder:

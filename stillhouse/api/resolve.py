@@ -15,7 +15,7 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.api.options import read_yaml
 from stillhouse.api.run import CACHE, CONFIG
 from stillhouse.api.system import requires
-from stillhouse.core.conditions import Condition, cycled, move
+from stillhouse.core.conditions import Condition, cycled, drop_condition, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
@@ -377,7 +377,7 @@ def student_of(
     return made
 
 
-def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
+def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data, *, hidden: bool = False) -> None:
     """Refuse a network that can't be called on the run's samples, before anything is written.
 
     Arguments:
@@ -385,18 +385,24 @@ def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> Non
         denoiser: the one that is called, once, on two rows.
         teacher: whose samples' shape counts.
         data: whose conditions count.
+        hidden: try a row without its condition beside one with it as well, as methods call it that hide some.
     """
     device = denoiser.device
     cond = move(cycled(data.examples(2), 2), device)
+    mixed: Condition = None
     try:
         with torch.no_grad():
             start = denoiser.process.start(Draws(2, "fits", device=device), teacher.shape)
             denoiser.eval()(start, torch.ones(2, device=device), cond)
+            if hidden and cond is not None:
+                mixed = drop_condition(cond, torch.tensor([True, False]), denoiser.empty)
+                denoiser(start, torch.ones(2, device=device), mixed)
     except StillhouseError:
         raise
     except Exception as error:  # a network of the user's may fail in any way
+        rows = "" if mixed is None else " where a condition is hidden (load it with `empty`, or hide none)"
         raise StillhouseError(
-            f"The {who} can't be called on samples of shape {tuple(teacher.shape)}: {failure(error)}."
+            f"The {who} can't be called on samples of shape {tuple(teacher.shape)}{rows}: {failure(error)}."
         ) from error
 
 
