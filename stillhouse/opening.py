@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from stillhouse.core.conditions import Condition, TextEncoder
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
 from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.core.prediction import Kind
@@ -24,6 +24,7 @@ from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
 from stillhouse.models.letters import tokenizer_from
 from stillhouse.models.words import Words
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.time_probe import ROWS, warn_of_times
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
@@ -180,6 +181,8 @@ def load(
             denoiser = Denoiser(unwrapped(source), made, kind, call=call or call_plain, empty=empty)
         if type(denoiser) is Denoiser and is_own(denoiser.net):
             require_whole(denoiser.net)
+            shown = balanced_labels(ROWS, classes) if examples is None else examples
+            warn_of_times(denoiser, tuple(shape), shown)
         default = Sampling.steps(
             denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"
         )

@@ -19,6 +19,7 @@ from stillhouse.api.resolve import (
     default_teacher,
     free_folder,
     open_model,
+    look_at_times,
     open_product,
     shown_with,
     student_of,
@@ -118,6 +119,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     if place is None:
         base = shown_with(base, data)
+        look_at_times(base, data)
     run = replace(
         run,
         system=name_of(named),

@@ -27,6 +27,7 @@ from stillhouse.model import WEIGHTS, Model, Network
 from stillhouse.models import build_model
 from stillhouse.opening import load, model_of, shipped
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.time_probe import ROWS, warn_of_times
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
 from stillhouse.worlds.base import World, open_world
 
@@ -231,6 +232,16 @@ def shown_with(base: Model, data: Data) -> Model:
     if data.classes:
         return replace(base, classes=data.classes)
     return replace(base, examples=data.examples(EXAMPLES))
+
+
+def look_at_times(base: Model, data: Data) -> None:
+    """One line where a network of the user's own seems to want its times otherwise than it is called, tried on
+    the data of the run."""
+    denoiser = base.denoiser
+    if type(denoiser) is Denoiser and is_own(denoiser.net) and base.pipeline is None:
+        x, cond = data.rows(0, Draws(ROWS, "times", device=denoiser.device))
+        if x is not None:
+            warn_of_times(denoiser, tuple(base.shape), cond, x)
 
 
 def data_of(

@@ -310,3 +310,37 @@ def test_weights_that_do_not_fit_the_code_are_named(tmp_path):
         load(tmp_path / "m", network=nn.Linear(3, 2))
     with pytest.raises(StillhouseError, match="holds no network of your own"):
         load("mixture", network=Tied)
+
+
+# -- adapters -----------------------------------------------------------------------------------------
+class Attending(nn.Module):
+    """torch's own encoder layer, whose fast path reads weights past their adapters, and a tied table."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Linear(2, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(8, 2)
+        self.table, self.read = nn.Embedding(8, 8), nn.Linear(8, 8, bias=False)
+        self.read.weight = self.table.weight
+
+    def forward(self, x, t, cond=None):
+        h = self.inside(x)[:, None] + self.table(torch.zeros(1, dtype=torch.long)) * t[:, None, None]
+        return self.out(self.read(self.block(h))[:, 0])
+
+
+def test_a_student_that_is_an_adapter_on_ones_own_module(tmp_path):
+    torch.manual_seed(0)
+    net = Attending()
+    base = {k: v.clone() for k, v in net.state_dict().items()}
+    data = TensorData(torch.randn(32, 2, generator=torch.Generator().manual_seed(1)))
+    student = stillhouse.distill(
+        load(net, shape=(2,)), "progressive", data=data, teacher_steps=4, lora=2, lr={"student": 0.05}, **FEW
+    )
+    student.save_pretrained(tmp_path / "m")
+    again = load(tmp_path / "m", network=Attending)
+    assert torch.allclose(student.sample(6), again.sample(6), atol=1e-5)
+    saved = again.denoiser.net
+    assert torch.equal(saved.table.weight, base["table.weight"]) and saved.read.weight is saved.table.weight
+    layer = saved.block.linear1.weight
+    assert not torch.equal(layer, base["block.linear1.weight"])
