@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stillhouse.commands.parser import Pairs, add_network
+from stillhouse.commands.parser import Pairs, Parser, add_network
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import StillhouseError, require
 
@@ -15,7 +15,8 @@ def distill(words: list[str]) -> int:
     name = named_system(words, "distill")
     parser = run_parser(
         f"distill {name or 'SYSTEM'}",
-        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS].",
+        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS]; with --teacher "
+        "and no SYSTEM this help names those that can run on it.",
     )
     parser.add_argument(
         "--teacher",
@@ -48,8 +49,9 @@ def distill(words: list[str]) -> int:
         help="the student that an operation needs: a folder of a run or of a model",
     )
     if not name:
+        parser.epilog = _offered(words)
         parser.parse(words)  # shows the help with --help
-        raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
+        raise StillhouseError(f"Name a method: stillhouse distill METHOD …; {parser.epilog}")
 
     from stillhouse.api.system import right_command, system_class
 
@@ -57,6 +59,21 @@ def distill(words: list[str]) -> int:
     right_command("distill", kind, name)
     add_options(parser, kind, kind.__name__)
     return start(words, parser, "distill", name, _check)
+
+
+def _offered(words: list[str]) -> str:
+    """The systems that can run on the teacher among the words, or where to read of them."""
+    early = Parser("distill", "", add_help=False)
+    early.add_argument("--teacher")
+    early.add_argument("--network")
+    given, _ = early.parse_known_args(words)
+    if not given.teacher or given.teacher.partition(":")[0] == "exact":
+        return "`stillhouse systems` lists them, `stillhouse inspect MODEL` those that can run on yours."
+    from stillhouse.api.offers import offers
+    from stillhouse.api.resolve import named_model
+
+    found = ", ".join(offer.phrase for offer in offers(named_model(given.teacher, given.network)))
+    return f"on {given.teacher} these can run: {found or 'none'}."
 
 
 def _check(entries: dict[str, Any], out: str) -> None:
