@@ -44,7 +44,8 @@ class Base:
         net.requires_grad_(False)
         self.spare: str | None = self._inject()  # the layers are made with the first adapter
         if any(isinstance(m, nn.TransformerEncoderLayer) for m in net.modules()):
-            # torch's fused inference reads the weights of its linear layers, past what an adapter adds to them
+            # torch's fused inference reads the weights of its linear layers, past what an adapter adds to
+            # them
             torch.backends.mha.set_fastpath_enabled(False)
         made = ((name, m) for name, m in net.named_modules() if isinstance(m, LoraLayer))
         self.layers: dict[str, Any] = {name: m for name, m in made if self.spare in m.lora_A}
@@ -262,14 +263,16 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
             continue  # inside a layer that has adapters already
         found[name] = module.base_layer if hasattr(module, "base_layer") else module
     uses = Counter(id(m._parameters.get("weight")) for m in net.modules())
-    fused = {id(m.out_proj) for m in net.modules() if isinstance(m, nn.MultiheadAttention)}  # never called itself
+    # never called itself
+    fused = {id(m.out_proj) for m in net.modules() if isinstance(m, nn.MultiheadAttention)}
     every = [
         name
         for name, module in found.items()
         if isinstance(module, kinds)
         and getattr(module, "groups", 1) == 1
         and id(module) not in fused
-        and uses[id(module.weight)] == 1  # of two layers with one weight, an adapter would be folded into both
+        # of two layers with one weight, an adapter would be folded into both
+        and uses[id(module.weight)] == 1
     ]
     if isinstance(targets, str):
         if targets not in TARGETS:

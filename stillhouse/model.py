@@ -484,8 +484,8 @@ class Model:
         }
 
     def require_savable(self) -> None:
-        """Refuse, with :class:`StillhouseError`, a model that :meth:`save_pretrained` could not write, at no cost:
-        before a run, not after it. One that is written by Diffusers or Transformers is left to them."""
+        """Refuse, with :class:`StillhouseError`, a model that :meth:`save_pretrained` could not write, at no
+        cost: before a run, not after it. One that is written by Diffusers or Transformers is left to them."""
         if self.pipeline is not None or isinstance(self.tokenizer, Pretrained):
             return
         describe_denoiser(self.denoiser, self._header())

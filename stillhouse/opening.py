@@ -127,26 +127,21 @@ def load(
 ) -> Model:
     """Open a model, or a plain network.
 
-    Arguments:
-        source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
-            Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
-            Transformers; a module or a :class:`Denoiser`; ``"FILE.py:NAME"``, a function of yours that gives one,
-            see :func:`model_of`.
-        process: how data becomes noise, for a module alone: a process, its name or its configuration.
-        kind: what the network predicts, for a module alone.
-        shape: of one sample, for a module or a denoiser, which need it.
-        classes: number of classes, 0 for none, for a module or a denoiser.
-        steps: the default number of steps, for a module or a denoiser.
-        call: ``call(net, x, t, cond, **extra)``, how a module is called; None for ``net(x, t, cond)``.
-        empty: what a module takes where there is no condition, one row, such as ``torch.tensor([10])`` for the
-            null class of ten; None: it takes None.
-        examples: of the conditions of a module or a denoiser, one or more rows, where these are no labels: a
-            tensor or a dict of tensors; None for none.
-        base: the pipeline that a student saved as a LoRA was trained on; None for any other source.
-        network: the code of a network of yours that ``source`` holds the weights of: a module, a denoiser or a
-            model, which is copied, a function that makes one, or ``"FILE.py:NAME"``; None for any other source.
-        pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
-            ``length``, tokens of its texts [128, if it reads as many].
+    Arguments: source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
+    Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
+    Transformers; a module or a :class:`Denoiser`; ``"FILE.py:NAME"``, a function of yours that gives one, see
+    :func:`model_of`. process: how data becomes noise, for a module alone: a process, its name or its
+    configuration. kind: what the network predicts, for a module alone. shape: of one sample, for a module or
+    a denoiser, which need it. classes: number of classes, 0 for none, for a module or a denoiser. steps: the
+    default number of steps, for a module or a denoiser. call: ``call(net, x, t, cond, **extra)``, how a
+    module is called; None for ``net(x, t, cond)``. empty: what a module takes where there is no condition,
+    one row, such as ``torch.tensor([10])`` for the null class of ten; None: it takes None. examples: of the
+    conditions of a module or a denoiser, one or more rows, where these are no labels: a tensor or a dict of
+    tensors; None for none. base: the pipeline that a student saved as a LoRA was trained on; None for any
+    other source. network: the code of a network of yours that ``source`` holds the weights of: a module, a
+    denoiser or a model, which is copied, a function that makes one, or ``"FILE.py:NAME"``; None for any other
+    source. pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
+    ``length``, tokens of its texts [128, if it reads as many].
 
     Returns:
         The model; a :class:`stillhouse.model.Network` for a file that holds a network that is no denoiser.
@@ -189,7 +184,9 @@ def load(
         return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True, examples=examples)
     _refuse(f"What '{source}' holds is in its own files; opening it takes", own | about)
     if names_code(source) and not Path(source).is_dir():
-        _refuse("What your code makes is opened with", {**dict.fromkeys(pipeline, True), "base": base is not None})
+        _refuse(
+            "What your code makes is opened with", {**dict.fromkeys(pipeline, True), "base": base is not None}
+        )
         return model_of(str(source))
     source = _found(source)
     path = Path(source)
@@ -234,10 +231,9 @@ def load(
 def model_of(made: Any, code: str = "") -> Model:
     """The model that a user's code gives.
 
-    Arguments:
-        made: ``"FILE.py:NAME"``, which is run; a function without arguments, which is called; a :class:`Model`;
-            a module with the arguments of :func:`load`, as ``(module, {"shape": (2,), …})``; a module alone.
-        code: how it was named; empty for an object.
+    Arguments: made: ``"FILE.py:NAME"``, which is run; a function without arguments, which is called; a
+    :class:`Model`; a module with the arguments of :func:`load`, as ``(module, {"shape": (2,), …})``; a module
+    alone. code: how it was named; empty for an object.
 
     Returns:
         The model.
@@ -255,10 +251,14 @@ def model_of(made: Any, code: str = "") -> Model:
         return model_of(made(), code)
     pair = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
     module, options = pair
-    good, who = isinstance(module, nn.Module) and isinstance(options, Mapping), f"'{code}'" if code else "The code"
+    good, who = (
+        isinstance(module, nn.Module) and isinstance(options, Mapping),
+        f"'{code}'" if code else "The code",
+    )
     require(
         good,
-        f"{who} gives a {type(made).__name__}, and is to give a Model, as of stillhouse.load(module, shape=…), or a "
+        f"{who} gives a {type(made).__name__}, and is to give a Model, as of stillhouse.load(module, "
+        "shape=…), or a "
         'module with the arguments of load, (module, {"shape": …}).',
     )
     known = [name for name in inspect.signature(load).parameters if name not in ("source", "pipeline")]
@@ -297,8 +297,12 @@ def _saved_own(path: Path, network: Any) -> Model:
     module, info = load_module(path, fresh)
     assert isinstance(module, Denoiser)
     model = _saved_model(path, module, info, fresh)
-    beside = {name: getattr(first[0], name) for name in ("text", "codec", "tokenizer", "prompts")} if first else {}
-    return replace(model, **{n: v for n, v in beside.items() if v and not getattr(model, n)}, code=code or model.code)
+    beside = (
+        {name: getattr(first[0], name) for name in ("text", "codec", "tokenizer", "prompts")} if first else {}
+    )
+    return replace(
+        model, **{n: v for n, v in beside.items() if v and not getattr(model, n)}, code=code or model.code
+    )
 
 
 def _saved_model(

@@ -18,8 +18,8 @@ from stillhouse.api.resolve import (
     data_of,
     default_teacher,
     free_folder,
-    open_model,
     look_at_times,
+    open_model,
     open_product,
     shown_with,
     student_of,
@@ -48,9 +48,9 @@ from stillhouse.worlds.base import WORLDS, get_world
 
 @dataclass
 class Memory:
-    """Objects that take the place of a run's names: those that a Python caller has in memory, and what the code
-    made that a caller named. ``network``: a model to train from scratch; or what
-    :func:`stillhouse.load` takes for a teacher that is a folder of weights."""
+    """Objects that take the place of a run's names: those that a Python caller has in memory, and what the
+    code made that a caller named. ``network``: a model to train from scratch; or what :func:`stillhouse.load`
+    takes for a teacher that is a folder of weights."""
 
     system: Any = None
     teacher: Any = None
@@ -61,8 +61,8 @@ class Memory:
 
 
 def run_named(run: Run, memory: Memory) -> None:
-    """Run the code that ``run`` names, and keep what it makes; for a caller who was given these names just now,
-    and not by a file.
+    """Run the code that ``run`` names, and keep what it makes; for a caller who was given these names just
+    now, and not by a file.
 
     Arguments:
         run: what to do, by names.
@@ -101,7 +101,9 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         base = memory.network
     elif run.command == "train":
         scratch = required_type(
-            run.network, Mapping, f"The code '{run.network}' runs only where you name it: --network {run.network}."
+            run.network,
+            Mapping,
+            f"The code '{run.network}' runs only where you name it: --network {run.network}.",
         )
         process = run.process or (place.default_process if place else "flow")
         kind = run.kind or (place.default_kind if place else "velocity")
@@ -159,8 +161,8 @@ def _refused_early(system: Any, base: Model, recipe: Recipe, student: Any, data:
 
 
 def _has_conditions(base: Model, data: Any) -> bool:
-    """Whether data brings conditions to a model that names none itself: known of data in memory, possible of a
-    folder for a network of the user's own."""
+    """Whether data brings conditions to a model that names none itself: known of data in memory, possible of
+    a folder for a network of the user's own."""
     if isinstance(data, tuple):
         return data[1] is not None
     if data is None or isinstance(data, str | Path):

@@ -48,7 +48,11 @@ def offers(model: Model) -> list[Offer]:
         In the order of their slugs; one that runs only without what an option switches off, a critic for
         example, has that option.
     """
-    rows = [row for row in list_systems() if row.kind != "estimator" and not row.problem and "teacher" in row.needs]
+    rows = [
+        row
+        for row in list_systems()
+        if row.kind != "estimator" and not row.problem and "teacher" in row.needs
+    ]
     found = [offer for row in rows if (offer := _tried(row, model)) is not None]
     return sorted(found, key=lambda offer: offer.slug)
 

@@ -132,18 +132,14 @@ def open_model(source: str | Path, adapter: str | None = None, network: Any = No
     )
 
 
-def open_product(
-    source: str | Path, adapter: str | None = None, network: Any = None
-) -> Model | Network:
+def open_product(source: str | Path, adapter: str | None = None, network: Any = None) -> Model | Network:
     """Open the product of a system.
 
-    Arguments:
-        source: what :func:`stillhouse.load` takes, or the folder of a finished run; code is not run here, since
-            the name may stand in a file.
-        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
-            the run, if any.
-        network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; it counts where
-            ``source`` holds the weights of such a network. None for none.
+    Arguments: source: what :func:`stillhouse.load` takes, or the folder of a finished run; code is not run
+    here, since the name may stand in a file. adapter: how a Diffusers pipeline of an unknown kind is read,
+    ``./file.py:Class``; None for the one of the run, if any. network: the code of a network of the user's
+    own, as :func:`stillhouse.load` takes it; it counts where ``source`` holds the weights of such a network.
+    None for none.
 
     Returns:
         A model or a plain network.
@@ -154,7 +150,8 @@ def open_product(
     folder = Path(source)
     require(
         folder.exists() or not names_code(source),
-        f"The code '{source}' runs only where you name it: --teacher {source}, or --network {source} beside the "
+        f"The code '{source}' runs only where you name it: --teacher {source}, or --network {source} "
+        "beside the "
         "folder of its weights.",
     )
     if (folder / CONFIG).exists():
@@ -204,7 +201,8 @@ def teacher_of_run(
     if names_code(source):
         require(
             source in (teacher, network),
-            f"The run's teacher is code, {source}, which runs only where you name it: add --teacher {source}.",
+            f"The run's teacher is code, {source}, which runs only where you name it: add --teacher "
+            f"{source}.",
         )
         return model_of(source)
     return teacher_of(source, world, entries.get("adapter"), network)
@@ -235,8 +233,8 @@ def shown_with(base: Model, data: Data) -> Model:
 
 
 def look_at_times(base: Model, data: Data) -> None:
-    """One line where a network of the user's own seems to want its times otherwise than it is called, tried on
-    the data of the run."""
+    """One line where a network of the user's own seems to want its times otherwise than it is called, tried
+    on the data of the run."""
     denoiser = base.denoiser
     if type(denoiser) is Denoiser and is_own(denoiser.net) and base.pipeline is None:
         x, cond = data.rows(0, Draws(ROWS, "times", device=denoiser.device))
@@ -282,7 +280,10 @@ def data_of(
         path, name = Path(data), type(method).__name__
         if not path.exists() and len(path.parts) == 1 and not path.suffix:
             raise unknown("kind of data", str(data), DATA)
-        require(path.exists() or not names_code(str(data)), f"The code '{data}' runs only where you name it: --data {data}.")
+        require(
+            path.exists() or not names_code(str(data)),
+            f"The code '{data}' runs only where you name it: --data {data}.",
+        )
         known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
         require(path.exists(), f"There is no data '{data}': {known}.")
         if teacher.tokenizer is not None:

@@ -15,13 +15,15 @@ def distill(words: list[str]) -> int:
     name = named_system(words, "distill")
     parser = run_parser(
         f"distill {name or 'SYSTEM'}",
-        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS]; with --teacher "
+        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS]; with "
+        "--teacher "
         "and no SYSTEM this help names those that can run on it.",
     )
     parser.add_argument(
         "--teacher",
         default=argparse.SUPPRESS,
-        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, exact:PROCESS, "
+        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, "
+        "exact:PROCESS, "
         "or your own code, FILE.py:FUNCTION [default the world's]",
     )
     parser.add_argument(

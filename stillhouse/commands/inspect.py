@@ -16,13 +16,15 @@ def inspect(words: list[str]) -> int:
     """``stillhouse inspect DIR``"""
     parser = Parser(
         "inspect",
-        "Describe a model as it was read: network, process, state, text, guidance; and the systems that can run "
+        "Describe a model as it was read: network, process, state, text, guidance; and the systems that "
+        "can run "
         "on it.",
     )
     parser.add_argument(
         "pipeline",
         metavar="DIR",
-        help="a pipeline's folder, hub:owner/name, a .safetensors checkpoint with --config; a model's or run's "
+        help="a pipeline's folder, hub:owner/name, a .safetensors checkpoint with --config; a model's or "
+        "run's "
         "folder, a shipped name, or your own code, FILE.py:FUNCTION",
     )
     add_network(parser, "the folder holds the weights of")
@@ -83,12 +85,17 @@ def lines(about: dict[str, Any]) -> str:
         ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
         ("predicts", about["prediction"]),
         ("state", f"{product(about['shape'])}, of the form {about['form']}"),
-        ("steps", ", ".join(map(str, about["steps"])) + (" or any other number" if about["many_steps"] else "")),
+        (
+            "steps",
+            ", ".join(map(str, about["steps"])) + (" or any other number" if about["many_steps"] else ""),
+        ),
     ]
     if about["classes"]:
         rows.append(("classes", str(about["classes"])))
     if about["condition"] is not None:
-        parts = about["condition"] if isinstance(about["condition"], dict) else {"one tensor": about["condition"]}
+        parts = (
+            about["condition"] if isinstance(about["condition"], dict) else {"one tensor": about["condition"]}
+        )
         rows.append(("condition", ", ".join(f"{k} {product(v)}".strip() for k, v in parts.items())))
     if about["cond_kind"]:
         rows.append(("condition", about["cond_kind"]))

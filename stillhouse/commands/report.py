@@ -16,7 +16,9 @@ def report(words: list[str]) -> int:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="runs' folders")
     parser.add_argument("--out", metavar="FILE", help="where to [report.html in the first]")
-    parser.add_argument("--teacher", metavar="FILE.py:FUNCTION", help="the runs' teacher, where it is your own code")
+    parser.add_argument(
+        "--teacher", metavar="FILE.py:FUNCTION", help="the runs' teacher, where it is your own code"
+    )
     add_network(parser, "the runs' folders hold the weights of")
     given = parser.parse(words)
     for run in given.runs:

@@ -104,7 +104,8 @@ def start(
         model = execute(run, memory, resume=resume is not None, quiet=bool(entries.get("quiet", False)))
     except Interrupted as stop:
         print(
-            f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume {shlex.quote(str(out))}{_naming(entries)}",
+            f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume "
+            f"{shlex.quote(str(out))}{_naming(entries)}",
             file=sys.stderr,
         )
         return 130
@@ -112,7 +113,9 @@ def start(
         named = next((code for code in (run.teacher, run.network, run.data) if raised_in(error, code)), None)
         if named is None:
             raise
-        raise StillhouseError(f"'{named}' fails: {failure(error, Path(str(named).rpartition(':')[0]))}.") from error
+        raise StillhouseError(
+            f"'{named}' fails: {failure(error, Path(str(named).rpartition(':')[0]))}."
+        ) from error
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
     code = getattr(model, "code", "")  # of a network of the user's own

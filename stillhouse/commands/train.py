@@ -50,7 +50,8 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--data",
         default=argparse.SUPPRESS,
-        help="folder of images, parquet or tar files, whose first image gives the size where no world does; or "
+        help="folder of images, parquet or tar files, whose first image gives the size where no world "
+        "does; or "
         "your own code, FILE.py:FUNCTION",
     )
 

@@ -48,7 +48,9 @@ def run_code(source: str) -> Any:
         StillhouseError: for a missing file or name, and for whatever goes wrong in it, with the line.
     """
     found = CODE.fullmatch(source)
-    found = required(found, f"Code is named as FILE.py:FUNCTION, net.py:make_teacher for example, not '{source}'.")
+    found = required(
+        found, f"Code is named as FILE.py:FUNCTION, net.py:make_teacher for example, not '{source}'."
+    )
     path, name = Path(found["file"]), found["name"]
     require(path.is_file(), f"There is no file '{path}' to take {name} from.")
     module_name = f"stillhouse_own.{path.stem}"
@@ -116,8 +118,8 @@ def is_own(net: nn.Module) -> bool:
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """A network without what ``torch.compile`` and data-parallel wrappers put around it, which change the names
-    of its weights."""
+    """A network without what ``torch.compile`` and data-parallel wrappers put around it, which change the
+    names of its weights."""
     while isinstance(net, AROUND) or hasattr(net, "_orig_mod"):
         inner: nn.Module = net.module if isinstance(net, AROUND) else net._orig_mod
         net = inner
@@ -138,7 +140,9 @@ def require_whole(net: nn.Module) -> None:
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         lazy = isinstance(tensor, UninitializedTensorMixin)
         require(not lazy, f"'{name}' of {what} has no shape yet; call the network once, then give it.")
-        require(not tensor.is_meta, f"'{name}' of {what} is on the meta device, without values; load its weights.")
+        require(
+            not tensor.is_meta, f"'{name}' of {what} is on the meta device, without values; load its weights."
+        )
         dense = tensor.layout == torch.strided and not tensor.is_quantized
         require(dense, f"'{name}' of {what} is sparse or quantised, which a safetensors file can't hold.")
     for name, value in net.state_dict().items():
@@ -156,7 +160,8 @@ def require_whole(net: nn.Module) -> None:
             where = f"{place}.{name}" if place else name
             require(
                 not hidden,
-                f"'{where}' of {what} is a plain {type(value).__name__} of modules, which torch neither trains "
+                f"'{where}' of {what} is a plain {type(value).__name__} of modules, which torch neither "
+                "trains "
                 "nor saves; make it an nn.ModuleList, nn.ModuleDict or nn.ParameterList.",
             )
 
@@ -173,7 +178,9 @@ def loose_tensors(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]
     """
     for place, module in net.named_modules():
         held = {k: v for k, v in vars(module).items() if torch.is_tensor(v)}
-        held |= {k: b for k, b in module.named_buffers(recurse=False) if k in module._non_persistent_buffers_set}
+        held |= {
+            k: b for k, b in module.named_buffers(recurse=False) if k in module._non_persistent_buffers_set
+        }
         for name, value in held.items():
             if value.layout == torch.strided and not value.is_meta and not value.is_quantized:
                 yield (f"{place}.{name}" if place else name), module, name, value
@@ -203,8 +210,8 @@ def kept(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[str, T
 
 
 def digest(net: nn.Module) -> str:
-    """A number in hexadecimal digits that two networks share if, and practically only if, all their tensors are
-    equal.
+    """A number in hexadecimal digits that two networks share if, and practically only if, all their tensors
+    are equal.
 
     Arguments:
         net: of a user.

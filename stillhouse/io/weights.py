@@ -107,7 +107,8 @@ def describe_denoiser(denoiser: Denoiser, info: dict[str, Any] | None = None) ->
     plain = type(denoiser) is Denoiser or not isinstance(denoiser, Wrapped | ExactDenoiser)
     require(
         plain and not isinstance(denoiser.net, Denoiser),
-        f"A {type(denoiser).__name__} can't be saved, only a denoiser of one of our own networks or of yours; "
+        f"A {type(denoiser).__name__} can't be saved, only a denoiser of one of our own networks or of "
+        "yours; "
         "save the one inside it.",
     )
     call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
@@ -148,8 +149,8 @@ def save_denoiser(
 ) -> None:
     """Write the weights of a denoiser and all that is needed to build it again into one safetensors file.
 
-    Of a network of the user's own the file holds the weights under their own names; opening it takes its code,
-    see :func:`load_denoiser`.
+    Of a network of the user's own the file holds the weights under their own names; opening it takes its
+    code, see :func:`load_denoiser`.
 
     Arguments:
         path: of the file.
@@ -261,7 +262,8 @@ def load_denoiser(
         plain = own["call"] == "own" and call is call_plain
         require(
             not plain,
-            f"'{path}' was called through a function of yours; give the Denoiser or Model with its call, not the "
+            f"'{path}' was called through a function of yours; give the Denoiser or Model with its call, "
+            "not the "
             "bare module.",
         )
         loose = {n.removeprefix("loose."): w for n, w in beside.items() if n.startswith("loose.")}
@@ -285,7 +287,8 @@ def missing_code(path: Path, own: dict[str, Any]) -> str:
     """
     code = str(own.get("code") or "FILE.py:NAME")
     return (
-        f"'{path}' holds weights of {own.get('class')}, a network of your own; name its code: --network {code}, "
+        f"'{path}' holds weights of {own.get('class')}, a network of your own; name its code: --network "
+        f"{code}, "
         "in Python load(folder, network=…)."
     )
 

@@ -133,9 +133,7 @@ def make_view(
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 
 
-def view_of_folder(
-    folder: str | Path, *, teacher: str | None = None, network: str | None = None
-) -> RunView:
+def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: str | None = None) -> RunView:
     """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and
     ``evaluation.json``.
 

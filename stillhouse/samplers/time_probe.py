@@ -52,8 +52,8 @@ ADVICE = {
 
 
 def error(denoiser: Denoiser, x0: Tensor | None, cond: Condition, shape: tuple[int, ...]) -> float:
-    """How far a network is from denoising: the mean squared error of ``v = alpha eps - sigma x0``, with the two
-    scaled to a unit circle, over several times.
+    """How far a network is from denoising: the mean squared error of ``v = alpha eps - sigma x0``, with the
+    two scaled to a unit circle, over several times.
 
     Arguments:
         denoiser: of a process near the unit circle.
@@ -134,7 +134,8 @@ def warn_of_times(
     if wanted:
         denoiser.times_warned = True  # type: ignore[assignment]  # one warning once
         log.warning(
-            "%s seems to want %s: called with times from 0, data, to 1, noise, it denoises far worse. Load it with "
+            "%s seems to want %s: called with times from 0, data, to 1, noise, it denoises far worse. Load "
+            "it with "
             "%s",
             type(denoiser.net).__name__,
             wanted,

@@ -35,12 +35,14 @@ def suiting(system: Particular, teacher: Model) -> None:
     kind = "tokens" if process.discrete else "bridge" if isinstance(process, Bridge) else "gaussian"
     require(
         kind in system.processes,
-        f"{name} is for models of {' or '.join(PROCESSES[k] for k in system.processes)}, not of {PROCESSES[kind]}.",
+        f"{name} is for models of {' or '.join(PROCESSES[k] for k in system.processes)}, not of "
+        f"{PROCESSES[kind]}.",
     )
     form = forms.of(teacher).name
     require(
         not system.forms or form in system.forms,
-        f"{name} is for models of the form {' or '.join(system.forms)}; this one makes samples of the form {form}.",
+        f"{name} is for models of the form {' or '.join(system.forms)}; this one makes samples of the form "
+        f"{form}.",
     )
 
 

@@ -73,7 +73,9 @@ class Trainer:
         info: Mapping[str, Any] | None = None,
     ):
         net = teacher.denoiser.net
-        taught = method.requires("teacher") and is_own(net) and not isinstance(teacher.denoiser, ExactDenoiser)
+        taught = (
+            method.requires("teacher") and is_own(net) and not isinstance(teacher.denoiser, ExactDenoiser)
+        )
         self.digest = digest(net) if out and taught else ""  # of a teacher that a user's code makes
         if recipe.lora:
             require(
@@ -330,7 +332,8 @@ class Trainer:
         noted = current_run(state["run"], mine)
         require(
             noted.get("teacher", self.digest) == self.digest,
-            f"The teacher of the run in '{self.out}' had other weights than the one given now; its code must make "
+            f"The teacher of the run in '{self.out}' had other weights than the one given now; its code "
+            "must make "
             "the same network each time, from saved weights or under a fixed seed.",
         )
         changed = [k for k in mine if k != "teacher" and noted.get(k) != mine[k]]
@@ -366,7 +369,15 @@ class Trainer:
                 "lora",
             )
         }
-        fingerprint: dict[str, Any] = json.loads(json.dumps({**plain, "method": self.method.describe(), **({"teacher": self.digest} if self.digest else {})}))
+        fingerprint: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    **plain,
+                    "method": self.method.describe(),
+                    **({"teacher": self.digest} if self.digest else {}),
+                }
+            )
+        )
         return fingerprint
 
     def _catch_signals(self) -> dict[int, Any]:

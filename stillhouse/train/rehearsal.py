@@ -1,4 +1,5 @@
-"""A run's beginning on networks without memory: every refusal of a method, before anything is made or read."""
+"""A run's beginning on networks without memory: every refusal of a method, before anything is made or
+read."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ log = logging.getLogger("stillhouse")
 
 
 def ghost(denoiser: Denoiser) -> Denoiser:
-    """A copy of a denoiser whose weights have shapes and no values, on torch's meta device; it costs no memory."""
+    """A copy of a denoiser whose weights have shapes and no values, on torch's meta device; it costs no
+    memory."""
     memo: dict[int, object] = {}
     for p in denoiser.parameters():
         memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
@@ -35,12 +37,9 @@ def rehearse(method: Method, teacher: Model, recipe: Recipe, conditional: bool) 
 
     What goes wrong for want of values shows nothing of the run, and is passed over.
 
-    Arguments:
-        method: with its options; it stays as it is.
-        teacher: of the run; a closed form or an adapter has nothing to rehearse with, and only its kind is looked
-            at.
-        recipe: of the run; its length and adapters count.
-        conditional: whether the run's data comes with conditions.
+    Arguments: method: with its options; it stays as it is. teacher: of the run; a closed form or an adapter
+    has nothing to rehearse with, and only its kind is looked at. recipe: of the run; its length and adapters
+    count. conditional: whether the run's data comes with conditions.
 
     Raises:
         StillhouseError: whatever the method refuses of this teacher.

@@ -73,7 +73,9 @@ OFFERED = offers(own())
 def test_an_offer_names_the_option_that_it_needs():
     phrases = [offer.phrase for offer in OFFERED]
     assert "dmd2 (gan_weight=0)" in phrases and "progressive" in phrases and "sid" in phrases
-    assert not {"cfd", "sdtt", "ibmd", "tad_sr", "causvid", "livetalk", "ctm", "msd"} & {o.slug for o in OFFERED}
+    assert not {"cfd", "sdtt", "ibmd", "tad_sr", "causvid", "livetalk", "ctm", "msd"} & {
+        o.slug for o in OFFERED
+    }
     assert {o.slug: o.needs for o in OFFERED}["progressive"] == ("teacher", "data")
 
 
@@ -129,7 +131,9 @@ def test_inspect_and_the_help_of_distill_offer_the_same(pipeline, capsys):
     assert main(["inspect", str(pipeline), "--json"]) == 0
     methods = json.loads(capsys.readouterr().out)["methods"]
     assert {"lcm", "dmd2", "progressive", "icd"} <= set(methods)
-    assert not {"cfd", "ctm", "slimflow", "sdtt", "causvid", "ibmd", "tad_sr", "livetalk", "msd"} & set(methods)
+    assert not {"cfd", "ctm", "slimflow", "sdtt", "causvid", "ibmd", "tad_sr", "livetalk", "msd"} & set(
+        methods
+    )
     assert main(["distill", "--teacher", str(pipeline), "--help"]) == 0
     shown = "".join(capsys.readouterr().out.split())
     assert "thesecanrun:" + "".join(", ".join(methods).split()) + "." in shown
@@ -144,4 +148,8 @@ def test_inspect_describes_a_module_of_ones_own(tmp_path, monkeypatch, capsys):
     assert main(["inspect", "net.py:make"]) == 0
     out = capsys.readouterr().out
     assert "Bilinear, made by net.py:make, 6 parameters" in out and "dmd2 (gan_weight=0)" in out
-    assert Path("net.py").is_file() and main(["inspect", "mixture"]) == 0 and "classes    8" in capsys.readouterr().out
+    assert (
+        Path("net.py").is_file()
+        and main(["inspect", "mixture"]) == 0
+        and "classes    8" in capsys.readouterr().out
+    )

@@ -1,4 +1,5 @@
-"""A module of the user's own, the whole way: trained, saved, opened by its code, distilled, sampled, resumed."""
+"""A module of the user's own, the whole way: trained, saved, opened by its code, distilled, sampled,
+resumed."""
 
 from __future__ import annotations
 
@@ -105,16 +106,29 @@ def test_from_the_command_line_all_the_way(work, capsys):
     resumed = ["distill", "progressive", "--resume", "again", "--quiet"]
     assert f"add --network {NET} --data {DATA}" in refused(capsys, *resumed)
     assert main([*resumed, "--network", NET, "--data", DATA]) == 0
-    assert Path("again/model/model.safetensors").read_bytes() == Path("run/model/model.safetensors").read_bytes()
+    assert (
+        Path("again/model/model.safetensors").read_bytes() == Path("run/model/model.safetensors").read_bytes()
+    )
 
 
 def test_a_folder_never_runs_the_code_that_it_names(work, capsys):
     four = ["--teacher-steps", "4"]
-    assert main(["distill", "progressive", "--teacher", TEACHER, "--data", DATA, *four, *RUN, "--out", "run"]) == 0
+    assert (
+        main(["distill", "progressive", "--teacher", TEACHER, "--data", DATA, *four, *RUN, "--out", "run"])
+        == 0
+    )
     (work / "net.py").write_text("open('ran', 'w')\n" + CODE)
-    for words in (["sample", "run"], ["evaluate", "run", "--world", "mixture"], ["distill", "progressive", "--resume", "run"]):
+    for words in (
+        ["sample", "run"],
+        ["evaluate", "run", "--world", "mixture"],
+        ["distill", "progressive", "--resume", "run"],
+    ):
         assert "net.py:make_teacher" in refused(capsys, *words) and not Path("ran").exists()
-    with pytest.raises(StillhouseError, match=r"a network of your own; name its code: --network net\.py:make_teacher"):
+    with pytest.raises(
+        StillhouseError,
+        match=r"a network of your own; name its code: --network "
+        r"net\.py:make_teacher",
+    ):
         load("run/model")
     with pytest.raises(StillhouseError, match="runs only where you name it"):
         stillhouse.api.resolve.open_model(TEACHER)
@@ -133,7 +147,9 @@ def test_a_folder_never_runs_the_code_that_it_names(work, capsys):
     ],
 )
 def test_code_that_gives_no_model_is_one_sentence(work, capsys, code, sentence):
-    assert sentence in refused(capsys, "distill", "progressive", "--teacher", code, "--data", DATA, "--out", "run")
+    assert sentence in refused(
+        capsys, "distill", "progressive", "--teacher", code, "--data", DATA, "--out", "run"
+    )
     assert not Path("run").exists()
 
 

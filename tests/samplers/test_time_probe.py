@@ -36,7 +36,13 @@ class Ideal(nn.Module):
         return (-out if self.wants == REVERSED and self.kind == "velocity" else out).float()
 
 
-CASES = [("flow", "velocity"), ("cosine", "eps"), ("cosine", "v"), ("scaled_linear_vp", "eps"), ("flow", "eps")]
+CASES = [
+    ("flow", "velocity"),
+    ("cosine", "eps"),
+    ("cosine", "v"),
+    ("scaled_linear_vp", "eps"),
+    ("flow", "eps"),
+]
 
 
 @pytest.mark.parametrize(("process", "kind"), CASES)
@@ -51,7 +57,11 @@ def test_how_it_reads_time_is_found_with_data_and_without(process, kind, wants):
 
 def test_it_is_one_line_and_names_the_remedy(caplog):
     load(Ideal("flow", "velocity", STEPS), shape=(2, 4, 4))
-    assert len(caplog.records) == 1 and "999 * t" in caplog.text and "Ideal seems to want steps 0 … 999" in caplog.text
+    assert (
+        len(caplog.records) == 1
+        and "999 * t" in caplog.text
+        and "Ideal seems to want steps 0 … 999" in caplog.text
+    )
     caplog.clear()
     mended = load(
         Ideal("flow", "velocity", STEPS), shape=(2, 4, 4), call=lambda net, x, t, cond: net(x, 999 * t, cond)

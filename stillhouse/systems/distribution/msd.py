@@ -197,7 +197,8 @@ class MSD(Program):
         closed = isinstance(teacher.denoiser, ExactDenoiser)
         require(
             closed or not is_own(teacher.denoiser.net),
-            "Students that are networks of your own can't be joined to one network of ours; part their conditions "
+            "Students that are networks of your own can't be joined to one network of ours; part their "
+            "conditions "
             "yourself.",
         )
 
