@@ -24,7 +24,7 @@ from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
 from stillhouse.models.letters import tokenizer_from
 from stillhouse.models.words import Words
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.samplers.time_probe import ROWS, warn_of_times
+from stillhouse.samplers.time_probe import rows_of, warn_of_times
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
@@ -176,7 +176,7 @@ def load(
             denoiser = Denoiser(unwrapped(source), made, kind, call=call or call_plain, empty=empty)
         if type(denoiser) is Denoiser and is_own(denoiser.net):
             require_whole(denoiser.net)
-            shown = balanced_labels(ROWS, classes) if examples is None else examples
+            shown = balanced_labels(rows_of(shape), classes) if examples is None else examples
             warn_of_times(denoiser, tuple(shape), shown)
         default = Sampling.steps(
             denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"

@@ -27,7 +27,7 @@ from stillhouse.model import WEIGHTS, Model, Network
 from stillhouse.models import build_model
 from stillhouse.opening import load, model_of, shipped
 from stillhouse.samplers.sampling import Sampling
-from stillhouse.samplers.time_probe import ROWS, warn_of_times
+from stillhouse.samplers.time_probe import rows_of, warn_of_times
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
 from stillhouse.worlds.base import World, open_world
 
@@ -233,11 +233,15 @@ def shown_with(base: Model, data: Data) -> Model:
 
 
 def look_at_times(base: Model, data: Data) -> None:
-    """One line where a network of the user's own seems to want its times otherwise than it is called, tried
-    on the data of the run."""
+    """One line where a network of the user's own seems to want its times otherwise than it is called.
+
+    Arguments:
+        base: the model that a run begins with.
+        data: the run's, on which it is tried; conditions alone show nothing.
+    """
     denoiser = base.denoiser
     if type(denoiser) is Denoiser and is_own(denoiser.net) and base.pipeline is None:
-        x, cond = data.rows(0, Draws(ROWS, "times", device=denoiser.device))
+        x, cond = data.rows(0, Draws(rows_of(tuple(base.shape)), "times", device=denoiser.device))
         if x is not None:
             warn_of_times(denoiser, tuple(base.shape), cond, x)
 

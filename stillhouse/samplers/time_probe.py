@@ -4,6 +4,7 @@ want steps 0 to 999, or time that runs the other way."""
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,11 +19,15 @@ from stillhouse.core.schedules import VE
 
 log = logging.getLogger("stillhouse")
 
-ROWS = 4
 AT_NOISE, AT_DATA = (0.7, 0.85, 0.95), (0.2, 0.4, 0.6, 0.8)  # times without and with data
 WELL = 0.05  # an error under which a network denoises, however it is called
 CLEARLY = 0.5  # share of the error under which another reading of time is the right one
 STEPS, REVERSED = "steps 0 … 999", "time from 0, noise, to 1, data"
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """How many samples of a shape a network is tried on: few large ones, more small ones."""
+    return 2 if math.prod(shape) >= 1024 else 16
 
 
 def _steps(denoiser: Denoiser) -> Denoiser:
@@ -65,7 +70,7 @@ def error(denoiser: Denoiser, x0: Tensor | None, cond: Condition, shape: tuple[i
         The error; about the data's variance for a network that knows nothing.
     """
     device = denoiser.device
-    n = ROWS if x0 is None else len(x0)
+    n = rows_of(shape) if x0 is None else len(x0)
     clean = torch.zeros(n, *shape, device=device) if x0 is None else x0.to(device)
     total, times = 0.0, AT_NOISE if x0 is None else AT_DATA
     for at in times:
@@ -98,17 +103,19 @@ def misread(
     plain = isinstance(denoiser.kind, Eps | V | Velocity) and not denoiser.two_time
     if not plain or process.discrete or isinstance(process, Bridge | VE):
         return ""
-    rows = ROWS if x0 is None else len(x0)
+    rows = rows_of(shape) if x0 is None else len(x0)
     cond = move(cycled(cond, rows), denoiser.device) if size(cond) else None
     training = denoiser.training
     denoiser.eval()
     try:
         with torch.no_grad():
             given = error(_called(denoiser, denoiser.call), x0, cond, shape)
+            if given <= WELL:
+                return ""
             twins = {STEPS: _steps(denoiser), REVERSED: _reversed(denoiser)}
             others = {name: error(twin, x0, cond, shape) for name, twin in twins.items()}
             best = min(others, key=lambda name: others[name])
-            if given > WELL and others[best] < CLEARLY * min(given, 1.5):
+            if others[best] < CLEARLY * min(given, 1.5):
                 return best
     except Exception as failed:  # what a network can't be called with is found elsewhere
         log.debug("Times not looked at: %s", failed)

@@ -47,12 +47,18 @@ def _beside(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _by_a_library(net: nn.Module) -> bool:
+    """Whether a network is Diffusers' or Transformers', whose unsaved tensors follow from its configuration,
+    or a denoiser."""
+    return hasattr(net, "save_pretrained") or isinstance(net, Denoiser)
+
+
 def _own(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The users' networks inside a module, by name."""
     found = [
         (name, inner.net)
         for name, inner in module.named_modules()
-        if type(inner) is Denoiser and is_own(inner.net) and not isinstance(inner.net, Denoiser)
+        if type(inner) is Denoiser and is_own(inner.net) and not _by_a_library(inner.net)
     ]
     return [(f"{name}.net" if name else "net", net) for name, net in found]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser, Wrapped
 from stillhouse.core.draws import seed_of, seeded
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_modules, current_run
@@ -72,11 +72,11 @@ class Trainer:
         on_grid: Callable[[int, Tensor], None] | None = None,
         info: Mapping[str, Any] | None = None,
     ):
-        net = teacher.denoiser.net
-        taught = (
-            method.requires("teacher") and is_own(net) and not isinstance(teacher.denoiser, ExactDenoiser)
-        )
-        self.digest = digest(net) if out and taught else ""  # of a teacher that a user's code makes
+        # of a teacher that a user's code makes: it must be the same when the run goes on
+        made = teacher.pipeline is None and teacher.tokenizer is None and is_own(teacher.denoiser.net)
+        closed = isinstance(teacher.denoiser, ExactDenoiser | Wrapped)
+        taught = made and not closed and method.requires("teacher")
+        self.digest = digest(teacher.denoiser.net) if out and taught else ""
         if recipe.lora:
             require(
                 student is None,
@@ -127,9 +127,9 @@ class Trainer:
         self._switches(method.student)
         self.journal = Journal(None, recipe.steps, show=False)  # silent until the run begins
         self.stopping = False
-        made = self.product()
-        if isinstance(made, Model):
-            made.require_savable()  # now, and not after hours of training
+        product = self.product()
+        if isinstance(product, Model):
+            product.require_savable()  # now, and not after hours of training
 
     # -- a run -------------------------------------------------------------------------------------
     def fit(self, resume: bool = False) -> Model:
