@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,10 @@ class Base:
         self.active: str | None = None
         net.requires_grad_(False)
         self.spare: str | None = self._inject()  # the layers are made with the first adapter
+        if any(isinstance(m, nn.TransformerEncoderLayer) for m in net.modules()):
+            # torch's fused inference reads the weights of its linear layers, past what an adapter adds to
+            # them
+            torch.backends.mha.set_fastpath_enabled(False)
         made = ((name, m) for name, m in net.named_modules() if isinstance(m, LoraLayer))
         self.layers: dict[str, Any] = {name: m for name, m in made if self.spare in m.lora_A}
         self.switch(None)
@@ -257,10 +262,17 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
         if any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B")):
             continue  # inside a layer that has adapters already
         found[name] = module.base_layer if hasattr(module, "base_layer") else module
+    uses = Counter(id(m._parameters.get("weight")) for m in net.modules())
+    # never called itself
+    fused = {id(m.out_proj) for m in net.modules() if isinstance(m, nn.MultiheadAttention)}
     every = [
         name
         for name, module in found.items()
-        if isinstance(module, kinds) and getattr(module, "groups", 1) == 1
+        if isinstance(module, kinds)
+        and getattr(module, "groups", 1) == 1
+        and id(module) not in fused
+        # of two layers with one weight, an adapter would be folded into both
+        and uses[id(module.weight)] == 1
     ]
     if isinstance(targets, str):
         if targets not in TARGETS:

@@ -28,7 +28,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.guidance import given_scale
 from stillhouse.io.language import Pretrained, save_language
-from stillhouse.io.weights import save_denoiser, save_module
+from stillhouse.io.weights import describe_denoiser, save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
 from stillhouse.models.words import Words
 from stillhouse.samplers.draw import draw_samples
@@ -113,6 +113,8 @@ class Model:
     it, by name: an inverse map, experts, a teacher. ``cond_kind``: what else its network takes: the ``image``
     to restore, an ``observation``, a ``camera``, ``audio``. ``tokenizer``: between texts and the tokens of a
     model of these. ``info``: method, teacher, options, measured numbers; saved in the file's header.
+    ``examples``: conditions to show it with, one or more rows, where these are neither labels nor prompts.
+    ``code``: of a network of the user's own, the ``FILE.py:NAME`` that made it; empty where none was named.
     """
 
     denoiser: Denoiser
@@ -129,6 +131,8 @@ class Model:
     companions: dict[str, nn.Module] = field(default_factory=dict)
     cond_kind: str = ""
     tokenizer: Tokenizer | None = None
+    examples: Condition = None
+    code: str = ""
 
     def __post_init__(self) -> None:
         if self.pipeline is not None:
@@ -154,7 +158,8 @@ class Model:
     @property
     def conditional(self) -> bool:
         """Whether it takes conditions."""
-        return self.classes > 0 or self.text is not None or bool(self.cond_kind)
+        spoken = self.text is not None or bool(self.cond_kind)
+        return self.classes > 0 or spoken or self.examples is not None
 
     @property
     def form(self) -> str:
@@ -364,7 +369,8 @@ class Model:
 
         Arguments:
             n: number of rows.
-            cond: labels, prompts or a condition, as of :meth:`sample`; None for the model's own.
+            cond: labels, prompts or a condition, as of :meth:`sample`; None for the model's own: labels in
+                turn, ``prompts`` or ``examples``.
 
         Returns:
             The condition of ``n`` rows; None for a model that takes none.
@@ -374,6 +380,7 @@ class Model:
         """
         if cond is None:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
+            cond = cycled(self.examples, n) if cond is None else cond
         elif isinstance(cond, int):
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
@@ -451,8 +458,16 @@ class Model:
                 "info": self.info,
             }
             return save_language(folder, _plain(self.denoiser), self.tokenizer, kept)
+        header = self._header()
         folder.mkdir(parents=True, exist_ok=True)
-        header = {
+        for name, module in self.companions.items():
+            save_module(folder / f"{name}.safetensors", _plain(module))
+        save_denoiser(folder / WEIGHTS, _plain(self.denoiser), header, examples=self.examples)
+        return folder / WEIGHTS
+
+    def _header(self) -> dict[str, Any]:
+        """All but the weights, for the header of the model's file."""
+        return {
             "shape": list(self.shape),
             "classes": self.classes,
             "samplings": {str(k): s.config() for k, s in self.samplings.items()},
@@ -466,12 +481,19 @@ class Model:
             **({"companions": sorted(self.companions)} if self.companions else {}),
             **({"cond_kind": self.cond_kind} if self.cond_kind else {}),
             **({"tokenizer": self.tokenizer.describe()} if self.tokenizer else {}),
+            **({"code": self.code} if self.code else {}),
             **self.info,
         }
-        for name, module in self.companions.items():
-            save_module(folder / f"{name}.safetensors", _plain(module))
-        save_denoiser(folder / WEIGHTS, _plain(self.denoiser), header)
-        return folder / WEIGHTS
+
+    def require_savable(self) -> None:
+        """Refuse, with :class:`StillhouseError`, a model that :meth:`save_pretrained` could not write, at no
+        cost: before a run, not after it. One that is written by Diffusers or Transformers is left to them."""
+        if self.pipeline is not None or isinstance(self.tokenizer, Pretrained):
+            return
+        describe_denoiser(self.denoiser, self._header())
+        for module in self.companions.values():
+            if isinstance(module, Denoiser):
+                describe_denoiser(module)
 
     @property
     def parameters(self) -> int:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from stillhouse.core.conditions import TextEncoder
-from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
+from stillhouse.core.denoiser import Call, Denoiser, call_plain
+from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
 from stillhouse.io.language import is_language, open_language
-from stillhouse.io.weights import companion_file, kind_from_config, load_module
+from stillhouse.io.own import is_own, names_code, require_whole, run_code, unwrapped
+from stillhouse.io.weights import companion_file, kind_from_config, load_module, own_network
 from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
 from stillhouse.models.letters import tokenizer_from
 from stillhouse.models.words import Words
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.time_probe import rows_of, warn_of_times
 
 if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
@@ -137,7 +141,11 @@ def load(
     shape: tuple[int, ...] | None = None,
     classes: int = 0,
     steps: int = 64,
+    call: Call | None = None,
+    empty: Condition = None,
+    examples: Condition = None,
     base: str | Path | Model | None = None,
+    network: Any = None,
     **pipeline: Any,
 ) -> Model:
     """Open a model, or a plain network.
@@ -145,14 +153,23 @@ def load(
     Arguments:
         source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
             Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
-            Transformers; a module or a :class:`Denoiser`.
+            Transformers; a module or a :class:`Denoiser`; ``"FILE.py:NAME"``, a function of yours that gives
+            one, see :func:`model_of`.
         process: how data becomes noise, for a module alone: a process, its name or its configuration.
         kind: what the network predicts, for a module alone.
         shape: of one sample, for a module or a denoiser, which need it.
         classes: number of classes, 0 for none, for a module or a denoiser.
         steps: the default number of steps, for a module or a denoiser.
+        call: ``call(net, x, t, cond, **extra)``, how a module is called; None for ``net(x, t, cond)``.
+        empty: what a module takes where there is no condition, one row, such as ``torch.tensor([10])`` for
+            the null class of ten; None: it takes None.
+        examples: of the conditions of a module or a denoiser, one or more rows, where these are no labels: a
+            tensor or a dict of tensors; None for none.
         base: the pipeline that a LoRA was trained on, a student's folder or anybody's safetensors file; None
             for any other source.
+        network: the code of a network of yours that ``source`` holds the weights of: a module, a denoiser or
+            a model, which is copied, a function that makes one, or ``"FILE.py:NAME"``; None for any other
+            source.
         pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
             ``length``, tokens of its texts [128, if it reads as many].
 
@@ -160,25 +177,47 @@ def load(
         The model; a :class:`stillhouse.model.Network` for a file that holds a network that is no denoiser.
 
     Raises:
-        StillhouseError: for a missing, torn or foreign file, for a pickle, and for options that a source does
-        not take.
+        StillhouseError: for a missing, torn or foreign file, for a pickle, for options that a source does
+            not take, and for a module that could not be saved.
     """
-    own = {"process": process != "flow", "kind": kind != "velocity"}
-    about = {"shape": shape is not None, "classes": classes != 0, "steps": steps != 64}
+    own = {
+        "process": process != "flow",
+        "kind": kind != "velocity",
+        "call": call is not None,
+        "empty": empty is not None,
+    }
+    about = {
+        "shape": shape is not None,
+        "classes": classes != 0,
+        "steps": steps != 64,
+        "examples": examples is not None,
+    }
     if isinstance(source, nn.Module):
-        _refuse("Loading a module takes", {**dict.fromkeys(pipeline, True), "base": base is not None})
+        _refuse(
+            "Loading a module takes",
+            {**dict.fromkeys(pipeline, True), "base": base is not None, "network": network is not None},
+        )
         shape = required(shape, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
         if isinstance(source, Denoiser):
             _refuse("A denoiser has its own process and kind; loading one takes", own)
             denoiser = source
         else:
             made = process if isinstance(process, Process) else process_from_config(process)
-            denoiser = Denoiser(source, made, kind)
+            denoiser = Denoiser(unwrapped(source), made, kind, call=call or call_plain, empty=empty)
+        if type(denoiser) is Denoiser and is_own(denoiser.net):
+            require_whole(denoiser.net)
+            shown = balanced_labels(rows_of(shape), classes) if examples is None else examples
+            warn_of_times(denoiser, tuple(shape), shown)
         default = Sampling.steps(
             denoiser.process, steps, solver="ancestral" if denoiser.process.discrete else "heun"
         )
-        return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True)
+        return Model(denoiser, tuple(shape), classes, {steps: default}, free_steps=True, examples=examples)
     _refuse(f"What '{source}' holds is in its own files; opening it takes", own | about)
+    if names_code(source) and not Path(source).is_dir():
+        _refuse(
+            "What your code makes is opened with", {**dict.fromkeys(pipeline, True), "base": base is not None}
+        )
+        return model_of(str(source))
     source = _found(source)
     path = Path(source)
     if is_language(path):
@@ -208,6 +247,9 @@ def load(
             f"The folder '{path}' holds no {WEIGHTS} and no model_index.json: no model and no pipeline.",
         )
         path = path / WEIGHTS
+    if own_network(path) is not None and network is not None:
+        return _saved_own(path, network)
+    require(network is None, f"'{path}' holds no network of your own; open it without its code.")
     module, info = load_module(path)
     if not isinstance(module, Denoiser):
         require({"inputs", "outputs"} <= set(info), f"'{path}' is a part of a model; open its folder.")
@@ -216,8 +258,93 @@ def load(
     return _saved_model(path, module, info)
 
 
-def _saved_model(path: Path, denoiser: Denoiser, info: dict[str, Any]) -> Model:
-    """The model of a file of ours that holds ``denoiser``, and ``info`` in its header."""
+def model_of(made: Any, code: str = "") -> Model:
+    """The model that a user's code gives.
+
+    Arguments:
+        made: ``"FILE.py:NAME"``, which is run; a function without arguments, which is called; a
+            :class:`Model`; a module with the arguments of :func:`load`, as ``(module, {"shape": (2,), …})``;
+            a module alone.
+        code: how it was named; empty for an object.
+
+    Returns:
+        The model.
+
+    Raises:
+        StillhouseError: for what fails in the user's code, and for a result of another kind.
+    """
+    if isinstance(made, str | Path):
+        return model_of(run_code(str(made)), str(made))
+    if isinstance(made, Model):
+        return replace(made, code=code or made.code)
+    if isinstance(made, nn.Module):
+        return replace(load(made), code=code)
+    if callable(made):
+        return model_of(made(), code)
+    pair = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
+    module, options = pair
+    good, who = (
+        isinstance(module, nn.Module) and isinstance(options, Mapping),
+        f"'{code}'" if code else "The code",
+    )
+    require(
+        good,
+        f"{who} gives a {type(made).__name__}, and is to give a Model, as of stillhouse.load(module, "
+        "shape=…), or a "
+        'module with the arguments of load, (module, {"shape": …}).',
+    )
+    known = [name for name in inspect.signature(load).parameters if name not in ("source", "pipeline")]
+    for option in options:
+        if option not in known:
+            raise unknown("argument of load named", str(option), known)
+    return replace(load(module, **options), code=code)
+
+
+def _saved_own(path: Path, network: Any) -> Model:
+    """The model of a file that holds the weights of a user's network, whose code ``network`` is.
+
+    What no file holds, an encoder of texts or a codec of the user's own, is taken from the code's model.
+    """
+    code = str(network) if isinstance(network, str | Path) else ""
+    first: list[Model] = []
+    used = 0
+
+    def fresh() -> Denoiser:
+        nonlocal used
+        made = run_code(code) if code else network
+        if callable(made) and not isinstance(made, nn.Module):
+            made = made()
+        if isinstance(made, nn.Module):  # a bare module is called plainly; the rest is in the file
+            plain = Denoiser(unwrapped(made), process_from_config("flow"))
+            denoiser = made if isinstance(made, Denoiser) else plain
+        else:
+            first.append(model_of(made, code))
+            denoiser = first[-1].denoiser
+        bare = type(denoiser) is Denoiser
+        require(bare, f"A {type(denoiser).__name__} has no network to fill; give the one inside it.")
+        used += 1
+        # what the caller holds stays as it is; a function may give the same object again
+        return denoiser if made is not network and used == 1 else denoiser.copy()
+
+    module, info = load_module(path, fresh)
+    assert isinstance(module, Denoiser)
+    model = _saved_model(path, module, info, fresh)
+    beside = (
+        {name: getattr(first[0], name) for name in ("text", "codec", "tokenizer", "prompts")} if first else {}
+    )
+    return replace(
+        model, **{n: v for n, v in beside.items() if v and not getattr(model, n)}, code=code or model.code
+    )
+
+
+def _saved_model(
+    path: Path,
+    denoiser: Denoiser,
+    info: dict[str, Any],
+    network: Callable[[], Denoiser] | None = None,
+) -> Model:
+    """The model of a file of ours that holds ``denoiser``, and ``info`` in its header; ``network`` makes the
+    user's network of its companions."""
     try:
         samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
         known = (
@@ -231,8 +358,9 @@ def _saved_model(path: Path, denoiser: Denoiser, info: dict[str, Any]) -> Model:
         cond_kind = info.pop("cond_kind", info.pop("told", ""))  # `told`: files of before
         # `inverse`: the one companion of before
         names = info.pop("companions", ["inverse"] if info.pop("inverse", "") else [])
-        companions = {name: load_module(companion_file(path, name))[0] for name in names}
+        companions = {name: load_module(companion_file(path, name), network)[0] for name in names}
         tokenizer = tokenizer_from(info.pop("tokenizer", None))
+        examples, code = info.pop("examples", None), info.pop("code", "")
         return Model(
             denoiser,
             *known,
@@ -242,6 +370,8 @@ def _saved_model(path: Path, denoiser: Denoiser, info: dict[str, Any]) -> Model:
             companions=companions,
             cond_kind=cond_kind,
             tokenizer=tokenizer,
+            examples=examples,
+            code=code,
         )
     except KeyError as error:
         raise StillhouseError(

@@ -284,7 +284,9 @@ def test_a_foreign_network_that_does_not_fit() -> None:
             return super().forward(x)
 
     with pytest.raises(
-        StillhouseError, match=r"The teacher can't be called on samples of shape \(2,\): mat1 and mat2"
+        StillhouseError,
+        match=r"The teacher can't be called on samples of shape \(2,\): RuntimeError: "
+        r"mat1 and mat2",
     ):
         distill(load(Net(3, 3), shape=(2,)), "cm", world="mixture", quiet=True)
 

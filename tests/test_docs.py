@@ -85,6 +85,9 @@ def test_pages_by_task_run(page, tmp_path, monkeypatch):
 
         build("sd", "my-sd")
         write_folder("my-pictures", 8)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in re.findall(r"<!-- file (\S+) -->\n```python\n(.*?)```", text, re.S):
+        (tmp_path / name).write_text(code)
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(in_small(code), page, "exec"), names)

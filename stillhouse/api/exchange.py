@@ -141,6 +141,8 @@ def _example(model: Model) -> Condition:
     """A condition as the model takes it, a few rows."""
     if model.classes:
         return torch.arange(TRIED[-1]) % model.classes
+    if model.examples is not None:
+        return model.examples
     if model.text is not None and model.prompts:
         return model.text.encode(list(model.prompts[: TRIED[-1]]))
     if not model.cond_kind:

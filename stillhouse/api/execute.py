@@ -19,8 +19,10 @@ from stillhouse.api.resolve import (
     data_of,
     default_teacher,
     free_folder,
+    look_at_times,
     open_model,
     open_product,
+    shown_with,
     student_of,
     teacher_of,
     untrained,
@@ -29,27 +31,51 @@ from stillhouse.api.resolve import (
 from stillhouse.api.run import CACHE, CONFIG, Run
 from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import require
+from stillhouse.core.errors import require, required_type
+from stillhouse.io.own import is_own, names_code, run_code
 from stillhouse.model import Model, Network
+from stillhouse.opening import model_of
 from stillhouse.parts.states.segments import parted
 from stillhouse.systems.base import Operation, Program, Work
 from stillhouse.train.data import Data
 from stillhouse.train.engine import Engine
+from stillhouse.train.guards import suiting
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.rehearsal import rehearse
 from stillhouse.worlds.base import WORLDS, get_world
 
 
 @dataclass
 class Memory:
-    """Objects that take the place of a run's names: those that a Python caller has in memory."""
+    """Objects that take the place of a run's names: those that a Python caller has in memory, and what the
+    code made that a caller named. ``network``: a model to train from scratch; or what :func:`stillhouse.load`
+    takes for a teacher that is a folder of weights."""
 
     system: Any = None
     teacher: Any = None
     world: Any = None
     data: Any = None
     student: Any = None
+    network: Any = None
+
+
+def run_named(run: Run, memory: Memory) -> None:
+    """Run the code that ``run`` names, and keep what it makes; for a caller who was given these names just
+    now, and not by a file.
+
+    Arguments:
+        run: what to do, by names.
+        memory: gets the objects that the code makes.
+    """
+    if names_code(run.teacher):
+        memory.teacher = model_of(run.teacher)
+    if names_code(run.data):
+        made = run_code(str(run.data))
+        memory.data = (made, None) if isinstance(made, Tensor) else made
+    if isinstance(run.network, str):
+        memory.network = model_of(run.network) if run.command == "train" else run.network
 
 
 def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, quiet: bool = False) -> Model:
@@ -72,22 +98,33 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     right_command(run.command, system_class(named), run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
     given = memory.data if memory.data is not None else run.data
-    if run.command == "train":
+    if run.command == "train" and memory.network is not None:
+        base = memory.network
+    elif run.command == "train":
+        scratch = required_type(
+            run.network,
+            Mapping,
+            f"The code '{run.network}' runs only where you name it: --network {run.network}.",
+        )
         process = run.process or (place.default_process if place else "flow")
         kind = run.kind or (place.default_kind if place else "velocity")
-        base = untrained(place, given, run.network, process, kind, recipe.seed)
+        base = untrained(place, given, scratch, process, kind, recipe.seed)
         run = replace(run, process=process, kind=kind)
     else:
         wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
-        base = teacher_of(wanted, place, run.adapter)
-        run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
+        base = teacher_of(wanted, place, run.adapter, memory.network)
+        run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else run.teacher)
         run = replace(run, negative_prompt=negative_prompt_of(system, base, run.negative_prompt))
         base = with_negative_prompt(base, system, run.negative_prompt)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
     folder = Path(run.out) if run.out else None
-    data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     student: Any = memory.student if memory.student is not None else run.student or None
+    _refused_early(system, base, recipe, student, given)
+    data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
+    if place is None:
+        base = shown_with(base, data)
+        look_at_times(base, data)
     run = replace(
         run,
         system=name_of(named),
@@ -104,6 +141,36 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
+
+
+def _refused_early(system: Any, base: Model, recipe: Recipe, student: Any, data: Any) -> None:
+    """Refuse a model that a system can't work with before any data is read, encoded or made.
+
+    Arguments:
+        system: with its options.
+        base: the teacher, or the untrained model.
+        recipe: of the run.
+        student: what was given for one; None for the system's own choice.
+        data: what was given; its conditions count where it is in memory.
+    """
+    if not isinstance(system, Method):
+        suiting(system, base)
+        system.suits(base)
+    elif student is not None:
+        suiting(system, base)
+        system.stages(recipe.steps)
+    else:
+        rehearse(system, base, recipe, base.conditional or _has_conditions(base, data))
+
+
+def _has_conditions(base: Model, data: Any) -> bool:
+    """Whether data brings conditions to a model that names none itself: known of data in memory, possible of
+    a folder for a network of the user's own."""
+    if isinstance(data, tuple):
+        return data[1] is not None
+    if data is None or isinstance(data, str | Path):
+        return is_own(base.denoiser.net)
+    return data.examples(1) is not None
 
 
 @dataclass
@@ -145,7 +212,7 @@ class Job:
             The product.
         """
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return cast(Model, open_product(self.folder))
+            return cast(Model, open_product(self.folder, network=self.base))
         models = self._models(operation, student)
         device = Engine(self.recipe.precision).device
         for model in models.values():
@@ -170,7 +237,7 @@ class Job:
             Interrupted: after a part that was stopped; resuming goes on from there.
         """
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return cast(Model, open_product(self.folder))
+            return cast(Model, open_product(self.folder, network=self.base))
         models = self._models(program, student)
         parts = program.parts(models, self.data)
         names = [part.name for part in parts]
@@ -208,7 +275,7 @@ class Job:
         """The models that ``system`` needs, by the names of the needs."""
         models = {"teacher": self.base} if requires(system, "teacher") else {}
         if isinstance(student, str | Path):
-            student = open_model(student)
+            student = open_model(student, network=self.base)
         if requires(system, "student"):
             require(
                 isinstance(student, Model),
@@ -230,7 +297,8 @@ class Job:
         who = "model" if self.run.command == "train" else "teacher"
         for name, denoiser in ((who, base.denoiser), ("student", student)):
             if denoiser is not None:
-                callable_on(name, denoiser, base, data)
+                hidden = float(getattr(method, "label_dropout", 0)) > 0
+                callable_on(name, denoiser, base, data, hidden=hidden)
 
         def grid(step: int, samples: Tensor) -> None:
             if folder:

@@ -43,8 +43,9 @@ def with_negative_prompt(teacher: Model, system: Any, prompt: str | None) -> Mod
     Returns:
         A model that shares the network of ``teacher``; ``teacher`` itself without a prompt.
 
-    Raises: StillhouseError: for a system that never guides, a scale of 1, a teacher that takes no prompts,
-    and one that takes the scale as an input.
+    Raises:
+        StillhouseError: for a system that never guides, a scale of 1, a teacher that takes no prompts, and
+            one that takes the scale as an input.
     """
     if not prompt:
         return teacher

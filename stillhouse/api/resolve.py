@@ -4,6 +4,7 @@ systems are in :mod:`stillhouse.api.system`."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ from stillhouse.api.evaluate import exact_teacher
 from stillhouse.api.options import read_yaml
 from stillhouse.api.run import CACHE, CONFIG
 from stillhouse.api.system import requires
-from stillhouse.core.conditions import Condition, cycled, move
+from stillhouse.core.conditions import Condition, cycled, drop_condition, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
 from stillhouse.core.schedules import process_from_config
+from stillhouse.io.own import failure, is_own, names_code
 from stillhouse.io.texts import read_text, token_rows
-from stillhouse.model import Model, Network
+from stillhouse.io.weights import own_network
+from stillhouse.model import WEIGHTS, Model, Network
 from stillhouse.models import build_model
-from stillhouse.opening import load, shipped
+from stillhouse.opening import load, model_of, shipped
 from stillhouse.samplers.sampling import Sampling
+from stillhouse.samplers.time_probe import rows_of, warn_of_times
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
 from stillhouse.worlds.base import World, open_world
 
 DATA = ("auto", "world", "none")
+EXAMPLES = 16  # conditions that a user's model is shown with
 CONDITIONS = 4096  # of a world, for a run that needs nothing else
 
 
@@ -45,7 +50,10 @@ def default_teacher(world: World | None) -> str:
 
 
 def teacher_of(
-    teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None
+    teacher: Model | Denoiser | str | Path,
+    world: World | None,
+    adapter: str | None = None,
+    network: Any = None,
 ) -> Model:
     """The teacher of a run.
 
@@ -55,6 +63,7 @@ def teacher_of(
         world: needed for a denoiser and a closed form; None for none.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
+        network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; None for none.
 
     Returns:
         The model.
@@ -73,7 +82,7 @@ def teacher_of(
         return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
-        return open_model(teacher, adapter)
+        return open_model(teacher, adapter, network)
     world = required(world, "The closed-form teacher is a world's; name the world.")
     return exact_teacher(world, process_from_config(process or world.default_process))
 
@@ -101,13 +110,14 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
     )
 
 
-def open_model(source: str | Path, adapter: str | None = None, **opening: Any) -> Model:
+def open_model(source: str | Path, adapter: str | None = None, network: Any = None, **opening: Any) -> Model:
     """Open a model to sample from.
 
     Arguments:
-        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run; no code.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
+        network: the code of a network of the user's own, where ``source`` holds the weights of one.
         opening: the further options of :func:`stillhouse.load`: ``base``, ``config``, ``prediction`` ….
 
     Returns:
@@ -117,34 +127,130 @@ def open_model(source: str | Path, adapter: str | None = None, **opening: Any) -
         StillhouseError: for a plain network, which makes no samples, and for a run without a model yet.
     """
     return required_type(
-        open_product(source, adapter, **opening),
+        open_product(source, adapter, network, **opening),
         Model,
         f"'{source}' holds a plain network, which makes no samples; open it in Python with stillhouse.load.",
     )
 
 
-def open_product(source: str | Path, adapter: str | None = None, **opening: Any) -> Model | Network:
+def open_product(
+    source: str | Path, adapter: str | None = None, network: Any = None, **opening: Any
+) -> Model | Network:
     """Open the product of a system.
 
     Arguments:
-        source: what :func:`stillhouse.load` takes, or the folder of a finished run.
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run; code is not run here,
+            since the name may stand in a file.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
             the run, if any.
+        network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; it counts where
+            ``source`` holds the weights of such a network. None for none.
         opening: the further options of :func:`stillhouse.load`.
 
     Returns:
         A model or a plain network.
 
     Raises:
-        StillhouseError: for a run without a model yet.
+        StillhouseError: for a run without a model yet, and for a name of code.
     """
     folder = Path(source)
+    require(
+        folder.exists() or not names_code(source),
+        f"The code '{source}' runs only where you name it: --teacher {source}, or --network {source} "
+        "beside the "
+        "folder of its weights.",
+    )
     if (folder / CONFIG).exists():
         require(
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
         adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
+    if network is not None and holds_own(source):
+        return load(source, network=network, **opening)
     return load(source, **opening, **({"adapter": adapter} if adapter else {}))
+
+
+def named_model(source: str | Path, network: Any = None, **opening: Any) -> Model:
+    """Open a model that a caller named just now, on the command line: code is run.
+
+    Arguments:
+        source: what :func:`open_model` takes, or ``FILE.py:NAME``.
+        network: as of :func:`open_model`.
+        opening: likewise.
+
+    Returns:
+        The model.
+    """
+    code = names_code(source) and not Path(source).is_dir()
+    return model_of(str(source)) if code else open_model(source, network=network, **opening)
+
+
+def teacher_of_run(
+    entries: Mapping[str, Any], world: World | None, teacher: str | None = None, network: str | None = None
+) -> Model | None:
+    """The teacher that a run's product is looked at beside.
+
+    Arguments:
+        entries: of the run's file; none for a model that is no run's.
+        world: the run's; None for none.
+        teacher: a teacher that was named just now, in the place of the run's; None for that.
+        network: code that was named just now; if the run's teacher is this code, it is run.
+
+    Returns:
+        The model; None where the run has none by name.
+
+    Raises:
+        StillhouseError: where the run's teacher is code that nobody named.
+    """
+    source = teacher or entries.get("teacher")
+    if not source:
+        return None
+    if names_code(source):
+        require(
+            source in (teacher, network),
+            f"The run's teacher is code, {source}, which runs only where you name it: add --teacher "
+            f"{source}.",
+        )
+        return model_of(source)
+    return teacher_of(source, world, entries.get("adapter"), network)
+
+
+def holds_own(source: str | Path) -> bool:
+    """Whether a file, or the folder of a model, holds the weights of a network of the user's own."""
+    path = Path(source)
+    return own_network(path / WEIGHTS if path.is_dir() else path) is not None
+
+
+def shown_with(base: Model, data: Data) -> Model:
+    """A network of the user's own with the conditions of its data, where it came without any.
+
+    Arguments:
+        base: the model that a run begins with.
+        data: the run's.
+
+    Returns:
+        The model with the data's number of classes, or with some of its conditions as ``examples``; as it is
+        where it has conditions, or the data none.
+    """
+    if base.conditional or base.world or not is_own(base.denoiser.net):
+        return base
+    if data.classes:
+        return replace(base, classes=data.classes)
+    return replace(base, examples=data.examples(EXAMPLES))
+
+
+def look_at_times(base: Model, data: Data) -> None:
+    """One line where a network of the user's own seems to want its times otherwise than it is called.
+
+    Arguments:
+        base: the model that a run begins with.
+        data: the run's, on which it is tried; conditions alone show nothing.
+    """
+    denoiser = base.denoiser
+    if type(denoiser) is Denoiser and is_own(denoiser.net) and base.pipeline is None:
+        x, cond = data.rows(0, Draws(rows_of(tuple(base.shape)), "times", device=denoiser.device))
+        if x is not None:
+            warn_of_times(denoiser, tuple(base.shape), cond, x)
 
 
 def data_of(
@@ -185,6 +291,10 @@ def data_of(
         path, name = Path(data), type(method).__name__
         if not path.exists() and len(path.parts) == 1 and not path.suffix:
             raise unknown("kind of data", str(data), DATA)
+        require(
+            path.exists() or not names_code(str(data)),
+            f"The code '{data}' runs only where you name it: --data {data}.",
+        )
         known = f"neither one of {', '.join(DATA)}, nor a folder, a file of images or of prompts"
         require(path.exists(), f"There is no data '{data}': {known}.")
         if teacher.tokenizer is not None:
@@ -239,6 +349,8 @@ def _conditions(world: World | None, teacher: Model) -> Data:
             world.condition(world.balanced_labels(CONDITIONS, split)) for split in ("train", "test")
         )
         return Prompts(tuple(teacher.shape), learnt, held_out)
+    if teacher.text is None and not teacher.classes and teacher.examples is not None:
+        return Prompts(tuple(teacher.shape), teacher.examples)
     if teacher.text is None:
         return NoData(tuple(teacher.shape), teacher.classes)
     world = required(
@@ -288,7 +400,7 @@ def student_of(
     return made
 
 
-def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> None:
+def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data, *, hidden: bool = False) -> None:
     """Refuse a network that can't be called on the run's samples, before anything is written.
 
     Arguments:
@@ -296,17 +408,24 @@ def callable_on(who: str, denoiser: Denoiser, teacher: Model, data: Data) -> Non
         denoiser: the one that is called, once, on two rows.
         teacher: whose samples' shape counts.
         data: whose conditions count.
+        hidden: try a row without its condition beside one with it as well, as methods call it that hide some.
     """
     device = denoiser.device
     cond = move(cycled(data.examples(2), 2), device)
+    mixed: Condition = None
     try:
         with torch.no_grad():
             start = denoiser.process.start(Draws(2, "fits", device=device), teacher.shape)
             denoiser.eval()(start, torch.ones(2, device=device), cond)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        line = str(error).strip().splitlines()[0]
+            if hidden and cond is not None:
+                mixed = drop_condition(cond, torch.tensor([True, False]), denoiser.empty)
+                denoiser(start, torch.ones(2, device=device), mixed)
+    except StillhouseError:
+        raise
+    except Exception as error:  # a network of the user's may fail in any way
+        rows = "" if mixed is None else " where a condition is hidden (load it with `empty`, or hide none)"
         raise StillhouseError(
-            f"The {who} can't be called on samples of shape {tuple(teacher.shape)}: {line}."
+            f"The {who} can't be called on samples of shape {tuple(teacher.shape)}{rows}: {failure(error)}."
         ) from error
 
 

@@ -18,7 +18,7 @@ CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet", "versions")
 ENTRIES = {
     "train": (*COMMON, "network", "process", "kind"),
-    "distill": (*COMMON, "teacher", "adapter", "negative_prompt", "student"),
+    "distill": (*COMMON, "teacher", "adapter", "network", "negative_prompt", "student"),
 }
 
 
@@ -30,6 +30,8 @@ class Run:
     ``teacher``, ``world``, ``data``, ``student``: as :func:`stillhouse.distill` takes them; None where the
     object was only in memory. ``negative_prompt``: what the teacher is guided away from; None: the system's
     own, mostly none. ``network``, ``process``, ``kind``: of a model that is trained from scratch.
+    ``teacher``, ``network`` and ``data`` may name code of the user's, ``FILE.py:NAME``; of a distillation
+    ``network`` is the code of a teacher that is a folder of weights. A file's code is never run by itself.
     ``options``: the system's own, ``recipe``: the fields of :class:`~stillhouse.train.recipe.Recipe` by the
     names of :func:`~stillhouse.api.options.run_fields`.
     """
@@ -42,7 +44,7 @@ class Run:
     world: Mapping[str, Any] | str | None = None
     data: str | None = "auto"
     student: Mapping[str, Any] | str | None = field(default_factory=dict)
-    network: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] | str | None = field(default_factory=dict)
     process: Mapping[str, Any] | str | None = None
     kind: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Run:
                 "teacher": self.teacher,
                 **({"adapter": self.adapter} if self.adapter else {}),
                 **({} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}),
+                **({"network": self.network} if self.network else {}),
                 "world": self.world,
                 "data": self.data,
                 "student": self.student,
@@ -105,7 +108,8 @@ class Run:
         given["system"] = entries.get("system") or entries.get("method")
         given["recipe"] = dict(entries.get("run") or {})
         given["options"] = dict(entries.get("options") or {})
-        given["network"] = dict(entries.get("network") or {})
+        network = entries.get("network", {})
+        given["network"] = dict(network or {}) if isinstance(network, Mapping) else network
         return cls(**given)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.api.execute import Memory, execute
+from stillhouse.api.execute import Memory, execute, run_named
 from stillhouse.api.resolve import data_of as data_of
 from stillhouse.api.resolve import open_model as open_model
 from stillhouse.api.resolve import teacher_of as teacher_of
@@ -40,6 +40,7 @@ def distill(
     quiet: bool = False,
     adapter: str | None = None,
     negative_prompt: str | None = None,
+    network: Any = None,
     **options: Any,
 ) -> Model:
     """Make a product of ``teacher`` by any system that has one; with ``out`` the run's files and
@@ -47,14 +48,16 @@ def distill(
 
     Arguments:
         teacher: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or
-            ``"exact:PROCESS"`` (the world's closed form), or None: the world's shipped teacher, or its closed
-            form where there is none or the world has options. The run records which.
+            ``"exact:PROCESS"`` (the world's closed form), code of yours (``"net.py:make_teacher"``), or None:
+            the world's shipped teacher, or its closed form where there is none or the world has options. The
+            run records which.
         method: a slug, a file (``"./my.py:MyMethod"``), a class or an instance: a method is trained, an
             operation applied, a program run part by part.
         world: needed where the teacher does not name one and data or a network must come from it.
         data: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or None; a :class:`Data`; a
-            folder of images with captions, parquet files, webdataset shards, or a file of prompts;
-            ``"world"``, ``"none"``, or None: the world's if the system learns from data.
+            folder of images with captions, parquet files, webdataset shards, or a file of prompts; code of
+            yours that gives one of these objects, ``"net.py:make_data"``; ``"world"``, ``"none"``, or None:
+            the world's if the system learns from data.
         student: for a method a denoiser, or options of ``world.network`` for the network that it makes its
             student from, in the teacher's place; for an operation that needs a student, a model or its
             folder.
@@ -64,6 +67,8 @@ def distill(
         adapter: how a Diffusers pipeline of an unknown kind is read, ``"./file.py:Class"``.
         negative_prompt: what the teacher is guided away from, in the place of the empty prompt; "" for none;
             None for the system's own, which text-to-video pipelines have under ``causvid`` and ``livetalk``.
+        network: the code of a network of yours, for a teacher that is a folder of its weights; as
+            :func:`stillhouse.load` takes it.
         options: fields of the system and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here;
             where both have a name it is the system's, and the run's has ``run_`` before it.
 
@@ -81,6 +86,8 @@ def distill(
         run.student = dict(student)
     elif student is not None:
         run.student, memory.student = None, student
+    run.network, memory.network = network if isinstance(network, str) else None, network
+    run_named(run, memory)
     return execute(run, memory, resume=resume, quiet=quiet)
 
 
@@ -89,7 +96,7 @@ def train_model(
     *,
     world: World | str | Mapping[str, Any] | None = None,
     data: Data | tuple[Tensor, Condition] | str | Path | None = None,
-    network: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | Model | str | None = None,
     process: str | Mapping[str, Any] | None = None,
     kind: str | None = None,
     out: str | Path | None = None,
@@ -103,7 +110,8 @@ def train_model(
         system: as in :func:`distill`; plain denoising by default.
         world: its data, and networks of its size.
         data: as in :func:`distill`; without a world the samples' shape is the data's.
-        network: options of ``world.network``, or of the network: ``name``, ``channels`` …
+        network: options of ``world.network``, or of the network: ``name``, ``channels`` …; or a network of
+            yours, as a model (``stillhouse.load(module, shape=…)``) or as code that makes one.
         process: how data becomes noise; None: as is usual in the world, ``flow`` without one.
         kind: what the network predicts; None: as is usual in the world, ``velocity`` without one.
         out: folder of the run, new or empty.
@@ -115,7 +123,10 @@ def train_model(
         The trained model.
     """
     run, memory = _described(system, options, world, data, out)
-    run.command, run.network, run.process, run.kind = "train", dict(network or {}), process, kind
+    run.command, run.process, run.kind = "train", process, kind
+    own = isinstance(network, Model)
+    run.network, memory.network = (None, network) if own else (network or {}, None)
+    run_named(run, memory)
     return execute(run, memory, resume=resume, quiet=quiet)
 
 

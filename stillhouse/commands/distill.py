@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stillhouse.commands.parser import Pairs
+from stillhouse.commands.parser import Pairs, Parser, add_network
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import StillhouseError, require
 
@@ -15,20 +15,24 @@ def distill(words: list[str]) -> int:
     name = named_system(words, "distill")
     parser = run_parser(
         f"distill {name or 'SYSTEM'}",
-        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS].",
+        "Make a student from a teacher. SYSTEM: a slug of `stillhouse systems`, or FILE.py[:CLASS]; with "
+        "--teacher "
+        "and no SYSTEM this help names those that can run on it.",
     )
     parser.add_argument(
         "--teacher",
         default=argparse.SUPPRESS,
-        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, or "
-        "exact:PROCESS [default the world's]",
+        help="a Diffusers pipeline's or model's folder, a shipped name, hub:OWNER/NAME, exact, "
+        "exact:PROCESS, "
+        "or your own code, FILE.py:FUNCTION [default the world's]",
     )
     parser.add_argument(
         "--data",
         default=argparse.SUPPRESS,
-        help="folder of images, parquet or tar files, or a file of prompts; auto, world or none [auto: the "
-        "world's if needed]",
+        help="folder of images, parquet or tar files, a file of prompts, or your own code, FILE.py:FUNCTION; "
+        "auto, world or none [auto: the world's if needed]",
     )
+    add_network(parser, "the teacher's folder holds the weights of")
     parser.add_argument(
         "--adapter",
         metavar="FILE.py:CLASS",
@@ -55,8 +59,9 @@ def distill(words: list[str]) -> int:
         help="the student that an operation needs: a folder of a run or of a model",
     )
     if not name:
+        parser.epilog = _offered(words)
         parser.parse(words)  # shows the help with --help
-        raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
+        raise StillhouseError(f"Name a method: stillhouse distill METHOD …; {parser.epilog}")
 
     from stillhouse.api.system import right_command, system_class
 
@@ -66,12 +71,27 @@ def distill(words: list[str]) -> int:
     return start(words, parser, "distill", name, _check)
 
 
+def _offered(words: list[str]) -> str:
+    """The systems that can run on the teacher among the words, or where to read of them."""
+    early = Parser("distill", "", add_help=False)
+    early.add_argument("--teacher")
+    early.add_argument("--network")
+    given, _ = early.parse_known_args(words)
+    if not given.teacher or given.teacher.partition(":")[0] == "exact":
+        return "`stillhouse systems` lists them, `stillhouse inspect MODEL` those that can run on yours."
+    from stillhouse.api.offers import offers
+    from stillhouse.api.resolve import named_model
+
+    found = ", ".join(offer.phrase for offer in offers(named_model(given.teacher, given.network)))
+    return f"on {given.teacher} these can run: {found or 'none'}."
+
+
 def _check(entries: dict[str, Any], out: str) -> None:
     require(
         bool(entries.get("teacher") or entries.get("world")),
         "Name a teacher or a world: --teacher mnist, or --world mixture.",
     )
-    for entry in ("teacher", "data", "student"):
+    for entry in ("teacher", "network", "data", "student"):
         kept = entries.get(entry, "") is not None
         require(
             kept,

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.commands.parser import Parser, add_world, numbers, run_entries
+from stillhouse.commands.parser import Parser, add_network, add_world, numbers, own_code, run_entries
 from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
     import torch
 
     from stillhouse.metrics.scores import Score
-    from stillhouse.model import Model
-    from stillhouse.worlds.base import World
 
 
 def evaluate(words: list[str]) -> int:
@@ -25,7 +23,8 @@ def evaluate(words: list[str]) -> int:
         "model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder or file, or a shipped name"
     )
     add_world(parser, "world to measure in [the run's]")
-    parser.add_argument("--teacher", help="beside which teacher [the run's]")
+    parser.add_argument("--teacher", help="beside which teacher, or FILE.py:FUNCTION [the run's]")
+    add_network(parser, "the run's folder holds the weights of")
     parser.add_argument("-n", type=int, default=2000, help="samples per way of sampling [2000]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument(
@@ -49,13 +48,14 @@ def evaluate(words: list[str]) -> int:
 
     from stillhouse.api.evaluate import EVALUATION
     from stillhouse.api.evaluate import evaluate as measure
-    from stillhouse.api.runs import open_model
+    from stillhouse.api.resolve import named_model, teacher_of_run
     from stillhouse.io.weights import atomic_write
     from stillhouse.worlds.base import open_world
 
-    model, entries = open_model(given.model), run_entries(given.model)
+    network = getattr(given, "network", None) or own_code(given.teacher)
+    model, entries = named_model(given.model, network), run_entries(given.model)
     world = open_world(getattr(given, "world", None) or entries.get("world") or model.world)
-    teacher = _teacher(given.teacher or entries.get("teacher"), world)
+    teacher = teacher_of_run(entries, world, given.teacher, network)
     walks: dict[str, Any] = (
         {} if not given.teacher_steps else {"teacher_steps": numbers(given.teacher_steps, "--teacher-steps")}
     )
@@ -102,14 +102,6 @@ def table(result: Mapping[str, Any]) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _teacher(source: str | None, world: World) -> Model | None:
-    if not source:
-        return None
-    from stillhouse.api.runs import teacher_of
-
-    return teacher_of(source, world)
 
 
 def _scores(clip: str | None, names: Sequence[str], device: torch.device) -> dict[str, Score]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillhouse.commands.parser import Parser, add_opening, opening
+from stillhouse.commands.parser import Parser, add_network, add_opening, opening
 from stillhouse.core.errors import require, required
 
 if TYPE_CHECKING:
@@ -36,23 +36,24 @@ def export(words: list[str]) -> int:
     parser.add_argument("--base", metavar="DIR", help="the pipeline that a LoRA was trained on")
     add_opening(parser)
     parser.add_argument("--steps", type=int, help="steps per sample, all of them unrolled [the model's own]")
+    add_network(parser, "the folder holds the weights of")
     given = parser.parse(words)
 
     from stillhouse.api.exchange import export_policy
-    from stillhouse.api.runs import open_model
+    from stillhouse.api.resolve import named_model
     from stillhouse.io.graph import FORMS
 
     source = Path(given.model).resolve()
     name = source.name if source.is_dir() else source.stem
     if given.to == "diffusers":
-        return _as_pipeline(
-            open_model(given.model, **opening(given, "base")), Path(given.out or f"{name}-diffusers")
-        )
+        model = named_model(given.model, **opening(given, "base"))
+        return _as_pipeline(model, Path(given.out or f"{name}-diffusers"))
     out = Path(given.out or f"{name}{FORMS[given.to or 'onnx']}")
     require(
         given.out is not None or not out.exists(), f"There is a file '{out}' already; name one with --out."
     )
-    done = export_policy(open_model(given.model, **opening(given, "base")), out, given.to, steps=given.steps)
+    model = named_model(given.model, getattr(given, "network", None), **opening(given, "base"))
+    done = export_policy(model, out, given.to, steps=given.steps)
     inputs = ", ".join(
         f"{name} (rows, {', '.join(map(str, shape))})" if shape else f"{name} (rows)"
         for name, shape in done.inputs.items()

@@ -3,44 +3,110 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stillhouse.commands.parser import Parser, add_opening, opening
+from stillhouse.commands.parser import Parser, add_network, add_opening, opening
+
+if TYPE_CHECKING:
+    from stillhouse.model import Model
 
 
 def inspect(words: list[str]) -> int:
     """``stillhouse inspect DIR``"""
     parser = Parser(
         "inspect",
-        "Describe a Diffusers pipeline as it was read: network, process, latents, text, guidance.",
+        "Describe a model as it was read: network, process, state, text, guidance; and the systems that "
+        "can run "
+        "on it.",
     )
     parser.add_argument(
         "pipeline",
         metavar="DIR",
-        help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config",
+        help="a pipeline's folder, hub:owner/name, a .safetensors checkpoint with --config; a model's or "
+        "run's "
+        "folder, a shipped name, or your own code, FILE.py:FUNCTION",
     )
     add_opening(parser)
+    add_network(parser, "the folder holds the weights of")
     parser.add_argument("--height", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--width", type=int, metavar="PX", help="of the pictures [the pipeline's own]")
     parser.add_argument("--frames", type=int, metavar="N", help="of the clips [the pipeline's own]")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     given = parser.parse(words)
 
+    from stillhouse.api.offers import describe_model, offers
     from stillhouse.io.pipelines import open_pipeline
     from stillhouse.io.pipelines.describe import describe
-    from stillhouse.systems.registry import list_systems
-    from stillhouse.train.needs import read_need
+    from stillhouse.opening import from_pipeline
 
+    model = _plain_model(given.pipeline, getattr(given, "network", None))
+    if model is not None:
+        about = {**describe_model(model), "methods": {o.phrase: list(o.needs) for o in offers(model)}}
+        print(json.dumps(about, indent=2, ensure_ascii=False) if given.json else lines(about))
+        return 0
     sizes = {"height": given.height, "width": given.width, "frames": given.frames}
     family = open_pipeline(given.pipeline, **opening(given), **sizes)
     about = describe(family)
-    about["methods"] = {
-        s.slug: [need.name for need in map(read_need, s.needs) if not (need.option and not need.unless)]
-        for s in list_systems(kind="method")
-        if "teacher" in s.needs
-    }
+    about["methods"] = {offer.phrase: list(offer.needs) for offer in offers(from_pipeline(family))}
     print(json.dumps(about, indent=2, ensure_ascii=False) if given.json else table(about))
     return 0
+
+
+def _plain_model(source: str, network: str | None) -> Model | None:
+    """The model that ``source`` names, if it is no Diffusers pipeline."""
+    from stillhouse.api.resolve import CONFIG, named_model
+    from stillhouse.io.own import names_code
+    from stillhouse.model import WEIGHTS
+    from stillhouse.opening import shipped
+
+    path = shipped().get(source, Path(source)) if not Path(source).exists() else Path(source)
+    ours = any((path / name).is_file() for name in (CONFIG, WEIGHTS)) or path.parent.name == "teachers"
+    if not ours and network is None and not names_code(source):
+        return None
+    model = named_model(source, network)
+    return model if model.pipeline is None else None
+
+
+def lines(about: dict[str, Any]) -> str:
+    """The description of a model that is no pipeline, as lines of name and value."""
+    network, process = about["network"], dict(about["process"])
+    name = process.pop("name")
+    made = f", made by {network['code']}" if network["code"] else ", your own" if network["own"] else ""
+    rows = [
+        (
+            "network",
+            f"{network['class']}{made}, {network['parameters']:,} parameters, "
+            f"{network['dtype'].removeprefix('torch.')}",
+        ),
+        ("process", ", ".join([name, *(f"{k}={v}" for k, v in process.items() if v not in ((), None))])),
+        ("predicts", about["prediction"]),
+        ("state", f"{product(about['shape'])}, of the form {about['form']}"),
+        (
+            "steps",
+            ", ".join(map(str, about["steps"])) + (" or any other number" if about["many_steps"] else ""),
+        ),
+    ]
+    if about["classes"]:
+        rows.append(("classes", str(about["classes"])))
+    if about["condition"] is not None:
+        parts = (
+            about["condition"] if isinstance(about["condition"], dict) else {"one tensor": about["condition"]}
+        )
+        rows.append(("condition", ", ".join(f"{k} {product(v)}".strip() for k, v in parts.items())))
+    if about["cond_kind"]:
+        rows.append(("condition", about["cond_kind"]))
+    return "\n".join(f"{name:<10} {value}" for name, value in [*rows, *_methods(about["methods"])])
+
+
+def _methods(methods: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """The systems that can run, those with data and those without, as rows."""
+    sides = {
+        "with data": [name for name, needs in methods.items() if "data" in needs],
+        "without data": [name for name, needs in methods.items() if "data" not in needs],
+    }
+    rows = [f"{', '.join(names)} {side}" for side, names in sides.items() if names]
+    return [("methods" if i == 0 else "", row) for i, row in enumerate(rows or ["none can run on it"])]
 
 
 def product(sizes: list[int]) -> str:
@@ -95,8 +161,7 @@ def table(about: dict[str, Any]) -> str:
             f"{guidance['scale']:g} by default, {guidance['how']}" if guidance["how"] != "none" else "none",
         ),
         ("steps", f"{about['steps']} by default, from t = {times[0]:g} to {times[-1]:g}"),
-        ("methods", ", ".join(s for s, needs in about["methods"].items() if "data" in needs) + " with data"),
-        ("", ", ".join(s for s, needs in about["methods"].items() if "data" not in needs) + " without data"),
+        *_methods(about["methods"]),
     ]
     rows += [("remark" if i == 0 else "", line) for i, line in enumerate(about["remarks"])]
     return "\n".join(f"{name:<10} {value}" for name, value in rows)

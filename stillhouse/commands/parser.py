@@ -143,6 +143,22 @@ def opening(given: argparse.Namespace, *more: str) -> dict[str, Any]:
     """
     names = ("adapter", "config", "prediction", "zero_snr", *more)
     return {name: value for name in names if (value := getattr(given, name)) is not None}
+def add_network(parser: argparse._ActionsContainer, whose: str) -> None:
+    """The option ``--network FILE.py:FUNCTION``, the code of a network of the user's own."""
+    parser.add_argument(
+        "--network",
+        metavar="FILE.py:FUNCTION",
+        default=argparse.SUPPRESS,
+        help=f"your code of the network that {whose}; a function without arguments that returns it",
+    )
+
+
+def own_code(source: str | None) -> str | None:
+    """A teacher that was named as code, which its students' networks are made by as well; None for any
+    other."""
+    from stillhouse.io.own import names_code
+
+    return source if names_code(source) else None
 
 
 def add_fields(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillhouse.commands.parser import Parser
+from stillhouse.commands.parser import Parser, add_network, own_code
 from stillhouse.core.errors import require
 
 
@@ -16,11 +16,19 @@ def report(words: list[str]) -> int:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="runs' folders")
     parser.add_argument("--out", metavar="FILE", help="where to [report.html in the first]")
+    parser.add_argument(
+        "--teacher", metavar="FILE.py:FUNCTION", help="the runs' teacher, where it is your own code"
+    )
+    add_network(parser, "the runs' folders hold the weights of")
     given = parser.parse(words)
     for run in given.runs:
         require(Path(run).is_dir(), f"There is no run's folder '{run}'.")
 
     from stillhouse.report.page import write_report
+    from stillhouse.report.view import view_of_folder
 
-    print(write_report(given.runs, Path(given.out or Path(given.runs[0]) / "report.html")))
+    out = Path(given.out or Path(given.runs[0]) / "report.html")
+    network = getattr(given, "network", None) or own_code(given.teacher)
+    views = [view_of_folder(run, teacher=given.teacher, network=network) for run in given.runs]
+    print(write_report(views, out))
     return 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
-from stillhouse.core.errors import require
+from stillhouse.core.errors import StillhouseError, require
 
 
 def run_parser(command: str, what: str) -> Parser:
@@ -80,6 +80,9 @@ def start(
     flags = {**sections(parser.parse(words), ("options", "run")), "system": system}
     resume, file = flags.pop("resume", None), flags.pop("config", None)
     read = _entries(file, resume, command)
+    # code is not run because a file names it
+    unnamed = _naming({k: v for k, v in read.items() if k not in flags})
+    require(not unnamed, f"'{resume or file}' names code, which runs only where you name it: add{unnamed}.")
     entries = {**read, **flags, "command": command}
     for section in ("options", "run"):
         entries[section] = {**(read.get(section) or {}), **flags.get(section, {})}
@@ -90,23 +93,42 @@ def start(
     out = Path(resume or entries.get("out") or f"runs/{default}")
     check(entries, str(out))
 
-    from stillhouse.api.execute import execute
+    from stillhouse.api.execute import Memory, execute, run_named
     from stillhouse.api.run import Run
+    from stillhouse.io.own import failure, raised_in
     from stillhouse.train.loop import Interrupted
 
-    run = Run.from_entries({**entries, "out": out})
+    run, memory = Run.from_entries({**entries, "out": out}), Memory()
+    run_named(run, memory)
     try:
-        model = execute(run, resume=resume is not None, quiet=bool(entries.get("quiet", False)))
+        model = execute(run, memory, resume=resume is not None, quiet=bool(entries.get("quiet", False)))
     except Interrupted as stop:
         print(
-            f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume {shlex.quote(str(out))}",
+            f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume "
+            f"{shlex.quote(str(out))}{_naming(entries)}",
             file=sys.stderr,
         )
         return 130
+    except Exception as error:
+        named = next((code for code in (run.teacher, run.network, run.data) if raised_in(error, code)), None)
+        if named is None:
+            raise
+        raise StillhouseError(
+            f"'{named}' fails: {failure(error, Path(str(named).rpartition(':')[0]))}."
+        ) from error
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
-    print(f"Look at it: stillhouse sample {shlex.quote(str(out))}")
+    code = getattr(model, "code", "")  # of a network of the user's own
+    print(f"Look at it: stillhouse sample {shlex.quote(str(out))}{f' --network {code}' if code else ''}")
     return 0
+
+
+def _naming(entries: Mapping[str, Any]) -> str:
+    """The options that name the code among the entries of a run; empty where there is none."""
+    from stillhouse.io.own import names_code
+
+    code = {entry: entries.get(entry) for entry in ("teacher", "network", "data")}
+    return "".join(f" --{entry} {shlex.quote(str(name))}" for entry, name in code.items() if names_code(name))
 
 
 def _entries(config: str | None, resume: str | None, command: str) -> dict[str, Any]:

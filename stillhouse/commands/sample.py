@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse import forms
-from stillhouse.commands.parser import Parser, add_opening, numbers, opening, run_entries
+from stillhouse.commands.parser import Parser, add_network, add_opening, numbers, opening, run_entries
 from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
@@ -60,12 +60,13 @@ def sample(words: list[str]) -> int:
             for option in form.options:
                 more = {"type": option.type, "default": option.default, "metavar": option.metavar}
                 group.add_argument(option.flag, help=option.help, **more)
+    add_network(parser, "the folder holds the weights of")
     given = parser.parse(words)
 
-    from stillhouse.api.runs import open_model
+    from stillhouse.api.resolve import named_model
     from stillhouse.io.data.prompts import read_prompts
 
-    model = open_model(given.model, **opening(given, "base"))
+    model = named_model(given.model, getattr(given, "network", None), **opening(given, "base"))
     form = forms.of(model)
     for other in forms.FORMS:
         wished = [o for o in other.options if getattr(given, o.name) != o.default]

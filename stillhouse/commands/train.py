@@ -5,9 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stillhouse.api.options import pairs
 from stillhouse.commands.parser import Pairs
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import require
+
+
+class PairsOrCode(Pairs):
+    """``KEY=VALUE …`` as a dictionary, or the name of code."""
+
+    def read(self, words: list[str], flag: str) -> Any:
+        """The words that follow the option ``flag``: a dictionary, or ``FILE.py:FUNCTION``."""
+        code = len(words) == 1 and "=" not in words[0] and ".py" in words[0]
+        return words[0] if code else pairs(words, flag)
 
 
 def train(words: list[str]) -> int:
@@ -21,10 +31,10 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--network",
         nargs="+",
-        action=Pairs,
+        action=PairsOrCode,
         metavar="KEY=VALUE",
         default=argparse.SUPPRESS,
-        help="network, e.g. name=unet width=32",
+        help="network, e.g. name=unet width=32; or your own code, FILE.py:FUNCTION",
     )
     parser.add_argument(
         "--process",
@@ -40,7 +50,9 @@ def train(words: list[str]) -> int:
     parser.add_argument(
         "--data",
         default=argparse.SUPPRESS,
-        help="folder of images, parquet or tar files; its first image gives the size where no world does",
+        help="folder of images, parquet or tar files, whose first image gives the size where no world "
+        "does; or "
+        "your own code, FILE.py:FUNCTION",
     )
 
     from stillhouse.api.system import right_command, system_class
@@ -52,6 +64,10 @@ def train(words: list[str]) -> int:
 
 
 def _check(entries: dict[str, Any], out: str) -> None:
+    require(
+        entries.get("network", {}) is not None,
+        f"The run in '{out}' was started from Python with its own network in memory; resume it from there.",
+    )
     data = entries.get("data", "auto")
     require(
         data is not None,

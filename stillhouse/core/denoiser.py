@@ -136,8 +136,16 @@ class Denoiser(nn.Module):
         return next(chain(self.parameters(), self.buffers()), torch.zeros(0)).device
 
     def copy(self) -> Denoiser:
-        """An independent trainable copy."""
-        twin = copy.deepcopy(self)
+        """An independent trainable copy; raises :class:`StillhouseError` for a network that can't be
+        copied."""
+        try:
+            twin = copy.deepcopy(self)
+        # a network of the user's may hold anything
+        except (RuntimeError, TypeError, AttributeError) as error:
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+            raise StillhouseError(
+                f"The network {type(self.net).__name__} can't be copied, which every student is: {line}."
+            ) from error
         twin.calls = 0
         return twin.requires_grad_(True)
 

@@ -18,14 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stillhouse.core.bridge import unconditional
-from stillhouse.core.denoiser import Call, Denoiser, call_plain
-from stillhouse.core.errors import StillhouseError, require, required_type, unknown
+from stillhouse.core.conditions import Condition, flattened, restored
+from stillhouse.core.denoiser import Call, Denoiser, ExactDenoiser, Wrapped, call_plain
+from stillhouse.core.errors import StillhouseError, require, required, required_type, unknown
 from stillhouse.core.prediction import KINDS, Kind
 from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
+from stillhouse.io.own import fill, is_own, kept, require_whole
 from stillhouse.models import build_model
 
 HEADER = "stillhouse"
+BESIDE = "stillhouse:"  # before the names of tensors in a file that are no weights
 CALLS: dict[str, Call] = {
     "plain": call_plain,
     "unconditional": unconditional,
@@ -88,50 +91,98 @@ def kind_from_config(config: dict[str, Any]) -> Kind:
         raise StillhouseError(f"Prediction kind '{name}' can't be made from {fields}: {error}.") from error
 
 
+def describe_denoiser(denoiser: Denoiser, info: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All of a denoiser but its weights, as plain data; what can't be saved is refused here, at no cost.
+
+    Arguments:
+        denoiser: of one of our own networks, or of one of the user's.
+        info: anything that JSON can hold; ``code``, where it is there, names the user's code. None: nothing.
+
+    Returns:
+        The header of its file.
+
+    Raises:
+        StillhouseError: for a wrapper, a process or kind without a name, a network that no file can hold.
+    """
+    plain = type(denoiser) is Denoiser or not isinstance(denoiser, Wrapped | ExactDenoiser)
+    require(
+        plain and not isinstance(denoiser.net, Denoiser),
+        f"A {type(denoiser).__name__} can't be saved, only a denoiser of one of our own networks or of "
+        "yours; "
+        "save the one inside it.",
+    )
+    call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
+    about: dict[str, Any] = {}
+    if is_own(denoiser.net):
+        require_whole(denoiser.net)
+        own = {"class": type(denoiser.net).__name__, "code": (info or {}).get("code", "")}
+        about["own"] = {**own, "call": call or "own"}
+    else:
+        require(
+            call is not None,
+            f"A network of ours, {type(denoiser.net).__name__}, that is called in a way of your own can't be "
+            "saved; put it into a module of yours that is called as net(x, t, cond).",
+        )
+        about["model"] = denoiser.net.config
+    about |= {
+        "process": denoiser.process.config(),
+        "kind": kind_config(denoiser.kind),
+        "two_time": denoiser.two_time,
+        **({} if call in ("plain", None) or "own" in about else {"call": call}),
+        "info": info or {},
+    }
+    process_from_config(about["process"])  # a process of the user's own has no name to be found by
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise StillhouseError(f"The description to be saved is not plain data: {error}.") from error
+    return about
+
+
 def save_denoiser(
     path: str | Path,
     denoiser: Denoiser,
     info: dict[str, Any] | None = None,
     *,
     dtype: torch.dtype | None = None,
+    examples: Condition = None,
 ) -> None:
     """Write the weights of a denoiser and all that is needed to build it again into one safetensors file.
 
+    Of a network of the user's own the file holds the weights under their own names; opening it takes its
+    code, see :func:`load_denoiser`.
+
     Arguments:
         path: of the file.
-        denoiser: of one of our own networks.
+        denoiser: of one of our own networks, or of one of the user's.
         info: anything that JSON can hold (how it was made, how well it does); None: nothing.
         dtype: of the stored floating-point weights (``torch.float16`` halves the file); None: as they are.
+        examples: a condition that is kept as well, and comes back as ``info["examples"]``; None for none.
 
     Raises:
-        StillhouseError: the network has no ``config`` (the denoiser of a foreign model, a wrapper), or the
-            file can't be written.
+        StillhouseError: for what :func:`describe_denoiser` refuses, or if the file can't be written.
     """
-    model = getattr(denoiser.net, "config", None)
-    call = next((name for name, known in CALLS.items() if denoiser.call is known), None)
-    require(
-        isinstance(model, dict) and call is not None,
-        "Only a denoiser of one of our own networks can be saved like this, not one of "
-        f"{type(denoiser.net).__name__}.",
-    )
-    about = {
-        "model": model,
-        "process": denoiser.process.config(),
-        "kind": kind_config(denoiser.kind),
-        "two_time": denoiser.two_time,
-        **({} if call == "plain" else {"call": call}),
-        "info": info or {},
-    }
-    try:
-        header = json.dumps(about)
-    except (TypeError, ValueError) as error:
-        raise StillhouseError(f"The description to save with '{path}' is not plain data: {error}.") from error
+    about = describe_denoiser(denoiser, info)
+    weights: dict[str, Tensor] = denoiser.net.state_dict()
+    beside = {**flattened(denoiser.empty, "empty"), **flattened(examples, "examples")}
+    if "own" in about:
+        weights, shared, loose = kept(denoiser.net)
+        about["own"] |= {"shared": shared} if shared else {}
+        beside |= {f"loose.{name}": tensor for name, tensor in loose.items()}
 
     def stored(weight: Tensor) -> Tensor:
         return weight.detach().to("cpu", dtype if weight.is_floating_point() else None).contiguous()
 
-    weights = {name: stored(weight) for name, weight in denoiser.net.state_dict().items()}
-    atomic_write(path, lambda part: save_file(weights, part, {HEADER: header}))
+    weights = {name: stored(weight) for name, weight in weights.items()}
+    # parts of one tensor are written apart; safetensors holds no memory twice
+    weights |= {f"{BESIDE}{name}": stored(tensor).clone() for name, tensor in beside.items()}
+    weights = {name: w.clone() if _borrowed(w) else w for name, w in weights.items()}
+    atomic_write(path, lambda part: save_file(weights, part, {HEADER: json.dumps(about)}))
+
+
+def _borrowed(tensor: Tensor) -> bool:
+    """Whether a tensor is a part of a larger one."""
+    return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -151,7 +202,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            weights = current_weights(weights)
     except (SafetensorError, OSError) as error:
         raise StillhouseError(
             f"'{path}' is no whole safetensors file (cut short while copied?): {error}."
@@ -167,30 +217,94 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except ValueError as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
     about = required_type(about, dict, f"The header of '{path}' can't be read: it describes no network.")
-    return about, weights
+    return about, weights if "own" in about else current_weights(weights)
 
 
-def load_denoiser(path: str | Path) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser, in float32 on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser`
-    wrote to ``path``.
+def load_denoiser(
+    path: str | Path, network: Callable[[], Denoiser] | None = None
+) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser, on the CPU and in evaluation mode, and the ``info`` that :func:`save_denoiser` wrote; a
+    network of ours in float32, one of the user's in the precision that its code makes it in.
 
-    Raises :class:`StillhouseError` if there is no such file, if it is torn, a pickle, without our header, or
-    its weights don't fit the network that the header describes.
+    Arguments:
+        path: of the file.
+        network: makes a denoiser of the user's network, which is filled with the file's weights; its way of
+            being called is kept, process and kind are the file's. None for a network of ours.
+
+    Returns:
+        The denoiser and its information.
+
+    Raises:
+        StillhouseError: if there is no such file, if it is torn, a pickle, without our header, its weights
+            don't fit the network, or the network is the user's and ``network`` is missing.
     """
     path = Path(path)
     about, weights = _read(path)
+    beside = {n.removeprefix(BESIDE): weights.pop(n) for n in list(weights) if n.startswith(BESIDE)}
     try:
-        model, process, kind = (
-            build_model(about["model"]),
-            process_from_config(about["process"]),
-            kind_from_config(about["kind"]),
-        )
-        two_time, info, call = bool(about["two_time"]), about["info"], CALLS[about.get("call", "plain")]
+        process, kind = process_from_config(about["process"]), kind_from_config(about["kind"])
+        two_time, info = bool(about["two_time"]), dict(about["info"])
+        own = about.get("own")
+        made: Denoiser | None = None
+        if own is None:
+            call, net = CALLS[about.get("call", "plain")], build_model(about["model"])
+        else:
+            make = required(network, missing_code(path, own))
+            made = make()
+            call, net = made.call, made.net
+            weights |= {name: weights[first] for name, first in own.get("shared", {}).items()}
+    except StillhouseError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
-    _fit(path, model.state_dict(), weights)
-    model.load_state_dict(weights)
-    return Denoiser(model, process, kind, call=call, two_time=two_time).eval(), info
+    _fit(path, net.state_dict(), weights)
+    if own is None:
+        net.load_state_dict(weights)
+    else:
+        plain = own["call"] == "own" and call is call_plain
+        require(
+            not plain,
+            f"'{path}' was called through a function of yours; give the Denoiser or Model with its call, "
+            "not the "
+            "bare module.",
+        )
+        loose = {n.removeprefix("loose."): w for n, w in beside.items() if n.startswith("loose.")}
+        fill(net, weights, loose)
+    conditions = restored(restored(beside, "empty"), "examples")
+    if "examples" in conditions:
+        info["examples"] = conditions["examples"]
+    empty = conditions.get("empty", None if made is None else made.empty)
+    return Denoiser(net, process, kind, call=call, two_time=two_time, empty=empty).eval(), info
+
+
+def missing_code(path: Path, own: dict[str, Any]) -> str:
+    """The sentence for weights of a user's network whose code was not named.
+
+    Arguments:
+        path: of the file.
+        own: its header's description of the network.
+
+    Returns:
+        The sentence, with the code that the header names.
+    """
+    code = str(own.get("code") or "FILE.py:NAME")
+    return (
+        f"'{path}' holds weights of {own.get('class')}, a network of your own; name its code: --network "
+        f"{code}, "
+        "in Python load(folder, network=…)."
+    )
+
+
+def own_network(path: str | Path) -> dict[str, Any] | None:
+    """What the header of one of our files says of a network of the user's own; None for one of ours, and for
+    anything that is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(HEADER, "null"))
+    except (SafetensorError, OSError, ValueError):
+        return None
+    own = about.get("own") if isinstance(about, dict) else None
+    return own if isinstance(own, dict) else None
 
 
 def save_module(path: str | Path, module: nn.Module, info: dict[str, Any] | None = None) -> None:
@@ -215,12 +329,24 @@ def save_module(path: str | Path, module: nn.Module, info: dict[str, Any] | None
     atomic_write(path, lambda part: save_file(weights, part, {HEADER: header}))
 
 
-def load_module(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """What :func:`save_module` wrote, on the CPU and in evaluation mode; raises as :func:`load_denoiser`
-    does."""
+def load_module(
+    path: str | Path, network: Callable[[], Denoiser] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """What :func:`save_module` wrote.
+
+    Arguments:
+        path: of the file.
+        network: as of :func:`load_denoiser`, which this is for a denoiser.
+
+    Returns:
+        The module, on the CPU and in evaluation mode, and its information.
+
+    Raises:
+        StillhouseError: as :func:`load_denoiser` does.
+    """
     about, weights = _read(Path(path))
     if "module" not in about:
-        return load_denoiser(path)
+        return load_denoiser(path, network)
     try:
         module = build_model(about["module"])
     except (ValueError, KeyError, TypeError) as error:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from stillhouse import forms
 from stillhouse.api.evaluate import EVALUATION, labels_for
-from stillhouse.api.runs import CONFIG, teacher_of
+from stillhouse.api.resolve import open_model, teacher_of_run
+from stillhouse.api.runs import CONFIG
 from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
-from stillhouse.opening import load
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
@@ -133,12 +133,22 @@ def make_view(
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 
 
-def view_of_folder(folder: str | Path) -> RunView:
+def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: str | None = None) -> RunView:
     """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and
     ``evaluation.json``.
 
     ``run.yaml`` names the ``method`` and the ``teacher``; a teacher that was only in memory is not drawn.
-    Raises :class:`StillhouseError` if one of the files is missing or torn.
+
+    Arguments:
+        folder: of the run.
+        teacher: code of the user's, ``FILE.py:NAME``, in the place of the run's teacher; None for that.
+        network: code of the network that the folder holds the weights of; None for a network of ours.
+
+    Returns:
+        The view.
+
+    Raises:
+        StillhouseError: if one of the files is missing or torn, or is of a network whose code was not named.
     """
     folder = Path(folder)
     require(folder.is_dir(), f"There is no run folder '{folder}'.")
@@ -157,14 +167,14 @@ def view_of_folder(folder: str | Path) -> RunView:
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
     config = required_type(config, dict, f"'{config_file}' holds no settings.")
-    model = load(folder / "model")
+    model = open_model(folder / "model", network=network)
     source = config.get("teacher")
-    teacher = teacher_of(source, world, config.get("adapter")) if source else None
+    beside = teacher_of_run(config, world, teacher, network)
     journal = folder / "metrics.jsonl"
     return make_view(
         _method_name(str(config.get("method") or folder.name)),
         model,
-        teacher,
+        beside,
         world,
         evaluation,
         teacher_name=_teacher_name(source, world),

@@ -84,6 +84,12 @@ class _Options:
     kind: ClassVar[str]
     worlds: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ("teacher",)
+    # which teachers it is for, as Method has it
+    processes: ClassVar[tuple[str, ...]] = ("gaussian", "tokens", "bridge")
+    forms: ClassVar[tuple[str, ...]] = ()
+
+    def suits(self, teacher: Model) -> None:
+        """Refuse a teacher, with :class:`StillhouseError`, before any data is read."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]

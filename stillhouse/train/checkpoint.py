@@ -19,8 +19,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError
-from stillhouse.io.weights import atomic_write
+from stillhouse.io.own import is_own, loose_tensors, restore_loose
+from stillhouse.io.weights import BESIDE, atomic_write
 from stillhouse.train.player import Player
 
 log = logging.getLogger("stillhouse")
@@ -28,12 +30,37 @@ log = logging.getLogger("stillhouse")
 
 def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Every tensor of the modules under ``module/name``, copied, so that shared and strided tensors save
-    too."""
+    too; of a user's network also those that its state lacks, under ``module/stillhouse:name``."""
     return {
         f"{m}/{k}": v.detach().cpu().contiguous().clone()
         for m, module in modules.items()
-        for k, v in module.state_dict().items()
+        for k, v in [*module.state_dict().items(), *_beside(module).items()]
     }
+
+
+def _beside(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of users' networks inside a module that its state lacks."""
+    return {
+        f"{BESIDE}{place}.{name}": tensor
+        for place, net in _own(module)
+        for name, _, _, tensor in loose_tensors(net)
+    }
+
+
+def _by_a_library(net: nn.Module) -> bool:
+    """Whether a network is Diffusers' or Transformers', whose unsaved tensors follow from its configuration,
+    or a denoiser."""
+    return hasattr(net, "save_pretrained") or isinstance(net, Denoiser)
+
+
+def _own(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The users' networks inside a module, by name."""
+    found = [
+        (name, inner.net)
+        for name, inner in module.named_modules()
+        if type(inner) is Denoiser and is_own(inner.net) and not _by_a_library(inner.net)
+    ]
+    return [(f"{name}.net" if name else "net", net) for name, net in found]
 
 
 def restore_weights(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
@@ -46,6 +73,9 @@ def restore_weights(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -
     """
     for m, module in modules.items():
         own = {k.removeprefix(f"{m}/"): v for k, v in tensors.items() if k.startswith(f"{m}/")}
+        beside = {k.removeprefix(BESIDE): own.pop(k) for k in list(own) if k.startswith(BESIDE)}
+        for place, net in _own(module):
+            restore_loose(net, {k.removeprefix(f"{place}."): v for k, v in beside.items()})
         try:
             module.load_state_dict(own)
         except RuntimeError as error:

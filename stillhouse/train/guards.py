@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Protocol
+
+from stillhouse import forms
+from stillhouse.core.bridge import Bridge
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.model import Model
 from stillhouse.train.data import Data
 from stillhouse.train.method import Method
+
+PROCESSES = {"gaussian": "a Gaussian process", "tokens": "tokens", "bridge": "a bridge"}
+
+
+class Particular(Protocol):
+    """A system that is for teachers of some kinds: a :class:`Method` and any other."""
+
+    processes: ClassVar[tuple[str, ...]]
+    forms: ClassVar[tuple[str, ...]]
+
+
+def suiting(system: Particular, teacher: Model) -> None:
+    """Refuse, with a :class:`StillhouseError`, a teacher of another kind than a system is for.
+
+    Arguments:
+        system: its ``processes`` and ``forms`` count.
+        teacher: its process and the form of its samples count.
+    """
+    name = type(system).__name__
+    process = teacher.denoiser.process
+    kind = "tokens" if process.discrete else "bridge" if isinstance(process, Bridge) else "gaussian"
+    require(
+        kind in system.processes,
+        f"{name} is for models of {' or '.join(PROCESSES[k] for k in system.processes)}, not of "
+        f"{PROCESSES[kind]}.",
+    )
+    form = forms.of(teacher).name
+    require(
+        not system.forms or form in system.forms,
+        f"{name} is for models of the form {' or '.join(system.forms)}; this one makes samples of the form "
+        f"{form}.",
+    )
 
 
 def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None) -> None:
@@ -19,6 +55,7 @@ def fitting(method: Method, teacher: Model, data: Data, student: Denoiser | None
         data: must have samples, parts and views where the method reads them.
         student: a network of the user's own; None: the method makes one.
     """
+    suiting(method, teacher)
     name = type(method).__name__
     made, given = tuple(teacher.shape), tuple(data.shape)
     require(made == given, f"The teacher makes samples of shape {made}, the data has {given}.")

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser, Wrapped
 from stillhouse.core.draws import seed_of, seeded
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_modules, current_run
+from stillhouse.io.own import digest, is_own
 from stillhouse.model import Model, Network
 from stillhouse.train import checkpoint
 from stillhouse.train.batch import Batch
@@ -71,6 +72,11 @@ class Trainer:
         on_grid: Callable[[int, Tensor], None] | None = None,
         info: Mapping[str, Any] | None = None,
     ):
+        # of a teacher that a user's code makes: it must be the same when the run goes on
+        made = teacher.pipeline is None and teacher.tokenizer is None and is_own(teacher.denoiser.net)
+        closed = isinstance(teacher.denoiser, ExactDenoiser | Wrapped)
+        taught = made and not closed and method.requires("teacher")
+        self.digest = digest(teacher.denoiser.net) if out and taught else ""
         if recipe.lora:
             require(
                 student is None,
@@ -121,6 +127,9 @@ class Trainer:
         self._switches(method.student)
         self.journal = Journal(None, recipe.steps, show=False)  # silent until the run begins
         self.stopping = False
+        product = self.product()
+        if isinstance(product, Model):
+            product.require_savable()  # now, and not after hours of training
 
     # -- a run -------------------------------------------------------------------------------------
     def fit(self, resume: bool = False) -> Model:
@@ -321,7 +330,13 @@ class Trainer:
         state, files = found
         mine = self._fingerprint()
         noted = current_run(state["run"], mine)
-        changed = [k for k in mine if noted.get(k) != mine[k]]
+        require(
+            noted.get("teacher", self.digest) == self.digest,
+            f"The teacher of the run in '{self.out}' had other weights than the one given now; its code "
+            "must make "
+            "the same network each time, from saved weights or under a fixed seed.",
+        )
+        changed = [k for k in mine if k != "teacher" and noted.get(k) != mine[k]]
         require(
             not changed,
             f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the "
@@ -354,7 +369,15 @@ class Trainer:
                 "lora",
             )
         }
-        fingerprint: dict[str, Any] = json.loads(json.dumps({**plain, "method": self.method.describe()}))
+        fingerprint: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    **plain,
+                    "method": self.method.describe(),
+                    **({"teacher": self.digest} if self.digest else {}),
+                }
+            )
+        )
         return fingerprint
 
     def _catch_signals(self) -> dict[int, Any]:

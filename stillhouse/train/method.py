@@ -90,6 +90,9 @@ class Method:
     worlds: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = "method"
     needs: ClassVar[tuple[str, ...]] = ("teacher",)  # as stillhouse.train.needs reads them
+    # which teachers it is for: of a gaussian process, of tokens or of a bridge; forms of sample, none for any
+    processes: ClassVar[tuple[str, ...]] = ("gaussian",)
+    forms: ClassVar[tuple[str, ...]] = ()
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
     negative_prompt: ClassVar[str] = ""  # of the teacher, where it is a text-to-video pipeline; empty: none
     optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player

@@ -49,6 +49,7 @@ class IBMD(ScoreRange):
     kind = "method"
     worlds = ("mixture", "photos")
     needs = ("teacher",)
+    processes = ("bridge",)
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, betas=(0.0, 0.99), clip=10.0),
         "fake": Optim(lr=1e-3, betas=(0.0, 0.99), clip=10.0),

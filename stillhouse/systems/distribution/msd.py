@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stillhouse.adapters import Adapted
 from stillhouse.core.conditions import Condition, cycled, move, pick, size
-from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
+from stillhouse.io.own import is_own
 from stillhouse.model import Model
 from stillhouse.models.routed import Routed, route
 from stillhouse.parts.gaps.critic import discriminator_loss, features, generator_loss, head_for
@@ -185,13 +186,26 @@ class MSD(Program):
     worlds = ("mixture", "digits")
     needs = ("teacher", "data unless gan_weight=0")
 
+    processes = ("gaussian",)
+
+    def suits(self, teacher: Model) -> None:
+        """Refuse students that could not be joined."""
+        require(
+            teacher.pipeline is None,
+            "Students of a Diffusers pipeline can't be joined to one pipeline; part its prompts yourself.",
+        )
+        closed = isinstance(teacher.denoiser, ExactDenoiser)
+        require(
+            closed or not is_own(teacher.denoiser.net),
+            "Students that are networks of your own can't be joined to one network of ours; part their "
+            "conditions "
+            "yourself.",
+        )
+
     def parts(self, models: Mapping[str, Model], data: Data) -> list[Part]:
         """For each part of the conditions: score matching if it is smaller, matching, matching with a critic
         if there is data."""
-        require(
-            models["teacher"].pipeline is None,
-            "Students of a Diffusers pipeline can't be joined to one pipeline; part its prompts yourself.",
-        )
+        self.suits(models["teacher"])
         everyone = conditions_of(data)
         self.by = (
             label_blocks(data.classes, self.students)

@@ -51,6 +51,7 @@ class SDTT(Method):
     kind = "method"
     worlds = ("text",)
     needs = ("teacher", "data")
+    processes = ("tokens",)
     same_size = True
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=3e-4, clip=1.0)}
     free_steps = True

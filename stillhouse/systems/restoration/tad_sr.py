@@ -75,6 +75,7 @@ class TADSR(Method):
     kind = "method"
     worlds = ("mixture", "photos")
     needs = ("teacher", "data unless gan_weight=0")
+    processes = ("bridge",)
     optim: ClassVar[dict[str, Optim]] = {
         "critic": Optim(lr=5e-5, name="adamw"),
         "student": Optim(lr=5e-5, name="adamw"),

@@ -54,13 +54,17 @@ class OSS(Operation):
             f"{self.grid_steps}.",
         )
 
-    def apply(self, models: Mapping[str, Model], work: Work) -> Model:
-        """The teacher with searched samplings, the longest one first; its network is the same object."""
-        teacher = models["teacher"]
+    def suits(self, teacher: Model) -> None:
+        """Refuse a model that has no schedule to be searched."""
         require(
             teacher.free_steps and not teacher.denoiser.process.discrete,
             "A schedule is searched for a many-step model of vectors; a student has the steps it learned.",
         )
+
+    def apply(self, models: Mapping[str, Model], work: Work) -> Model:
+        """The teacher with searched samplings, the longest one first; its network is the same object."""
+        teacher = models["teacher"]
+        self.suits(teacher)
         base = teacher.sampling(self.grid_steps, self.guidance or None)
         indices = self._paths(teacher, base, work)
         times = list(reversed(base.times))

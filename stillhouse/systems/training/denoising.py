@@ -39,6 +39,7 @@ class Denoising(Method):
     kind = "method"
     worlds = ("mixture", "digits", "mnist", "shapes", "text")
     needs = ("data",)
+    processes = ("gaussian", "tokens", "bridge")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", warmup=100, clip=1.0)}
     free_steps = True
 

@@ -55,6 +55,7 @@ class CausVid(CausalMethod):
     kind = "method"
     worlds = ("clips",)
     needs = ("teacher", "data")
+    forms = ("video",)
     optim = SCORE_OPTIM
 
     def __post_init__(self) -> None:

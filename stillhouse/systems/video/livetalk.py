@@ -83,6 +83,7 @@ class LiveTalk(CausalMethod):
     kind = "method"
     worlds = ("clips",)
     needs = ("teacher", "data if reference=true")
+    forms = ("video",)
     optim = SCORE_OPTIM
 
     def __post_init__(self) -> None:
