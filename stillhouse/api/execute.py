@@ -12,7 +12,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.options import build_recipe, recipe_entries
+from stillhouse.api.announce import announce, described
+from stillhouse.api.defaults import Defaults, beginning, continued
+from stillhouse.api.options import build_recipe, read_yaml, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
     data_of,
@@ -27,6 +29,7 @@ from stillhouse.api.resolve import (
 )
 from stillhouse.api.run import CACHE, CONFIG, Run
 from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
+from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.model import Model, Network
@@ -66,9 +69,13 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     memory = memory or Memory()
     free_folder(run.out, resume)
     named = memory.system if memory.system is not None else run.system or "denoising"
-    system = system_of(named, run.options)
-    recipe = build_recipe(run.recipe)
-    right_command(run.command, system_class(named), run.system)
+    folder, sort = Path(run.out) if run.out else None, system_class(named)
+    begun = resume and folder is not None and (folder / CONFIG).is_file()
+    defaults = Defaults(run.options, run.recipe)
+    if begun and folder:
+        defaults = continued(sort, read_yaml(folder / CONFIG), run.options, run.recipe)
+    system, recipe = _set_up(named, run, defaults)
+    right_command(run.command, sort, run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
     given = memory.data if memory.data is not None else run.data
     if run.command == "train":
@@ -78,11 +85,16 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         run = replace(run, process=process, kind=kind)
     else:
         wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
-        base = teacher_of(wanted, place, run.adapter)
+        base = teacher_of(wanted, place, run.adapter, run.opening)
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
+        if not begun:
+            slug = Path(name_of(named) or sort.__name__).name
+            defaults = beginning(sort, slug, base, run.options, run.recipe)
+            system, recipe = _set_up(named, run, defaults)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
-    folder = Path(run.out) if run.out else None
+    prompts = prompts_of(run.validation_prompts)
+    shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     student: Any = memory.student if memory.student is not None else run.student or None
     run = replace(
@@ -91,8 +103,10 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         world=getattr(place, "config", None),
         options=system.describe()["options"],
         recipe=recipe_entries(recipe),
+        settings=defaults.line or None,
+        validation_prompts=prompts,
     )
-    job = Job(run, base, data, recipe, folder, resume, quiet)
+    job = Job(run, base, data, recipe, folder, resume, quiet, shown)
     if isinstance(system, Operation):
         return job.operation(system, student)
     if isinstance(system, Program):
@@ -101,6 +115,12 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
+
+
+def _set_up(named: Any, run: Run, defaults: Defaults) -> tuple[Any, Recipe]:
+    """The system and the recipe under ``defaults``; the options of an object are all its maker's."""
+    options = defaults.options if isinstance(named, str | type) else run.options
+    return system_of(named, options), build_recipe(defaults.run)
 
 
 @dataclass
@@ -115,6 +135,7 @@ class Job:
     folder: Path | None
     resume: bool
     quiet: bool
+    validation: Validation | None = None
 
     def method(self, method: Method, student: Denoiser | None) -> Model:
         """Train a method.
@@ -128,6 +149,7 @@ class Job:
         """
         trainer = self._trainer(method, self.base, self.data, self.recipe, student, self.folder)
         self._record(trainer.engine)
+        announce(described(self.run, self.base, trainer, self.folder), trainer.engine, self.quiet)
         return trainer.fit(resume=self.folder is not None)
 
     def operation(self, operation: Operation, student: Any) -> Model:
@@ -194,6 +216,8 @@ class Job:
             trainer = self._trainer(part.method, self.base, data, recipe, first, folder)
             if not made:
                 self._record(trainer.engine)
+            lines = {"part": part.name, **described(self.run, self.base, trainer, folder)}
+            announce(lines, trainer.engine, self.quiet)
             made[part.name] = trainer.fit(resume=folder is not None)
             if trainer.stopping and len(made) < len(parts):
                 raise Interrupted(f"Stopped after the part '{part.name}', all saved.")
@@ -240,6 +264,7 @@ class Job:
             out=folder,
             quiet=self.quiet,
             on_grid=grid,
+            on_step=self.validation,
             info=self._info(),
         )
 

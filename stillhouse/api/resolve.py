@@ -45,7 +45,10 @@ def default_teacher(world: World | None) -> str:
 
 
 def teacher_of(
-    teacher: Model | Denoiser | str | Path, world: World | None, adapter: str | None = None
+    teacher: Model | Denoiser | str | Path,
+    world: World | None,
+    adapter: str | None = None,
+    opening: Mapping[str, Any] | None = None,
 ) -> Model:
     """The teacher of a run.
 
@@ -55,6 +58,7 @@ def teacher_of(
         world: needed for a denoiser and a closed form; None for none.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
+        opening: size and precision of a pipeline that is opened.
 
     Returns:
         The model.
@@ -62,6 +66,11 @@ def teacher_of(
     Raises:
         StillhouseError: where a world is needed and none given, or nothing can be opened.
     """
+    named = isinstance(teacher, str | Path) and str(teacher).partition(":")[0] != "exact"
+    require(
+        named or not opening,
+        f"Only a Diffusers pipeline that is opened here takes a {', '.join(opening or ())}.",
+    )
     if isinstance(teacher, Model):
         return teacher
     if isinstance(teacher, Denoiser):
@@ -73,7 +82,7 @@ def teacher_of(
         return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
-        return open_model(teacher, adapter)
+        return open_model(teacher, adapter, opening)
     world = required(world, "The closed-form teacher is a world's; name the world.")
     return exact_teacher(world, process_from_config(process or world.default_process))
 
@@ -101,13 +110,16 @@ def _of_world(world: World, denoiser: Denoiser, samplings: dict[int, Sampling]) 
     )
 
 
-def open_model(source: str | Path, adapter: str | None = None) -> Model:
+def open_model(
+    source: str | Path, adapter: str | None = None, opening: Mapping[str, Any] | None = None
+) -> Model:
     """Open a model to sample from.
 
     Arguments:
         source: what :func:`stillhouse.load` takes, or the folder of a finished run.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
+        opening: size and precision of a pipeline.
 
     Returns:
         The model.
@@ -116,25 +128,28 @@ def open_model(source: str | Path, adapter: str | None = None) -> Model:
         StillhouseError: for a plain network, which makes no samples, and for a run without a model yet.
     """
     return required_type(
-        open_product(source, adapter),
+        open_product(source, adapter, opening),
         Model,
         f"'{source}' holds a plain network, which makes no samples; open it in Python with stillhouse.load.",
     )
 
 
-def open_product(source: str | Path, adapter: str | None = None) -> Model | Network:
+def open_product(
+    source: str | Path, adapter: str | None = None, opening: Mapping[str, Any] | None = None
+) -> Model | Network:
     """Open the product of a system.
 
     Arguments:
         source: what :func:`stillhouse.load` takes, or the folder of a finished run.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
             the run, if any.
+        opening: size and precision of a pipeline; None for its own.
 
     Returns:
         A model or a plain network.
 
     Raises:
-        StillhouseError: for a run without a model yet.
+        StillhouseError: for a run without a model yet, and for a size of what is no pipeline.
     """
     folder = Path(source)
     if (folder / CONFIG).exists():
@@ -142,7 +157,15 @@ def open_product(source: str | Path, adapter: str | None = None) -> Model | Netw
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
         adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
-    return load(source, adapter=adapter) if adapter else load(source)
+    given = {**(opening or {}), **({"adapter": adapter} if adapter else {})}
+    if opening:
+        place = shipped().get(str(source), Path(source))
+        piped = any((place / name).is_file() for name in ("model_index.json", "stillhouse.json"))
+        require(
+            piped or str(source).startswith("hub:"),
+            f"'{source}' is no Diffusers pipeline, which alone takes a {', '.join(opening)}.",
+        )
+    return load(source, **given)
 
 
 def data_of(

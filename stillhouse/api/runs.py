@@ -3,20 +3,23 @@ same :class:`~stillhouse.api.run.Run`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute
+from stillhouse.api.options import fields_of
 from stillhouse.api.resolve import data_of as data_of
 from stillhouse.api.resolve import open_model as open_model
 from stillhouse.api.resolve import teacher_of as teacher_of
 from stillhouse.api.run import CACHE as CACHE
 from stillhouse.api.run import CONFIG as CONFIG
-from stillhouse.api.run import Run
+from stillhouse.api.run import OPENING, Run
 from stillhouse.api.system import name_of, split_options, system_class
+from stillhouse.api.validation import prompts_of
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.model import Model
@@ -39,6 +42,7 @@ def distill(
     resume: bool = False,
     quiet: bool = False,
     adapter: str | None = None,
+    validation_prompts: Sequence[str] | str | Path = (),
     **options: Any,
 ) -> Model:
     """Make a product of ``teacher`` by any system that has one; with ``out`` the run's files and
@@ -61,15 +65,22 @@ def distill(
         resume: go on with the run in ``out``.
         quiet: no progress bar.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``"./file.py:Class"``.
+        validation_prompts: prompts, or the file of some, that the student is sampled with every
+            ``validation_every`` iterations, into ``out/validation``.
         options: fields of the system and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here;
-            where both have a name it is the system's, and the run's has ``run_`` before it.
+            where both have a name it is the system's, and the run's has ``run_`` before it. Of a Diffusers
+            pipeline that is opened here also ``height``, ``width``, ``frames`` and ``dtype`` of its frozen
+            weights (``fp32``, ``bf16``, ``fp16``; its files' own unless given).
 
     Returns:
         The product. Raises :class:`StillhouseError` for anything that does not fit, before anything is
         written.
     """
+    mine = fields_of(system_class(method))
+    opening = {name: options.pop(name) for name in OPENING if name in options and name not in mine}
     run, memory = _described(method, options, world, data, out)
-    run.adapter = adapter
+    run = replace(run, adapter=adapter, **opening)
+    run.validation_prompts = prompts_of(validation_prompts)
     run.teacher = str(teacher) if isinstance(teacher, str | Path) else None
     memory.teacher = None if isinstance(teacher, str | Path) else teacher
     if isinstance(student, str | Path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from typing import Any
 
-from stillhouse.commands.parser import Pairs
+from stillhouse.commands.parser import Pairs, Parser
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import StillhouseError, require
 
@@ -35,6 +36,13 @@ def distill(words: list[str]) -> int:
         default=argparse.SUPPRESS,
         help="how a Diffusers pipeline of an unknown kind is read",
     )
+    parser.add_argument(
+        "--validation-prompts",
+        nargs="+",
+        metavar="FILE_OR_TEXT",
+        default=argparse.SUPPRESS,
+        help="prompts that the student is sampled with now and then, into the run's folder",
+    )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument(
         "--student", nargs="+", action=Pairs, metavar="KEY=VALUE", default=argparse.SUPPRESS, help=what
@@ -50,12 +58,30 @@ def distill(words: list[str]) -> int:
         parser.parse(words)  # shows the help with --help
         raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")
 
+    from stillhouse.api.options import fields_of
     from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("distill", kind, name)
+    _add_opening(parser, fields_of(kind))
     add_options(parser, kind, kind.__name__)
     return start(words, parser, "distill", name, _check)
+
+
+def _add_opening(parser: Parser, taken: Container[str]) -> None:
+    """How a Diffusers pipeline is opened; a system's option of the same name is the system's."""
+    group = parser.add_argument_group("of a teacher that is a Diffusers pipeline")
+    lines = {"height": "pixels of the pictures", "width": "likewise", "frames": "of the clips"}
+    for name, line in lines.items():
+        if name not in taken:
+            flag, shown = f"--{name}", f"{line} [its own]"
+            group.add_argument(flag, type=int, metavar="N", default=argparse.SUPPRESS, help=shown)
+    group.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        default=argparse.SUPPRESS,
+        help="of the frozen weights; what learns is fp32 [as its files have them]",
+    )
 
 
 def _check(entries: dict[str, Any], out: str) -> None:

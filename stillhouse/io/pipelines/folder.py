@@ -14,6 +14,7 @@ import torch
 
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.pipelines.base import Family
+from stillhouse.io.pipelines.precision import file_dtype, held_in_files
 from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.video import VideoFamily
@@ -34,7 +35,7 @@ def open_pipeline(
     source: str | Path,
     adapter: str | type[Family] | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     height: int | None = None,
     width: int | None = None,
     frames: int | None = None,
@@ -47,7 +48,7 @@ def open_pipeline(
             a single safetensors checkpoint.
         adapter: a :class:`Family` of one's own, or ``"./file.py:Class"``; None: the one registered for the
             pipeline's class.
-        dtype: of the weights.
+        dtype: of the weights; None: of each part as its files have it (of a hub's model float32).
         height: of the pictures, in pixels; None: the pipeline's default.
         width: likewise.
         frames: of clips; None: the pipeline's default.
@@ -68,14 +69,16 @@ def open_pipeline(
     )
     name = str(source)
     if name.startswith(HUB):
-        pipe, folder = _load(name.removeprefix(HUB), local=False, torch_dtype=dtype), None
+        pipe, folder = _load(name.removeprefix(HUB), local=False, torch_dtype=dtype or torch.float32), None
     elif Path(name).is_file():
-        pipe, folder = _single(Path(name), dtype, config), None
+        pipe, folder = _single(Path(name), dtype or file_dtype(Path(name)), config), None
     else:
         folder = Path(name)
         index = check_folder(folder)
         family_for(index["_class_name"], adapter)  # an unknown class is refused before gigabytes are read
-        pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
+        variant = _variant(folder, index)
+        own = dtype or held_in_files(folder, index, variant)
+        pipe = _load(name, local=True, torch_dtype=own, variant=variant)
     kind = family_for(type(pipe).__name__, adapter)
     if frames is None:
         return kind(pipe, height=height, width=width, folder=folder)
