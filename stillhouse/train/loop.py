@@ -164,6 +164,7 @@ class Trainer:
     def prepare(self, start: int = 0) -> None:
         """What the first iteration needs: the probe, the journal, the bank."""
         self.probe = Probe(self.teacher, self.data, self.recipe.seed)
+        self.feed.open_bank(start)  # first: it has a bar of its own
         self.journal = Journal(
             self.out if self.engine.main else None,
             self.recipe.steps,
@@ -172,7 +173,6 @@ class Trainer:
             show=self.engine.main and not self.quiet,
             tensorboard=self.recipe.tensorboard,
         )
-        self.feed.open_bank(start)
 
     def iterate(self, step: int) -> None:
         """Iteration ``step``: every player whose turn it is moves once."""
@@ -193,9 +193,8 @@ class Trainer:
         for name in turns:
             player = self.players[name]
             with seeded(seed_of(self.recipe.seed, self.engine.rank, step, name), self.engine.device):
-                value = (
-                    self._counted(player, batches, step) if name in new else self._turn(player, batches, step)
-                )
+                turn = self._counted if name in new else self._turn
+                value = turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
             norm = player.gradient_norm()
             if self._finite(name, step, value, norm):
