@@ -9,12 +9,10 @@ from stillhouse import forms
 from stillhouse.adapters import Adapted
 from stillhouse.api.run import Run
 from stillhouse.core.denoiser import ExactDenoiser
-from stillhouse.core.precision import NAMES, held_in
+from stillhouse.core.precision import dtype_name, held_in
 from stillhouse.model import Model
 from stillhouse.train.engine import Engine
 from stillhouse.train.loop import Trainer
-
-SHORT = {dtype: name for name, dtype in NAMES.items()}
 
 
 def announce(lines: dict[str, str], engine: Engine, quiet: bool) -> None:
@@ -61,8 +59,7 @@ def _whose(run: Run, base: Model) -> str:
         return ", ".join([*named, "a closed form"])
     net = base.denoiser.net
     weights = sum(p.numel() for n, p in net.named_parameters() if ".lora_" not in n)
-    dtype = held_in(net)
-    return ", ".join([*named, f"{weights:,} weights in {SHORT.get(dtype, str(dtype))}"])
+    return ", ".join([*named, f"{weights:,} weights in {dtype_name(held_in(net))}"])
 
 
 def _learns(name: str, trainer: Trainer) -> str:

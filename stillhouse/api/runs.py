@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute
@@ -22,6 +23,7 @@ from stillhouse.api.system import name_of, split_options, system_class
 from stillhouse.api.validation import prompts_of
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.precision import dtype_name
 from stillhouse.model import Model
 from stillhouse.systems.base import Operation, Program
 from stillhouse.train.data import Data
@@ -78,6 +80,8 @@ def distill(
     """
     mine = fields_of(system_class(method))
     opening = {name: options.pop(name) for name in OPENING if name in options and name not in mine}
+    if isinstance(opening.get("dtype"), torch.dtype):
+        opening["dtype"] = dtype_name(opening["dtype"])
     run, memory = _described(method, options, world, data, out)
     run = replace(run, adapter=adapter, **opening)
     run.validation_prompts = prompts_of(validation_prompts)

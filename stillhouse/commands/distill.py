@@ -54,6 +54,10 @@ def distill(words: list[str]) -> int:
         default=argparse.SUPPRESS,
         help="the student that an operation needs: a folder of a run or of a model",
     )
+    parser.epilog = (
+        "With a Diffusers pipeline for a teacher, options that are not given have the values that the system "
+        "was published with for its family, printed at the start with their source."
+    )
     if not name:
         parser.parse(words)  # shows the help with --help
         raise StillhouseError("Name a method: stillhouse distill METHOD …; `stillhouse systems` lists them.")

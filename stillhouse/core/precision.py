@@ -25,6 +25,11 @@ def dtype_of(name: str) -> torch.dtype:
     return NAMES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The inverse of :func:`dtype_of`; of another dtype its own name."""
+    return next((name for name, known in NAMES.items() if known == dtype), str(dtype).removeprefix("torch."))
+
+
 def held_in(net: nn.Module) -> torch.dtype:
     """The dtype of a network's first floating weight; float32 for a network without any."""
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)

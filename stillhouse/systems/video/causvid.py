@@ -60,12 +60,10 @@ class CausVid(CausalMethod):
     optim = SCORE_OPTIM
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "tianweiy/CausVid@ca21150, Wan 2.1 1.3B in three steps, both stages; the trajectories' scale "
-            "is not "
-            "stated: that of the score; of adapters it is the nearest",
+            "tianweiy/CausVid@ca21150, Wan 2.1 1.3B in three steps, both stages",
             lr={"student": 2e-6, "fake": 2e-6},
             options={"levels": (1.0, 0.757, 0.522), "chunk": 3, "ode_share": 0.75, "paths": 1500}
-            | {"path_guidance": 4.5, "guidance": 4.5, "shift": 8.0},
+            | {"path_guidance": 6.0, "guidance": 4.5, "shift": 8.0},
             run={**ADAMW, **CONSTANT, "clip": 10.0},
         ),
     }
