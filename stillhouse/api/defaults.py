@@ -90,7 +90,8 @@ def beginning(
     rates = {**found.lr, **(run.get("lr") or {})}
     made = Defaults({**found.options, **options}, {**entries, **run} | ({"lr": rates} if rates else {}))
     taken = {k: v for k, v in found.options.items() if k not in options}
-    taken |= {k: v for k, v in entries.items() if k not in run}
+    flags = {RENAMED.get(name, name): flag for flag, name in run_fields(fields_of(kind)).items()}
+    taken |= {flags[k]: v for k, v in entries.items() if k not in run}
     shown = {f"lr {player}": rate for player, rate in rates.items()} | taken
     values = ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
     what = type(teacher.pipeline.pipe).__name__.removesuffix("Pipeline") if teacher.pipeline else "language"

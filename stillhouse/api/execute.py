@@ -94,6 +94,10 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
     prompts = prompts_of(run.validation_prompts)
+    require(
+        not prompts or not isinstance(system, Operation),
+        f"{type(system).__name__} has no iterations to validate; sample its product instead.",
+    )
     shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     student: Any = memory.student if memory.student is not None else run.student or None

@@ -43,9 +43,9 @@ class Validation:
 
     def __init__(self, base: Model, prompts: Sequence[str], folder: Path | None, every: int, seed: int):
         self.base, self.every = base, every
-        place = required(folder, "Samples of validation prompts are written to the run's folder; name one.")
+        required(folder, "Samples of validation prompts are written to the run's folder; name one.")
         text = required(base.text, "The teacher takes no prompts, so there are none to validate with.")
-        self.folder, self.prompts = place / FOLDER, list(prompts)
+        self.prompts = list(prompts)
         with torch.no_grad():
             cond = required(
                 move(text.encode(self.prompts), "cpu"), "The teacher's text encoder gives nothing."
@@ -56,11 +56,12 @@ class Validation:
         """Look after iteration ``step``, if it is time to."""
         total = trainer.recipe.steps
         every = self.every or max(1, total // 10)
-        if not trainer.engine.main or ((step + 1) % every and step + 1 != total):
+        if not (trainer.engine.main and trainer.out) or ((step + 1) % every and step + 1 != total):
             return
         made = trainer.product()
         if not isinstance(made, Model):
             return  # a network that makes no samples
         samples = self.probe.samples(made, next(iter(made.samplings.values())))
-        forms.of(self.base).save_grid(self.folder / f"step-{step + 1:08d}", self.base, samples)
-        atomic_write(self.folder / "prompts.txt", "\n".join([*self.prompts, ""]).encode())
+        folder = trainer.out / FOLDER
+        forms.of(self.base).save_grid(folder / f"step-{step + 1:08d}", self.base, samples)
+        atomic_write(folder / "prompts.txt", "\n".join([*self.prompts, ""]).encode())

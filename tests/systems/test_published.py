@@ -129,6 +129,11 @@ def test_every_system_for_pipelines_has_published_settings_that_can_be_carried_o
             assert settings.source or "lora" in words, (row.slug, key)
 
 
+def test_a_value_of_the_run_and_an_option_of_its_name_stand_apart():
+    line = resolved("tbcm", "sana")[2].line
+    assert ", warmup 4000, " in line and ", run_warmup 5000, " in line
+
+
 def test_what_is_given_wins_and_the_rest_stays():
     system, recipe, made = resolved(
         "dmd2", "sdxl", options={"guidance": 3.0}, lr={"fake": 1e-3}, clip=1.0, weight_decay=0.0

@@ -89,8 +89,7 @@ class SDXLLightning(Method):
     published: ClassVar[Published] = {
         "pipeline": Settings(
             "SDXL-Lightning (2402.13929), sections 3.6 and 3.7, the adversarial stages (its regression "
-            "learns at "
-            "1e-5); of other families it is the nearest",
+            "learns at 1e-5); of other families it is the nearest",
             lr={"student": 5e-7, "critic": 5e-7},
             options={"guidance": 6.0},
             run={**PLAIN_ADAM, **CONSTANT, "betas": (0.0, 0.99), "clip": 0.0},

@@ -56,8 +56,8 @@ class ICD(Method):
     }
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "iCD (2406.14539), appendix A, Stable Diffusion 1.5, adapters, whose scales are 1, 8, 12, 16 and "
-            "20; of whole networks and of other families it is the nearest",
+            "iCD (2406.14539), appendix A, Stable Diffusion 1.5, adapters, whose scales are 1, 8, 12, 16 and"
+            " 20; of whole networks and of other families it is the nearest",
             lr={"student": 8e-6, "forward": 8e-6},
             options={"high_guidance": 20.0},
             run={**ADAMW, **CONSTANT, "weight_decay": 0.0, "clip": 1.0},

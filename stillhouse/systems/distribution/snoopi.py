@@ -56,8 +56,8 @@ class Snoopi(OneCallScore, GuidanceRange):
     }
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "SNOOPI (2412.02687), section 6.1; clipping and schedule are not stated: those of SwiftBrush; of "
-            "adapters it is the nearest",
+            "SNOOPI (2412.02687), section 6.1; clipping and schedule are not stated: those of SwiftBrush; of"
+            " adapters it is the nearest",
             lr={"student": 1e-6, "fake": 1e-3},
             run={**ADAMW, **CONSTANT, "clip": 1.0},
         ),

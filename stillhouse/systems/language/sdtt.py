@@ -57,8 +57,8 @@ class SDTT(Method):
     free_steps = True
     published: ClassVar[Published] = {
         "language": Settings(
-            "SDTT (2410.21035), section 4, MDLM of 169 M weights; clipping of the released configuration; of "
-            "adapters it is the nearest",
+            "SDTT (2410.21035), section 4, MDLM of 169 M weights; clipping of the released configuration; of"
+            " adapters it is the nearest",
             lr={"student": 6e-5},
             run={**PLAIN_ADAM, "schedule": "constant", "warmup": 500, "clip": 1.0, "ema": 0.9999},
         ),

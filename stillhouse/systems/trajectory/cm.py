@@ -59,9 +59,8 @@ class CM(GuidanceInput):
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, name="radam", schedule="cosine")}
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "openai/consistency_models@e32b69e, scripts/launch.sh, LSUN-256; of latent models (see lcm) "
-            "and of "
-            "adapters it is the nearest",
+            "openai/consistency_models@e32b69e, scripts/launch.sh, LSUN-256; of latent models (see lcm) and "
+            "of adapters it is the nearest",
             lr={"student": 1e-5},
             options={"levels": 40},
             run={"optimiser": "radam", "betas": (0.9, 0.999), "weight_decay": 0.0, "clip": 0.0}

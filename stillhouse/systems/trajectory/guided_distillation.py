@@ -64,8 +64,7 @@ class GuidedDistillation(GuidanceInput):
     published: ClassVar[Published] = {
         "pipeline": Settings(
             "the public re-implementation zju-pi/dice@3711c2f, Stable Diffusion 1.5 and SDXL; of other "
-            "families "
-            "and of adapters it is the nearest",
+            "families and of adapters it is the nearest",
             lr={"student": 5e-5},
             options={"low_guidance": 2.0, "high_guidance": 14.0},
             run={**ADAMW, **CONSTANT, "clip": 1.0},

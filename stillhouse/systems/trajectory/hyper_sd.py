@@ -121,8 +121,7 @@ class HyperSD(Method):
     published: ClassVar[Published] = {
         "pipeline": Settings(
             "Hyper-SD (2404.13686), section 4.1, adapters in all stages; of whole networks it is the "
-            "nearest; "
-            "its optimiser, rank and guidance are not stated: those of SDXL-Lightning",
+            "nearest; its optimiser, rank and guidance are not stated: those of SDXL-Lightning",
             lr={"student": 1e-6, "critic": 1e-6, "fake": 1e-6},
             options={"guidance": 6.0},
             run={**PLAIN_ADAM, **CONSTANT},

@@ -68,8 +68,7 @@ class LCM(GuidanceInput):
         ),
         "lora": Settings(
             "LoRA: train_lcm_distill_lora_sdxl.py@58eb52c, rank 64 and alpha 64; an adapter takes no scale "
-            "as "
-            "an input, so it learns one",
+            "as an input, so it learns one",
             lr={"student": 1e-4},
             options={"decay": 0.0},
             run={"lora": 64, "lora_alpha": 64.0, "lora_targets": "blocks"},

@@ -52,8 +52,7 @@ class Progressive(Method):
     published: ClassVar[Published] = {
         "pipeline": Settings(
             "google-research@30adf0e, config/imagenet64_distill.py; of latent models and of adapters it is "
-            "the "
-            "nearest",
+            "the nearest",
             lr={"student": 1e-4},
             run={**PLAIN_ADAM, "schedule": "linear", "warmup": 0, "clip": 1.0, "ema": 0.0},
         ),

@@ -64,8 +64,8 @@ class TBCM(GuidanceInput):
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "hustvl/TBCM@c6a4583, SANA-Sprint, with CAME, which is none of our optimisers; of other families "
-            "and of adapters it is the nearest",
+            "hustvl/TBCM@c6a4583, SANA-Sprint, with CAME, which is none of our optimisers; of other families"
+            " and of adapters it is the nearest",
             lr={"student": 1e-5},
             options={"warmup": 4000, "low_guidance": 4.5, "high_guidance": 4.5},  # drawn from 4, 4.5, 5
             run={**PLAIN_ADAM, **CONSTANT, "warmup": 5000, "clip": 0.1},

@@ -88,8 +88,8 @@ class LiveTalk(CausalMethod):
     optim = SCORE_OPTIM
     published: ClassVar[Published] = {
         "pipeline": Settings(
-            "GAIR-NLP/LiveTalk@53b2c22, configs/dmd.yaml (its ODE stage learns at 4e-5), with Self-Forcing's "
-            "optimiser; of adapters it is the nearest",
+            "GAIR-NLP/LiveTalk@53b2c22, configs/dmd.yaml (its ODE stage learns at 4e-5), with Self-Forcing's"
+            " optimiser; of adapters it is the nearest",
             lr={"student": 4e-6, "fake": 8e-7},
             options={"levels": (1.0, 0.936, 0.832, 0.624), "chunk": 3, "fake_per_student": 5, "shift": 5.0}
             | {"path_guidance": 6.0, "guidance": 6.0, "sound_guidance": 6.0},
