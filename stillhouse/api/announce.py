@@ -16,7 +16,13 @@ from stillhouse.train.loop import Trainer
 
 
 def announce(lines: dict[str, str], engine: Engine, quiet: bool) -> None:
-    """Print names and what stands for them, by the main process of a run that isn't quiet."""
+    """Print what a run is going to do.
+
+    Arguments:
+        lines: what stands for each name.
+        engine: whose main process prints.
+        quiet: nothing is printed.
+    """
     if engine.main and not quiet:
         print("\n".join(f"{name:<9} {line}" for name, line in lines.items()), file=sys.stderr, flush=True)
 
@@ -36,13 +42,13 @@ def described(run: Run, base: Model, trainer: Trainer, folder: Path | None) -> d
     recipe, engine = trainer.recipe, trainer.engine
     players = [f"{name} {_learns(name, trainer)}" for name in trainer.players]
     parts = f" in {recipe.grad_accum} micro-batches" if recipe.grad_accum > 1 else ""
+    long = f"{recipe.steps} iterations of {recipe.batch} samples{parts}"
     count = f"{engine.world} process{'es' if engine.world > 1 else ''} on {engine.device.type}"
     lines = {
         "settings": run.settings or "",
         "teacher" if run.command == "distill" else "model": _whose(run, base),
         "learns": "; ".join(players) + ", in fp32",
-        "computes": f"{recipe.precision}, {count}; {recipe.steps} iterations of {recipe.batch} "
-        f"samples{parts}",
+        "computes": f"{recipe.precision}, {count}; {long}",
         "results": _where(folder, run) if folder else "in memory alone",
     }
     return {name: line for name, line in lines.items() if line}
@@ -69,11 +75,8 @@ def _learns(name: str, trainer: Trainer) -> str:
     if not adapters:
         return f"{count:,} weights at {player.optim.lr:g}"
     base = adapters[0].base
-    return (
-        f"{count:,} weights (adapter of rank {base.rank}, alpha {base.alpha:g}, on {len(base.layers)} "
-        "layers) "
-        f"at {player.optim.lr:g}"
-    )
+    layers = f"adapter of rank {base.rank}, alpha {base.alpha:g}, on {len(base.layers)} layers"
+    return f"{count:,} weights ({layers}) at {player.optim.lr:g}"
 
 
 def _where(folder: Path, run: Run) -> str:

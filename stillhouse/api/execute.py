@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse import forms
 from stillhouse.api.announce import announce, described
 from stillhouse.api.defaults import Defaults, beginning, continued
-from stillhouse.api.options import build_recipe, read_yaml, recipe_entries
+from stillhouse.api.options import build_recipe, fields_of, read_yaml, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
     data_of,
@@ -27,7 +27,7 @@ from stillhouse.api.resolve import (
     untrained,
     world_of,
 )
-from stillhouse.api.run import CACHE, CONFIG, Run
+from stillhouse.api.run import CACHE, CONFIG, OPENING, Run
 from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
 from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
@@ -71,10 +71,12 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     named = memory.system if memory.system is not None else run.system or "denoising"
     folder, sort = Path(run.out) if run.out else None, system_class(named)
     begun = resume and folder is not None and (folder / CONFIG).is_file()
-    defaults = Defaults(run.options, run.recipe)
+    defaults = Defaults(_options_of(named, run.options), run.recipe)
     if begun and folder:
-        defaults = continued(sort, read_yaml(folder / CONFIG), run.options, run.recipe)
-    system, recipe = _set_up(named, run, defaults)
+        recorded = read_yaml(folder / CONFIG)
+        defaults = continued(sort, recorded, defaults.options, run.recipe)
+        run = replace(run, **{k: v for k in OPENING if (v := recorded.get(k)) and getattr(run, k) is None})
+    system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
     right_command(run.command, sort, run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
     given = memory.data if memory.data is not None else run.data
@@ -89,8 +91,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
         if not begun:
             slug = Path(name_of(named) or sort.__name__).name
-            defaults = beginning(sort, slug, base, run.options, run.recipe)
-            system, recipe = _set_up(named, run, defaults)
+            defaults = beginning(sort, slug, base, defaults.options, run.recipe)
+            system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
     prompts = prompts_of(run.validation_prompts)
@@ -121,10 +123,10 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     return model
 
 
-def _set_up(named: Any, run: Run, defaults: Defaults) -> tuple[Any, Recipe]:
-    """The system and the recipe under ``defaults``; the options of an object are all its maker's."""
-    options = defaults.options if isinstance(named, str | type) else run.options
-    return system_of(named, options), build_recipe(defaults.run)
+def _options_of(named: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a system that are given; of an object all are."""
+    own = {} if isinstance(named, str | type) else {n: getattr(named, n) for n in fields_of(type(named))}
+    return {**own, **options}
 
 
 @dataclass

@@ -53,7 +53,12 @@ class Validation:
         self.probe = Probe(base, cond, seed)
 
     def __call__(self, trainer: Trainer, step: int) -> None:
-        """Look after iteration ``step``, if it is time to."""
+        """Sample after an iteration, if it is time to.
+
+        Arguments:
+            trainer: of the run.
+            step: the iteration's number, from 0.
+        """
         total = trainer.recipe.steps
         every = self.every or max(1, total // 10)
         if not (trainer.engine.main and trainer.out) or ((step + 1) % every and step + 1 != total):
