@@ -27,31 +27,37 @@ def announce(lines: dict[str, str], engine: Engine, quiet: bool) -> None:
         print("\n".join(f"{name:<9} {line}" for name, line in lines.items()), file=sys.stderr, flush=True)
 
 
-def described(run: Run, base: Model, trainer: Trainer, folder: Path | None) -> dict[str, str]:
-    """A run of the loop as lines by name.
+def described(run: Run, base: Model, folder: Path | None, trainer: Trainer | None = None) -> dict[str, str]:
+    """A run as lines by name.
 
     Arguments:
         run: by its names.
         base: the teacher, or the untrained model in its place.
-        trainer: ready to begin.
         folder: of the run; None for one that writes nothing.
+        trainer: ready to begin; None for an operation, which has none.
 
     Returns:
         Settings where they are published ones, the teacher, what learns, how it is computed, where it goes.
     """
-    recipe, engine = trainer.recipe, trainer.engine
-    players = [f"{name} {_learns(name, trainer)}" for name in trainer.players]
-    parts = f" in {recipe.grad_accum} micro-batches" if recipe.grad_accum > 1 else ""
-    long = f"{recipe.steps} iterations of {recipe.batch} samples{parts}"
-    count = f"{engine.world} process{'es' if engine.world > 1 else ''} on {engine.device.type}"
     lines = {
         "settings": run.settings or "",
         "teacher" if run.command == "distill" else "model": _whose(run, base),
-        "learns": "; ".join(players) + ", in fp32",
-        "computes": f"{recipe.precision}, {count}; {long}",
-        "results": _where(folder, run) if folder else "in memory alone",
+        **({} if trainer is None else _training(trainer)),
+        "results": _where(folder, run, trainer is not None) if folder else "in memory alone",
     }
     return {name: line for name, line in lines.items() if line}
+
+
+def _training(trainer: Trainer) -> dict[str, str]:
+    recipe, engine = trainer.recipe, trainer.engine
+    players = [f"{name} {_learns(name, trainer)}" for name in trainer.players]
+    parts = f" in {recipe.grad_accum} micro-batches" if recipe.grad_accum > 1 else ""
+    count = f"{engine.world} process{'es' if engine.world > 1 else ''} on {engine.device.type}"
+    long = f"{recipe.steps} iterations of {recipe.batch} samples{parts}"
+    return {
+        "learns": "; ".join(players) + ", in fp32",
+        "computes": f"{recipe.precision}, {count}; {long}",
+    }
 
 
 def _whose(run: Run, base: Model) -> str:
@@ -79,6 +85,7 @@ def _learns(name: str, trainer: Trainer) -> str:
     return f"{count:,} weights ({layers}) at {player.optim.lr:g}"
 
 
-def _where(folder: Path, run: Run) -> str:
-    shown = ", validation/" if run.validation_prompts else ""
-    return f"{folder}: model/, checkpoints/, metrics.jsonl, run.yaml{shown}"
+def _where(folder: Path, run: Run, trained: bool) -> str:
+    trace = ["checkpoints/", "metrics.jsonl"] if trained else []
+    shown = ["validation/"] if run.validation_prompts else []
+    return f"{folder}: " + ", ".join(["model/", "run.yaml", *trace, *shown])

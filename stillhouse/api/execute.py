@@ -155,7 +155,7 @@ class Job:
         """
         trainer = self._trainer(method, self.base, self.data, self.recipe, student, self.folder)
         self._record(trainer.engine)
-        announce(described(self.run, self.base, trainer, self.folder), trainer.engine, self.quiet)
+        announce(described(self.run, self.base, self.folder, trainer), trainer.engine, self.quiet)
         return trainer.fit(resume=self.folder is not None)
 
     def operation(self, operation: Operation, student: Any) -> Model:
@@ -172,7 +172,9 @@ class Job:
         if self.folder and self.resume and (self.folder / "model").is_dir():
             return cast(Model, open_product(self.folder))
         models = self._models(operation, student)
-        device = Engine(self.recipe.precision).device
+        engine = Engine(self.recipe.precision)
+        announce(described(self.run, self.base, self.folder), engine, self.quiet)
+        device = engine.device
         for model in models.values():
             model.denoiser.to(device)
         made = operation.apply(models, Work(self.data, self.recipe.seed, self.quiet, device))
@@ -222,7 +224,7 @@ class Job:
             trainer = self._trainer(part.method, self.base, data, recipe, first, folder)
             if not made:
                 self._record(trainer.engine)
-            lines = {"part": part.name, **described(self.run, self.base, trainer, folder)}
+            lines = {"part": part.name, **described(self.run, self.base, folder, trainer)}
             announce(lines, trainer.engine, self.quiet)
             made[part.name] = trainer.fit(resume=folder is not None)
             if trainer.stopping and len(made) < len(parts):

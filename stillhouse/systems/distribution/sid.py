@@ -47,10 +47,11 @@ class SiD(OneCallScore):
             "SiD-LSG, mingyuanzhou/SiD-LSG@709fc22, Stable Diffusion 1.5 and 2.1; of other families and of "
             "adapters it is the nearest",
             lr={"student": 1e-6, "fake": 1e-6},
-            options={"mix": 1.0, "first_time": 0.626},  # the table's step 625
+            options={"mix": 1.0},
             run={**PLAIN_ADAM, **CONSTANT, "betas": (0.0, 0.999), "clip": 0.0}
             | {"ema": 0.999, "ema_half_life": 5e4, "ema_ramp": 0.05},
         ),
+        "sd": Settings("the student's call at the table's step 625", options={"first_time": 0.626}),
         "edm": Settings(
             "mingyuanzhou/SiD@01fbb13c, ImageNet-64",
             lr={"student": 4e-6, "fake": 4e-6},
