@@ -34,7 +34,6 @@ student = stillhouse.distill(
     data=data,
     ladder=(32, 8, 4),  # the teacher's steps, then each student's
     lora=2 if QUICK else 64,
-    lr={"student": 1e-4, "critic": 1e-4},
     iterations=4 if QUICK else 6000,
     batch=2 if QUICK else 32,
     grad_accum=1 if QUICK else 16,

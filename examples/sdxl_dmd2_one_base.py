@@ -31,12 +31,10 @@ student = stillhouse.distill(
     "dmd2",
     data=prompts,
     gan_weight=0.0,  # no pictures, no critic
-    guidance=8.0,
     # a noise network can't begin at pure noise: its first time is t = 0.4, as in the paper's one-step SDXL
     first_time=0.4,
-    fake_per_student=5,
+    steps=1,
     lora=2 if QUICK else 64,
-    lr={"student": 5e-5, "fake": 5e-5},
     iterations=2 if QUICK else 20_000,
     batch=2 if QUICK else 32,
     grad_accum=1 if QUICK else 16,

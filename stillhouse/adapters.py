@@ -21,11 +21,28 @@ from torch import Tensor, nn
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.precision import learnable
 from stillhouse.models.taps import plain_checkpoint
 
 # endings of the names of the layers that get an adapter
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "query", "key_value", "attention.out", "cross.out")
-TARGETS = ("attention", "linear", "all")
+# of a U-Net's or a transformer's blocks every layer (Luo et al., 2023, arXiv 2311.05556): all of the network
+# but its first and last convolution and what makes the embedding of the time
+BLOCKS = (
+    *ATTENTION,
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+    "time_emb_proj",
+)
+ENDINGS = {"attention": ATTENTION, "blocks": BLOCKS, "linear": (), "all": ()}
+TARGETS = tuple(ENDINGS)
 
 
 class Base:
@@ -80,6 +97,9 @@ class Base:
                 "ignore", "Already found a `peft_config`"
             )  # that there are several is the point
             inject_adapter_in_model(config, self.net, name)
+        for layer, module in self.net.named_modules():  # made in the precision of their layer, but they learn
+            if layer.endswith((f"lora_A.{name}", f"lora_B.{name}")):
+                learnable(module)
         return name
 
     def weights(self, name: str) -> dict[str, nn.Parameter]:
@@ -234,8 +254,9 @@ def adapted(
         denoiser: the teacher, with a network of its own.
         rank: of the adapters, 1 or more.
         alpha: an adapter's effect is scaled by ``alpha / rank``; None for ``rank``, a scale of 1.
-        targets: which layers: ``attention`` (their projections; every linear layer where there are none),
-            ``linear``, ``all`` (convolutions as well), or endings of layer names.
+        targets: which layers: ``attention`` (their projections), ``blocks`` (of Diffusers' blocks all
+            linear layers and convolutions), where there are none of these every one; ``linear``, ``all``
+            (convolutions as well), or endings of layer names.
         seed: of the adapters' first values.
 
     Returns:
@@ -256,7 +277,8 @@ def adapted(
 
 
 def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d) if targets == "all" else (nn.Linear,)
+    plain = targets in ("attention", "linear")
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,) if plain else (nn.Linear, nn.Conv2d)
     found: dict[str, nn.Module] = {}
     for name, module in net.named_modules():
         if any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B")):
@@ -275,9 +297,10 @@ def _layers(net: nn.Module, targets: str | Sequence[str]) -> list[str]:
         and uses[id(module.weight)] == 1
     ]
     if isinstance(targets, str):
-        if targets not in TARGETS:
-            raise unknown("choice of layers for adapters", targets, TARGETS)
-        meant = [name for name in every if name.endswith(ATTENTION)] if targets == "attention" else every
+        if targets not in ENDINGS:
+            raise unknown("choice of layers for adapters", targets, ENDINGS)
+        endings = ENDINGS[targets]
+        meant = [name for name in every if name.endswith(endings)] if endings else every
         meant = meant or every
     else:
         meant = [name for name in every if name.endswith(tuple(targets))]

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
@@ -55,6 +56,13 @@ def _found(source: str | Path) -> str | Path:
     return source if Path(source).exists() else shipped().get(str(source), source)
 
 
+def _as_shipped(source: str | Path | Model | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of opening a pipeline: a shipped one, whose files are half as large in float16, computes in
+    float32 as the rest of what is shipped."""
+    ours = not isinstance(source, Model) and Path(str(source)) in shipped().values()
+    return {"dtype": torch.float32, **options} if ours else options
+
+
 def _refuse(sentence: str, given: Mapping[str, bool]) -> None:
     """Refuse the options that were ``given``, by name, at the end of a sentence."""
     names = [name for name, was in given.items() if was]
@@ -65,7 +73,7 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
     """What ``save_pretrained`` made of the student of a pipeline, or a LoRA in a single file, anybody's."""
     from stillhouse.io.export import is_student, lora_in, open_lora, open_student
 
-    below = base.pipeline if isinstance(base, Model) else base
+    below, options = base.pipeline if isinstance(base, Model) else base, _as_shipped(base or folder, options)
     if not is_student(folder):
         folder = lora_in(folder)
         below = required(below, f"'{folder}' is a LoRA; give the pipeline it was trained on as its base.")
@@ -235,7 +243,7 @@ def load(
     ):
         from stillhouse.io.pipelines import open_pipeline
 
-        return from_pipeline(open_pipeline(source, **pipeline))
+        return from_pipeline(open_pipeline(source, **_as_shipped(source, pipeline)))
     require(
         path.exists(),
         f"There is no model '{source}': neither a file or folder, nor a shipped teacher "

@@ -12,8 +12,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from stillhouse import forms
+from stillhouse.api.announce import announce, described
+from stillhouse.api.defaults import Defaults, beginning, continued
 from stillhouse.api.negative import negative_prompt_of, with_negative_prompt, without_negative_prompt
-from stillhouse.api.options import build_recipe, recipe_entries
+from stillhouse.api.options import build_recipe, fields_of, read_yaml, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
     data_of,
@@ -28,8 +30,9 @@ from stillhouse.api.resolve import (
     untrained,
     world_of,
 )
-from stillhouse.api.run import CACHE, CONFIG, Run
+from stillhouse.api.run import CACHE, CONFIG, OPENING, Run
 from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
+from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required_type
 from stillhouse.io.own import is_own, names_code, run_code
@@ -93,9 +96,15 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     memory = memory or Memory()
     free_folder(run.out, resume)
     named = memory.system if memory.system is not None else run.system or "denoising"
-    system = system_of(named, run.options)
-    recipe = build_recipe(run.recipe)
-    right_command(run.command, system_class(named), run.system)
+    folder, sort = Path(run.out) if run.out else None, system_class(named)
+    begun = resume and folder is not None and (folder / CONFIG).is_file()
+    defaults = Defaults(_options_of(named, run.options), run.recipe)
+    if begun and folder:
+        recorded = read_yaml(folder / CONFIG)
+        defaults = continued(sort, recorded, defaults.options, run.recipe)
+        run = replace(run, **{k: v for k in OPENING if (v := recorded.get(k)) and getattr(run, k) is None})
+    system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
+    right_command(run.command, sort, run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
     given = memory.data if memory.data is not None else run.data
     if run.command == "train" and memory.network is not None:
@@ -112,13 +121,22 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         run = replace(run, process=process, kind=kind)
     else:
         wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
-        base = teacher_of(wanted, place, run.adapter, memory.network)
+        base = teacher_of(wanted, place, run.adapter, memory.network, run.opening)
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else run.teacher)
+        if not begun:
+            slug = Path(name_of(named) or sort.__name__).name
+            defaults = beginning(sort, slug, base, defaults.options, run.recipe)
+            system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
         run = replace(run, negative_prompt=negative_prompt_of(system, base, run.negative_prompt))
         base = with_negative_prompt(base, system, run.negative_prompt)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
-    folder = Path(run.out) if run.out else None
+    prompts = prompts_of(run.validation_prompts)
+    require(
+        not prompts or not isinstance(system, Operation),
+        f"{type(system).__name__} has no iterations to validate; sample its product instead.",
+    )
+    shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
     student: Any = memory.student if memory.student is not None else run.student or None
     _refused_early(system, base, recipe, student, given)
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
@@ -131,8 +149,10 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         world=getattr(place, "config", None),
         options=system.describe()["options"],
         recipe=recipe_entries(recipe),
+        settings=defaults.line or None,
+        validation_prompts=prompts,
     )
-    job = Job(run, base, data, recipe, folder, resume, quiet)
+    job = Job(run, base, data, recipe, folder, resume, quiet, shown)
     if isinstance(system, Operation):
         return job.operation(system, student)
     if isinstance(system, Program):
@@ -173,6 +193,12 @@ def _has_conditions(base: Model, data: Any) -> bool:
     return data.examples(1) is not None
 
 
+def _options_of(named: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a system that are given; of an object all are."""
+    own = {} if isinstance(named, str | type) else {n: getattr(named, n) for n in fields_of(type(named))}
+    return {**own, **options}
+
+
 @dataclass
 class Job:
     """A run whose names have become objects. ``base``: the teacher, or the untrained model of a run without
@@ -185,6 +211,7 @@ class Job:
     folder: Path | None
     resume: bool
     quiet: bool
+    validation: Validation | None = None
 
     def method(self, method: Method, student: Denoiser | None) -> Model:
         """Train a method.
@@ -198,6 +225,7 @@ class Job:
         """
         trainer = self._trainer(method, self.base, self.data, self.recipe, student, self.folder)
         self._record(trainer.engine)
+        announce(described(self.run, self.base, self.folder, trainer), trainer.engine, self.quiet)
         return trainer.fit(resume=self.folder is not None)
 
     def operation(self, operation: Operation, student: Any) -> Model:
@@ -214,7 +242,9 @@ class Job:
         if self.folder and self.resume and (self.folder / "model").is_dir():
             return cast(Model, open_product(self.folder, network=self.base))
         models = self._models(operation, student)
-        device = Engine(self.recipe.precision).device
+        engine = Engine(self.recipe.precision)
+        announce(described(self.run, self.base, self.folder), engine, self.quiet)
+        device = engine.device
         for model in models.values():
             model.denoiser.to(device)
         made = operation.apply(models, Work(self.data, self.recipe.seed, self.quiet, device))
@@ -266,6 +296,8 @@ class Job:
             trainer = self._trainer(part.method, self.base, data, recipe, first, folder)
             if not made:
                 self._record(trainer.engine)
+            lines = {"part": part.name, **described(self.run, self.base, folder, trainer)}
+            announce(lines, trainer.engine, self.quiet)
             made[part.name] = trainer.fit(resume=folder is not None)
             if trainer.stopping and len(made) < len(parts):
                 raise Interrupted(f"Stopped after the part '{part.name}', all saved.")
@@ -313,6 +345,7 @@ class Job:
             out=folder,
             quiet=self.quiet,
             on_grid=grid,
+            on_step=self.validation,
             info=self._info(),
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.api.options import read_yaml
-from stillhouse.api.run import CACHE, CONFIG
+from stillhouse.api.run import CACHE, CONFIG, OPENING
 from stillhouse.api.system import requires
 from stillhouse.core.conditions import Condition, cycled, drop_condition, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
@@ -54,6 +54,7 @@ def teacher_of(
     world: World | None,
     adapter: str | None = None,
     network: Any = None,
+    opening: Mapping[str, Any] | None = None,
 ) -> Model:
     """The teacher of a run.
 
@@ -64,6 +65,7 @@ def teacher_of(
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
         network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; None for none.
+        opening: size and precision of a pipeline that is opened.
 
     Returns:
         The model.
@@ -71,6 +73,11 @@ def teacher_of(
     Raises:
         StillhouseError: where a world is needed and none given, or nothing can be opened.
     """
+    named = isinstance(teacher, str | Path) and str(teacher).partition(":")[0] != "exact"
+    require(
+        named or not opening,
+        f"Only a Diffusers pipeline that is opened here takes a {', '.join(opening or ())}.",
+    )
     if isinstance(teacher, Model):
         return teacher
     if isinstance(teacher, Denoiser):
@@ -82,7 +89,7 @@ def teacher_of(
         return _of_world(world, teacher, steps)
     name, _, process = str(teacher).partition(":")
     if name != "exact":
-        return open_model(teacher, adapter, network)
+        return open_model(teacher, adapter, network, **(opening or {}))
     world = required(world, "The closed-form teacher is a world's; name the world.")
     return exact_teacher(world, process_from_config(process or world.default_process))
 
@@ -118,7 +125,8 @@ def open_model(source: str | Path, adapter: str | None = None, network: Any = No
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
             one.
         network: the code of a network of the user's own, where ``source`` holds the weights of one.
-        opening: the further options of :func:`stillhouse.load`: ``base``, ``config``, ``prediction`` ….
+        opening: the further options of :func:`stillhouse.load`: ``base``, ``config``, ``prediction``,
+            ``height``, ``dtype`` ….
 
     Returns:
         The model.
@@ -151,7 +159,8 @@ def open_product(
         A model or a plain network.
 
     Raises:
-        StillhouseError: for a run without a model yet, and for a name of code.
+        StillhouseError: for a run without a model yet, for a name of code, and for a size of what is no
+            pipeline.
     """
     folder = Path(source)
     require(
@@ -165,6 +174,14 @@ def open_product(
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
         adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
+    sizes = [name for name in OPENING if opening.get(name) is not None]
+    if sizes:
+        place = shipped().get(str(source), Path(source))
+        piped = any((place / name).is_file() for name in ("model_index.json", "stillhouse.json"))
+        require(
+            piped or place.is_file() or str(source).startswith("hub:"),
+            f"'{source}' is no Diffusers pipeline, which alone takes a {', '.join(sizes)}.",
+        )
     if network is not None and holds_own(source):
         return load(source, network=network, **opening)
     return load(source, **opening, **({"adapter": adapter} if adapter else {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,25 @@ import yaml
 from stillhouse.api.evaluate import versions
 from stillhouse.api.options import read_yaml
 from stillhouse.core.errors import require, unknown
+from stillhouse.core.precision import dtype_of
 from stillhouse.io.weights import atomic_write
 
 CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet", "versions")
+OPENING = ("height", "width", "frames", "dtype")  # how the teacher's pipeline is opened
 ENTRIES = {
     "train": (*COMMON, "network", "process", "kind"),
-    "distill": (*COMMON, "teacher", "adapter", "network", "negative_prompt", "student"),
+    "distill": (
+        *COMMON,
+        "teacher",
+        "adapter",
+        "network",
+        *OPENING,
+        "negative_prompt",
+        "student",
+        "validation_prompts",
+        "settings",
+    ),
 }
 
 
@@ -32,8 +44,11 @@ class Run:
     own, mostly none. ``network``, ``process``, ``kind``: of a model that is trained from scratch.
     ``teacher``, ``network`` and ``data`` may name code of the user's, ``FILE.py:NAME``; of a distillation
     ``network`` is the code of a teacher that is a folder of weights. A file's code is never run by itself.
-    ``options``: the system's own, ``recipe``: the fields of :class:`~stillhouse.train.recipe.Recipe` by the
-    names of :func:`~stillhouse.api.options.run_fields`.
+    ``height``, ``width``, ``frames``, ``dtype``: of a Diffusers pipeline, None for its own.
+    ``validation_prompts``: to sample the student with now and then. ``settings``: which published settings
+    the options and the recipe below come from, for the reader alone. ``options``: the system's own,
+    ``recipe``: the fields of :class:`~stillhouse.train.recipe.Recipe` by the names of
+    :func:`~stillhouse.api.options.run_fields`.
     """
 
     command: str = "distill"
@@ -41,6 +56,12 @@ class Run:
     teacher: str | None = None
     adapter: str | None = None
     negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    dtype: str | None = None
+    validation_prompts: Sequence[str] = ()
+    settings: str | None = None
     world: Mapping[str, Any] | str | None = None
     data: str | None = "auto"
     student: Mapping[str, Any] | str | None = field(default_factory=dict)
@@ -65,16 +86,23 @@ class Run:
         else:
             own = {
                 "teacher": self.teacher,
-                **({"adapter": self.adapter} if self.adapter else {}),
+                **{name: v for name in ("adapter", "network", *OPENING) if (v := getattr(self, name))},
                 **({} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}),
-                **({"network": self.network} if self.network else {}),
                 "world": self.world,
                 "data": self.data,
                 "student": self.student,
+                **{name: v for name in ("validation_prompts", "settings") if (v := getattr(self, name))},
             }
         head = {"command": self.command, "method": self.system}
         entries: dict[str, Any] = _listed({**head, **own, "options": self.options, "run": self.recipe})
         return entries
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The options of opening the teacher's pipeline that are given, as
+        :func:`stillhouse.io.pipelines.open_pipeline` takes them."""
+        given = {name: value for name in OPENING if (value := getattr(self, name)) is not None}
+        return given | ({"dtype": dtype_of(str(given["dtype"]))} if "dtype" in given else {})
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Its file's text, with the versions it is made with; written to ``path`` if that is given."""

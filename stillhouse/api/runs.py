@@ -3,22 +3,27 @@ same :class:`~stillhouse.api.run.Run`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute, run_named
+from stillhouse.api.options import fields_of
 from stillhouse.api.resolve import data_of as data_of
 from stillhouse.api.resolve import open_model as open_model
 from stillhouse.api.resolve import teacher_of as teacher_of
 from stillhouse.api.run import CACHE as CACHE
 from stillhouse.api.run import CONFIG as CONFIG
-from stillhouse.api.run import Run
+from stillhouse.api.run import OPENING, Run
 from stillhouse.api.system import name_of, split_options, system_class
+from stillhouse.api.validation import prompts_of
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.precision import dtype_name
 from stillhouse.model import Model
 from stillhouse.systems.base import Operation, Program
 from stillhouse.train.data import Data
@@ -41,6 +46,7 @@ def distill(
     adapter: str | None = None,
     negative_prompt: str | None = None,
     network: Any = None,
+    validation_prompts: Sequence[str] | str | Path = (),
     **options: Any,
 ) -> Model:
     """Make a product of ``teacher`` by any system that has one; with ``out`` the run's files and
@@ -69,15 +75,24 @@ def distill(
             None for the system's own, which text-to-video pipelines have under ``causvid`` and ``livetalk``.
         network: the code of a network of yours, for a teacher that is a folder of its weights; as
             :func:`stillhouse.load` takes it.
+        validation_prompts: prompts, or the file of some, that the student is sampled with every
+            ``validation_every`` iterations, into ``out/validation``.
         options: fields of the system and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here;
-            where both have a name it is the system's, and the run's has ``run_`` before it.
+            where both have a name it is the system's, and the run's has ``run_`` before it. Of a Diffusers
+            pipeline that is opened here also ``height``, ``width``, ``frames`` and ``dtype`` of its frozen
+            weights (``fp32``, ``bf16``, ``fp16``; its files' own unless given).
 
     Returns:
         The product. Raises :class:`StillhouseError` for anything that does not fit, before anything is
         written.
     """
+    mine = fields_of(system_class(method))
+    opening = {name: options.pop(name) for name in OPENING if name in options and name not in mine}
+    if isinstance(opening.get("dtype"), torch.dtype):
+        opening["dtype"] = dtype_name(opening["dtype"])
     run, memory = _described(method, options, world, data, out)
-    run.adapter, run.negative_prompt = adapter, negative_prompt
+    run = replace(run, adapter=adapter, negative_prompt=negative_prompt, **opening)
+    run.validation_prompts = prompts_of(validation_prompts)
     run.teacher = str(teacher) if isinstance(teacher, str | Path) else None
     memory.teacher = None if isinstance(teacher, str | Path) else teacher
     if isinstance(student, str | Path):

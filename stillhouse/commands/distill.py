@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from typing import Any
 
 from stillhouse.commands.parser import Pairs, Parser, add_network
@@ -44,8 +45,14 @@ def distill(words: list[str]) -> int:
         metavar="TEXT",
         default=argparse.SUPPRESS,
         help="what the teacher is guided away from, in the place of the empty prompt; '' for none [default "
-        "the "
-        "system's own, mostly none]",
+        "the system's own, mostly none]",
+    )
+    parser.add_argument(
+        "--validation-prompts",
+        nargs="+",
+        metavar="FILE_OR_TEXT",
+        default=argparse.SUPPRESS,
+        help="prompts that the student is sampled with now and then, into the run's folder",
     )
     what = "network that the student is made from, e.g. width=64 [default the teacher]"
     parser.add_argument(
@@ -58,15 +65,21 @@ def distill(words: list[str]) -> int:
         default=argparse.SUPPRESS,
         help="the student that an operation needs: a folder of a run or of a model",
     )
+    parser.epilog = (
+        "With a Diffusers pipeline for a teacher, options that are not given have the values that the system "
+        "was published with for its family, printed at the start with their source."
+    )
     if not name:
         parser.epilog = _offered(words)
         parser.parse(words)  # shows the help with --help
         raise StillhouseError(f"Name a method: stillhouse distill METHOD …; {parser.epilog}")
 
+    from stillhouse.api.options import fields_of
     from stillhouse.api.system import right_command, system_class
 
     kind = system_class(name)
     right_command("distill", kind, name)
+    _add_opening(parser, fields_of(kind))
     add_options(parser, kind, kind.__name__)
     return start(words, parser, "distill", name, _check)
 
@@ -84,6 +97,22 @@ def _offered(words: list[str]) -> str:
 
     found = ", ".join(offer.phrase for offer in offers(named_model(given.teacher, given.network)))
     return f"on {given.teacher} these can run: {found or 'none'}."
+
+
+def _add_opening(parser: Parser, taken: Container[str]) -> None:
+    """How a Diffusers pipeline is opened; a system's option of the same name is the system's."""
+    group = parser.add_argument_group("of a teacher that is a Diffusers pipeline")
+    lines = {"height": "pixels of the pictures", "width": "likewise", "frames": "of the clips"}
+    for name, line in lines.items():
+        if name not in taken:
+            flag, shown = f"--{name}", f"{line} [its own]"
+            group.add_argument(flag, type=int, metavar="N", default=argparse.SUPPRESS, help=shown)
+    group.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        default=argparse.SUPPRESS,
+        help="of the frozen weights; what learns is fp32 [as its files have them]",
+    )
 
 
 def _check(entries: dict[str, Any], out: str) -> None:

@@ -143,6 +143,8 @@ def opening(given: argparse.Namespace, *more: str) -> dict[str, Any]:
     """
     names = ("adapter", "config", "prediction", "zero_snr", *more)
     return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+
 def add_network(parser: argparse._ActionsContainer, whose: str) -> None:
     """The option ``--network FILE.py:FUNCTION``, the code of a network of the user's own."""
     parser.add_argument(

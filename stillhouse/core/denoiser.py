@@ -21,6 +21,7 @@ import stillhouse.core.bridge
 import stillhouse.core.token_prediction  # noqa: F401 (both: whoever has a denoiser finds their processes and kinds by name)
 from stillhouse.core.conditions import Condition, expand, move
 from stillhouse.core.errors import StillhouseError, unknown
+from stillhouse.core.precision import at_least_float32, own_autocast
 from stillhouse.core.prediction import KINDS, At, Kind, Prediction
 from stillhouse.core.process import Process
 
@@ -28,7 +29,8 @@ Call = Callable[..., Tensor]
 
 
 def call_plain(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: Tensor) -> Tensor:
-    """The call signature of our own networks: ``net(x, t, cond, s=…, guidance=…)``.
+    """The call signature of our own networks: ``net(x, t, cond, s=…, guidance=…)``; one in half precision
+    computes under autocast, since states and times are float32.
 
     Arguments:
         net: the network.
@@ -40,7 +42,8 @@ def call_plain(net: nn.Module, x: Tensor, t: Tensor, cond: Condition, **extra: T
     Returns:
         The raw output, (B, *shape).
     """
-    out: Tensor = net(x, t, cond, **extra)
+    with own_autocast(net, x.device, always=True):
+        out: Tensor = net(x, t, cond, **extra)
     return out
 
 
@@ -113,7 +116,9 @@ class Denoiser(nn.Module):
             extra["s"] = self.kind.time(self.process, end).to(dtype)
         if guidance is not None:
             extra["guidance"] = guidance.to(dtype)
-        return self.kind.predict(self.call(self.net, x_in, t_in.to(dtype), cond, **extra), at)
+        with own_autocast(self.net, x_t.device):
+            raw = self.call(self.net, x_in, t_in.to(dtype), cond, **extra)
+        return self.kind.predict(at_least_float32(raw), at)
 
     if TYPE_CHECKING:
 

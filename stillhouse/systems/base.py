@@ -21,6 +21,7 @@ from stillhouse.model import Model, Network
 from stillhouse.train.data import Data
 from stillhouse.train.method import Method, check_option
 from stillhouse.train.needs import requires
+from stillhouse.train.published import Published
 
 T = TypeVar("T")
 
@@ -90,6 +91,8 @@ class _Options:
 
     def suits(self, teacher: Model) -> None:
         """Refuse a teacher, with :class:`StillhouseError`, before any data is read."""
+
+    published: ClassVar[Published] = {}  # settings for models of Diffusers and Transformers, with sources
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -27,9 +27,15 @@ def leave() -> None:
 
 
 class Engine:
-    """Processes, devices and precision of a run."""
+    """Processes, devices and precision of a run.
 
-    def __init__(self, precision: str = "fp32", device: str = ""):
+    Arguments:
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the networks' computation.
+        device: ``cpu``; empty: a GPU if there is one.
+        scaled: losses are scaled whatever the precision, for gradients that pass through a float16 network.
+    """
+
+    def __init__(self, precision: str = "fp32", device: str = "", *, scaled: bool = False):
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         require(
             not (precision == "fp16" and on_cpu),
@@ -42,7 +48,8 @@ class Engine:
         atexit.register(leave)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        scaled = scaled or precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which networks compute in the run's precision."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from stillhouse.core.conditions import pick
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.train import bank
@@ -55,6 +57,7 @@ class Feed:
         self.data = data if isinstance(data, Several) else Several(data)
         self.shape, self.folder, self.show = shape, folder / "bank" if folder else None, show
         self.bank: dict[str, Tensor] | None = None
+        self.in_parts = False  # make a shard of the bank in micro-batches: where a whole one is too large
 
     def stream(self, step: int, part: int, name: str) -> Draws:
         """The random numbers of one purpose in one micro-batch: its rows of those of the whole batch, however
@@ -135,17 +138,26 @@ class Feed:
         )
         self.bank = bank.fill(
             self.method.bank_size,
-            lambda shard, n: self._bank_rows(generation, shard, n),
+            lambda shard, n, made: self._bank_rows(generation, shard, n, made),
             folder,
-            show=self.show,
+            show=self.show and self.engine.main,
+            teacher=self.method.teacher,
         )
 
-    def _bank_rows(self, generation: int, shard: int, count: int) -> dict[str, Tensor]:
+    def _bank_rows(
+        self, generation: int, shard: int, count: int, made: Callable[[int], object]
+    ) -> dict[str, Tensor]:
         again = [f"refresh {generation}"] if generation else []
         seed, device = self.recipe.seed, self.engine.device
-        draws = Draws(count, seed, "bank", *again, shard, device=device)
         _, cond = self.data.rows(
             shard * bank.SHARD, Draws(count, seed, "bank data", *again, shard, device=device)
         )
-        with torch.no_grad(), self.engine.autocast():
-            return {k: v.cpu() for k, v in self.method.bank_rows(draws, cond).items()}
+        part = max(n for n in range(1, count + 1) if count % n == 0 and (n <= self.rows or not self.in_parts))
+        parts = []
+        for number in range(count // part):
+            draws = Draws(part, seed, "bank", *again, shard, rank=number, world=count // part, device=device)
+            mine = pick(cond, slice(number * part, (number + 1) * part))
+            with torch.no_grad(), self.engine.autocast():
+                parts.append({k: v.cpu() for k, v in self.method.bank_rows(draws, mine).items()})
+            made(part)
+        return {k: torch.cat([rows[k] for rows in parts]) for k in parts[0]}

@@ -4,15 +4,18 @@ other."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import move, pick
+from stillhouse.core.conditions import Condition, move, pick, size
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
+from stillhouse.core.errors import required
 from stillhouse.model import Model
 from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.data import Data
 
 COUNT = 32
@@ -25,23 +28,33 @@ class Probe:
 
     Arguments:
         teacher: whose samples' shape it is.
-        data: where the conditions come from.
+        data: where the conditions come from; or conditions (N, …), a sample each.
         seed: of the noise.
     """
 
-    def __init__(self, teacher: Model, data: Data, seed: int):
+    def __init__(self, teacher: Model, data: Data | Mapping[str, Tensor] | Tensor, seed: int):
         self.shape, self.seed = tuple(teacher.shape), seed
         large = math.prod(self.shape) > LARGE  # pictures of real size: few, and one at a time
-        self.count, self.chunk = (FEW, 1) if large else (COUNT, COUNT)
-        self.cond = data.examples(self.count)
+        given = data if isinstance(data, Mapping | Tensor) else None
+        self.count = (FEW if large else COUNT) if given is None else required(size(given), "No conditions.")
+        self.chunk = 1 if large else self.count
+        self.cond: Condition = data.examples(self.count) if given is None else given
         self.best, self.warned = 0.0, False
 
-    def samples(self, model: Model) -> Tensor:
-        """Samples of the student's cheapest sampling, always from the same noise."""
+    def samples(self, model: Model, sampling: Sampling | None = None) -> Tensor:
+        """Samples of the student, always from the same noise.
+
+        Arguments:
+            model: the student as it is.
+            sampling: how it is sampled; None: its cheapest one.
+
+        Returns:
+            States, (count, *shape).
+        """
         denoiser = model.denoiser
         device = denoiser.device
         walkers = {name: m for name, m in model.companions.items() if isinstance(m, Denoiser)}
-        cheapest = min(model.samplings.values(), key=lambda s: s.nfe(denoiser, networks=walkers))
+        chosen = sampling or min(model.samplings.values(), key=lambda s: s.nfe(denoiser, networks=walkers))
         learning = {net: net.training for net in (denoiser, *walkers.values())}
         for net in learning:
             net.eval()
@@ -50,7 +63,7 @@ class Probe:
             for start in range(0, self.count, self.chunk):
                 cond = move(pick(self.cond, slice(start, start + self.chunk)), device)
                 draws = Draws(self.chunk, self.seed, "probe", start, device=device)
-                made.append(draw_samples(denoiser, cheapest, self.shape, cond, draws, networks=walkers))
+                made.append(draw_samples(denoiser, chosen, self.shape, cond, draws, networks=walkers))
             return torch.cat(made)
         finally:
             for net, before in learning.items():

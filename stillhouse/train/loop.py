@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adapters import adapted, checkpointed
-from stillhouse.core.denoiser import Denoiser, ExactDenoiser, Wrapped
+from stillhouse.core.denoiser import Denoiser, ExactDenoiser, Wrapped, count_calls
 from stillhouse.core.draws import seed_of, seeded
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.precision import held_in
 from stillhouse.core.spellings import current_modules, current_run
 from stillhouse.io.own import digest, is_own
 from stillhouse.model import Model, Network
@@ -91,9 +92,11 @@ class Trainer:
         self.method, self.teacher, self.data, self.recipe = method, teacher, data, recipe
         self.out, self.quiet, self.on_step, self.on_grid = Path(out) if out else None, quiet, on_step, on_grid
         self.info = dict(info or {})
-        self.engine = Engine(recipe.precision, device)
+        scaled = held_in(teacher.denoiser.net) == torch.float16
+        self.engine = Engine(recipe.precision, device, scaled=scaled)
         shape = tuple(teacher.shape)
         self.feed = Feed(method, data, recipe, self.engine, shape, self.out, show=not quiet)
+        self.feed.in_parts = teacher.pipeline is not None
         method.stages(recipe.steps)  # too few iterations are refused before anything is made
         with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: seed the global one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
@@ -118,7 +121,7 @@ class Trainer:
             name: Player(name, module, settings(name, method.optim.get(name), recipe))
             for name, module in method.players.items()
         }
-        unknown_players = set(recipe.lr) - set(self.players)
+        unknown_players = set(recipe.lr) - set(self.players) - set(method.optim)  # or one left out by options
         require(
             not unknown_players,
             f"No player '{', '.join(sorted(unknown_players))}' to set a rate for; this method has "
@@ -130,6 +133,7 @@ class Trainer:
         product = self.product()
         if isinstance(product, Model):
             product.require_savable()  # now, and not after hours of training
+        self.passes: dict[str, float] = {}  # by player, counted in its first turn of this process
 
     # -- a run -------------------------------------------------------------------------------------
     def fit(self, resume: bool = False) -> Model:
@@ -169,6 +173,7 @@ class Trainer:
     def prepare(self, start: int = 0) -> None:
         """What the first iteration needs: the probe, the journal, the bank."""
         self.probe = Probe(self.teacher, self.data, self.recipe.seed)
+        self.feed.open_bank(start)  # first: it has a bar of its own
         self.journal = Journal(
             self.out if self.engine.main else None,
             self.recipe.steps,
@@ -177,7 +182,6 @@ class Trainer:
             show=self.engine.main and not self.quiet,
             tensorboard=self.recipe.tensorboard,
         )
-        self.feed.open_bank(start)
 
     def iterate(self, step: int) -> None:
         """Iteration ``step``: every player whose turn it is moves once."""
@@ -194,10 +198,12 @@ class Trainer:
         batches = [self.feed.batch(step, part, turns) for part in range(self.recipe.grad_accum)]
         shown: dict[str, float] = {}
         logged: dict[str, float] = {}
+        new = [name for name in turns if name not in self.passes]
         for name in turns:
             player = self.players[name]
             with seeded(seed_of(self.recipe.seed, self.engine.rank, step, name), self.engine.device):
-                value = self._turn(player, batches, step)
+                turn = self._counted if name in new else self._turn
+                value = turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
             norm = player.gradient_norm()
             if self._finite(name, step, value, norm):
@@ -217,8 +223,20 @@ class Trainer:
                 **{k: self.engine.mean(v) for k, v in logged.items()},
                 seconds=time.perf_counter() - began,
             )
+        if new:
+            counts = ", ".join(f"{name} {self.passes[name]:g}" for name in new)
+            self.journal.message(f"passes    forward through a network, for each micro-batch: {counts}")
         self._look(step)
         self.journal.tick(shown)
+
+    def _counted(self, player: Player, batches: list[Batch], step: int) -> float:
+        """:meth:`_turn`, with its evaluations of networks counted: how many a player's turn takes is a
+        matter of its loss."""
+        every = [m for module in (*self.modules.values(), self.teacher.denoiser) for m in module.modules()]
+        with count_calls(*(m for m in every if isinstance(m, Denoiser))) as calls:
+            value = self._turn(player, batches, step)
+        self.passes[player.name] = calls() / len(batches)
+        return value
 
     def _turn(self, player: Player, batches: list[Batch], step: int) -> float:
         """Loss and gradients of one player over the iteration's micro-batches."""
@@ -369,15 +387,11 @@ class Trainer:
                 "lora",
             )
         }
-        fingerprint: dict[str, Any] = json.loads(
-            json.dumps(
-                {
-                    **plain,
-                    "method": self.method.describe(),
-                    **({"teacher": self.digest} if self.digest else {}),
-                }
-            )
-        )
+        # only where they are set: a checkpoint of before has no such entries
+        plain |= {k: v for k in ("optimiser", "betas") if (v := getattr(r, k))}
+        plain |= {"weight_decay": r.weight_decay} if r.weight_decay >= 0 else {}
+        plain |= {"method": self.method.describe(), **({"teacher": self.digest} if self.digest else {})}
+        fingerprint: dict[str, Any] = json.loads(json.dumps(plain))
         return fingerprint
 
     def _catch_signals(self) -> dict[int, Any]:

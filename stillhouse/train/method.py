@@ -21,12 +21,14 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import given_scale
+from stillhouse.core.precision import learnable
 from stillhouse.core.process import Process
 from stillhouse.model import Model, Network
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.ema import EMA, Decay
 from stillhouse.train.needs import requires
+from stillhouse.train.published import Published
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
 from stillhouse.train.start import first_time_of, predicts_noise, require_clean_start
@@ -95,7 +97,8 @@ class Method:
     forms: ClassVar[tuple[str, ...]] = ()
     same_size: ClassVar[bool] = False  # whether student and teacher must be of one architecture
     negative_prompt: ClassVar[str] = ""  # of the teacher, where it is a text-to-video pipeline; empty: none
-    optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player
+    optim: ClassVar[dict[str, Optim]] = {}  # default optimiser settings of each player, in our worlds
+    published: ClassVar[Published] = {}  # settings for models of Diffusers and Transformers, with sources
     # what it reads of the data besides its rows, and the views of
     reads_parts: ClassVar[tuple[str, ...]] = ()
     reads_views: ClassVar[tuple[str, ...]] = ()  # them: names of a stillhouse.train.data.Several
@@ -246,7 +249,7 @@ class Method:
         return self.plan[self.stage]
 
     def player(self, name: str, module: M, *more: nn.Module) -> M:
-        """Register modules that learn together.
+        """Register modules that learn together, which are made float32 where they are in half precision.
 
         Arguments:
             name: of the player; a name that stands already is added to.
@@ -255,6 +258,8 @@ class Method:
         Returns:
             The first of the modules.
         """
+        for one in (module, *more):
+            learnable(one)
         self.players.setdefault(name, nn.ModuleList()).extend((module, *more))
         return module
 
@@ -302,8 +307,9 @@ class Method:
 
     @staticmethod
     def copy_of(source: M) -> M:
-        """An independent frozen copy."""
-        return copy.deepcopy(source).eval().requires_grad_(False)
+        """An independent frozen copy, in float32 where the source is in half precision: it follows what
+        learns."""
+        return learnable(copy.deepcopy(source)).eval().requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
         """Name and options as plain data, for headers and reports."""

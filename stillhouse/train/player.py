@@ -24,7 +24,7 @@ def settings(name: str, method_default: Optim | None, recipe: Recipe) -> Optim:
     Arguments:
         name: of the player, for the run's learning rates.
         method_default: the method's settings; None: those of :class:`Optim`.
-        recipe: its rates, clipping, warm-up and schedule, where they are set.
+        recipe: its optimiser, rates, clipping, warm-up and schedule, where they are set.
 
     Returns:
         The settings.
@@ -32,10 +32,10 @@ def settings(name: str, method_default: Optim | None, recipe: Recipe) -> Optim:
     own = method_default or Optim()
     return Optim(
         lr=recipe.lr.get(name, own.lr),
-        name=own.name,
-        betas=own.betas,
+        name=recipe.optimiser or own.name,
+        betas=(recipe.betas[0], recipe.betas[1]) if recipe.betas else own.betas,
         eps=own.eps,
-        weight_decay=own.weight_decay,
+        weight_decay=recipe.weight_decay if recipe.weight_decay >= 0 else own.weight_decay,
         clip=recipe.clip if recipe.clip >= 0 else own.clip,
         warmup=recipe.warmup if recipe.warmup >= 0 else own.warmup,
         schedule=recipe.schedule or own.schedule,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from stillhouse.core.errors import require
 
+OPTIMISERS = ("adam", "adamw", "radam", "sgd")
+
 
 @dataclass
 class Optim:
@@ -25,10 +27,7 @@ class Optim:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        require(
-            self.name in ("adam", "adamw", "radam", "sgd"),
-            f"Optimiser is adam, adamw, radam or sgd, not '{self.name}'.",
-        )
+        require(self.name in OPTIMISERS, f"Optimiser is {', '.join(OPTIMISERS)}, not '{self.name}'.")
         require(
             self.schedule in ("constant", "linear", "cosine"),
             f"Schedule is constant, linear or cosine, not '{self.schedule}'.",
@@ -47,6 +46,9 @@ class Recipe:
     grad_accum: int = 1  # micro-batches per iteration
     seed: int = 0
     lr: dict[str, float] = field(default_factory=dict)  # player -> learning rate, over the method's default
+    optimiser: str = ""  # adam, adamw, radam or sgd, of every player; empty: the method's own
+    betas: tuple[float, ...] = ()  # of that optimiser, two numbers; none: the method's own
+    weight_decay: float = -1.0  # likewise; -1: the method's own
     schedule: str = ""  # constant, linear or cosine; empty: the method's own
     warmup: int = -1  # steps; -1: the method's own
     clip: float = -1.0  # gradient norm; 0: none, -1: the method's own
@@ -56,7 +58,7 @@ class Recipe:
     ema_power: float = 0.0  # > 0: power-function average of this exponent, replaces both
     lora: int = 0  # rank; > 0: every copy of the teacher is an adapter on its weights, which are held once
     lora_alpha: float = 0.0  # an adapter's effect is scaled by this over the rank; 0: the rank itself
-    lora_targets: str = "attention"  # layers with an adapter: attention, linear, or all (with convolutions)
+    lora_targets: str = "attention"  # layers with an adapter: attention, blocks, linear, or all
     precision: str = "fp32"  # fp32, bf16, fp16
     compile: bool = False
     checkpoint_activations: bool = False
@@ -65,6 +67,7 @@ class Recipe:
     keep_checkpoints: int = 2  # checkpoints
     log_every: int = 10
     grid_every: int = 0  # iterations between sample grids; 0: none
+    validation_every: int = 0  # iterations between samples of the validation prompts; 0: a tenth of the run
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class Recipe:
                 isinstance(value, int) and value >= 1,
                 f"Run option '{name}' is a whole number of 1 or more, not {value!r}.",
             )
-        for name in ("save_every", "grid_every"):
+        for name in ("save_every", "grid_every", "validation_every"):
             require(getattr(self, name) >= 0, f"Run option '{name}' is 0 or more, not {getattr(self, name)}.")
         require(
             isinstance(self.lora, int) and self.lora >= 0,
@@ -88,6 +91,15 @@ class Recipe:
         require(
             self.nonfinite in ("stop", "skip"),
             f"Run option 'nonfinite' is stop or skip, not '{self.nonfinite}'.",
+        )
+        self.betas = tuple(float(beta) for beta in self.betas)
+        require(
+            len(self.betas) in (0, 2) and all(0 <= beta < 1 for beta in self.betas),
+            f"Run option 'betas' is two numbers in [0, 1), not {self.betas}.",
+        )
+        require(
+            not self.optimiser or self.optimiser in OPTIMISERS,
+            f"Optimiser is {', '.join(OPTIMISERS)}, not '{self.optimiser}'.",
         )
         require(0 <= self.ema < 1, f"Run option 'ema' lies in [0, 1), not {self.ema}.")
         require(

@@ -18,6 +18,7 @@ from stillhouse.adapters import Adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.guidance import takes_guidance
+from stillhouse.core.precision import held_in
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
 from stillhouse.io.export.kohya import write_kohya
@@ -123,7 +124,8 @@ def save_pipeline(
         if form != "lora":
             _write_full(place, facts, denoiser, about, fixed_guidance)
             for name, denoiser_of in beside.items():
-                _plain_net(denoiser_of).save_pretrained(str(place / name), safe_serialization=True)
+                net = held_like(_plain_net(denoiser_of), family.network)
+                net.save_pretrained(str(place / name), safe_serialization=True)
         if form != "full":
             assert isinstance(denoiser, Adapted)
             inner, name = (
@@ -180,7 +182,7 @@ def _write_full(
     place: Path, facts: Facts, denoiser: Denoiser, about: dict[str, Any], fixed_guidance: bool
 ) -> None:
     family, choice = facts.family, facts.choice
-    net: Any = _plain_net(denoiser)
+    net: Any = held_like(_plain_net(denoiser), family.network)
     if fixed_guidance and all(s.guidance == 1 for s in facts.samplings.values()):
         scale_width = net.config.get("time_cond_proj_dim")
         net = with_idle_input(net)
@@ -214,6 +216,26 @@ def _companion(family: Family, name: str, module: nn.Module) -> Denoiser:
 def _plain_net(denoiser: Denoiser) -> Any:
     """The network alone, with the adapter folded in if it is one."""
     return denoiser.merged().net if isinstance(denoiser, Adapted) else denoiser.net
+
+
+def held_like(net: nn.Module, base: nn.Module) -> Any:
+    """A network that learned in float32, in the precision of the network that it was made of.
+
+    Arguments:
+        net: the network, left as it is.
+        base: the pipeline's own, weight by weight.
+
+    Returns:
+        The network itself where nothing differs, else a copy.
+    """
+    dtypes = {name.replace(".base_layer", ""): p.dtype for name, p in base.named_parameters()}
+    usual = held_in(base)
+    if all(p.dtype == dtypes.get(name, usual) for name, p in net.named_parameters()):
+        return net
+    twin = copy.deepcopy(net)
+    for name, p in twin.named_parameters():
+        p.data = p.data.to(dtypes.get(name, usual))
+    return twin
 
 
 def _write_lora(place: Path, facts: Facts, student: Adapted, about: dict[str, Any]) -> None:

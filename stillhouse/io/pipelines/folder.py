@@ -15,6 +15,7 @@ from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.index import HUB, check_folder, parts
 from stillhouse.io.pipelines.parameterization import decided, overruled
+from stillhouse.io.pipelines.precision import file_dtype, held_in_files
 from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.pipelines.registry import family_for
 from stillhouse.io.pipelines.single import open_single
@@ -25,7 +26,7 @@ def open_pipeline(
     source: str | Path,
     adapter: str | type[Family] | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     height: int | None = None,
     width: int | None = None,
     frames: int | None = None,
@@ -40,7 +41,7 @@ def open_pipeline(
             a single safetensors checkpoint.
         adapter: a :class:`Family` of one's own, or ``"./file.py:Class"``; None: the one registered for the
             pipeline's class.
-        dtype: of the weights.
+        dtype: of the weights; None: of each part as its files have it (of a hub's model float32).
         height: of the pictures, in pixels; None: the pipeline's default.
         width: likewise.
         frames: of clips; None: the pipeline's default.
@@ -63,16 +64,18 @@ def open_pipeline(
     )
     name, note = str(source), ""
     if Path(name).is_file():
-        pipe, folder = open_single(Path(name), dtype, config), None
+        pipe, folder = open_single(Path(name), dtype or file_dtype(Path(name)), config), None
         pipe.scheduler, note = decided(pipe.scheduler, Path(name), prediction, zero_snr)
     elif name.startswith(HUB):
-        pipe, folder = _load(name.removeprefix(HUB), local=False, torch_dtype=dtype), None
+        pipe, folder = _load(name.removeprefix(HUB), local=False, torch_dtype=dtype or torch.float32), None
         pipe.scheduler = overruled(pipe.scheduler, prediction, zero_snr)
     else:
         folder = Path(name)
         index = check_folder(folder)
         family_for(index["_class_name"], adapter)  # an unknown class is refused before gigabytes are read
-        pipe = _load(name, local=True, torch_dtype=dtype, variant=_variant(folder, index))
+        variant = _variant(folder, index)
+        own = dtype or held_in_files(folder, index, variant)
+        pipe = _load(name, local=True, torch_dtype=own, variant=variant)
         pipe.scheduler = overruled(pipe.scheduler, prediction, zero_snr)
     kind = family_for(type(pipe).__name__, adapter)
     clips = {} if frames is None else {"frames": frames}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import option
+from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 
 
 @dataclass
@@ -42,6 +44,42 @@ class DMD2(OneCallScore):
     worlds = ("mixture", "digits", "mnist", "shapes")
     needs = ("teacher", "data unless gan_weight=0")
     optim = SCORE_OPTIM
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "tianweiy/DMD2@8d8fa55, experiments/sdv1.5 (first phase); of other families it is the nearest",
+            lr={"student": 1e-5, "fake": 1e-5},
+            run={**ADAMW, **CONSTANT, "warmup": 8, "clip": 10.0},  # 500 over 64 processes
+        ),
+        "sd": Settings(
+            "guidance and the critic's weight of experiments/sdv1.5",
+            options={"guidance": 1.75, "gan_weight": 1e-3, "fake_per_student": 10},
+        ),
+        "sdxl": Settings(
+            "experiments/sdxl, four steps",
+            lr={"student": 5e-7, "fake": 5e-7},
+            options={"steps": 4, "guidance": 8.0, "gan_weight": 5e-3, "fake_per_student": 5},
+        ),
+        "flux": Settings(
+            "NVlabs/FastGen@34f30e8, Flux/config_dmd2: the embedded scale",
+            options={"steps": 4, "guidance": 3.5, "gan_weight": 0.03},
+            run={"warmup": 0},
+        ),
+        "wan": Settings(
+            "NVlabs/FastGen@34f30e8, WanT2V/config_dmd2, 1.3B",
+            options={"steps": 4, "guidance": 5.0, "gan_weight": 0.03},
+            run={"warmup": 0},
+        ),
+        "edm": Settings(
+            "experiments/imagenet, with the critic from the start",
+            lr={"student": 2e-6, "fake": 2e-6},
+            options={"gan_weight": 3e-3},
+        ),
+        "lora": Settings(
+            "LoRA: experiments/sdxl, rank 64 and alpha 8, where the fake stays a whole network",
+            lr={"student": 5e-5, "fake": 5e-5},
+            run={"lora": 64, "lora_alpha": 8.0, "lora_targets": "blocks"},
+        ),
+    }
 
     def build(self) -> None:
         self.real = Guided(self.teacher, self.guidance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
+from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 
 
 @dataclass
@@ -48,6 +50,23 @@ class SiD(OneCallScore):
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher",)
     optim = SCORE_OPTIM
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "SiD-LSG, mingyuanzhou/SiD-LSG@709fc22, Stable Diffusion 1.5 and 2.1; of other families and of "
+            "adapters it is the nearest",
+            lr={"student": 1e-6, "fake": 1e-6},
+            options={"mix": 1.0},
+            run={**PLAIN_ADAM, **CONSTANT, "betas": (0.0, 0.999), "clip": 0.0}
+            | {"ema": 0.999, "ema_half_life": 5e4, "ema_ramp": 0.05},
+        ),
+        "sd": Settings("the student's call at the table's step 625", options={"first_time": 0.626}),
+        "edm": Settings(
+            "mingyuanzhou/SiD@01fbb13c, ImageNet-64",
+            lr={"student": 4e-6, "fake": 4e-6},
+            options={"mix": 1.2},
+            run={"ema_half_life": 2e6},
+        ),
+    }
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))

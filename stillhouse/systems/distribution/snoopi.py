@@ -21,6 +21,7 @@ from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import option
+from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 
 
@@ -53,6 +54,15 @@ class Snoopi(OneCallScore, GuidanceRange):
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, name="adamw", clip=1.0),
         "fake": Optim(lr=1e-3, name="adamw", clip=1.0),
+    }
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "SNOOPI (2412.02687), section 6.1; clipping and schedule are not stated: those of SwiftBrush; of"
+            " adapters it is the nearest",
+            lr={"student": 1e-6, "fake": 1e-3},
+            run={**ADAMW, **CONSTANT, "clip": 1.0},
+        ),
+        "pixart": Settings("PixArt-alpha: scales from 0.5 to 3", options={"high_guidance": 3.0}),
     }
     negatives: ClassVar[Condition] = (
         None  # set it to draw negative prompts from these rows, and not from the run's own prompts

@@ -16,6 +16,7 @@ from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
+from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 
 
@@ -41,6 +42,17 @@ class SwiftBrush(OneCallScore):
     optim: ClassVar[dict[str, Optim]] = {
         "student": Optim(lr=5e-4, clip=1.0),
         "fake": Optim(lr=1e-3, clip=1.0),
+    }
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "VinAIResearch/SwiftBrush@686c231, Stable Diffusion 2.1; of other families it is the nearest",
+            lr={"student": 1e-6, "fake": 1e-3},
+            run={**PLAIN_ADAM, **CONSTANT, "clip": 1.0},
+        ),
+        "lora": Settings(
+            "LoRA: SwiftBrush v2 (2408.14176), section 5.1, whose rate is not stated apart",
+            run={"lora": 256, "lora_alpha": 512.0},
+        ),
     }
 
     def build(self) -> None:

@@ -20,6 +20,7 @@ from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replace
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import Method, copy_weights, option
+from stillhouse.train.published import PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough
 
@@ -55,6 +56,14 @@ class SDTT(Method):
     same_size = True
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=3e-4, clip=1.0)}
     free_steps = True
+    published: ClassVar[Published] = {
+        "language": Settings(
+            "SDTT (2410.21035), section 4, MDLM of 169 M weights; clipping of the released configuration; of"
+            " adapters it is the nearest",
+            lr={"student": 6e-5},
+            run={**PLAIN_ADAM, "schedule": "constant", "warmup": 500, "clip": 1.0, "ema": 0.9999},
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

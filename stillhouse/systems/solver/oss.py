@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from stillhouse.parts.states.schedule_search import Path, Slope, median_path, se
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Operation, Work
 from stillhouse.train.method import option
+from stillhouse.train.published import Published, Settings
 
 
 @dataclass
@@ -45,6 +47,17 @@ class OSS(Operation):
     kind = "operation"
     worlds = ("mixture", "shapes")
     needs = ("teacher",)
+    published: ClassVar[Published] = {
+        "dit": Settings(
+            "bebebe666/OptimalSteps@ee35043, scripts/dit.sh", options={"grid_steps": 200, "steps": 5}
+        ),
+        "flux": Settings(
+            "bebebe666/OptimalSteps@ee35043, scripts/flux.sh", options={"grid_steps": 100, "steps": 10}
+        ),
+        "wan": Settings(
+            "bebebe666/OptimalSteps@ee35043, scripts/wan.sh", options={"grid_steps": 200, "steps": 20}
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

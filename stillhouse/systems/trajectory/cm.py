@@ -22,6 +22,7 @@ from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
+from stillhouse.train.published import Published, Settings
 from stillhouse.train.recipe import Optim
 
 
@@ -57,6 +58,17 @@ class CM(GuidanceInput):
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, name="radam", schedule="cosine")}
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "openai/consistency_models@e32b69e, scripts/launch.sh, LSUN-256; of latent models (see lcm) and "
+            "of adapters it is the nearest",
+            lr={"student": 1e-5},
+            options={"levels": 40},
+            run={"optimiser": "radam", "betas": (0.9, 0.999), "weight_decay": 0.0, "clip": 0.0}
+            | {"schedule": "constant", "warmup": 0, "ema": 0.9999},
+        ),
+        "edm": Settings("ImageNet-64", lr={"student": 8e-6}),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,6 +34,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import Method, option
+from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, alternating, enough
 from stillhouse.train.start import require_clean_start
@@ -116,6 +117,16 @@ class HyperSD(Method):
         "student": Optim(lr=5e-4, schedule="cosine"),
         "critic": Optim(lr=1e-3, betas=(0.5, 0.9)),
         "fake": Optim(lr=5e-4),
+    }
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "Hyper-SD (2404.13686), section 4.1, adapters in all stages; of whole networks it is the "
+            "nearest; its optimiser, rank and guidance are not stated: those of SDXL-Lightning",
+            lr={"student": 1e-6, "critic": 1e-6, "fake": 1e-6},
+            options={"guidance": 6.0},
+            run={**PLAIN_ADAM, **CONSTANT},
+        ),
+        "lora": Settings("", run={"lora": 64, "lora_alpha": 64.0, "lora_targets": "blocks"}),
     }
 
     def __post_init__(self) -> None:

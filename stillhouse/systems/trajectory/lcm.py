@@ -19,6 +19,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
+from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 
 
@@ -48,6 +49,32 @@ class LCM(GuidanceInput):
     worlds = ("mixture", "shapes")
     needs = ("teacher", "data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "Diffusers' script train_lcm_distill_sd_wds.py@58eb52c; of other families it is the nearest",
+            lr={"student": 1e-6},
+            run={**ADAMW, **CONSTANT, "weight_decay": 0.0, "clip": 1.0},
+        ),
+        "sd": Settings("scales of 6 to 16", options={"low_guidance": 6.0, "high_guidance": 16.0}),
+        "sdxl": Settings("of SDXL 4 to 16", options={"low_guidance": 4.0}),
+        "pixart": Settings(
+            "PixArt-delta (2401.05252): one scale",
+            lr={"student": 2e-5},
+            options={"low_guidance": 4.5, "high_guidance": 4.5},
+        ),
+        "flux": Settings(
+            "the embedded scale of Flux, which has no published LCM: FastGen's for dmd2",
+            options={"low_guidance": 3.5, "high_guidance": 3.5},
+        ),
+        "lora": Settings(
+            "LoRA: train_lcm_distill_lora_sdxl.py@58eb52c, rank 64 and alpha 64; an adapter takes no scale "
+            "as an input, so it learns one",
+            lr={"student": 1e-4},
+            options={"decay": 0.0},
+            run={"lora": 64, "lora_alpha": 64.0, "lora_targets": "blocks"},
+        ),
+        "sd lora": Settings("", options={"low_guidance": 7.5, "high_guidance": 7.5}),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

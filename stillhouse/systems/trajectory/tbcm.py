@@ -24,6 +24,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import option
+from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 
 HALF_PI = math.pi / 2
@@ -61,6 +62,15 @@ class TBCM(GuidanceInput):
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher", "data if states=data")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=1e-3, schedule="cosine", clip=1.0)}
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "hustvl/TBCM@c6a4583, SANA-Sprint, with CAME, which is none of our optimisers; of other families"
+            " and of adapters it is the nearest",
+            lr={"student": 1e-5},
+            options={"warmup": 4000, "low_guidance": 4.5, "high_guidance": 4.5},  # drawn from 4, 4.5, 5
+            run={**PLAIN_ADAM, **CONSTANT, "warmup": 5000, "clip": 0.1},
+        ),
+    }
 
     def build(self) -> None:
         self.path_student = Converted(self.student, Trig())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
 from stillhouse.train.method import option
+from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 
 
 @dataclass
@@ -57,6 +59,15 @@ class CausVid(CausalMethod):
     needs = ("teacher", "data")
     forms = ("video",)
     optim = SCORE_OPTIM
+    published: ClassVar[Published] = {
+        "pipeline": Settings(
+            "tianweiy/CausVid@ca21150, Wan 2.1 1.3B in three steps, both stages",
+            lr={"student": 2e-6, "fake": 2e-6},
+            options={"levels": (1.0, 0.757, 0.522), "chunk": 3, "ode_share": 0.75, "paths": 1500}
+            | {"path_guidance": 6.0, "guidance": 4.5, "shift": 8.0},
+            run={**ADAMW, **CONSTANT, "clip": 10.0},
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,52 @@
+"""In which precision the files of a pipeline hold its weights; read from their headers alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def file_dtype(*files: Path) -> torch.dtype:
+    """The precision of most weights in safetensors files; float32 where that is another one than float32,
+    bfloat16 and float16, and for a file that can't be read, which its reader refuses."""
+    found: Counter[str] = Counter()
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            entries = [v for k, v in header.items() if k != "__metadata__"]
+            found.update({"F32": 0})
+            for entry in entries:
+                found[entry["dtype"]] += prod(entry["shape"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+            continue
+    most = found.most_common(1)
+    return FLOATS.get(most[0][0], torch.float32) if most else torch.float32
+
+
+def held_in_files(folder: Path, index: Mapping[str, Any], variant: str | None) -> dict[str, torch.dtype]:
+    """The precision of each part of a pipeline's folder.
+
+    Arguments:
+        folder: of the pipeline, looked through already.
+        index: its ``model_index.json``.
+        variant: the one that is opened, ``fp16`` for example; None for files without one in their names.
+
+    Returns:
+        Dtypes by part, as Diffusers takes them; ``default`` for what has no weights.
+    """
+    made = {"default": torch.float32}
+    for part in index:
+        files = sorted((folder / part).glob("*.safetensors")) if not part.startswith("_") else []
+        chosen = [f for f in files if f".{variant}." in f.name or f".{variant}-" in f.name] if variant else []
+        if files:
+            made[part] = file_dtype(*(chosen or files))
+    return made
