@@ -163,6 +163,8 @@ def compare(
         teacher is None or (teacher.classes, teacher.text is None) == (model.classes, model.text is None),
         "Student and teacher take different kinds of conditions; they can't be compared.",
     )
+    own = () if model.text is None or held.conditions is not None else model.prompts
+    held = replace(held, prompts=tuple(held.prompts or own))
     numbers = held.numbers(model, n)
     require(
         not scores or bool(held.prompts),
@@ -212,8 +214,17 @@ def compare(
         *(metric_of(k, s) for k, s in scores.items()),
         DIVERSITY,
     ]
-    leading = ["frechet" if n >= 2 * width else "kid", *(m.name for m in known)]
-    measured = sorted({name for one in (*found, floor) for name in one}, key=leading.index)
+    leads = "frechet" if n >= 2 * width else "kid"
+    order = [
+        leads,
+        "paired_samples",
+        *scores,
+        "recall",
+        DIVERSITY.name,
+        "precision",
+        *(m.name for m in known),
+    ]
+    measured = sorted({name for one in (*found, floor) for name in one}, key=order.index)
     mine = next(w for w in walks if w.who == "student" and w.default)
     return {
         "world": held.describe(numbers, network.name, n, seed),
@@ -225,6 +236,10 @@ def compare(
         "rows": [_row(walk, one) for walk, one in zip(walks, found, strict=True)],
         "floor": {k: None if v is None else plain(v) for k, v in floor.items()},
         "floor_name": "The teacher from other noise" if held.data is None else "One half of the data",
+        "reference_name": "The teacher from other noise" if held.data is None else "Real data",
+        "floor_phrase": "the teacher against itself from other noise"
+        if held.data is None
+        else "one half of the data against the other",
         "notes": [*held.notes, *_notes(held, numbers, n, width, reference, usual), network.note],
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "speed_up": statistics.median(a / b for a, b in zip(usual.seconds, mine.seconds, strict=True))

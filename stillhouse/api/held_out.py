@@ -75,7 +75,6 @@ class HeldOut:
             known = size(self.conditions) or 0
             require(known > 0, "There are no conditions to measure the model under.")
         elif model.text is not None:
-            self.prompts = tuple(self.prompts or model.prompts)
             known = len(self.prompts)
             require(
                 known > 0,

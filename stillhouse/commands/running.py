@@ -7,10 +7,13 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
 from stillhouse.core.errors import require
+
+if TYPE_CHECKING:
+    from stillhouse.model import Model
 
 
 def run_parser(command: str, what: str) -> Parser:
@@ -105,8 +108,34 @@ def start(
         return 130
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
-    print(f"Look at it: stillhouse sample {shlex.quote(str(out))}")
+    print("\n".join(next_steps(model, out, bool(run.world), command == "distill")))
     return 0
+
+
+def next_steps(model: Model, out: Path, world: bool, teacher: bool) -> list[str]:
+    """Where to look when a run has ended, a command a line.
+
+    Arguments:
+        model: what the run made.
+        out: folder of the run.
+        world: whether the run names one.
+        teacher: whether there is one to measure the model beside.
+
+    Returns:
+        The lines; without a measurement for what is measured in a world alone.
+    """
+    from stillhouse import forms
+
+    folder = shlex.quote(str(out))
+    lines = [f"Look at it: stillhouse sample {folder}"]
+    alone = forms.of(model).continuous and not model.cond_kind
+    if world or model.world or alone:
+        data = "" if world or model.world or teacher else " --data DIR"
+        lines += [
+            f"Measure it: stillhouse evaluate {folder}{data}",
+            f"The page:   stillhouse report {folder}",
+        ]
+    return lines
 
 
 def _entries(config: str | None, resume: str | None, command: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ same noise."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stillhouse import forms
 from stillhouse.api.evaluate import EVALUATION, labels_for
+from stillhouse.api.held_out import NAME
 from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
@@ -151,31 +152,39 @@ def view_of_folder(folder: str | Path) -> RunView:
     try:
         evaluation, config = json.loads(evaluation_file.read_text()), yaml.safe_load(config_file.read_text())
         options = dict(evaluation["world"])
-        world = get_world(options.pop("name"), **options)
+        place = options.pop("name")
+        world = None if place == NAME else get_world(place, **options)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise StillhouseError(
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
     config = required_type(config, dict, f"'{config_file}' holds no settings.")
-    model = load(folder / "model")
-    source = config.get("teacher")
-    teacher = teacher_of(source, world, config.get("adapter")) if source else None
     journal = folder / "metrics.jsonl"
+    rows = read(journal) if journal.is_file() else []
+    name, shown = _method_name(str(config.get("method") or folder.name)), _without_folders(config)
+    source = config.get("teacher")
+    if world is None:
+        from stillhouse.report.kept import kept_view
+
+        return replace(kept_view(folder, evaluation, name, _teacher_name(source), shown), rows=rows)
+    model = load(folder / "model")
+    teacher = teacher_of(source, world, config.get("adapter")) if source else None
     return make_view(
-        _method_name(str(config.get("method") or folder.name)),
+        name,
         model,
         teacher,
         world,
         evaluation,
-        teacher_name=_teacher_name(source, world),
-        config=_without_folders(config),
-        rows=read(journal) if journal.is_file() else [],
+        teacher_name=_teacher_name(source, world.name),
+        config=shown,
+        rows=rows,
     )
 
 
 def _method_name(method: str) -> str:
-    """A method's name for display: the slug, or the class of a file of one's own."""
-    return method.rpartition(":")[2] or method
+    """A method's name for display: the slug, or of a file of one's own the class, else the file's stem."""
+    name = method.rpartition(":")[2] or method
+    return Path(name).stem if name.endswith(".py") else name
 
 
 def _without_folders(value: Any) -> Any:
@@ -188,12 +197,12 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _teacher_name(source: Any, world: World) -> str:
+def _teacher_name(source: Any, world: str = "teacher") -> str:
     """A teacher's name for display."""
     if not source:
-        return f"{world.name} (in memory)"
+        return f"{world} (in memory)"
     if str(source).partition(":")[0] == "exact":
-        return f"exact {world.name}"
+        return f"exact {world}"
     path = Path(str(source))
     while path.stem == "model" and path.parent.name:  # the run's folder is a better name
         path = path.parent
