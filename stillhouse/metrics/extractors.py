@@ -175,7 +175,7 @@ def _opened(folder: Path, kind: str) -> tuple[Any, bool]:
 
     from stillhouse.io.pipelines.quiet import quiet
 
-    maker: Any = CLIPVisionModelWithProjection if kind in CLIPS else AutoModel
+    maker: Any = CLIPVisionModelWithProjection if kind == "clip_vision_model" else AutoModel
     with quiet():
         try:
             model, report = maker.from_pretrained(
