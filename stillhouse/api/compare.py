@@ -163,8 +163,7 @@ def compare(
         teacher is None or (teacher.classes, teacher.text is None) == (model.classes, model.text is None),
         "Student and teacher take different kinds of conditions; they can't be compared.",
     )
-    own = () if model.text is None or held.conditions is not None else model.prompts
-    held = replace(held, prompts=tuple(held.prompts or own))
+    held = held.opened(model, model.denoiser.device)
     numbers = held.numbers(model, n)
     require(
         not scores or bool(held.prompts),

@@ -4,7 +4,7 @@ their training."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stillhouse import forms
 from stillhouse.api.run import CACHE
 from stillhouse.core.conditions import Condition, balanced_labels, pick, size
 from stillhouse.core.errors import require
-from stillhouse.metrics.extractors import Features, features_for, pictorial
+from stillhouse.metrics.extractors import Features, open_features, pictorial, plain_features, small_features
 from stillhouse.metrics.features import FeatureExtractor
 from stillhouse.model import Model
 
@@ -35,7 +35,8 @@ class HeldOut:
         data: true samples (N, *shape) to compare with, pictures in [-1, 1], or a folder or file of pictures
             (see :func:`stillhouse.io.data.open_source`); None to compare with the teacher's own samples.
         features: folder of a vision network, see :func:`stillhouse.metrics.extractors.open_features`, or a
-            function of samples (B, …) to features (B, F); None for the library's small network.
+            function of samples (B, …) to features (B, F); None for the library's small network, and for
+            the own numbers of samples that are no pictures.
         batch: samples made at once; 0 for 8 of a model with a codec, and 64 of any other.
         notes: sentences for the page, such as where the prompts are from.
     """
@@ -115,20 +116,53 @@ class HeldOut:
             self._encoded[id(model)] = asked, cond
         return cond
 
+    def opened(self, model: Model, device: torch.device | str) -> HeldOut:
+        """The same with all that it names opened, so that nothing is missed after an hour of sampling.
+
+        Arguments:
+            model: whose own prompts are taken where none are given.
+            device: of the feature network.
+
+        Returns:
+            A copy. Raises :class:`StillhouseError` for data or a network that can't be opened.
+        """
+        if isinstance(self.data, str | Path):
+            from stillhouse.io.data import open_source
+
+            open_source(self.data)
+        own = () if model.text is None or self.conditions is not None else model.prompts
+        folder = self.features if isinstance(self.features, str | Path) else None
+        return replace(
+            self,
+            prompts=tuple(self.prompts or own),
+            features=self.features if folder is None else open_features(folder, device),
+        )
+
     def network(self, samples: Tensor, device: torch.device | str) -> Features:
         """The features that samples are compared by.
 
         Arguments:
             samples: some, (B, …).
-            device: of the network.
+            device: of the library's own network.
 
         Returns:
-            The features.
+            The features. Raises :class:`StillhouseError` for a folder's network and samples that are no
+            pictures.
         """
-        if self.features is None or isinstance(self.features, str | Path):
-            return features_for(samples, self.features, device)
-        name = getattr(self.features, "__name__", type(self.features).__name__)
-        return Features(name, f"Features are those of {name}.", self.features)
+        found = self.features
+        if found is None:
+            return small_features(device) if pictorial(samples) else plain_features(samples[0].numel())
+        if isinstance(found, str | Path):
+            found = open_features(found, device)
+        if isinstance(found, Features):
+            require(
+                pictorial(samples),
+                f"The network '{found.name}' takes pictures, and the samples are of shape "
+                f"{tuple(samples.shape[1:])}.",
+            )
+            return found
+        name = getattr(found, "__name__", type(found).__name__)
+        return Features(name, f"Features are those of {name}.", found)
 
     def true_samples(self, like: Tensor, batch: int) -> Iterator[Tensor]:
         """The data in batches, at most :data:`MOST` samples.

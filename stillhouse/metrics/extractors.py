@@ -63,30 +63,6 @@ def pictorial(samples: Tensor) -> bool:
     return samples.dim() in (4, 5) and samples.shape[-3] in (1, 3)
 
 
-def features_for(
-    samples: Tensor, folder: str | Path | None = None, device: torch.device | str = "cpu"
-) -> Features:
-    """The features that samples are compared by.
-
-    Arguments:
-        samples: some of them, (B, …); pictures in [-1, 1].
-        folder: of a vision network, see :func:`open_features`; None for the small one of the library, and for
-            samples that are no pictures.
-        device: of the network.
-
-    Returns:
-        The features. Raises :class:`StillhouseError` for a folder and samples that are no pictures.
-    """
-    if folder is not None:
-        require(
-            pictorial(samples),
-            f"The network in '{folder}' takes pictures, and the samples are of shape "
-            f"{tuple(samples.shape[1:])}.",
-        )
-        return open_features(folder, device)
-    return small_features(device) if pictorial(samples) else plain_features(samples[0].numel())
-
-
 def small_features(device: torch.device | str = "cpu") -> Features:
     """The library's own small network of coloured scenes, 64 features of a picture of 32 x 32 pixels."""
     net = load_reader().to(device)

@@ -35,7 +35,8 @@ def kept_strips(file: Path, evaluation: dict[str, Any]) -> tuple[list[Strip], Te
 
     require(
         file.is_file(),
-        f"The samples of the evaluation ('{file}') are missing; run: stillhouse evaluate again.",
+        f"The samples of the evaluation ('{file}') are missing; evaluate again: stillhouse evaluate "
+        f"{file.parent}",
     )
     try:
         held = {name: _numbers(tensor) for name, tensor in load_file(file).items()}

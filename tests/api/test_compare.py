@@ -184,8 +184,8 @@ def test_large_pictures_are_kept_no_larger_than_a_page_needs():
         (HeldOut(), "nothing to compare"),
         (HeldOut(("a cat",), data=torch.zeros(4, 2)), "takes none"),
         (HeldOut(data=torch.zeros(4, 3)), r"shape \(3,\), the samples of \(2,\)"),
-        (HeldOut(data="pictures"), "are no pictures"),
-        (HeldOut(features="dino", data=torch.zeros(4, 2)), "takes pictures"),
+        (HeldOut(data="no pictures"), "There is no data"),
+        (HeldOut(features="no network", data=torch.zeros(4, 2)), "There is no folder"),
         (HeldOut(data=torch.zeros(1, 2)), "at least 2 samples of data"),
     ],
 )

@@ -95,6 +95,7 @@ def test_evaluated_and_reported_without_a_world(place, turbo, capsys, monkeypatc
     assert run("report", turbo) == 0 and "a red circle" in (turbo / "report.html").read_text()
     (place / "held.txt").write_text("a green triangle\na dog\n")
     (turbo / "report.html").unlink()
+    capsys.readouterr()
     assert run("evaluate", turbo, *small, "--prompts", place / "held.txt", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["world"]["prompts"] == ["a green triangle", "a dog"]

@@ -10,7 +10,7 @@ import torch
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.metrics.diversity import diversity
-from stillhouse.metrics.extractors import features_for, open_features
+from stillhouse.metrics.extractors import open_features, plain_features, small_features
 from stillhouse.metrics.fidelity import kernel_distance
 
 SIDE = 16
@@ -121,12 +121,12 @@ def lacking(folder: Path) -> None:
 
 
 def test_without_a_folder_the_library_has_its_own():
-    small = features_for(pictures(2, 48))
+    small = small_features()
     assert small(pictures(2, 48)).shape == (2, 64) and "can't be compared" in small.note
-    assert features_for(torch.zeros(2, 3))(torch.ones(2, 3)).tolist() == [[1] * 3] * 2
-    many = features_for(torch.zeros(2, 100, 4))
+    assert plain_features(3)(torch.ones(2, 3)).tolist() == [[1] * 3] * 2
+    many = plain_features(400)
     x = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
-    assert many(x).shape == (2, 64) and (many(x) == features_for(x)(x)).all()
+    assert many(x).shape == (2, 64) and (many(x) == plain_features(400)(x)).all()
 
 
 def test_the_kernel_distance_is_unbiased_and_of_the_papers_kernel():
