@@ -4,7 +4,7 @@ same noise."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, labels_for
+from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for
 from stillhouse.api.held_out import NAME
 from stillhouse.api.runs import CONFIG, teacher_of
 from stillhouse.api.walks import Walk, walks_of
@@ -23,6 +23,7 @@ from stillhouse.core.errors import StillhouseError, require, required, required_
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
 from stillhouse.opening import load
+from stillhouse.report.kept import kept_samples, large_view
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
@@ -164,9 +165,7 @@ def view_of_folder(folder: str | Path) -> RunView:
     name, shown = _method_name(str(config.get("method") or folder.name)), _without_folders(config)
     source = config.get("teacher")
     if world is None:
-        from stillhouse.report.kept import kept_view
-
-        return replace(kept_view(folder, evaluation, name, _teacher_name(source), shown), rows=rows)
+        return _kept_view(folder, RunView(name, _teacher_name(source), evaluation, shown, rows))
     model = load(folder / "model")
     teacher = teacher_of(source, world, config.get("adapter")) if source else None
     return make_view(
@@ -179,6 +178,21 @@ def view_of_folder(folder: str | Path) -> RunView:
         config=shown,
         rows=rows,
     )
+
+
+def _kept_view(folder: Path, view: RunView) -> RunView:
+    """A view with what its evaluation, which names no world, has kept in the run's folder."""
+    kept = kept_samples((folder / EVALUATION).with_suffix(SHOWN), view.evaluation)
+    for number, row in enumerate(view.evaluation["rows"]):
+        samples = kept[str(number)]
+        way = row["who"], row["steps"], row["nfe"], row["default"]
+        view.strips.append(Strip(*way, samples, large_view(samples)))
+    prompts, used = (view.evaluation["world"][key] for key in ("prompts", "conditions"))
+    count = len(view.strips[0].samples)
+    view.labels = torch.arange(count) % used if used and not prompts else None
+    view.captions = [prompts[i % len(prompts)] for i in range(count)] if prompts else []
+    view.real = kept.get("real")
+    return view
 
 
 def _method_name(method: str) -> str:
