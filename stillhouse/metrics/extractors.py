@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.metrics.inception import inception_file, open_inception
 from stillhouse.metrics.reader import load_reader
 from stillhouse.metrics.vision import (
     MEAN,
@@ -100,7 +101,8 @@ def plain_features(numbers: int) -> Features:
 
 
 def open_features(folder: str | Path, device: torch.device | str = "cpu") -> Features:
-    """The features of a vision network that Transformers opens: DINOv2, CLIP, SigLIP, ViT, ConvNeXt, ResNet …
+    """The features of a vision network: FID's Inception v3, or one that Transformers opens: DINOv2, CLIP,
+    SigLIP, ViT, ConvNeXt, ResNet …
 
     What is taken is the projected picture of a CLIP, else the pooled output, else the first token (where the
     pooling has no weights) or the mean of the last layer. Pictures are prepared by the side, mean and
@@ -108,13 +110,17 @@ def open_features(folder: str | Path, device: torch.device | str = "cpu") -> Fea
 
     Arguments:
         folder: what ``save_pretrained`` writes: ``config.json``, ``*.safetensors`` and, if there is one,
-            ``preprocessor_config.json``.
+            ``preprocessor_config.json``; or the file of an Inception's weights (see
+            :func:`stillhouse.metrics.inception.open_inception`), or its folder.
         device: of the network.
 
     Returns:
         The features. Raises :class:`StillhouseError` for a folder that lacks a part or can't be opened.
     """
     folder = Path(folder)
+    weights = None if (folder / "config.json").is_file() else inception_file(folder)
+    if weights is not None:
+        return _inception(weights, device)
     require(
         folder.is_dir(),
         f"There is no folder '{folder}' with a feature network; nothing is downloaded, so name one that "
@@ -142,6 +148,20 @@ def open_features(folder: str | Path, device: torch.device | str = "cpu") -> Fea
     title = _title(folder)
     return Features(
         title, f"Features are those of {title} ({kind}), pictures of {size} x {size} pixels.", embed
+    )
+
+
+def _inception(weights: Path, device: torch.device | str) -> Features:
+    """The pooled features of an Inception v3."""
+    net, usual = open_inception(weights)
+    net = net.to(device)
+    what = "FID's Inception v3" if usual else "Inception v3, not of the weights that FID is measured with"
+    return Features(
+        "Inception v3",
+        f"Features are those of {what}, pictures of 299 x 299 pixels; figures in papers are of 10,000 "
+        "samples "
+        "and more.",
+        lambda images: net(images.to(device)),
     )
 
 
