@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,21 @@ class HeldOut:
             "n": n,
             "seed": seed,
         }
+
+
+def prompts_of_data(data: str | Path) -> list[str]:
+    """The captions of pictures, each once, at most :data:`MOST` pictures' of them.
+
+    Arguments:
+        data: a folder or file of pictures.
+
+    Returns:
+        Captions in the order of the pictures; none where they have none.
+    """
+    from stillhouse.io.data import open_source
+
+    rows = islice(open_source(data).rows(), MOST)
+    return list(dict.fromkeys(row.caption for row in rows if row.caption))
 
 
 def prompts_of_run(folder: str | Path, data: Any, model: Model) -> tuple[list[str], bool]:

@@ -50,8 +50,8 @@ def evaluate(words: list[str]) -> int:
     group.add_argument(
         "--prompts",
         metavar="FILE",
-        help="prompts that the model was not trained on, one a line [the run's held-out ones, or the "
-        "model's]",
+        help="prompts that the model was not trained on, one a line [captions of --data, else those that the "
+        "run held out, or the model's own]",
     )
     group.add_argument(
         "--data",
@@ -93,7 +93,7 @@ def evaluate(words: list[str]) -> int:
     for one in (model, teacher):
         _to_device(one)
     if world is None:
-        prompts, notes = _prompts(given.prompts, given.model, entries, model)
+        prompts, notes = _prompts(given.prompts, given.data, given.model, entries, model)
         measured: World | HeldOut = HeldOut(prompts, notes=notes, **held)
     else:
         measured = world
@@ -189,14 +189,16 @@ def _to_device(model: Model | None) -> None:
 
 
 def _prompts(
-    file: str | None, source: str, entries: Mapping[str, Any], model: Model
+    file: str | None, data: str | None, source: str, entries: Mapping[str, Any], model: Model
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Prompts to measure a model under, and a sentence about them where one is needed."""
-    from stillhouse.api.held_out import prompts_of_run
+    from stillhouse.api.held_out import prompts_of_data, prompts_of_run
     from stillhouse.io.data.prompts import read_prompts
 
     if file or model.text is None:
         return (read_prompts(file), ()) if file else ((), ())
+    if data and (captions := prompts_of_data(data)):
+        return captions, ["The prompts are the captions of the data."]
     found, held = prompts_of_run(source, entries.get("data"), model)
     if found and not held:
         return found, ["No prompt of the run was held out: the model was trained on these."]

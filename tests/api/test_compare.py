@@ -12,7 +12,7 @@ from torch import nn
 import stillhouse
 from stillhouse import HeldOut
 from stillhouse.api.compare import distribution, shown
-from stillhouse.api.held_out import prompts_of_run
+from stillhouse.api.held_out import prompts_of_data, prompts_of_run
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.pipelines.tiny import build
 from stillhouse.model import Model
@@ -130,6 +130,8 @@ def test_pictures_in_a_folder_are_data(tmp_path):
 
     for i in range(6):
         Image.new("RGB", (20, 30), (40 * i, 255 - 40 * i, 90)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"colour {i // 2}")
+    assert prompts_of_data(tmp_path) == ["colour 0", "colour 1", "colour 2"]
     torch.manual_seed(0)
     net = nn.Conv2d(3, 3, 1)
     model = stillhouse.load(Called(net), shape=(3, 8, 8), steps=2)
