@@ -61,7 +61,8 @@ def evaluate(words: list[str]) -> int:
     group.add_argument(
         "--features",
         metavar="DIR",
-        help="network whose features are compared: a folder of DINOv2, CLIP, ViT … [the library's small one]",
+        help="network whose features are compared: a folder of DINOv2, CLIP, ViT …, or the file of FID's "
+        "Inception [the library's small one]",
     )
     group.add_argument(
         "--batch", type=int, default=0, help="samples made at once [8 of latents, 64 of others]"
