@@ -58,7 +58,14 @@ class Gauge:
     def take(
         self, samples: Tensor, network: Features, scores: Mapping[str, Score], prompts: Sequence[str]
     ) -> None:
-        """Measure a batch of samples (B, …), and keep what is to be shown."""
+        """Measure a batch of samples, and keep what is to be shown.
+
+        Arguments:
+            samples: of this way, (B, …).
+            network: gives their features.
+            scores: functions ``f(images, prompts) -> (B,)`` by name.
+            prompts: of the samples, B of them; none without scores.
+        """
         self.features.append(network(samples))
         for name, mean in mean_scores(scores, samples, prompts).items():
             self.scores[name] = self.scores.get(name, 0.0) + mean * len(samples)
@@ -67,13 +74,28 @@ class Gauge:
             self.shown.append(shown(samples[:missing]))
 
     def pair(self, name: str, made: Tensor, end: Tensor) -> None:
-        """Note how far samples are from the teacher's endpoints, if they are of one shape."""
+        """Note how far samples are from the teacher's endpoints, if they are of one shape.
+
+        Arguments:
+            name: of the distance.
+            made: samples or latents, (B, …).
+            end: the teacher's from the same noise.
+        """
         if made.shape == end.shape:
             gap = (made.float().cpu() - end.float().cpu()).flatten(1).square().mean(1)
             self.squares.setdefault(name, []).append(gap)
 
     def figures(self, reference: Tensor | None, numbers: Tensor | None, seed: int) -> dict[str, float | None]:
-        """All figures of the way, beside the features of a reference (N, F); None for none."""
+        """All figures of the way.
+
+        Arguments:
+            reference: features of what it is compared with, (N, F); None for nothing.
+            numbers: of the conditions of the samples; None for none.
+            seed: of the subsets that neighbours are looked for in.
+
+        Returns:
+            Figures by name.
+        """
         features = torch.cat(self.features)
         found: dict[str, float | None] = {}
         if reference is not None:
