@@ -13,6 +13,7 @@ from stillhouse.core.lazy import lazy
 if TYPE_CHECKING:
     from stillhouse import parts as parts
     from stillhouse.api.evaluate import evaluate as evaluate
+    from stillhouse.api.held_out import HeldOut as HeldOut
     from stillhouse.api.run import Run as Run
     from stillhouse.api.runs import distill as distill
     from stillhouse.api.runs import train_model as train_model

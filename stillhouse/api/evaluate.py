@@ -3,22 +3,27 @@ noise."""
 
 from __future__ import annotations
 
+import json
 import math
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from stillhouse.api.compare import SAMPLES, compare
+from stillhouse.api.held_out import HeldOut
+from stillhouse.api.versions import plain, versions
 from stillhouse.api.walks import endpoints, fill, walks_of
 from stillhouse.core.conditions import balanced_labels, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
+from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.distances import paired_rmse
 from stillhouse.metrics.metric import PAIRED_RMSE, declared
 from stillhouse.metrics.scores import Score, mean_scores, metric_of
@@ -28,6 +33,7 @@ from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World
 
 EVALUATION = "evaluation.json"  # in a run's folder
+SHOWN = ".safetensors"  # of the samples beside it that a page shows, where no world draws them again
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 250  # samples made at once
 
@@ -79,15 +85,16 @@ def labels_for(model: Model, world: World, n: int) -> Tensor | None:
 
 def evaluate(
     model: Model,
-    world: World,
+    world: World | HeldOut | None = None,
     *,
     teacher: Model | None = None,
-    n: int = 2000,
+    n: int | None = None,
     seed: int = 0,
-    teacher_steps: Sequence[int] = STEPS,
+    teacher_steps: Sequence[int] | None = None,
     teacher_solver: str | dict[str, Any] | None = None,
     scores: Mapping[str, Score] | None = None,
     show: bool = False,
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure samples of every way of sampling the student and its teacher.
 
@@ -96,15 +103,19 @@ def evaluate(
 
     Arguments:
         model: the student.
-        world: whose metrics are measured.
+        world: whose metrics are measured; a :class:`HeldOut` of conditions, data and features, or None for
+            the model's own prompts or classes, where there is no world.
         teacher: what it is compared with; None for the student alone.
-        n: number of samples of each way, 8 or more.
+        n: number of samples of each way, 8 or more; None for 2000 in a world and 200 without one.
         seed: of all random draws.
-        teacher_steps: numbers of steps of a many-step model, the teacher's or the student's.
+        teacher_steps: numbers of steps of a many-step model, the teacher's or the student's; None for
+            :data:`STEPS` in a world, and for the student's own without one.
         teacher_solver: takes the place of the teacher's own solver in all its rows; None for that.
-        scores: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), in a
-            world of captions; the mean of each joins ``metrics`` and ``floor`` under its name.
+        scores: functions ``f(images, prompts) -> (B,)`` by name (see :mod:`stillhouse.metrics.scores`), under
+            captions or prompts; the mean of each joins ``metrics`` and ``floor`` under its name.
         show: progress bars.
+        out: file that the figures are kept in as JSON, or a run's folder for its own; without a world some
+            samples of each way are kept beside it, as safetensors. None: nothing is written.
 
     Returns:
         Plain data, ready for JSON. ``rows``: one dict per way: ``who`` (student or teacher), ``steps``,
@@ -115,11 +126,66 @@ def evaluate(
         weights of each model; 0 for a closed form. ``paired_rmse``: of the student's default way to the
         teacher's endpoint from the same noise: a tight integration for a closed form, the teacher's finest
         walk for a network. ``speed_up``: the teacher's default time over the student's; None without a
-        teacher. ``versions``: of the packages.
+        teacher. ``versions``: of the packages. Without a world: no ``paired_rmse`` of the whole but the
+        distances of each row, by number, in samples and latents; ``notes``: sentences that belong to the
+        figures; ``floor_name``: what ``floor`` is of; ``memory`` of a row: bytes that a GPU held at most.
 
     Raises:
         StillhouseError: if the models don't fit the world, or a sample is not finite.
     """
+    how: dict[str, Any] = {
+        "teacher": teacher,
+        "seed": seed,
+        "teacher_solver": teacher_solver,
+        "scores": scores,
+        "show": show,
+    }
+    if world is None or isinstance(world, HeldOut):
+        found, shown = compare(
+            model, world or HeldOut(), n=SAMPLES if n is None else n, teacher_steps=teacher_steps, **how
+        )
+        keep(found, out, shown)
+        return found
+    found = _in_world(
+        model,
+        world,
+        n=2000 if n is None else n,
+        teacher_steps=STEPS if teacher_steps is None else teacher_steps,
+        **how,
+    )
+    keep(found, out)
+    return found
+
+
+def keep(found: Mapping[str, Any], out: str | Path | None, shown: Mapping[str, Tensor] | None = None) -> None:
+    """Write an evaluation, whole or not at all.
+
+    Arguments:
+        found: what :func:`evaluate` returns.
+        out: a JSON file, or a run's folder; None: nothing is written.
+        shown: samples of its rows by their numbers, kept beside the file; None for none.
+    """
+    if out is None:
+        return
+    path = Path(out) / EVALUATION if Path(out).is_dir() else Path(out)
+    if shown:
+        atomic_write(path.with_suffix(SHOWN), save({k: v.contiguous() for k, v in shown.items()}))
+    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def _in_world(
+    model: Model,
+    world: World,
+    *,
+    teacher: Model | None,
+    n: int,
+    seed: int,
+    teacher_steps: Sequence[int],
+    teacher_solver: str | dict[str, Any] | None,
+    scores: Mapping[str, Score] | None,
+    show: bool,
+) -> dict[str, Any]:
+    """:func:`evaluate` by the metrics of a world."""
     require(n >= 8, f"An evaluation needs at least 8 samples, not {n}.")
     for who, one in (("student", model), ("teacher", teacher)):
         made = _made(one, world) if one else None
@@ -183,7 +249,7 @@ def evaluate(
                 "guidance": float(walk.sampling.guidance),
                 "solver": walk.sampling.solver,
                 "default": walk.default,
-                "metrics": {k: _plain(v) for k, v in metrics.items()},
+                "metrics": {k: plain(v) for k, v in metrics.items()},
                 "seconds_per_sample": statistics.median(walk.seconds),
             }
         )
@@ -200,8 +266,8 @@ def evaluate(
         "metric": next(iter(rows[0]["metrics"])),
         "metrics": {name: metric.config() for name, metric in metrics_known.items()},
         "rows": rows,
-        **({"untouched": {k: _plain(v) for k, v in identity_metrics.items()}} if identity_metrics else {}),
-        "floor": {k: _plain(v) for k, v in floor.items()},
+        **({"untouched": {k: plain(v) for k, v in identity_metrics.items()}} if identity_metrics else {}),
+        "floor": {k: plain(v) for k, v in floor.items()},
         "parameters": {"student": model.parameters, **({"teacher": teacher.parameters} if teacher else {})},
         "paired_rmse": rows[walks.index(mine)]["metrics"].get("paired_rmse"),
         "speed_up": statistics.median(a / b for a, b in zip(its.seconds, mine.seconds, strict=True))
@@ -224,23 +290,3 @@ def _made(model: Model, world: World) -> tuple[int, ...]:
 
 def _prompts(world: World, labels: Tensor) -> list[str]:
     return [world.captions[label] for label in labels.tolist()]
-
-
-def _plain(value: float) -> float | None:
-    """A number that JSON has; None for one that is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "threads": str(torch.get_num_threads()),
-    }
-    for package in ("stillhouse", "torch", "diffusers"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

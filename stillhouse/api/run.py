@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from stillhouse.api.evaluate import versions
 from stillhouse.api.options import read_yaml
+from stillhouse.api.versions import versions
 from stillhouse.core.errors import require, unknown
 from stillhouse.core.precision import dtype_of
 from stillhouse.io.weights import atomic_write

@@ -4,7 +4,7 @@ leads from there."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from stillhouse.solvers.rk45 import endpoint
 from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World
 
+Made = tuple[Tensor, Tensor]  # states at the end of a walk, and the samples that they are
 PAIRS = 512  # of a closed-form teacher, whose endpoints are integrated to a tight tolerance
 
 
@@ -40,14 +41,16 @@ class Walk:
     default: bool
     samples: list[Tensor] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    memory: int = 0  # bytes that a GPU held at most while it walked
+    noise: str = "evaluate"  # walks of one name start from the same noise
 
     @property
     def nfe(self) -> int:
         """Network evaluations of one sample."""
         return self.sampling.nfe(self.model.denoiser, self.model.conditional, self.model.networks)
 
-    def draw(self, draws: Draws, cond: Condition) -> Tensor:
-        """Samples of this walk.
+    def states(self, draws: Draws, cond: Condition) -> Tensor:
+        """States at the end of this walk.
 
         All walks that are given equal draws start from the same noise, each scaled to its own start.
 
@@ -56,19 +59,28 @@ class Walk:
             cond: the condition of the rows, on the model's device; None for none.
 
         Returns:
+            States, (rows, *shape).
+        """
+        return draw_samples(
+            self.model.denoiser.eval(),
+            self.sampling,
+            self.model.shape,
+            cond,
+            draws,
+            networks=self.model.networks,
+        )
+
+    def draw(self, draws: Draws, cond: Condition) -> Tensor:
+        """Samples of this walk.
+
+        Arguments:
+            draws: the source of randomness, as of :meth:`states`.
+            cond: the condition of the rows, on the model's device; None for none.
+
+        Returns:
             Samples, (rows, *shape), decoded where there is a codec.
         """
-        return self.model.pictures(
-            draw_samples(
-                self.model.denoiser.eval(),
-                self.sampling,
-                self.model.shape,
-                cond,
-                draws,
-                networks=self.model.networks,
-            ),
-            cond,
-        )
+        return self.model.pictures(self.states(draws, cond), cond)
 
 
 def walks_of(
@@ -96,20 +108,32 @@ def walks_of(
     return walks
 
 
-def fill(
-    walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool
-) -> None:
+def turns(
+    walks: list[Walk],
+    condition: Callable[[Tensor | None, Model], Condition],
+    n: int,
+    batch: int,
+    labels: Tensor | None,
+    seed: int,
+    show: bool,
+) -> Iterator[tuple[int, list[Made]]]:
     """Let every walk make its samples, taking turns at each batch, so that a machine that grows slow is slow
     for all.
 
     Arguments:
-        walks: of student and teacher; samples and seconds are added to them.
-        world: whose labels are meant.
+        walks: of student and teacher; seconds are added to them.
+        condition: what labels mean to a model.
         n: samples of each walk, at least 1.
         batch: samples made at once.
         labels: of the samples, (n,); None for a model without conditions.
         seed: of the noise, equal for all walks.
         show: whether a progress bar is shown.
+
+    Returns:
+        An iterator of batches: the number of the first sample, and what each walk made, in their order.
+
+    Raises:
+        StillhouseError: for a sample that is not finite.
     """
     starts = range(0, n, batch)
     with tqdm(
@@ -121,31 +145,61 @@ def fill(
     ) as bar:
         for start in starts:
             count = min(batch, n - start)
+            asked = None if labels is None else labels[start : start + count]
+            made = []
             for walk in walks:
                 device = walk.model.denoiser.device
-                asked = None if labels is None else labels[start : start + count]
-                cond = move(conditions_of(world, asked, walk.model), device)
+                cond = move(condition(asked, walk.model), device)
                 if start == 0:  # the first call of a network pays for allocations that no later one pays
                     first = walk.model.denoiser.process.start(
-                        draws_of(count, seed, start, device), walk.model.shape
+                        draws_of(count, seed, start, device, walk.noise), walk.model.shape
                     )
                     walk.model.denoiser(first, torch.ones(count, device=device), cond)
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
                 began = time.perf_counter()
-                made = walk.draw(
-                    draws_of(count, seed, start, device), cond
-                ).cpu()  # the copy waits for the device
+                states = walk.states(draws_of(count, seed, start, device, walk.noise), cond)
+                samples = walk.model.pictures(states, cond).cpu()  # the copy waits for the device
                 walk.seconds.append((time.perf_counter() - began) / count)
-                bad = ~torch.isfinite(made.flatten(1)).all(1)
+                if device.type == "cuda":
+                    walk.memory = max(walk.memory, torch.cuda.max_memory_allocated(device))
+                bad = ~torch.isfinite(samples.flatten(1)).all(1)
                 require(
                     not bool(bad.any()),
                     f"{int(bad.sum())} of {count} samples of the {walk.who} in {walk.steps} step(s) are "
                     "not finite.",
                 )
-                walk.samples.append(made)
+                made.append((states, samples))
                 bar.update(walk.nfe)
+            yield start, made
 
 
-def draws_of(count: int, seed: int, start: int, device: torch.device | str = "cpu") -> Draws:
+def fill(
+    walks: list[Walk], world: World, n: int, batch: int, labels: Tensor | None, seed: int, show: bool
+) -> None:
+    """Let every walk make and keep its samples of a world, see :func:`turns`.
+
+    Arguments:
+        walks: of student and teacher; samples and seconds are added to them.
+        world: whose labels are meant.
+        n: samples of each walk, at least 1.
+        batch: samples made at once.
+        labels: of the samples, (n,); None for a model without conditions.
+        seed: of the noise, equal for all walks.
+        show: whether a progress bar is shown.
+    """
+
+    def condition(asked: Tensor | None, model: Model) -> Condition:
+        return conditions_of(world, asked, model)
+
+    for _, made in turns(walks, condition, n, batch, labels, seed, show):
+        for walk, (_, samples) in zip(walks, made, strict=True):
+            walk.samples.append(samples)
+
+
+def draws_of(
+    count: int, seed: int, start: int, device: torch.device | str = "cpu", name: str = "evaluate"
+) -> Draws:
     """The random numbers of some samples, equal for all walks.
 
     Arguments:
@@ -153,11 +207,12 @@ def draws_of(count: int, seed: int, start: int, device: torch.device | str = "cp
         seed: of the evaluation.
         start: number of the first one.
         device: where they are drawn.
+        name: of the noise.
 
     Returns:
         A source of randomness of ``count`` rows.
     """
-    return Draws(count, seed, "evaluate", start, device=device)
+    return Draws(count, seed, name, start, device=device)
 
 
 def endpoints(

@@ -7,10 +7,13 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
 from stillhouse.core.errors import StillhouseError, require
+
+if TYPE_CHECKING:
+    from stillhouse.model import Model
 
 
 def run_parser(command: str, what: str) -> Parser:
@@ -118,9 +121,35 @@ def start(
         ) from error
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
-    code = getattr(model, "code", "")  # of a network of the user's own
-    print(f"Look at it: stillhouse sample {shlex.quote(str(out))}{f' --network {code}' if code else ''}")
+    print("\n".join(next_steps(model, out, bool(run.world), command == "distill")))
     return 0
+
+
+def next_steps(model: Model, out: Path, world: bool, teacher: bool) -> list[str]:
+    """Where to look when a run has ended, a command a line.
+
+    Arguments:
+        model: what the run made.
+        out: folder of the run.
+        world: whether the run names one.
+        teacher: whether there is one to measure the model beside.
+
+    Returns:
+        The lines; without a measurement for what is measured in a world alone.
+    """
+    from stillhouse import forms
+
+    code = getattr(model, "code", "")  # of a network of the user's own
+    folder, network = shlex.quote(str(out)), f" --network {shlex.quote(code)}" if code else ""
+    lines = [f"Look at it: stillhouse sample {folder}{network}"]
+    alone = forms.of(model).continuous and not model.cond_kind
+    if world or model.world or alone:
+        data = "" if world or model.world or teacher else " --data DIR"
+        lines += [
+            f"Measure it: stillhouse evaluate {folder}{network}{data}",
+            f"The page:   stillhouse report {folder}",
+        ]
+    return lines
 
 
 def _naming(entries: Mapping[str, Any]) -> str:

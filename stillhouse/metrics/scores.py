@@ -9,7 +9,6 @@ no pickle is opened.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,17 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, require, required, required_type
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.metrics.metric import Metric
+from stillhouse.metrics.vision import MEAN, STD, pixel_moments, prepared, read_json, require_safe_weights
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
 CLIP = Metric("clip", "high", "", "100 times the cosine between a picture and its caption", "CLIP score")
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-MEAN, STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)  # of the pictures CLIP was trained on
 BATCH = 64  # pictures scored at once
 
 
@@ -84,8 +79,7 @@ class ClipScore:
         self.length = min(
             int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings)
         )
-        mean, std = _moments(folder)
-        self.mean, self.std = (torch.tensor(m, device=self.device).view(1, 3, 1, 1) for m in (mean, std))
+        self.mean, self.std = pixel_moments(folder, "CLIP", MEAN, STD)
 
     def prepare(self, images: Tensor) -> Tensor:
         """The network's input for ``images``: the shorter side resized to its own, the middle cut out,
@@ -94,15 +88,7 @@ class ClipScore:
             images.ndim == 4 and images.shape[1] == 3,
             f"CLIP scores images of shape (B, 3, H, W) in [-1, 1], not {tuple(images.shape)}.",
         )
-        x = (images.to(self.device, torch.float32) + 1) / 2
-        height, width = x.shape[2:]
-        short = min(height, width)
-        if short != self.size:
-            sides = (int(self.size * height / short), int(self.size * width / short))
-            x = F.interpolate(x, sides, mode="bicubic", antialias=True)
-        top, left = (x.shape[2] - self.size) // 2, (x.shape[3] - self.size) // 2
-        x = x[:, :, top : top + self.size, left : left + self.size]
-        return (x.clamp(0, 1) - self.mean) / self.std
+        return prepared(images.to(self.device), self.size, self.mean, self.std)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The scores of pictures under their prompts; differentiable in the images.
@@ -220,21 +206,11 @@ def _check(folder: Path) -> None:
         package for package in ("diffusers", "transformers") if importlib.util.find_spec(package) is None
     ]
     require(not missing, f"A CLIP score needs {' and '.join(missing)}: pip install 'stillhouse[pipelines]'.")
-    kind = _json(folder / "config.json").get("model_type")
+    kind = read_json(folder / "config.json", "CLIP").get("model_type")
     require(
         kind == "clip", f"'{folder}' holds no CLIP: its config.json has the model_type {kind!r}, not 'clip'."
     )
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
-        require(
-            not pickled,
-            f"'{folder / (pickled or [''])[0]}' is a pickle, which can run code when opened; convert it "
-            "where you trust it: "
-            f"CLIPModel.from_pretrained('{folder}').save_pretrained('{folder}-safe').",
-        )
-        raise StillhouseError(
-            f"The CLIP's folder '{folder}' has no weights (*.safetensors); copy the whole folder."
-        )
+    require_safe_weights(folder, "CLIP", "CLIPModel")
     complete = (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )
@@ -243,36 +219,3 @@ def _check(folder: Path) -> None:
         f"The CLIP's folder '{folder}' has no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
         "copy the whole folder.",
     )
-
-
-def _moments(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and deviation of pixels, by channel, that the folder states; CLIP's own where it states
-    none."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            stated = _json(folder / name)
-            stated = stated.get("image_processor", stated)  # newer folders keep it one level down
-            mean, std = stated.get("image_mean", MEAN), stated.get("image_std", STD)
-            for one in (mean, std):
-                right = (
-                    isinstance(one, list | tuple)
-                    and len(one) == 3
-                    and all(isinstance(v, int | float) for v in one)
-                )
-                require(
-                    right, f"'{folder / name}' states {one!r} where three numbers, one a channel, are needed."
-                )
-            require(
-                min(std) > 0, f"'{folder / name}' states a deviation of {min(std)}; it must be more than 0."
-            )
-            return mean, std
-    return MEAN, STD
-
-
-def _json(file: Path) -> dict[str, Any]:
-    require(file.is_file(), f"The CLIP's folder '{file.parent}' has no {file.name}; copy the whole folder.")
-    try:
-        read = json.loads(file.read_text())
-    except ValueError as error:
-        raise StillhouseError(f"'{file}' is no JSON: {error}.") from error
-    return required_type(read, dict, f"'{file}' holds no JSON object.")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from stillhouse.metrics.verdict import losses
 from stillhouse.report.figures import calls, colour, duration, metrics_of, rows_of, usual
 from stillhouse.report.plots import number
 from stillhouse.report.view import RunView
@@ -32,6 +33,10 @@ def summary(view: RunView, index: int) -> dict[str, Any]:
         "trained": duration(trained) if trained else None,
         "floor": number(view.evaluation["floor"].get(key)),
         "before": None,
+        "lost": [
+            f"{m.title} {number(mine)} (teacher {number(its)})"
+            for m, mine, its in losses(view.evaluation, list(metrics_of([view]).values()))
+        ],
     }
     if teacher:
         # the teacher where it takes as few calls as the student, or as near to that as it comes

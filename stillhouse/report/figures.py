@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stillhouse.api.held_out import NAME
 from stillhouse.metrics.metric import PAIRED_RMSE, Metric, declared, from_config
 from stillhouse.metrics.scores import CLIP
 from stillhouse.report.plots import number
@@ -24,12 +25,13 @@ def metrics_of(views: list[RunView] | tuple[RunView, ...]) -> dict[str, Metric]:
     """
     evaluations = [v.evaluation for v in views]
     stated = [m for e in evaluations for m in from_config(e.get("metrics", {}))]
-    known = [*stated, *open_world(evaluations[0]["world"]).metrics, PAIRED_RMSE, CLIP]
+    place = evaluations[0]["world"]
+    own = () if place["name"] == NAME else open_world(place).metrics
+    known = [*stated, *own, PAIRED_RMSE, CLIP]
     rows = [r["metrics"] for e in evaluations for r in e["rows"]]
     measured = {name for row in [*rows, *(e["floor"] for e in evaluations)] for name in row}
     order = [m.name for m in known if m.name in measured]
-    world = evaluations[0]["world"]["name"]
-    return declared([*order, *sorted(measured)], known, f"The evaluation in the world '{world}'")
+    return declared([*order, *sorted(measured)], known, f"The evaluation in the world '{place['name']}'")
 
 
 def calls(n: int) -> str:

@@ -23,10 +23,13 @@ from stillhouse.report.view import RunView, view_of_folder
 def part(views: Sequence[RunView]) -> dict[str, Any]:
     """Everything on the page about the runs in one world."""
     cards = [summary(v, i) for i, v in enumerate(views)]
+    first = views[0].evaluation
     return {
-        "world": views[0].evaluation["world"]["name"],
+        "world": first["world"]["name"],
+        "floor": first.get("floor_phrase", "real data against real data"),
+        "notes": first.get("notes", []),
         "teacher": views[0].teacher,
-        "metric": metrics_of(list(views))[views[0].evaluation["metric"]],
+        "metric": metrics_of(list(views))[first["metric"]],
         "cards": cards,
         "best": cards[best(views)],
         "pictures": pictures(views),

@@ -93,8 +93,9 @@ def _dots(views: Sequence[RunView], shown: list[tuple[Way, Any]]) -> dict[str, A
     if real is None:
         return None
     frame = bounds_of(real)
-    drawn = Markup(scatter(real, None, frame, "Real data"))
-    panels: list[dict[str, Any]] = [{"name": "Real data", "svg": drawn, "colour": "", "default": True}]
+    name = views[0].evaluation.get("reference_name", "Real data")
+    drawn = Markup(scatter(real, None, frame, name))
+    panels: list[dict[str, Any]] = [{"name": name, "svg": drawn, "colour": "", "default": True}]
     for way, view in shown:
         panel = _entry(way)
         svg = scatter(view.points, way[0].labels, frame, f"{panel['name']}, {panel['calls']}")

@@ -42,6 +42,7 @@ def table(views: Sequence[RunView]) -> dict[str, Any]:
                     "guidance": f"{row['guidance']:g}",
                     "time": duration(row["seconds_per_sample"]),
                     "fast": f"{number(fast, 2)}×" if fast else "–",
+                    "memory": f"{row['memory'] / 2**30:.2f} GiB" if "memory" in row else "–",
                     "values": [number(row["metrics"].get(k)) for k in names],
                 }
             )
@@ -50,6 +51,8 @@ def table(views: Sequence[RunView]) -> dict[str, Any]:
         "columns": [known[k] for k in names],
         "body": body,
         "floor": floor,
+        "floor_name": first.get("floor_name", "Real data"),
+        "memory": any("memory" in r for v in views for r in v.evaluation["rows"]),
         "n": first["n"],
         "batch": first["batch"],
     }

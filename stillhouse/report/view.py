@@ -13,7 +13,8 @@ import yaml
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, labels_for
+from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for
+from stillhouse.api.held_out import NAME
 from stillhouse.api.resolve import open_model, teacher_of_run
 from stillhouse.api.runs import CONFIG
 from stillhouse.api.walks import Walk, walks_of
@@ -22,6 +23,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
 from stillhouse.model import Model
+from stillhouse.report.kept import kept_samples, large_view
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
@@ -161,31 +163,52 @@ def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: s
     try:
         evaluation, config = json.loads(evaluation_file.read_text()), yaml.safe_load(config_file.read_text())
         options = dict(evaluation["world"])
-        world = get_world(options.pop("name"), **options)
+        place = options.pop("name")
+        world = None if place == NAME else get_world(place, **options)
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise StillhouseError(
             f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
         ) from error
     config = required_type(config, dict, f"'{config_file}' holds no settings.")
-    model = open_model(folder / "model", network=network)
-    source = config.get("teacher")
-    beside = teacher_of_run(config, world, teacher, network)
     journal = folder / "metrics.jsonl"
+    rows = read(journal) if journal.is_file() else []
+    name, shown = _method_name(str(config.get("method") or folder.name)), _without_folders(config)
+    source = config.get("teacher")
+    if world is None:
+        return _kept_view(folder, RunView(name, _teacher_name(source), evaluation, shown, rows))
+    model = open_model(folder / "model", network=network)
+    beside = teacher_of_run(config, world, teacher, network)
     return make_view(
-        _method_name(str(config.get("method") or folder.name)),
+        name,
         model,
         beside,
         world,
         evaluation,
-        teacher_name=_teacher_name(source, world),
-        config=_without_folders(config),
-        rows=read(journal) if journal.is_file() else [],
+        teacher_name=_teacher_name(source, world.name),
+        config=shown,
+        rows=rows,
     )
 
 
+def _kept_view(folder: Path, view: RunView) -> RunView:
+    """A view with what its evaluation, which names no world, has kept in the run's folder."""
+    kept = kept_samples((folder / EVALUATION).with_suffix(SHOWN), view.evaluation)
+    for number, row in enumerate(view.evaluation["rows"]):
+        samples = kept[str(number)]
+        way = row["who"], row["steps"], row["nfe"], row["default"]
+        view.strips.append(Strip(*way, samples, large_view(samples)))
+    prompts, used = (view.evaluation["world"][key] for key in ("prompts", "conditions"))
+    count = len(view.strips[0].samples)
+    view.labels = torch.arange(count) % used if used and not prompts else None
+    view.captions = [prompts[i % len(prompts)] for i in range(count)] if prompts else []
+    view.real = kept.get("real")
+    return view
+
+
 def _method_name(method: str) -> str:
-    """A method's name for display: the slug, or the class of a file of one's own."""
-    return method.rpartition(":")[2] or method
+    """A method's name for display: the slug, or of a file of one's own the class, else the file's stem."""
+    name = method.rpartition(":")[2] or method
+    return Path(name).stem if name.endswith(".py") else name
 
 
 def _without_folders(value: Any) -> Any:
@@ -198,12 +221,12 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _teacher_name(source: Any, world: World) -> str:
+def _teacher_name(source: Any, world: str = "teacher") -> str:
     """A teacher's name for display."""
     if not source:
-        return f"{world.name} (in memory)"
+        return f"{world} (in memory)"
     if str(source).partition(":")[0] == "exact":
-        return f"exact {world.name}"
+        return f"exact {world}"
     path = Path(str(source))
     while path.stem == "model" and path.parent.name:  # the run's folder is a better name
         path = path.parent

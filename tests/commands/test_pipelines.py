@@ -84,6 +84,39 @@ def test_sampled_and_resumed(turbo, capsys):
     assert run("distill", "--resume", turbo, "--quiet") == 0
 
 
+def test_evaluated_and_reported_without_a_world(place, turbo, capsys, monkeypatch):
+    from stillhouse.io.pipelines import Family
+
+    monkeypatch.setattr(Family, "steps", 3)  # of the teacher's own scheduler: quick
+    small = ("-n", 8, "--batch", 4)
+    assert run("evaluate", turbo, *small) == 0
+    told = capsys.readouterr().out
+    assert "paired_latents" in told and "trained on these" in told and f"stillhouse report {turbo}" in told
+    assert run("report", turbo) == 0 and "a red circle" in (turbo / "report.html").read_text()
+    (place / "held.txt").write_text("a green triangle\na dog\n")
+    (turbo / "report.html").unlink()
+    capsys.readouterr()
+    assert run("evaluate", turbo, *small, "--prompts", place / "held.txt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["world"]["prompts"] == ["a green triangle", "a dog"]
+    assert {r["steps"] for r in found["rows"] if r["who"] == "teacher"} == {1, 3}
+    assert "trained on" not in " ".join(found["notes"])
+    (turbo / "evaluation.safetensors").unlink()
+    assert run("report", turbo) == 2 and "evaluate again" in capsys.readouterr().err
+
+
+def test_a_runs_end_names_what_to_look_at(place, capsys):
+    words = ("--gan-weight", 0, "--first-time", 0.4, "--iterations", 1, "--batch", 2, "--lora", 2)
+    out = place / "short run"
+    teacher, prompts = place / "sd", place / "prompts.txt"
+    assert (
+        run("distill", "dmd2", "--teacher", teacher, "--data", prompts, *words, "--quiet", "--out", out) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for command in ("sample", "evaluate", "report"):
+        assert any(line.endswith(f"stillhouse {command} '{out}'") for line in lines)
+
+
 def test_what_is_understood_is_plain_data(place, capsys):
     assert run("inspect", place / "sd", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -112,6 +145,12 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
             "learns from real data",
         ),
         (("sample", "{turbo}", "--steps", "7"), "not 7"),
+        (
+            ("evaluate", "{turbo}", "--world", "shapes", "--prompts", "{place}/prompts.txt"),
+            "leave --world away",
+        ),
+        (("evaluate", "{place}/sd", "--prompts", "{place}/prompts.txt"), "nothing to compare"),
+        (("evaluate", "{turbo}", "--features", "{place}/none"), "There is no folder"),
         (("sample", "{turbo}", "--labels", "1,2"), "takes no class labels"),
     ],
 )

@@ -213,10 +213,22 @@ def test_several_students_share_a_page(tmp_path):
     assert checker.tags.count("img") == 4 + 5  # default panels, and a strip for each way
     assert re.search(r"<h1>64 calls.*→.*1 call</em></h1>", html)
     text = " ".join(re.sub(r"<[^>]+>", "", html).split())
-    assert "50× faster, Fréchet distance 3.25 → 6.20." in text
+    assert "Fréchet distance 3.25 → 6.20, 50× faster." in text
     assert (
         "In the same 1 call, the teacher itself reaches 300; real data against real data gives 2.00." in text
     )
+
+
+def test_speed_is_not_praised_over_quality_that_was_lost():
+    """150 times faster, in bold, over a recall of 0 and a distance 24 times the teacher's is no success."""
+    view = image_view("quick", 1, 78.0, speed_up=150.0)
+    view.evaluation["rows"][0]["metrics"]["recall"] = 0.0
+    html = render([view])
+    check(html)
+    text = " ".join(re.sub(r"<[^>]+>", "", html).split())
+    assert "Far behind the teacher: Fréchet distance 78.0 (teacher 3.25), Recall 0 (teacher 0.500)." in text
+    assert "150× faster" in text and not re.search(r"<b[^>]*>[^<]*faster", html)
+    assert "Far behind" not in render([image_view("quick", 1, 6.2)])
 
 
 def test_cards_hold_the_figures():
@@ -320,6 +332,8 @@ def test_a_page_tells_nothing_of_where_files_lie(run_folder, tmp_path):
     assert view.name == "Endpoints" and view.config["data"] == "pictures"
     assert view.config["options"] == {"files": ["a.txt", "b/c.txt", 3]}
     assert "/home/ann" not in render([view])
+    (folder / "run.yaml").write_text(yaml.safe_dump(config | {"method": "/home/ann/work/endpoints.py"}))
+    assert view_of_folder(folder).name == "endpoints"
 
 
 def test_broken_folders_are_refused(tmp_path):
