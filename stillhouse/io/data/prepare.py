@@ -14,7 +14,7 @@ from torch import Tensor
 from stillhouse.core.errors import require
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Transpose
 
 Size = tuple[int, int]  # height, width
 
@@ -23,7 +23,9 @@ def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
     """An image as numbers.
 
     Turned upright by its EXIF note. What is transparent shows white, as on paper. Scaled (Lanczos) until it
-    covers ``size``, then cut about its centre. 16-bit grey keeps its upper 8 bits.
+    covers ``size``, then cut about its centre. 16-bit grey keeps its upper 8 bits, 32-bit grey those that its
+    brightest point needs; floats are read as 0 … 1, 0 … 255 or 0 … 65535, whichever holds them, and scaled
+    from their own range where none does.
 
     Arguments:
         image: of any size and mode.
@@ -37,9 +39,11 @@ def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:
     from PIL import ImageOps
 
     require(channels in (1, 3), f"Images have 1 or 3 channels, not {channels}.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = images.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    turn = _turn(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode[:1] in "IF":
+        image = images.fromarray(_eight_bits(np.asarray(image), image.mode, sixteen=image.format == "PNG"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
@@ -97,5 +101,43 @@ def nearest(size: Size, choices: Sequence[Size]) -> Size:
 
 def upright(image: Image) -> Size:
     """Height and width once turned by the EXIF note."""
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    turned = _orientation(image) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image) -> int:
+    """As the EXIF note has it; 1, upright, where the note is missing or broken."""
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except Exception:  # of a broken note a decoder raises whatever its bytes lead to; the picture is whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _turn(image: Image) -> Transpose | None:
+    """What makes a picture upright."""
+    from PIL.Image import Transpose
+
+    names = (
+        "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"  # 2 … 8
+    ).split()
+    place = _orientation(image) - 2
+    return Transpose[names[place]] if 0 <= place < len(names) else None
+
+
+def _eight_bits(values: np.ndarray, mode: str, *, sixteen: bool) -> np.ndarray:
+    """Grey of more than eight bits, or of floats, in eight."""
+    if mode.startswith("F"):
+        if not np.isfinite(values).all():
+            raise ValueError("it holds NaN or infinite values")
+        low, high = float(values.min()), float(values.max())
+        whole = next((top for top in (1.0, 255.0, 65535.0) if low >= 0 and high <= top), None)
+        low, high = (0.0, whole) if whole else (low, high)
+        return ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    wide = values.astype(np.int64)
+    if mode == "I" and not sixteen:
+        wide = wide & 0xFFFFFFFF if wide.min() < 0 else wide  # 32 bits without a sign
+        shift = next(bits for bits in (0, 8, 16, 24) if wide.max() < 1 << (bits + 8))
+    else:
+        shift = 8
+    return (wide.clip(0, (1 << (shift + 8)) - 1) >> shift).astype(np.uint8)
