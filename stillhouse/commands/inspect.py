@@ -1,4 +1,4 @@
-"""``stillhouse inspect``: how a Diffusers pipeline was read, before anything is trained."""
+"""``stillhouse inspect``: how a Diffusers pipeline or a data set was read, before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from stillhouse.commands.parser import Parser
 
 
 def inspect(words: list[str]) -> int:
-    """``stillhouse inspect DIR``"""
+    """``stillhouse inspect DIR``, ``stillhouse inspect DATA``"""
     parser = Parser(
         "inspect",
-        "Describe a Diffusers pipeline as it was read: network, process, latents, text, guidance.",
+        "Describe a Diffusers pipeline as it was read (network, process, latents, text, guidance), or a "
+        "data set "
+        "(pictures, captions, splits, classes, and what is left out).",
     )
     parser.add_argument(
         "pipeline",
         metavar="DIR",
-        help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config",
+        help="a pipeline's folder, hub:owner/name, or a .safetensors checkpoint with --config; or data: a "
+        "folder "
+        "of images, a parquet or tar file, a file of prompts",
     )
     parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
     parser.add_argument(
@@ -29,6 +33,11 @@ def inspect(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     given = parser.parse(words)
 
+    from stillhouse.commands.inspect_data import inspect_data, is_data
+
+    if is_data(given.pipeline):
+        inspect_data(given.pipeline, given.json)
+        return 0
     from stillhouse.io.pipelines import open_pipeline
     from stillhouse.io.pipelines.describe import describe
     from stillhouse.systems.registry import list_systems

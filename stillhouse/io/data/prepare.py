@@ -137,7 +137,7 @@ def _eight_bits(values: np.ndarray, mode: str, *, sixteen: bool) -> np.ndarray:
     wide = values.astype(np.int64)
     if mode == "I" and not sixteen:
         wide = wide & 0xFFFFFFFF if wide.min() < 0 else wide  # 32 bits without a sign
-        shift = next(bits for bits in (0, 8, 16, 24) if wide.max() < 1 << (bits + 8))
+        shift = next(bits for bits in (0, 8, 16, 23, 24) if wide.max() < 1 << (bits + 8))
     else:
         shift = 8
     return (wide.clip(0, (1 << (shift + 8)) - 1) >> shift).astype(np.uint8)

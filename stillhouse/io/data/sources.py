@@ -97,12 +97,10 @@ def _leave_rest(path: Path, source: Source, files: Sequence[Path]) -> None:
 
 def _nothing(path: Path, found: Sequence[Source]) -> str:
     """The error's sentence where there are no pictures."""
-    for source in found:
-        if source.skipped:
-            return source.useless()
-        if isinstance(source, Shards) and source.unfit:
-            return source.unfit[0]
-    return f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
+    missing = next((source.useless() for source in found if source.skipped), "")
+    unfit = next((s.unfit[0] for s in found if isinstance(s, Shards) and s.unfit), "")
+    neither = f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
+    return missing or unfit or neither
 
 
 def _needs_datasets() -> None:

@@ -51,7 +51,9 @@ def test_broken_and_missing_images_are_named_once_and_skipped(folder, caplog, by
         "picture(s) that metadata.jsonl lists and that are missing": ["gone.png"],
         "picture(s) that metadata.jsonl does not list": ["001.png"],
     }
-    assert [m.split("(s)")[0] for m in told if m.startswith("left out")] == [f"left out of '{place}': 1 picture"] * 2
+    assert [m.split("(s)")[0] for m in told if m.startswith("left out")] == [
+        f"left out of '{place}': 1 picture"
+    ] * 2
 
 
 def test_metadata_as_a_table_with_captions_and_labels(folder):

@@ -1,0 +1,46 @@
+"""``stillhouse inspect DATA`` prints what training would read, and trains nothing."""
+
+import json
+
+from PIL import Image
+
+from stillhouse.cli import main
+
+
+def inspected(capsys, *words):
+    assert main(["inspect", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_folder_of_pictures(tmp_path, capsys):
+    for split, n in (("train", 3), ("test", 2)):
+        (tmp_path / split).mkdir()
+        for i in range(n):
+            Image.new("RGB", (8, 8)).save(tmp_path / split / f"{i}.png")
+            (tmp_path / split / f"{i}.txt").write_text("words")
+    (tmp_path / "notes.md").write_text("x")
+    lines = inspected(capsys, tmp_path).splitlines()
+    assert lines == [
+        f"'{tmp_path}': 5 picture(s) in files (5 png)",
+        "  train: 3 picture(s), 3 caption(s)",
+        "  test: 2 picture(s), 2 caption(s); held out",
+        f"left out of '{tmp_path}': 1 .md file(s), which hold no pictures (notes.md)",
+    ]
+    about = json.loads(inspected(capsys, tmp_path, "--json"))
+    assert about["splits"]["test"] == {"pictures": 2, "rows": 2, "captions": 2, "labels": 0}
+    assert about["used"] == ["train", "test"] and list(about["left_out"].values()) == [["notes.md"]]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["notes.md", "test", "train"]
+
+
+def test_prompts_and_texts(tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a\nb\nb\n")
+    assert "3 prompt(s), 2 different; 1 held out" in inspected(capsys, prompts)
+    assert json.loads(inspected(capsys, prompts, "--json"))["prompts"] == 3
+    assert "1 text(s) of 6 characters" in inspected(capsys, tmp_path)
+
+
+def test_what_is_neither_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "x.bin").write_text("x")
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
