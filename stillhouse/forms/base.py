@@ -284,7 +284,7 @@ class Form:
         )
         require(
             request.n is None or len(request.prompts) <= request.n,
-            f"{len(request.prompts)} prompts need as many samples, not {request.n}; give --n "
+            f"{len(request.prompts)} prompts need as many samples, not {request.n}; give -n "
             f"{len(request.prompts)}, or leave it away.",
         )
 

@@ -34,10 +34,11 @@ def test_a_folder_of_pictures(tmp_path, capsys):
 
 def test_prompts_and_texts(tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a\nb\nb\n")
-    assert "3 prompt(s), 2 different; 1 held out" in inspected(capsys, prompts)
-    assert json.loads(inspected(capsys, prompts, "--json"))["prompts"] == 3
-    assert "1 text(s) of 6 characters" in inspected(capsys, tmp_path)
+    prompts.write_text("a\nb\nb\nc\nd\n")
+    assert "5 prompt(s), 4 different;" in inspected(capsys, prompts)
+    about = json.loads(inspected(capsys, prompts, "--json"))
+    assert about["prompts"] == about["learnt"] + about["held_out"] == 5 and about["held_out"] > 0
+    assert "1 text(s) of 10 characters" in inspected(capsys, tmp_path)
 
 
 def test_what_is_neither_is_one_sentence(tmp_path, capsys):

@@ -89,8 +89,9 @@ class Source:
         if self._announced:
             return
         self._announced = True
-        for line in self.contents.lines() if write else ():
-            write(line)
+        if write is not None:
+            for line in self.contents.lines():
+                write(line)
         for line in self.contents.remarks():
             log.warning("%s", line)
 

@@ -201,7 +201,7 @@ class Tars(Shards):
                             fields.setdefault(ending, opened.read()[:0])
                         else:
                             fields.setdefault(ending, opened.read())
-                    archive.members = []  # else it keeps them all
+                    archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             if not whole:
                 self.skipped[self._short(file)] = f"the shard breaks off ({error})"
