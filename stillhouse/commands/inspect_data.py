@@ -76,7 +76,7 @@ def _demonstrations(path: Path) -> tuple[list[str], dict[str, Any]]:
     from stillhouse.io.data.lerobot import read_lerobot
 
     shown = read_lerobot(path, 1)
-    about = {
+    about: dict[str, Any] = {
         "data": str(path),
         "kind": "demonstrations",
         "frames": len(shown.seen),

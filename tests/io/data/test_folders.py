@@ -13,6 +13,7 @@ from PIL import Image
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.data import encode_source, open_source, to_tensor
+from stillhouse.io.data.prepare import upright
 from stillhouse.train.cached import CachedData
 
 SIZE = (16, 16)
@@ -302,9 +303,13 @@ def test_pictures_of_many_bits_keep_their_grey(tmp_path, values, kind):
 
 def test_a_broken_note_or_a_broken_value_costs_at_most_its_picture(tmp_path, bytes_of):
     place = put(tmp_path / "p", "a.png", content=bytes_of(0))
-    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<I", 8) + struct.pack("<HHHI", 1, 0x0112, 3, 1) + b"\6"
-    Image.new("RGB", (8, 24), "red").save(place / "b.jpg", exif=b"Exif\0\0XX no such header")
-    Image.new("RGB", (8, 24), "red").save(place / "c.jpg", exif=exif)
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    odd = {"date as a ratio": (0x0132, 5, 1, 1), "resolution as text": (0x011A, 2, 2, 0xFFFFFFFF)}
+    for name, entry in odd.items():  # a note that can be read, but not written again
+        note = b"II*\0" + struct.pack("<IH", 8, 2) + turned + struct.pack("<HHII", *entry) + bytes(4)
+        Image.new("RGB", (8, 24), "red").save(place / f"{name}.jpg", exif=b"Exif\0\0" + note)
+        with Image.open(place / f"{name}.jpg") as image:
+            assert upright(image) == (8, 24) and to_tensor(image, (8, 24)).shape == (3, 8, 24)
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(place / "d.tif")
     cache = encode_source(open_source(place), tmp_path / "c", SIZE, show=False)
     assert cache.counts == {"16x16": 3}
