@@ -62,12 +62,17 @@ def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
         }  # fmt: skip
     if is_lerobot(path):
         return _demonstrations(path)
-    if path.is_dir() and _are_texts(files := walk(path)[0]):
-        from stillhouse.io.texts import read_text
+    if path.is_dir() and _are_texts(walk(path)[0]):
+        from stillhouse.io.texts import read_text, text_files
 
+        learnt_files, held_files = text_files(path)
         length = len(read_text(path))
-        line = f"'{path}': {len(files):,} text(s) of {length:,} characters, for language models"
-        return [line], {"data": str(path), "kind": "texts", "texts": len(files), "characters": length}
+        line = f"'{path}': {len(learnt_files):,} text(s) of {length:,} characters, for language models"
+        line += f"; {len(held_files):,} held out" if held_files else ""
+        return [line], {
+            "data": str(path), "kind": "texts", "texts": len(learnt_files), "characters": length,
+            "held_out": len(held_files),
+        }  # fmt: skip
     contents = open_source(path).contents
     return [*contents.lines(), *contents.remarks()], contents.describe()
 

@@ -39,6 +39,12 @@ def test_prompts_and_texts(tmp_path, capsys):
     about = json.loads(inspected(capsys, prompts, "--json"))
     assert about["prompts"] == about["learnt"] + about["held_out"] == 5 and about["held_out"] > 0
     assert "1 text(s) of 10 characters" in inspected(capsys, tmp_path)
+    (tmp_path / "texts").mkdir()
+    for name in ("train", "valid", "test"):
+        (tmp_path / "texts" / f"wiki.{name}.txt").write_text(name)
+    assert "1 text(s) of 5 characters, for language models; 2 held out" in inspected(
+        capsys, tmp_path / "texts"
+    )
 
 
 def test_what_is_neither_is_one_sentence(tmp_path, capsys):

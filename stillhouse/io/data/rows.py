@@ -61,7 +61,8 @@ class Source:
     def rows(self) -> Iterator[Row]:
         """Every row that is used, in a fixed order, unopened: those of the split to learn from and of the one
         that is held out."""
-        return (row for row in self.all_rows() if row.split in self.contents.used)
+        used = self.contents.used
+        return (row for row in self.all_rows() if row.split in used)
 
     def all_rows(self) -> Iterator[Row]:
         """The rows of every split."""
