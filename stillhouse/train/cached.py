@@ -80,9 +80,9 @@ class CachedData:
         first: list[tuple[str, int, str]] = []
         held: list[tuple[str, int, str]] = []
         seen = dict.fromkeys(kept, 0)
-        of_split = list(self.cache.held_out())
-        own = any(of_split)
-        for (tag, name, caption), apart in zip(self.cache.notes(), of_split, strict=True):
+        entries = list(self.cache.entries())
+        own = any(apart for _, _, _, apart in entries)  # the data has a split for this
+        for tag, name, caption, apart in entries:
             row = tag, seen[tag], caption or ""
             seen[tag] += 1
             if apart or (not own and share and is_held_out(name, share)):

@@ -24,7 +24,7 @@ def test_a_folder_of_pictures(tmp_path, capsys):
         f"'{tmp_path}': 5 picture(s) in files (5 png)",
         "  train: 3 picture(s), 3 caption(s)",
         "  test: 2 picture(s), 2 caption(s); held out",
-        f"left out of '{tmp_path}': 1 .md file(s), which hold no pictures (notes.md)",
+        f"left out of '{tmp_path}': 1 .md file(s), which are not read (notes.md)",
     ]
     about = json.loads(inspected(capsys, tmp_path, "--json"))
     assert about["splits"]["test"] == {"pictures": 2, "rows": 2, "captions": 2, "labels": 0}

@@ -72,20 +72,16 @@ class Cache:
     def notes(self) -> Iterator[tuple[str, str, str | None]]:
         """Size, name and caption of every row, those of one size in the order that :meth:`read` counts
         them."""
-        for number in range(len(self._rows)):
-            note = _note(_shard(self.folder, number))
-            for tag, rows in note["rows"].items():
-                for name, caption in rows:
-                    yield tag, name, caption
+        return ((tag, name, caption) for tag, name, caption, _ in self.entries())
 
-    def held_out(self) -> Iterator[bool]:
-        """Of every row, in the order of :meth:`notes`, whether it is of a split that is not to be learnt
-        from."""
+    def entries(self) -> Iterator[tuple[str, str, str | None, bool]]:
+        """As :meth:`notes`, and whether the row is of a split that is held out."""
         for number in range(len(self._rows)):
             note = _note(_shard(self.folder, number))
             for tag, rows in note["rows"].items():
                 held = set(note.get("held", {}).get(tag, []))
-                yield from (row in held for row in range(len(rows)))
+                for row, (name, caption) in enumerate(rows):
+                    yield tag, name, caption, row in held
 
     def read(self, tag: str, index: Tensor) -> tuple[Tensor | None, Condition]:
         """Rows of one picture size, in float32 whatever they are kept in.

@@ -95,7 +95,7 @@ def encode_source(
     place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if place[0] == 0:
         source.announce(partial(tqdm.write, file=sys.stderr) if show else None)
-    digests = Digests(source.path, Path(folder) / DIGESTS)
+    digests = Digests(source.path, Path(folder) / DIGESTS, show=show and place[0] == 0)
     key = {
         "source": source.fingerprint_by(digests),
         "reader": READER,
@@ -153,10 +153,10 @@ def encode_source(
 
         def flush(at: Size) -> None:
             of = [row for row, _ in waiting[at]]
-            x = dict(zip((row.name for row in of), (x for _, x in waiting.pop(at)), strict=True))
-            once = encoded(torch.stack(list(x.values())), list(x))  # an image of several captions
-            number = {name: i for i, name in enumerate(x)}
-            latents = once[[number[row.name] for row in of]]
+            x = {(row.name, row.content): x for row, x in waiting.pop(at)}  # once for several captions
+            once = encoded(torch.stack(list(x.values())), [name for name, _ in x])
+            number = {image: i for i, image in enumerate(x)}
+            latents = once[[number[row.name, row.content] for row in of]]
             done.setdefault(at, []).append((of, latents, conditions_of(of, at)))
 
         for row, found in _ahead(ready, rows):

@@ -10,9 +10,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 
+from tqdm import tqdm
+
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.weights import atomic_write
 
+AT_ONCE = 1000  # files that wait to be read
+SLOW = 2.0  # seconds after which a progress bar is shown
 RECENT = 2.0  # seconds within which a file may be written again without a new time of change
 
 
@@ -79,10 +83,11 @@ class Digests:
     Arguments:
         root: folder that the files are named from.
         memory: file that is kept from run to run; None for none.
+        show: a progress bar, once it takes seconds.
     """
 
-    def __init__(self, root: Path, memory: Path | None = None):
-        self.root, self.memory = root, memory
+    def __init__(self, root: Path, memory: Path | None = None, *, show: bool = False):
+        self.root, self.memory, self.show = root, memory, show
         self.known: dict[str, tuple[int, int, str]] = {}
         self._fresh: dict[str, tuple[int, int, str]] = {}
         if memory is not None:
@@ -94,8 +99,14 @@ class Digests:
     def of(self, files: Iterable[Path]) -> dict[Path, str]:
         """Digests of the bytes, empty for a file that isn't there."""
         files = list(dict.fromkeys(files))
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return dict(zip(files, pool.map(self._one, files), strict=True))
+        found: dict[Path, str] = {}
+        bar = tqdm(total=len(files), desc="look through", unit="file", delay=SLOW, disable=not self.show)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
+            for start in range(0, len(files), AT_ONCE):
+                some = files[start : start + AT_ONCE]
+                found |= zip(some, pool.map(self._one, some), strict=True)
+                bar.update(len(some))
+        return found
 
     def _one(self, file: Path) -> str:
         try:

@@ -12,7 +12,7 @@ from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.files import inside
 from stillhouse.io.data.rows import Row, Source, is_picture, one_a_caption
-from stillhouse.io.data.splits import BESIDE, TRAIN, Place, places, split_named
+from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, Place, places, split_named
 from stillhouse.io.data.tables import (
     FILE_NAMES,
     TABLES,
@@ -66,7 +66,7 @@ class Folder(Source):
         """The files that pictures and captions are read from."""
         return self._used
 
-    def all_rows(self) -> Iterator[Row]:
+    def all_rows(self, splits: Sequence[str] = SPLITS) -> Iterator[Row]:
         return iter(self._rows)
 
     def parts(self) -> list[tuple[object, Path | None]]:
@@ -89,22 +89,23 @@ class Folder(Source):
         self._used.add(file)
 
     def _tables(self, files: Sequence[Path], images: list[Path]) -> dict[Path, list[dict[str, Any]]]:
-        """The tables that list pictures, and their rows: those that are named metadata; or else any whose
-        file names lead to a picture."""
+        """The tables that list pictures, and their rows: those that are named metadata; or else those whose
+        file names lead to pictures, if together they lead to half of all."""
         found = [file for file in files if file.suffix.lower() in TABLES]
         named = [file for file in found if file.stem.lower() == METADATA]
         if named:
             return {file: read_table(file) for file in named}
-        known, stems = set(images), {image.with_suffix("") for image in images}
-        tables = {}
+        known, stems = set[Path | None](images), {image.with_suffix("") for image in images}
+        tables, listed = {}, set[Path]()
         for file in found if images else ():
             if file.suffix.lower() == ".parquet" or file.with_suffix("") in stems:
                 continue
             with suppress(StillhouseError):  # what is no table is left out with all other files
                 rows = read_table(file)
-                if any(self._named(file, row) in known for row in rows):
+                if mine := known & {self._named(file, row) for row in rows}:
                     tables[file] = rows
-        return tables
+                    listed |= mine
+        return tables if 2 * len(listed) >= len(images) else {}
 
     def _named(self, table: Path, row: dict[str, Any]) -> Path | None:
         """The picture that a row names; None for one outside the data set, or none at all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.files import Digests
-from stillhouse.io.data.splits import TRAIN
+from stillhouse.io.data.splits import SPLITS, TRAIN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,10 +62,10 @@ class Source:
         """Every row that is used, in a fixed order, unopened: those of the split to learn from and of the one
         that is held out."""
         used = self.contents.used
-        return (row for row in self.all_rows() if row.split in used)
+        return (row for row in self.all_rows(used) if row.split in used)
 
-    def all_rows(self) -> Iterator[Row]:
-        """The rows of every split."""
+    def all_rows(self, splits: Sequence[str] = SPLITS) -> Iterator[Row]:
+        """The rows of at least these splits, unopened."""
         raise NotImplementedError
 
     def parts(self) -> list[tuple[object, Path | None]]:

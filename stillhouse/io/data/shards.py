@@ -16,7 +16,7 @@ from stillhouse.core.errors import StillhouseError, required
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.files import inside
 from stillhouse.io.data.rows import IMAGES, Row, Source, is_picture, one_a_caption
-from stillhouse.io.data.splits import BESIDE, TRAIN, places, split_named
+from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, places, split_named
 from stillhouse.io.data.tables import CAPTIONS, captions_of, label_of, numbered
 
 BINARY = ("binary", "large_binary")
@@ -64,11 +64,11 @@ class Shards(Source):
         raise NotImplementedError
 
     def parts(self) -> list[tuple[object, Path | None]]:
-        return [
-            ((self._short(file), split), file)
-            for file, split in self.splits.items()
-            if split in self.contents.used or self._mixed(file)
-        ]
+        return [((self._short(f), self.splits[f]), f) for f in self.files_of(self.contents.used)]
+
+    def files_of(self, splits: Sequence[str]) -> list[Path]:
+        """The files that hold rows of these splits."""
+        return [file for file, split in self.splits.items() if split in splits or self._mixed(file)]
 
     def _mixed(self, file: Path) -> bool:
         """Whether rows of a file may be of several splits."""
@@ -91,6 +91,7 @@ class Parquet(Shards):
     def __init__(self, path: Path, files: Sequence[Path]):
         self.columns: dict[Path, dict[str, str]] = {}  # by what is in it, the name of the column
         self.named: dict[Path, list[Path]] = {}  # pictures outside of a file that it names
+        self.twice: set[Path] = set()  # files that have one name for several pictures
         super().__init__(path, files, "parquet files")
 
     def scan(self, file: Path) -> Iterator[tuple[int, int | str | None, str]]:
@@ -113,12 +114,16 @@ class Parquet(Shards):
         columns = {name.lower(): name for name in kinds if name.lower() in COLUMNS and name != picture}
         self.columns[file] = {"": picture, **columns}
         path = [f"{picture}.path"] if "path: string" in kinds[picture] else []
+        names = set[str]()
         with opened:
             for batch in opened.iter_batches(columns=[*columns.values(), *path]):
                 rows = batch.to_pylist() if batch.num_columns else [{}] * batch.num_rows
                 for row in rows:
                     where = (row.get(picture) or {}).get("path") if path else None
                     beside = inside(self.root, file.parent, where) if where else None
+                    if where in names:
+                        self.twice.add(file)
+                    names |= {where} if where else set()
                     if beside is not None and beside.is_file():
                         self.named.setdefault(file, []).append(beside)
                     entry = {name: row[column] for name, column in columns.items()}
@@ -126,16 +131,17 @@ class Parquet(Shards):
                     yield len(captions_of(entry)), label_of(entry.get("label")), split
 
     def parts(self) -> list[tuple[object, Path | None]]:
-        beside = [(self._short(named), named) for file in self.splits for named in self.named.get(file, [])]
+        files = self.files_of(self.contents.used)
+        beside = [(self._short(named), named) for file in files for named in self.named.get(file, [])]
         return [*super().parts(), *beside]
 
     def _mixed(self, file: Path) -> bool:
         return "split" in self.columns[file]
 
-    def all_rows(self) -> Iterator[Row]:
+    def all_rows(self, splits: Sequence[str] = SPLITS) -> Iterator[Row]:
         import datasets
 
-        for file in self.splits:
+        for file in self.files_of(splits):
             columns = self.columns[file]
             picture = columns[""]
             with _reading(file, columns=list(columns.values())) as stream:
@@ -144,7 +150,7 @@ class Parquet(Shards):
                     where = found.get("path")
                     beside = inside(self.root, file.parent, where) if where else None
                     entry = {name: row[column] for name, column in columns.items() if name}
-                    name = f"{self._short(file)}:{where or index}"
+                    name = f"{self._short(file)}:{index if not where or file in self.twice else where}"
                     label = self._number(label_of(entry.get("label")))
                     split = self._split(file, entry.get("split"))
                     yield from one_a_caption(
@@ -169,8 +175,9 @@ class Tars(Shards):
             else:
                 yield len(captions), label, self.splits[file]
 
-    def all_rows(self) -> Iterator[Row]:
-        for file, split in self.splits.items():
+    def all_rows(self, splits: Sequence[str] = SPLITS) -> Iterator[Row]:
+        for file in self.files_of(splits):
+            split = self.splits[file]
             for name, content, captions, label in self._samples(file, whole=True):
                 if content is not None:
                     row = Row(f"{self._short(file)}:{name}", content, None, self._number(label), split)

@@ -30,7 +30,7 @@ def open_source(path: str | Path) -> Source:
     found = _candidates(path, files)
     best = max((s for s in found if s.contents.pictures), key=_weight, default=None)
     if best is None:
-        raise StillhouseError(_nothing(path, found))
+        raise StillhouseError(_nothing(path, files, found))
     for other in found:
         if other is not best and other.contents.pictures:
             best.contents.leave(
@@ -91,16 +91,20 @@ def _leave_rest(path: Path, source: Source, files: Sequence[Path]) -> None:
         elif ending in CAPTION_FILES:
             reason = f"{ending} file(s) that belong to no picture"
         else:
-            reason = f"{ending or 'other'} file(s), which hold no pictures"
+            reason = f"{ending or 'other'} file(s), which are not read"
         source.contents.leave(reason, name)
 
 
-def _nothing(path: Path, found: Sequence[Source]) -> str:
+def _nothing(path: Path, files: Sequence[Path], found: Sequence[Source]) -> str:
     """The error's sentence where there are no pictures."""
     missing = next((source.useless() for source in found if source.skipped), "")
     unfit = next((s.unfit[0] for s in found if isinstance(s, Shards) and s.unfit), "")
     neither = f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
-    return missing or unfit or neither
+    arrow = (
+        f"'{path}' holds Arrow files, as Dataset.save_to_disk writes them; write parquet files: "
+        f"datasets.load_from_disk('{path}').to_parquet('data.parquet')."
+    )
+    return missing or unfit or (arrow if any(f.suffix.lower() == ".arrow" for f in files) else neither)
 
 
 def _needs_datasets() -> None:

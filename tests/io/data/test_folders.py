@@ -211,7 +211,9 @@ def test_tables_are_read_as_their_format_says(tmp_path, bytes_of, caplog):
         "b.png": "one two",
     }
     assert read('{"file_name": "a.png", "text": NaN, "label": NaN}', "metadata.jsonl") == {"a.png": None}
-    assert read('[{"image": "a.png", "caption": "one"}]', "captions.json") == {"a.png": "one"}
+    listed = '[{"image": "a.png", "caption": "one"}, {"image": "b.png", "caption": "two"}]'
+    assert read(listed, "captions.json") == {"a.png": "one", "b.png": "two"}
+    assert len(read("file\na.png\n", "blurred.csv")) == 3  # a stray table decides nothing
     with pytest.raises(StillhouseError, match="Row 2 of .* has 3 values in 2 columns; put what holds a ','"):
         read("file_name,name\na.png,b,c\n")
     (place / "metadata.csv").unlink()
@@ -254,8 +256,8 @@ def test_every_ending_is_read_or_named(tmp_path, bytes_of):
     assert captions["a.avif"] == "of a caption file" and captions["d.JPG"] == "under the whole name"
     assert {next(iter(names)): reason for reason, names in source.contents.left_out.items()} == {
         "f.heic": ".heic picture(s), which are not read",
-        "g.npz": ".npz file(s), which hold no pictures",
-        "README.md": ".md file(s), which hold no pictures",
+        "g.npz": ".npz file(s), which are not read",
+        "README.md": ".md file(s), which are not read",
         "prompts.txt": ".txt file(s) that belong to no picture",
     }
 
@@ -361,3 +363,20 @@ def test_what_is_found_is_printed(folder, tmp_path, codec, capsys):
     encode_source(open_source(folder(3)), tmp_path / "c", SIZE, codec=codec())
     shown = capsys.readouterr().err
     assert "3 picture(s) in files (3 png)" in shown and "train: 3 picture(s), 3 caption(s)" in shown
+
+
+def test_pictures_of_one_name_in_a_parquet_file_are_several(tmp_path, bytes_of, codec):
+    images = [{"bytes": bytes_of(i), "path": "image.png"} for i in range(3)]
+    table(tmp_path / "a.parquet", image=images)
+    cache = encode_source(
+        open_source(tmp_path / "a.parquet"), tmp_path / "c", SIZE, codec=codec(), show=False
+    )
+    assert [name for _, name, _ in cache.notes()] == [f"a.parquet:{i}" for i in range(3)]
+    x, _ = cache.read("16x16", torch.arange(3))
+    assert len(x[:, :3, 0, 0].unique(dim=0)) == 3
+
+
+def test_what_datasets_keeps_for_itself_is_refused_with_the_way_out(tmp_path):
+    put(tmp_path / "p", "data-00000-of-00001.arrow", "state.json", content=b"{}")
+    with pytest.raises(StillhouseError, match="write parquet files"):
+        open_source(tmp_path / "p")
