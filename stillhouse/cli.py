@@ -15,7 +15,7 @@ from stillhouse.core.errors import StillhouseError, unknown
 # command: its module below stillhouse.commands, and what it does
 COMMANDS = {
     "systems": ("systems", "list the distillation methods"),
-    "inspect": ("inspect", "describe a Diffusers pipeline as it was read"),
+    "inspect": ("inspect", "describe a Diffusers pipeline or a data set as it was read"),
     "train": ("train", "train a model from data, without a teacher"),
     "distill": (
         "distill",

@@ -378,6 +378,7 @@ class Model:
         Raises:
             StillhouseError: for a condition that the model does not take, or of another number of rows.
         """
+        given = cond is not None
         if cond is None:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
             cond = cycled(self.examples, n) if cond is None else cond
@@ -386,6 +387,10 @@ class Model:
         if isinstance(cond, str | list | tuple):
             text = required(self.text, "This model takes no prompts.")
             require(len(cond) > 0, "The list of prompts is empty.")
+            require(
+                isinstance(cond, str) or not given or len(cond) <= n,
+                f"{len(cond)} prompts need as many samples, not {n}.",
+            )
             return cycled(text.encode([cond] if isinstance(cond, str) else list(cond)), n)
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(self.classes > 0, "This model takes no class labels.")

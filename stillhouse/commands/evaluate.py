@@ -15,8 +15,10 @@ from stillhouse.metrics.verdict import verdict
 if TYPE_CHECKING:
     import torch
 
+    from stillhouse.api.held_out import HeldOut
     from stillhouse.metrics.scores import Score
     from stillhouse.model import Model
+    from stillhouse.worlds.base import World
 
 
 def evaluate(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""``stillhouse inspect``: how a Diffusers pipeline was read, before anything is trained."""
+"""``stillhouse inspect``: how a Diffusers pipeline or a data set was read, before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ if TYPE_CHECKING:
 
 
 def inspect(words: list[str]) -> int:
-    """``stillhouse inspect DIR``"""
+    """``stillhouse inspect DIR``, ``stillhouse inspect DATA``"""
     parser = Parser(
         "inspect",
-        "Describe a model as it was read: network, process, state, text, guidance; and the systems that "
-        "can run "
-        "on it.",
+        "Describe a model as it was read (network, process, state, text, guidance) and the systems that can "
+        "run on it, or a data set (pictures, captions, splits, classes, and what is left out).",
     )
     parser.add_argument(
         "pipeline",
         metavar="DIR",
         help="a pipeline's folder, hub:owner/name, a .safetensors checkpoint with --config; a model's or "
-        "run's "
-        "folder, a shipped name, or your own code, FILE.py:FUNCTION",
+        "run's folder, a shipped name, or your own code, FILE.py:FUNCTION; or data: a folder of images, a "
+        "parquet or tar file, a file of prompts",
     )
     add_opening(parser)
     add_network(parser, "the folder holds the weights of")
@@ -35,6 +34,11 @@ def inspect(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     given = parser.parse(words)
 
+    from stillhouse.commands.inspect_data import inspect_data, is_data
+
+    if is_data(given.pipeline):
+        inspect_data(given.pipeline, given.json)
+        return 0
     from stillhouse.api.offers import describe_model, offers
     from stillhouse.io.pipelines import open_pipeline
     from stillhouse.io.pipelines.describe import describe

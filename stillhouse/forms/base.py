@@ -282,6 +282,11 @@ class Form:
             not (request.prompts and request.labels),
             "Give labels or prompts, not both.",
         )
+        require(
+            request.n is None or len(request.prompts) <= request.n,
+            f"{len(request.prompts)} prompts need as many samples, not {request.n}; give -n "
+            f"{len(request.prompts)}, or leave it away.",
+        )
 
     def labels_shown(self, model: Sampled) -> int:
         """How many samples a page shows of ``model``."""
@@ -300,7 +305,13 @@ class Form:
         from stillhouse.io.images import save_samples
 
         few = len(request.prompts) or 4
-        n = request.n if request.n is not None else few if model.pipeline else self.few
+        n = (
+            request.n
+            if request.n is not None
+            else few
+            if model.pipeline
+            else max(self.few, len(request.prompts))
+        )
         labels = request.label_rows(n)
         x = model.sample(
             n,

@@ -36,6 +36,7 @@ class Text(Form):
             "Only a masked process keeps a prompt's tokens; this model revises every token.",
         )
         require(len(prompts) > 0, "The list of prompts is empty.")
+        require(len(prompts) <= n, f"{len(prompts)} prompts need as many texts, not {n}.")
         return cycled(with_gaps(tokenizer, prompts, model.shape[0]), n)
 
     def prompted(self, model: Sampled, n: int, cond: Any, start: Tensor | None) -> tuple[Any, Tensor | None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.data.prepare import light_of, turned
 from stillhouse.io.weights import atomic_write
 
 LEAST = 8  # pixels on a side
@@ -60,7 +61,7 @@ def read_photo(path: str | Path, scale: int = 1) -> Photo:
         The photograph; raises :class:`StillhouseError` for a file that is missing, torn, no picture, smaller
         than 8 pixels on a side, or would have more than 64 million pixels after that.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     require(path.is_file(), f"There is no picture '{path}'.")
@@ -76,7 +77,7 @@ def read_photo(path: str | Path, scale: int = 1) -> Photo:
                 f"than {MOST // 10**6} million: cut it."
             )
             require(width * height * scale**2 <= MOST, large)
-            return _numbers(ImageOps.exif_transpose(file))
+            return _numbers(turned(file))
     except Image.DecompressionBombError as error:
         raise StillhouseError(f"'{path}' is too large a picture: {error}.") from error
     except UnidentifiedImageError as error:
@@ -87,10 +88,10 @@ def read_photo(path: str | Path, scale: int = 1) -> Photo:
 
 def _numbers(image: Any) -> Photo:
     """A Pillow image as tensors."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more a pixel
-        light = torch.from_numpy(np.asarray(image).astype(np.float32))[None]
-        light = light / max(65535.0 if image.mode.startswith("I") else 1.0, float(light.max()))
-        return Photo((2 * light - 1).expand(3, -1, -1).clone(), grey=True)
+    light = light_of(image)
+    if light is not None:  # 16 bits or more a pixel
+        x = torch.from_numpy(light).float()[None]
+        return Photo((2 * x - 1).expand(3, -1, -1).clone(), grey=True)
     has_alpha = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     pixels = (

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.data.files import walk
+from stillhouse.io.data.splits import TRAIN, places
 from stillhouse.io.weights import atomic_write
 from stillhouse.models.letters import GAP, Tokenizer
+
+log = logging.getLogger("stillhouse")
 
 
 def save_texts(path: str | Path, texts: Sequence[str]) -> Path:
@@ -29,13 +34,39 @@ def save_texts(path: str | Path, texts: Sequence[str]) -> Path:
     return path
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a .txt file, or of all those in a folder, in the order of their names."""
+def text_files(path: str | Path) -> tuple[list[Path], list[Path]]:
+    """The texts at a path.
+
+    Arguments:
+        path: a .txt file, or a folder of such, also in folders below it.
+
+    Returns:
+        Those to learn from in the order of their names, and those that are held out or lie beside the splits:
+        ``valid.txt`` where there is a ``train.txt``.
+    """
     path = Path(path)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path], []
+    files = [file for file in walk(path)[0] if file.suffix.lower() == ".txt"]
+    splits = places([PurePath(file.relative_to(path)) for file in files], by_name=True)
+    learnt = [f for f in files if splits[PurePath(f.relative_to(path))].split in ("", TRAIN)]
+    return learnt, [file for file in files if file not in learnt]
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a .txt file, or of all those in a folder that are to be learnt from, in the order of their
+    names."""
+    files, held = text_files(path)
     require(bool(files), f"The folder '{path}' holds no .txt file to learn a language from.")
+    if held:
+        log.warning(
+            "left out of '%s': %d text(s) that are not to be learnt from (%s).",
+            path,
+            len(held),
+            ", ".join(file.relative_to(path).as_posix() for file in held[:3]) + ", …" * (len(held) > 3),
+        )
     try:
-        return "\n".join(file.read_text("utf-8") for file in files)
+        return "\n".join(file.read_text("utf-8-sig") for file in files)
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise StillhouseError(f"'{path}' can't be read as text: {reason}.") from error

@@ -47,6 +47,7 @@ class CachedData:
     Arguments:
         cache: the rows, or the folder that holds them.
         held_out: share of the rows in [0, 1), chosen by the hash of their names, so the same in every run.
+            Data that has a split of its own for this is held out by that, whatever the share.
         seed: of the order, which changes every epoch.
         shape: of one sample; needed for a cache of prompts, whose rows have no samples.
     """
@@ -79,14 +80,21 @@ class CachedData:
         first: list[tuple[str, int, str]] = []
         held: list[tuple[str, int, str]] = []
         seen = dict.fromkeys(kept, 0)
-        for tag, name, caption in self.cache.notes():
+        entries = list(self.cache.entries())
+        own = any(apart for _, _, _, apart in entries)  # the data has a split for this
+        for tag, name, caption, apart in entries:
             row = tag, seen[tag], caption or ""
             seen[tag] += 1
-            if share and is_held_out(name, share):
+            if apart or (not own and share and is_held_out(name, share)):
                 held.append(row)
             else:
                 kept[tag].append(row[1])
                 first += [row] if len(first) < LOOKED_AT else []
+        require(
+            bool(first) or not own,
+            f"The cache in '{self.cache.folder}' holds nothing but rows that are held out; of those to learn "
+            "from, no picture could be used.",
+        )
         if not first:  # so few that all would be held out
             first, held = held, []
             kept = {tag: list(range(count)) for tag, count in seen.items()}
@@ -193,7 +201,8 @@ def data_for(
         cache: folder of what is encoded; None: ``PATH.cache`` beside the data, and up to 1000 prompts stay in
             memory.
         seed: of the order of the rows.
-        held_out: share of the rows kept for :meth:`CachedData.examples`, in [0, 1).
+        held_out: share of the rows kept for :meth:`CachedData.examples`, in [0, 1); data with a split of
+            its own for this is held out by that.
         bucket_count: sizes of about the model's area with aspect ratios from 1:2 to 2:1; 1: its own size
             alone.
         batch: images that are encoded at once.

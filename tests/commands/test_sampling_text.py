@@ -81,6 +81,7 @@ def test_without_a_prompt_texts_are_written_freely(model, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     "words,what",
     [
+        (["--prompt", "ab", "--prompt", "ba", "-n", "1"], "2 prompts need as many samples, not 1"),
         (["--prompt", "abz"], "no token for 'z' in 'abz'"),
         (["--prompt", "abcabcabcabca"], "has 13 tokens, the model writes 12"),
         (["--labels", "1"], "takes no labels"),

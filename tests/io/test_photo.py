@@ -43,6 +43,13 @@ def test_palettes_deep_and_moving_pictures(tmp_path):
     assert photo.grey and torch.allclose(
         photo.colour[2], torch.from_numpy(deep / 65535 * 2 - 1).float(), atol=1e-6
     )
+    for top in (1.0, 255.0):
+        light = np.linspace(0, top, 144, dtype=np.float32).reshape(12, 12)
+        Image.fromarray(light).save(tmp_path / "floats.tif")
+        colour = read_photo(tmp_path / "floats.tif").colour
+        assert torch.allclose(colour[0], torch.from_numpy(2 * light / top - 1), atol=1e-5)
+    Image.fromarray(np.arange(144, dtype=np.int32).reshape(12, 12)).save(tmp_path / "wide.tif")
+    assert float(read_photo(tmp_path / "wide.tif").colour.max()) == pytest.approx(2 * 143 / 255 - 1)
     frames = [Image.fromarray(pixels(12, 12, 3)).quantize(8) for _ in range(2)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert read_photo(tmp_path / "moving.gif").colour.shape == (3, 12, 12)

@@ -37,3 +37,12 @@ def test_what_can_t_be_read_is_said(tmp_path):
         read_text(tmp_path / "empty")
     with pytest.raises(StillhouseError, match="has 2 tokens, fewer than one row of 4"):
         token_rows("ab", Letters("ab"), 4)
+
+
+def test_what_is_held_out_is_not_learnt_from(tmp_path, caplog):
+    for name in ("wiki.train.txt", "wiki.valid.txt", "wiki.test.txt"):
+        (tmp_path / name).write_text(f"\ufeff{name}")
+    assert read_text(tmp_path) == "wiki.train.txt"
+    assert any(
+        "2 text(s) that are not to be learnt from (wiki.test.txt" in r.getMessage() for r in caplog.records
+    )

@@ -177,6 +177,13 @@ def test_what_a_path_means(tmp_path, caplog):
             data_for(teacher, path, show=False)
 
 
+def test_no_prompt_is_dropped():
+    known = model(text=Text())
+    assert len(known.condition_of(3, ["a", "b"])["tokens"]) == 3
+    with pytest.raises(StillhouseError, match="3 prompts need as many samples, not 2"):
+        known.condition_of(2, ["a", "b", "c"])
+
+
 def test_labels_of_a_class_model(tmp_path):
     for name in "012":
         (tmp_path / "p" / name).mkdir(parents=True)

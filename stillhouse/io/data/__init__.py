@@ -1,6 +1,7 @@
 """A user's own data: images with captions and lists of prompts, read with care, encoded once and kept."""
 
 from stillhouse.io.data.cache import Cache, open_cache
+from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.encode import encode_prompts, encode_source
 from stillhouse.io.data.prepare import buckets, nearest, to_tensor
 from stillhouse.io.data.prompts import read_prompts, split_prompts
@@ -9,6 +10,7 @@ from stillhouse.io.data.sources import open_source
 
 __all__ = [
     "Cache",
+    "Contents",
     "Row",
     "Source",
     "buckets",

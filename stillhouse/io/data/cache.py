@@ -2,14 +2,15 @@
 ``index.json``.
 
 ``index.json`` holds the key (what made the shards), ``probe.safetensors`` the encoders' answers to a fixed
-question, and ``shard-00000.safetensors`` … the rows: each shard those of one stretch of the source, so that
-work goes on where it was cut off. In a shard the tensors of one picture size stand together: ``512x768/x``,
-``512x768/cond.tokens``.
+question, ``digests.json`` what the bytes of the source's files were, and ``shard-00000.safetensors`` … the
+rows: each shard those of one stretch of the source, so that work goes on where it was cut off. In a shard the
+tensors of one picture size stand together: ``512x768/x``, ``512x768/cond.tokens``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,9 @@ from stillhouse.core.conditions import Condition, restored
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.weights import atomic_write
 
-INDEX, PROBE, HEADER = "index.json", "probe.safetensors", "stillhouse"
+log = logging.getLogger("stillhouse")
+
+INDEX, PROBE, DIGESTS, HEADER = "index.json", "probe.safetensors", "digests.json", "stillhouse"
 ALIKE = 0.01  # relative difference of two answers to the probe that rounding explains (bf16 beside float32)
 SAID = {
     "source": "other data (files were added, removed or changed)",
@@ -69,11 +72,16 @@ class Cache:
     def notes(self) -> Iterator[tuple[str, str, str | None]]:
         """Size, name and caption of every row, those of one size in the order that :meth:`read` counts
         them."""
+        return ((tag, name, caption) for tag, name, caption, _ in self.entries())
+
+    def entries(self) -> Iterator[tuple[str, str, str | None, bool]]:
+        """As :meth:`notes`, and whether the row is of a split that is held out."""
         for number in range(len(self._rows)):
             note = _note(_shard(self.folder, number))
             for tag, rows in note["rows"].items():
-                for name, caption in rows:
-                    yield tag, name, caption
+                held = set(note.get("held", {}).get(tag, []))
+                for row, (name, caption) in enumerate(rows):
+                    yield tag, name, caption, row in held
 
     def read(self, tag: str, index: Tensor) -> tuple[Tensor | None, Condition]:
         """Rows of one picture size, in float32 whatever they are kept in.
@@ -149,6 +157,11 @@ def fill(
         _clear(folder)
     wanted: dict[str, Any] = json.loads(json.dumps(key))  # as it will be read back
     index = _index(folder)
+    if _outdated(index, wanted):
+        if rank == 0:
+            _remake(folder, index or {}, wanted, probe)
+        _wait_for(lambda: not _outdated(_index(folder), wanted))
+        index = _index(folder)
     if index is None and rank == 0:
         index = _begin(folder, wanted, probe)
     else:
@@ -213,6 +226,24 @@ def _finish(folder: Path, index: dict[str, Any], notes: list[dict[str, Any]]) ->
     atomic_write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
+def _outdated(index: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    return index is not None and index["key"].get("reader") != wanted.get("reader")
+
+
+def _remake(folder: Path, index: dict[str, Any], wanted: dict[str, Any], probe: Any) -> None:
+    """Clear what an earlier version made of the same data by the same encoders."""
+    same = {name: index["key"].get(name) for name in ("reader", "source")}
+    _same_key(folder, index["key"], {**wanted, **same})
+    _same_encodings(folder, probe, index["probe"])
+    log.warning(
+        "The cache in '%s' is of an earlier version, which neither kept splits apart nor noticed edited "
+        "pictures; "
+        "it is made anew.",
+        folder,
+    )
+    _clear(folder)
+
+
 def _same_key(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     for name in [*SAID, *here]:
         if there.get(name) == here.get(name):
@@ -272,7 +303,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
 def _clear(folder: Path) -> None:
     """Remove what a cache consists of, and nothing else; the index last, since without it nothing else may
     lie there."""
-    for path in [*folder.glob("shard-*.safetensors"), folder / PROBE, folder / INDEX]:
+    for path in [*folder.glob("shard-*.safetensors"), folder / PROBE, folder / DIGESTS, folder / INDEX]:
         path.unlink(missing_ok=True)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +19,18 @@ from tqdm import tqdm
 from stillhouse.core.conditions import Condition, apply, flattened, join, move
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require
-from stillhouse.io.data.cache import Cache, fill
+from stillhouse.io.data.cache import DIGESTS, INDEX, Cache, fill
+from stillhouse.io.data.files import Digests
 from stillhouse.io.data.prepare import Size, nearest, to_tensor, upright
 from stillhouse.io.data.rows import Row, Source
+from stillhouse.io.data.splits import TRAIN
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger("stillhouse")
 
+READER = 2  # of the rows that a cache holds; raised when data sets come to be read as other rows
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -56,7 +64,7 @@ def encode_source(
     share.
 
     Arguments:
-        source: the images.
+        source: the images; what it holds is printed, what it leaves out is warned of.
         folder: of the cache, made if missing.
         size: (height, width) in pixels.
         codec: makes latents of images (B, channels, height, width) in [-1, 1]; None keeps pixels.
@@ -77,9 +85,20 @@ def encode_source(
     """
     require(dtype in DTYPES, f"A cache keeps {', '.join(DTYPES.values())}, not {dtype}.")
     require(batch >= 1 and shard >= 1, f"A batch and a shard hold at least one row, not {batch} and {shard}.")
+    require(
+        TRAIN in source.contents.parts,
+        f"'{source.path}' holds nothing but pictures that are held out "
+        f"({', '.join(source.contents.parts)}); to "
+        "learn from them, name the folder that they lie in.",
+    )
     choices = list(sizes) or [size]
+    place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if place[0] == 0:
+        source.announce(partial(tqdm.write, file=sys.stderr) if show else None)
+    digests = Digests(source.path, Path(folder) / DIGESTS, show=show and place[0] == 0)
     key = {
-        "source": source.fingerprint,
+        "source": source.fingerprint_by(digests),
+        "reader": READER,
         "encoded": "images" if codec else "pixels",
         "size": list(size),
         "sizes": sorted(map(list, sizes)),
@@ -88,7 +107,6 @@ def encode_source(
         "dtype": DTYPES[dtype],
         "shard": shard,
     }
-    place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     small = 0
 
     def encoded(images: Tensor, names: Sequence[str]) -> Tensor:
@@ -119,12 +137,13 @@ def encode_source(
         require(
             not bad, f"'{row.name}' is of class {row.label}, but the model's classes are 0 … {classes - 1}."
         )
-        image = source.open(row)
-        if image is None:
-            return None
-        height, width = upright(image)
-        at = nearest((height, width), choices)
-        return at, to_tensor(image, at, channels), height < at[0] or width < at[1]
+
+        def prepared(image: Image) -> tuple[Size, Tensor, bool]:
+            height, width = upright(image)
+            at = nearest((height, width), choices)
+            return at, to_tensor(image, at, channels), height < at[0] or width < at[1]
+
+        return source.read(row, prepared)
 
     def make(rows: Iterator[Row]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         nonlocal small
@@ -134,7 +153,10 @@ def encode_source(
 
         def flush(at: Size) -> None:
             of = [row for row, _ in waiting[at]]
-            latents = encoded(torch.stack([x for _, x in waiting.pop(at)]), [row.name for row in of])
+            x = {(row.name, row.content): x for row, x in waiting.pop(at)}  # once for several captions
+            once = encoded(torch.stack(list(x.values())), [name for name, _ in x])
+            number = {image: i for i, image in enumerate(x)}
+            latents = once[[number[row.name, row.content] for row in of]]
             done.setdefault(at, []).append((of, latents, conditions_of(of, at)))
 
         for row, found in _ahead(ready, rows):
@@ -151,6 +173,7 @@ def encode_source(
             flush(at)
         tensors: dict[str, Tensor] = {}
         names: dict[str, list[tuple[str, str | None]]] = {}
+        held: dict[str, list[int]] = {}
         for at, parts in done.items():
             tag = f"{at[0]}x{at[1]}"
             cond = flattened(join([c for _, _, c in parts]))
@@ -158,17 +181,25 @@ def encode_source(
                 f"{tag}/{name}": part
                 for name, part in {"x": torch.cat([x for _, x, _ in parts]), **cond}.items()
             }
-            names[tag] = [(row.name, row.caption) for rows, _, _ in parts for row in rows]
+            of_tag = [row for rows, _, _ in parts for row in rows]
+            names[tag] = [(row.name, row.caption) for row in of_tag]
+            held[tag] = [i for i, row in enumerate(of_tag) if row.split != TRAIN]
         labelled = any(
             (row.caption if text else row.label) is not None
             for parts in done.values()
             for rows, _, _ in parts
             for row in rows
         )
-        return tensors, {"rows": names, "skipped": skipped, "labelled": labelled}
+        return tensors, {"rows": names, "held": held, "skipped": skipped, "labelled": labelled}
 
-    with tqdm(total=source.count, desc="encode", unit="image", disable=not show or place[0] > 0) as bar:
-        cache = fill(folder, key, probe, source.rows(), make, refresh=refresh, place=place, tick=bar.update)
+    try:
+        with tqdm(total=source.count, desc="encode", unit="image", disable=not show or place[0] > 0) as bar:
+            cache = fill(
+                folder, key, probe, source.rows(), make, refresh=refresh, place=place, tick=bar.update
+            )
+    finally:
+        if place[0] == 0 and (Path(folder) / INDEX).is_file():
+            digests.save()
     if small:
         log.warning("%d image(s) are smaller than the requested size and were enlarged.", small)
     if cache.skipped:

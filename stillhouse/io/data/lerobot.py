@@ -9,6 +9,7 @@ by ``episode_index`` and ``frame_index``. Videos are left alone: an observation 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, extra, require, required_type
+
+log = logging.getLogger("stillhouse")
 
 INFO = "meta/info.json"
 STATE, ACTION, EPISODE, FRAME, TIME = (
@@ -119,7 +122,8 @@ def read_lerobot(
         fps is None or fps == rate,
         f"The demonstrations in '{folder}' were recorded at {rate:g} frames a second, not at {fps}.",
     )
-    frames = _frames(folder)
+    frames, files = _frames(folder)
+    frames[EPISODE] = _apart(folder, frames[EPISODE], frames[FRAME], files)
     order = sorted(range(len(frames[EPISODE])), key=lambda i: (frames[EPISODE][i], frames[FRAME][i]))
     actions, states = (_matrix(folder, frames[name], name)[order] for name in (ACTION, STATE))
     episode, frame = (torch.tensor([int(frames[name][i]) for i in order]) for name in (EPISODE, FRAME))
@@ -153,13 +157,14 @@ def _info(folder: Path) -> dict[str, Any]:
     return required_type(info, dict, f"'{folder / INFO}' holds no entries.")
 
 
-def _frames(folder: Path) -> dict[str, list[Any]]:
-    """The columns that matter, of all files together."""
+def _frames(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """The columns that matter, of all files together, and the number of each row's file."""
     parquet = extra("pyarrow.parquet", "control")
     files = sorted((folder / "data").glob("**/*.parquet"))
     require(bool(files), f"'{folder}' holds no frames: there is no parquet file below its folder 'data'.")
     columns: dict[str, list[Any]] = {}
-    for file in files:
+    of: list[int] = []
+    for number, file in enumerate(files):
         try:
             names = parquet.read_schema(file).names
             missing = [name for name in (STATE, ACTION, EPISODE, FRAME) if name not in names]
@@ -178,10 +183,52 @@ def _frames(folder: Path) -> dict[str, list[Any]]:
             ) from error
         for name in table.column_names:
             columns.setdefault(name, []).extend(table.column(name).to_pylist())
+        of += [number] * table.num_rows
     require(bool(columns[EPISODE]), f"'{folder}' holds no frames: its parquet files are empty.")
     if len(columns.get(TIME, [])) != len(columns[EPISODE]):
         columns.pop(TIME, None)
-    return columns
+    return columns, of
+
+
+def _apart(folder: Path, episodes: list[int], frames: list[int], files: list[int]) -> list[int]:
+    """The episode of every row, where two recordings that share a number are two.
+
+    An episode may go on in another file. What begins it anew, with frames that are there already, is another
+    recording, and gets a number of its own behind all others.
+    """
+    pieces: list[tuple[int, list[int]]] = []  # episode, and its rows in one file without a frame twice
+    open_piece: dict[tuple[int, int], set[int]] = {}
+    place: dict[tuple[int, int], int] = {}
+    for row, key in enumerate(zip(episodes, files, strict=True)):
+        if key not in open_piece or frames[row] in open_piece[key]:
+            open_piece[key], place[key] = set(), len(pieces)
+            pieces.append((key[0], []))
+        open_piece[key].add(frames[row])
+        pieces[place[key]][1].append(row)
+    recordings: dict[int, list[tuple[int, set[int]]]] = {}  # by episode: its number, and its frames
+    made, following = list(episodes), max(episodes) + 1
+    for episode, rows in sorted(pieces, key=lambda piece: min(frames[row] for row in piece[1])):
+        mine, known = {frames[row] for row in rows}, recordings.setdefault(episode, [])
+        free = [other for other in known if not other[1] & mine]
+        found = next((other for other in free if max(other[1]) + 1 == min(mine)), free[0] if free else None)
+        if found is None:
+            found = (following if known else episode, set())
+            following += bool(known)
+            known.append(found)
+        found[1].update(mine)
+        for row in rows:
+            made[row] = found[0]
+    twice = [episode for episode, known in recordings.items() if len(known) > 1]
+    if twice:
+        log.warning(
+            "%d number(s) of episodes in '%s' stand for several recordings each (the first: %d); these are "
+            "kept "
+            "apart.",
+            len(twice),
+            folder,
+            min(twice),
+        )
+    return made
 
 
 def _matrix(folder: Path, rows: list[Any], name: str) -> Tensor:

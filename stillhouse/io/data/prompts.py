@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stillhouse.core.draws import seed_of
-from stillhouse.core.errors import StillhouseError, require, required_type
+from stillhouse.core.errors import require
+from stillhouse.io.data.tables import CAPTIONS, captions_of, lines_of, read_table, read_text
 
-CAPTIONS = ("text", "caption", "prompt")  # columns that hold one, first come first served
 PROMPT_FILES = (".txt", ".jsonl", ".csv")
-
-
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte-order mark."""
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StillhouseError(
-            f"'{path}' is no text in UTF-8 (byte {error.start}); save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise StillhouseError(f"Can't read '{path}': {error.strerror}.") from error
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``.csv`` file with a heading, or of a ``.jsonl`` file of one object a line."""
-    text = read_text(path)
-    if path.suffix.lower() == ".csv":
-        try:
-            return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-        except csv.Error as error:
-            raise StillhouseError(f"'{path}' is no comma-separated table: {error}.") from error
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StillhouseError(f"Line {number} of '{path}' is no JSON: {error.msg}.") from error
-        rows.append(required_type(row, dict, f"Line {number} of '{path}' is no JSON object."))
-    return rows
-
-
-def caption_of(row: Mapping[str, Any]) -> str | None:
-    """The caption among a row's columns; None without one, or with an empty one."""
-    found = next((row[name] for name in CAPTIONS if row.get(name) is not None), None)
-    return " ".join(str(found).split()) or None if found is not None else None
 
 
 def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file, in its order.
 
     ``.txt``: one a line; blank lines and those that begin with ``#`` are passed over. ``.jsonl`` and
-    ``.csv``: the column ``text``, ``caption`` or ``prompt``. Raises :class:`StillhouseError` for a missing,
-    empty or foreign file, naming it.
+    ``.csv``: the column ``text``, ``caption`` or ``prompt``, a list of several counting as so many. Raises
+    :class:`StillhouseError` for a missing, empty or foreign file, naming it.
     """
     path = Path(path)
     require(path.is_file(), f"There is no file of prompts '{path}'.")
@@ -67,13 +26,13 @@ def read_prompts(path: str | Path) -> list[str]:
         kind in PROMPT_FILES, f"Prompts are read from {', '.join(PROMPT_FILES)} files, not from '{path}'."
     )
     if kind == ".txt":
-        lines = (line.strip() for line in read_text(path).splitlines())
+        lines = (line.strip() for line in lines_of(read_text(path)))
         prompts = [line for line in lines if line and not line.startswith("#")]
     else:
         rows = read_table(path)
         named = not rows or any(name in row for row in rows for name in CAPTIONS)
-        require(named, f"'{path}' has no column {', '.join(CAPTIONS[:-1])} or {CAPTIONS[-1]}.")
-        prompts = [caption for row in rows if (caption := caption_of(row))]
+        require(named, f"'{path}' has no column text, caption or prompt.")
+        prompts = [caption for row in rows for caption in captions_of(row)]
     require(bool(prompts), f"The file of prompts '{path}' holds none; write one a line.")
     return prompts
 

@@ -1,114 +1,110 @@
-"""Images with captions where users keep them: a folder, parquet files, tar shards. Read row by row, nothing
-fetched, no script run.
+"""The images of a data set, wherever users keep them: as files, in parquet files, in tar shards. Nothing is
+fetched, no script is run.
 
-Parquet and webdataset tars go through the ``datasets`` library. A folder is listed here, so that a missing
-image can be named and left out, and captions may lie in text files.
+The whole folder decides: of the three kinds that one is read which holds most pictures, and all that isn't
+read is named (:class:`stillhouse.io.data.contents.Contents`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.io.data.prompts import caption_of, read_table, read_text
-from stillhouse.io.data.rows import IMAGES, Row, Source, label_of
-from stillhouse.io.data.shards import Parquet, Tars
-
-log = logging.getLogger("stillhouse")
-
-TABLES = ("metadata.csv", "metadata.jsonl")
-
-
-class Folder(Source):
-    """Image files, with a ``metadata.csv`` or ``metadata.jsonl`` (columns ``file_name``; ``text``,
-    ``caption`` or ``prompt``; ``label``).
-
-    Without one: every image below the folder, its caption in a ``.txt`` file of the same name if there is
-    one, its class the subfolder it lies in: that number, or the place in the order of names.
-    """
-
-    def __init__(self, path: Path, files: list[Path]):
-        images = [f for f in files if f.suffix.lower().removeprefix(".") in IMAGES]
-        tables = [f for f in files if f.name in TABLES]
-        self._rows = _listed(path, tables, images) if tables else _found(path, images, set(files))
-        self.count = len(self._rows)
-        digest = hashlib.blake2b(digest_size=16)
-        for row in self._rows:
-            assert isinstance(row.content, Path)
-            size = row.content.stat().st_size if row.content.is_file() else None
-            digest.update(repr((row.name, size, row.caption, row.label)).encode())
-        super().__init__(path, digest.hexdigest())
-
-    def rows(self) -> Iterator[Row]:
-        return iter(self._rows)
-
-
-def _listed(folder: Path, tables: list[Path], images: list[Path]) -> list[Row]:
-    rows = []
-    for table in tables:
-        for number, entry in enumerate(read_table(table), 1):
-            name = entry.get("file_name")
-            require(bool(name), f"Row {number} of '{table}' has no file_name.")
-            path = table.parent / str(name)
-            rows.append(
-                Row(
-                    (table.parent.relative_to(folder) / str(name)).as_posix(),
-                    path,
-                    caption_of(entry),
-                    label_of(entry.get("label")),
-                )
-            )
-    extra = len(set(images) - {row.content for row in rows})
-    if extra:
-        log.warning("%d image(s) in '%s' are not in its %s and are left out.", extra, folder, tables[0].name)
-    return rows
-
-
-def _found(folder: Path, images: list[Path], files: set[Path]) -> list[Row]:
-    tops = sorted({f.relative_to(folder).parts[0] for f in images if f.parent != folder})
-    numbers = (
-        {top: int(top) for top in tops}
-        if all(top.isdecimal() for top in tops)
-        else {top: i for i, top in enumerate(tops)}
-    )
-    rows = []
-    for image in images:
-        text = image.with_suffix(".txt")
-        caption = " ".join(read_text(text).split()) if text in files else ""
-        rows.append(
-            Row(
-                image.relative_to(folder).as_posix(),
-                image,
-                caption or None,
-                numbers.get(image.relative_to(folder).parts[0]),
-            )
-        )
-    return rows
+from stillhouse.io.data.files import walk
+from stillhouse.io.data.folder import CAPTION_FILES, METADATA, Folder
+from stillhouse.io.data.rows import UNREAD, Source, is_picture
+from stillhouse.io.data.shards import Parquet, Shards, Tars
+from stillhouse.io.data.tables import TABLES
 
 
 def open_source(path: str | Path) -> Source:
     """The images of a folder (image files, parquet files or tar shards, also in folders below it) or of one
-    such file.
+    such file. ``contents`` of the result is what was found, and what is left out.
 
     Raises :class:`StillhouseError` where there is nothing of the kind, or a file of it can't be read at all.
     """
     path = Path(path)
     require(path.exists(), f"There is no data at '{path}'.")
-    below = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    files = [f for f in below if not any(part.startswith(".") for part in f.relative_to(path).parts)]
-    suffixes = {f.suffix.lower().removeprefix(".") for f in files}
-    if path.is_dir() and (suffixes & set(IMAGES) or any(f.name in TABLES for f in files)):
-        return Folder(path, files)
-    for suffix, kind in (("parquet", Parquet), ("tar", Tars)):
-        if suffix in suffixes:
-            _needs_datasets()
-            return kind(path, [f for f in files if f.suffix.lower() == f".{suffix}"])
-    raise StillhouseError(
-        f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
+    files, hidden = walk(path)
+    found = _candidates(path, files)
+    best = max((s for s in found if s.contents.pictures), key=_weight, default=None)
+    if best is None:
+        raise StillhouseError(_nothing(path, files, found))
+    for other in found:
+        if other is not best and other.contents.pictures:
+            best.contents.leave(
+                f"of the {other.contents.kind}, since more pictures lie in {best.contents.kind}",
+                (f.relative_to(path).as_posix() for f in _read(other) - _read(best)),
+            )
+    left = set(files) - _read(best) - {file for other in found for file in _read(other)}
+    _leave_rest(path, best, sorted(left))
+    for reason, names in hidden.items():
+        best.contents.leave(reason, names)
+    return best
+
+
+def _candidates(path: Path, files: Sequence[Path]) -> list[Source]:
+    """A source for each kind of file that there is."""
+    found: list[Source] = []
+    tables = [f for f in files if f.stem.lower() == METADATA and f.suffix.lower() in TABLES]
+    parquet = [f for f in files if f.suffix.lower() == ".parquet" and f not in tables]
+    tars = [f for f in files if f.suffix.lower() == ".tar"]
+    if parquet or any(f.suffix.lower() == ".parquet" for f in tables):
+        _needs_datasets()
+    if parquet:
+        found.append(Parquet(path, parquet))
+    if tars:
+        found.append(Tars(path, tars))
+    if tables or any(map(is_picture, files)):
+        found.append(Folder(path, files))
+    return found
+
+
+def _weight(source: Source) -> tuple[bool, int]:
+    """Parquet files that name pictures beside them come before those pictures; else the number decides, and
+    of equals the first."""
+    return isinstance(source, Parquet) and bool(source.named), source.contents.pictures
+
+
+def _read(source: Source) -> set[Path]:
+    """The files that a source reads."""
+    if isinstance(source, Folder):
+        return source.used
+    assert isinstance(source, Shards)
+    named = source.named.values() if isinstance(source, Parquet) else ()
+    return {*source.splits, *(picture for pictures in named for picture in pictures)}
+
+
+def _leave_rest(path: Path, source: Source, files: Sequence[Path]) -> None:
+    """Note every file that is read by no source and not yet named."""
+    known = {name for names in source.contents.left_out.values() for name in names}
+    for file in files:
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        ending = file.suffix.lower()
+        if name in known:
+            continue
+        if ending.removeprefix(".") in UNREAD:
+            reason = f"{ending} picture(s), which are not read"
+        elif is_picture(file):
+            reason = "picture(s) as files"
+        elif ending in CAPTION_FILES:
+            reason = f"{ending} file(s) that belong to no picture"
+        else:
+            reason = f"{ending or 'other'} file(s), which are not read"
+        source.contents.leave(reason, name)
+
+
+def _nothing(path: Path, files: Sequence[Path], found: Sequence[Source]) -> str:
+    """The error's sentence where there are no pictures."""
+    missing = next((source.useless() for source in found if source.skipped), "")
+    unfit = next((s.unfit[0] for s in found if isinstance(s, Shards) and s.unfit), "")
+    neither = f"'{path}' holds no usable image: neither image files, nor parquet files, nor tar shards."
+    arrow = (
+        f"'{path}' holds Arrow files, as Dataset.save_to_disk writes them; write parquet files: "
+        f"datasets.load_from_disk('{path}').to_parquet('data.parquet')."
     )
+    return missing or unfit or (arrow if any(f.suffix.lower() == ".arrow" for f in files) else neither)
 
 
 def _needs_datasets() -> None:
@@ -116,5 +112,5 @@ def _needs_datasets() -> None:
 
     require(
         find_spec("datasets") is not None,
-        "Parquet files and tar shards need the datasets library: pip install 'stillhouse[pipelines]'.",
+        "Parquet files need the datasets library: pip install 'stillhouse[pipelines]'.",
     )

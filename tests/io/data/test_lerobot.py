@@ -168,3 +168,18 @@ def test_a_folder_is_a_world_to_train_in_and_data_to_distil_with(tmp_path):
     other = write(tmp_path / "other", [frames(0, 7, action=[[1.0, 2.0, 3.0 * i] for i in range(7)])])
     with pytest.raises(StillhouseError, match="vectors of actions in .* have 3 numbers, the policy's 2"):
         distill(teacher, "onedp", data=str(other), iterations=1, quiet=True)
+
+
+def test_recordings_that_share_an_episodes_number_are_kept_apart(tmp_path, caplog):
+    """An episode may go on in another file; one that begins anew is another."""
+    first, again, more = frames(0, 4), frames(0, 6), frames(1, 6)
+    again["observation.state"] = [[s[0], s[1], 5.0] for s in again["observation.state"]]
+    halves = [{name: column[part] for name, column in more.items()} for part in (slice(3, 6), slice(0, 3))]
+    folder = write(tmp_path / "demos", [first, again, *halves])
+    shown = read_lerobot(folder, 3)
+    assert shown.episode.tolist() == [0] * 4 + [1] * 6 + [2] * 6
+    assert any("stand for several recordings each (the first: 0)" in r.getMessage() for r in caplog.records)
+    actions = shown.scales["action"].back(shown.chunks)[:, :, 0].round()
+    assert actions[:4].tolist() == [[0, 2, 4], [2, 4, 6], [4, 6, 6], [6, 6, 6]]
+    assert actions[4].tolist() == [0, 2, 4] and actions[6].tolist() == [4, 6, 8]  # over the files' border
+    assert actions[10].tolist() == [0, 2, 4] and actions[15].tolist() == [10, 10, 10]

@@ -54,3 +54,14 @@ def test_a_share_is_held_out_for_good():
         split_prompts(prompts, 1.0)
     with pytest.raises(StillhouseError, match="no prompts"):
         split_prompts([])
+
+
+def test_lines_and_separators_are_those_of_the_format(tmp_path):
+    (tmp_path / "a.txt").write_bytes("one\u2028two\r\nthree\x0bfour\rfive".encode())
+    assert read_prompts(tmp_path / "a.txt") == ["one\u2028two", "three\x0bfour", "five"]
+    (tmp_path / "b.jsonl").write_text('{"text": "one\u2028two"}\n{"text": ["x", "y"]}\n{"text": NaN}\n')
+    assert read_prompts(tmp_path / "b.jsonl") == ["one two", "x", "y"]
+    (tmp_path / "c.csv").write_text('id, Text\n1, a cat, a dog\n2, "b, c"\n')
+    assert read_prompts(tmp_path / "c.csv") == ["a cat, a dog", "b, c"]
+    (tmp_path / "d.csv").write_text("text\na cat, a dog\n")
+    assert read_prompts(tmp_path / "d.csv") == ["a cat, a dog"]

@@ -46,9 +46,14 @@ def test_broken_and_missing_images_are_named_once_and_skipped(folder, caplog, by
     assert source.skipped["gone.png"] == "it is missing" and source.skipped["text.png"] == "it is no image"
     assert source.skipped["torn.jpg"].startswith("it is broken (")
     told = [r.getMessage() for r in caplog.records]
-    assert len([m for m in told if m.startswith("Skipped")]) == 4 and any(
-        "1 image(s)" in m and "left out" in m for m in told
-    )
+    assert len([m for m in told if m.startswith("Skipped")]) == 3
+    assert source.contents.left_out == {
+        "picture(s) that metadata.jsonl lists and that are missing": ["gone.png"],
+        "picture(s) that metadata.jsonl does not list": ["001.png"],
+    }
+    assert [m.split("(s)")[0] for m in told if m.startswith("left out")] == [
+        f"left out of '{place}': 1 picture"
+    ] * 2
 
 
 def test_metadata_as_a_table_with_captions_and_labels(folder):
@@ -137,9 +142,11 @@ def test_tar_shards_of_mixed_rows_and_one_that_breaks_off(tmp_path, tarred, byte
     assert captions(source) == {"a.tar:s/0": "zero", "a.tar:s/1": None, "a.tar:s/3": "three"} | {
         "b.tar:0": None
     }
-    assert (
-        source.skipped["a.tar:s/2"] == "it is no image" and source.skipped["a.tar:s/4"] == "it has no image"
-    )
+    assert source.skipped["a.tar:s/2"] == "it is no image"
+    assert source.contents.left_out == {
+        "row(s) of tar shards without an image": ["a.tar:s/4"],
+        "tar shard(s) from where they break off": ["b.tar"],
+    }
     assert source.skipped["b.tar"].startswith("the shard breaks off")
     assert {r.name: r.label for r in source.rows()}["a.tar:s/3"] == 5
 
