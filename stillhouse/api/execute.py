@@ -26,7 +26,7 @@ from stillhouse.api.resolve import (
     world_of,
 )
 from stillhouse.api.run import CACHE, CONFIG, Run
-from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
+from stillhouse.api.system import name_of, own_defaults, requires, right_command, system_class, system_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.model import Model, Network
@@ -82,6 +82,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
+        system = system_of(named, own_defaults(named, base.denoiser.process, run.options))
     folder = Path(run.out) if run.out else None
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     student: Any = memory.student if memory.student is not None else run.student or None

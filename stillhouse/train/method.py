@@ -101,6 +101,18 @@ class Method:
             if f.name.endswith("guidance"):
                 setattr(self, f.name, given_scale(getattr(self, f.name), f"{type(self).__name__} {f.name}"))
 
+    @classmethod
+    def defaults_on(cls, process: Process) -> dict[str, Any]:
+        """Options whose defaults are others on the process of the run's teacher, where none are given.
+
+        Arguments:
+            process: the teacher's.
+
+        Returns:
+            Values by option; none for a process of no special kind.
+        """
+        return {}
+
     def requires(self, need: str) -> bool:
         """Whether a run with these options needs ``need``: a name such as ``teacher`` or ``data``."""
         return requires(self.needs, need, self)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import VE
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
@@ -31,7 +36,10 @@ class SiD(OneCallScore):
     """
 
     first_time: float = option(
-        0.7, "time of the student's call, whose input is pure noise of that level", low=0.01, high=1
+        0.7,
+        "time of the student's call, whose input is pure noise of that level (EDM's process: sigma 2.5)",
+        low=0.01,
+        high=1,
     )
     mix: float = option(1.2, "share of the direct term taken away (alpha in the paper)", low=0)
     fake_times: str = option("uniform", "law of the fake's training times", choices=tuple(TIME_SAMPLERS))
@@ -40,6 +48,15 @@ class SiD(OneCallScore):
     worlds = ("mixture", "digits", "mnist")
     needs = ("teacher",)
     optim = SCORE_OPTIM
+
+    @classmethod
+    def defaults_on(cls, process: Process) -> dict[str, Any]:
+        """On EDM's process the paper's own: the student's call at ``sigma = 2.5``, scores compared on the
+        first four fifths of the Karras ramp (up to about 24), the fake trained at log-normal levels."""
+        if not isinstance(process, VE):
+            return {}
+        first = float(process.time(torch.tensor(-math.log(2.5), dtype=torch.float64)))
+        return {"first_time": first, "score_t_min": 0.0, "score_t_max": 0.8, "fake_times": "edm"}
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))
