@@ -29,7 +29,7 @@ from stillhouse.train.feed import Feed
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
-from stillhouse.train.method import Method, copy_weights
+from stillhouse.train.method import Method, copy_weights, option_defaults
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.stage import locate
@@ -92,7 +92,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: seed the global one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
-            method.setup(teacher.denoiser, student, shape, data.examples(1) is not None, recipe.steps)
+            conditional = data.examples(1) is not None
+            method.setup(teacher.denoiser, student, shape, conditional, recipe.steps, teacher.codec)
         for part in (method.student, teacher.denoiser):
             part.to(self.engine.device)
         self.modules: dict[str, nn.Module] = dict(method.modules())
@@ -320,7 +321,7 @@ class Trainer:
             return 0
         state, files = found
         mine = self._fingerprint()
-        noted = current_run(state["run"], mine)
+        noted = current_run(state["run"], mine, _as_json(option_defaults(self.method)))
         changed = [k for k in mine if noted.get(k) != mine[k]]
         require(
             not changed,
@@ -354,8 +355,7 @@ class Trainer:
                 "lora",
             )
         }
-        fingerprint: dict[str, Any] = json.loads(json.dumps({**plain, "method": self.method.describe()}))
-        return fingerprint
+        return _as_json({**plain, "method": self.method.describe()})
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""
@@ -370,3 +370,9 @@ class Trainer:
         except ValueError:
             return previous
         return previous
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain data as a checkpoint gives them back."""
+    made: dict[str, Any] = json.loads(json.dumps(values))
+    return made

@@ -22,7 +22,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import given_scale
 from stillhouse.core.process import Process
-from stillhouse.model import Model, Network
+from stillhouse.model import Codec, Model, Network
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.ema import EMA, Decay
@@ -207,6 +207,7 @@ class Method:
         shape: tuple[int, ...],
         conditional: bool = False,
         total: int = 1,
+        codec: Codec | None = None,
     ) -> None:
         """Called once by the loop; creates the players, by :meth:`build` at the end.
 
@@ -216,7 +217,9 @@ class Method:
             shape: of one sample.
             conditional: whether the data comes with conditions.
             total: iterations of the run.
+            codec: between data and the teacher's latents; None where its samples are data themselves.
         """
+        self.codec = codec
         self.teacher, self.shape = teacher.eval().requires_grad_(False), shape
         self.conditional, self.total = bool(conditional), total
         self.players: dict[str, nn.ModuleList] = {}
@@ -333,6 +336,11 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
         source: a module with the same names and shapes.
     """
     target.load_state_dict(source.state_dict())
+
+
+def option_defaults(method: Method) -> dict[str, Any]:
+    """Defaults of a method's options by name, of those that have one."""
+    return {f.name: f.default for f in dataclasses.fields(method) if f.default is not dataclasses.MISSING}
 
 
 def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:
