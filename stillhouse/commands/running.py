@@ -11,6 +11,7 @@ from typing import Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
 from stillhouse.core.errors import require
+from stillhouse.train.processes import is_first, process_count, require_processes
 
 
 def run_parser(command: str, what: str) -> Parser:
@@ -90,19 +91,27 @@ def start(
     out = Path(resume or entries.get("out") or f"runs/{default}")
     check(entries, str(out))
 
+    require_processes()  # before anything is read or encoded
+
     from stillhouse.api.execute import execute
     from stillhouse.api.run import Run
     from stillhouse.train.loop import Interrupted
 
-    run = Run.from_entries({**entries, "out": out})
+    run, first = Run.from_entries({**entries, "out": out}), is_first()
+    if first and process_count() > 1:
+        print(f"{process_count()} processes")
     try:
-        model = execute(run, resume=resume is not None, quiet=bool(entries.get("quiet", False)))
+        model = execute(run, resume=resume is not None, quiet=not first or bool(entries.get("quiet", False)))
     except Interrupted as stop:
+        if not first:
+            return 130
         print(
             f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume {shlex.quote(str(out))}",
             file=sys.stderr,
         )
         return 130
+    if not first:
+        return 0
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
     print(f"Look at it: stillhouse sample {shlex.quote(str(out))}")

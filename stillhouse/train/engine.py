@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 
 from stillhouse.core.errors import require
+from stillhouse.train.processes import require_processes
 
 
 def leave() -> None:
@@ -30,6 +31,7 @@ class Engine:
     """Processes, devices and precision of a run."""
 
     def __init__(self, precision: str = "fp32", device: str = ""):
+        require_processes()
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         require(
             not (precision == "fp16" and on_cpu),
