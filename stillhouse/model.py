@@ -127,6 +127,7 @@ class Model:
     companions: dict[str, nn.Module] = field(default_factory=dict)
     cond_kind: str = ""
     tokenizer: Tokenizer | None = None
+    warned: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pipeline is not None:
@@ -197,7 +198,9 @@ class Model:
             and chosen.guidance == 1
             and guidance is not None
             and guidance > 1
+            and not self.warned
         ):
+            self.warned = True
             log.warning(
                 "This student needs no guidance; a scale of %g costs a second evaluation a step and "
                 "oversaturates.",

@@ -82,7 +82,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         run = replace(run, teacher=str(wanted) if isinstance(wanted, str | Path) else None)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
-        system = system_of(named, own_defaults(named, base.denoiser.process, run.options))
+        options = own_defaults(named, base.denoiser.process, run.options)
+        system = system if options == run.options else system_of(named, options)
     folder = Path(run.out) if run.out else None
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     student: Any = memory.student if memory.student is not None else run.student or None

@@ -115,7 +115,7 @@ def own_defaults(system: str | type | System, process: Process, options: Mapping
     """
     kind = system_class(system)
     usual = kind.defaults_on(process) if issubclass(kind, Method) and not isinstance(system, System) else {}
-    return {**usual, **current_options(options, fields_of(kind))}
+    return {**usual, **current_options(options, fields_of(kind))} if usual else dict(options)
 
 
 def name_of(system: str | type | System) -> str | None:
