@@ -45,12 +45,33 @@ def spin_less(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["GOMP_SPINCOUNT"] = "1000"
 
 
+class Once(logging.Filter):
+    """Lets each sentence through once, however many steps or samples give rise to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key = record.name, record.getMessage()
+        new = key not in self.shown
+        self.shown.add(key)
+        return new
+
+
+def log_once() -> logging.Handler:
+    """The handler of the command line's log."""
+    handler = logging.StreamHandler()
+    handler.addFilter(Once())
+    return handler
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a claim does not hold, 2 a mistake in what was
     given, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     spin_less()
-    logging.basicConfig(format="stillhouse: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="stillhouse: %(message)s", level=logging.WARNING, handlers=[log_once()])
     try:
         return _dispatch(words)
     except SystemExit as stop:  # argparse has shown its help

@@ -133,6 +133,7 @@ class Model:
     tokenizer: Tokenizer | None = None
     examples: Condition = None
     code: str = ""
+    warned: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pipeline is not None:
@@ -204,7 +205,9 @@ class Model:
             and chosen.guidance == 1
             and guidance is not None
             and guidance > 1
+            and not self.warned
         ):
+            self.warned = True
             log.warning(
                 "This student needs no guidance; a scale of %g costs a second evaluation a step and "
                 "oversaturates.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 import stillhouse
 from stillhouse.api.options import coerce, explain, fields_of, plain, run_fields
 from stillhouse.api.runs import distill, train_teacher
-from stillhouse.cli import COMMANDS, main
+from stillhouse.cli import COMMANDS, log_once, main
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.images import save_samples, tile
 from stillhouse.systems.registry import class_of, find, list_systems
@@ -462,3 +463,18 @@ def test_threads_that_wait_sleep_unless_the_user_chose():
     bare = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=bare)
     assert ran.stdout.split()[-1] == "1000", ran.stderr
+
+
+def test_each_warning_is_shown_once(capsys):
+    log, handler = logging.getLogger("stillhouse.some.module"), log_once()
+    handler.setStream(sys.stderr)
+    log.addHandler(handler)
+    try:
+        for step in range(6):
+            log.warning("a scale of %g oversaturates", 7.5)
+            log.warning("picture %d is small", step % 2)
+    finally:
+        log.removeHandler(handler)
+    assert capsys.readouterr().err.split("\n") == [
+        "a scale of 7.5 oversaturates", "picture 0 is small", "picture 1 is small", "",
+    ]  # fmt: skip

@@ -49,6 +49,19 @@ def test_the_table_of_systems_and_the_readmes_count_are_what_the_code_holds():
     assert len(COUNT.findall(front)) == 1
 
 
+@pytest.mark.parametrize("number", [0, 3, 16])
+def test_a_student_opens_with_what_its_page_names(number, tmp_path):
+    """The whole table: python -m tools.opens_with."""
+    from stillhouse.io.pipelines import open_pipeline, tiny
+    from stillhouse.opening import from_pipeline
+    from tools.opens_with import PLACE, ROWS, row
+
+    shown = PLACE.search((ROOT / "docs/choose.md").read_text())[0].splitlines()[2:]
+    assert len(shown) == len(ROWS)
+    teacher = from_pipeline(open_pipeline(tiny.build("sd", tmp_path / "base")))
+    assert row(teacher, *ROWS[number], tmp_path / "made") == shown[number]
+
+
 @pytest.mark.parametrize(
     ("marker", "contract", "package"),
     [

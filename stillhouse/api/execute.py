@@ -31,7 +31,7 @@ from stillhouse.api.resolve import (
     world_of,
 )
 from stillhouse.api.run import CACHE, CONFIG, OPENING, Run
-from stillhouse.api.system import name_of, requires, right_command, system_class, system_of
+from stillhouse.api.system import name_of, own_defaults, requires, right_command, system_class, system_of
 from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required_type
@@ -126,6 +126,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         if not begun:
             slug = Path(name_of(named) or sort.__name__).name
             defaults = beginning(sort, slug, base, defaults.options, run.recipe)
+            defaults.options = own_defaults(named, base.denoiser.process, defaults.options)
             system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
         run = replace(run, negative_prompt=negative_prompt_of(system, base, run.negative_prompt))
         base = with_negative_prompt(base, system, run.negative_prompt)

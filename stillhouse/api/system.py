@@ -10,6 +10,7 @@ from typing import Any
 
 from stillhouse.api.options import RENAMED, build, fields_of, run_fields
 from stillhouse.core.errors import require, unknown
+from stillhouse.core.process import Process
 from stillhouse.core.spellings import current_options
 from stillhouse.systems.base import Operation, Program
 from stillhouse.systems.registry import find
@@ -99,6 +100,22 @@ def system_of(system: str | type | System, options: Mapping[str, Any]) -> Any:
     if isinstance(system, System):
         return replace(system, **options)  # type: ignore[type-var]
     return build(kind, options, kind.__name__)
+
+
+def own_defaults(system: str | type | System, process: Process, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the defaults that a method has on a process.
+
+    Arguments:
+        system: as of :func:`system_of`; an object has options of its own, and is given no others.
+        process: the teacher's.
+        options: those that were given, which come first.
+
+    Returns:
+        The options to make the system with.
+    """
+    kind = system_class(system)
+    usual = kind.defaults_on(process) if issubclass(kind, Method) and not isinstance(system, System) else {}
+    return {**usual, **current_options(options, fields_of(kind))} if usual else dict(options)
 
 
 def name_of(system: str | type | System) -> str | None:

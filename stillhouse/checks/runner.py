@@ -28,6 +28,7 @@ class Outcome:
     seconds: float
     claims: tuple[Claim, ...]
     ablation: str = ""
+    over = ""  # no seeds but one
 
     @property
     def holds(self) -> bool:
@@ -38,6 +39,13 @@ class Outcome:
     def as_it_should(self) -> bool:
         """The claims hold, or one fails where the key idea was taken away."""
         return self.holds != bool(self.ablation)
+
+    def lines(self) -> list[str]:
+        """One line a claim, as a person reads it."""
+        return [
+            f"{'holds' if c.holds else 'FAILS'}  {c.value:<10.4g} {c.bound:<10} {c.claim}"
+            for c in self.claims
+        ]
 
     def config(self) -> dict[str, Any]:
         """Plain data."""
@@ -96,10 +104,10 @@ def choose(slugs: Sequence[str], everything: bool) -> list[str]:
 
 
 def run_checks(
-    slugs: Sequence[str], *, seed: int = 0, ablate: bool = False, jobs: int = 1
+    slugs: Sequence[str], *, seeds: Sequence[int] = (0,), ablate: bool = False, jobs: int = 1
 ) -> Iterator[Outcome]:
-    """The outcomes in order, as they come. ``ablate``: one per ablation of each system. ``jobs``: processes
-    at work."""
+    """The outcomes in order, as they come: each check, or each of its ablations with ``ablate``, on all
+    ``seeds`` in turn. ``jobs``: processes at work."""
     require(jobs >= 1, f"The number of jobs is 1 or more, not {jobs}.")
     # a missing check is reported before the first one is run; a system's file that can't be read fails alone
     broken = {s.slug for s in list_systems() if s.problem}
@@ -108,6 +116,7 @@ def run_checks(
         (slug, seed, name)
         for slug, module in modules.items()
         for name in (module.ABLATIONS if ablate and module else [""])
+        for seed in seeds
     ]
     if jobs == 1:
         yield from (run_check(*item) for item in work)

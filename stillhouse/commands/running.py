@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.train.processes import is_first, require_processes
 
 if TYPE_CHECKING:
     from stillhouse.model import Model
@@ -96,16 +97,21 @@ def start(
     out = Path(resume or entries.get("out") or f"runs/{default}")
     check(entries, str(out))
 
+    require_processes()  # before anything is read or encoded
+
     from stillhouse.api.execute import Memory, execute, run_named
     from stillhouse.api.run import Run
     from stillhouse.io.own import failure, raised_in
     from stillhouse.train.loop import Interrupted
 
-    run, memory = Run.from_entries({**entries, "out": out}), Memory()
+    run, memory, first = Run.from_entries({**entries, "out": out}), Memory(), is_first()
     run_named(run, memory)
     try:
-        model = execute(run, memory, resume=resume is not None, quiet=bool(entries.get("quiet", False)))
+        quiet = not first or bool(entries.get("quiet", False))
+        model = execute(run, memory, resume=resume is not None, quiet=quiet)
     except Interrupted as stop:
+        if not first:
+            return 130
         print(
             f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume "
             f"{shlex.quote(str(out))}{_naming(entries)}",
@@ -119,6 +125,8 @@ def start(
         raise StillhouseError(
             f"'{named}' fails: {failure(error, Path(str(named).rpartition(':')[0]))}."
         ) from error
+    if not first:
+        return 0
     steps = ", ".join(map(str, model.samplings))
     print(f"{out / 'model'}: {model.parameters:,} weights, sampled in {steps} step(s)")
     print("\n".join(next_steps(model, out, bool(run.world), command == "distill")))

@@ -82,12 +82,16 @@ def current_modules(tensors: Mapping[str, T]) -> dict[str, T]:
     return {renamed(name): value for name, value in current_weights(tensors).items()}
 
 
-def current_run(fingerprint: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def current_run(
+    fingerprint: Mapping[str, Any], known: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The fingerprint of a run in a checkpoint, by the names that options have now.
 
     Arguments:
         fingerprint: the entries in the checkpoint, the method's options under ``method`` and ``options``.
         known: the fingerprint of today's run, which has the current names.
+        defaults: of the method's options, for those that it did not have when the checkpoint was made; None
+            for none.
 
     Returns:
         ``fingerprint`` with its options renamed.
@@ -96,4 +100,4 @@ def current_run(fingerprint: Mapping[str, Any], known: Mapping[str, Any]) -> dic
     method = dict(made.get("method") or {})
     options = known.get("method", {}).get("options", {})
     renamed = {current_option(k, options): v for k, v in (method.get("options") or {}).items()}
-    return {**made, "method": {**method, "options": renamed}}
+    return {**made, "method": {**method, "options": {**(defaults or {}), **renamed}}}

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 
 from stillhouse.core.errors import require
+from stillhouse.train.processes import require_processes
 
 
 def leave() -> None:
@@ -36,6 +37,7 @@ class Engine:
     """
 
     def __init__(self, precision: str = "fp32", device: str = "", *, scaled: bool = False):
+        require_processes()
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         require(
             not (precision == "fp16" and on_cpu),

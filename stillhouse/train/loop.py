@@ -31,7 +31,7 @@ from stillhouse.train.feed import Feed
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
-from stillhouse.train.method import Method, copy_weights
+from stillhouse.train.method import Method, copy_weights, option_defaults
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.stage import locate
@@ -101,7 +101,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: seed the global one
             torch.manual_seed(seed_of(recipe.seed, "weights"))
             student = student or method.make_student(teacher.denoiser)
-            method.setup(teacher.denoiser, student, shape, data.examples(1) is not None, recipe.steps)
+            conditional = data.examples(1) is not None
+            method.setup(teacher.denoiser, student, shape, conditional, recipe.steps, teacher.codec)
         for part in (method.student, teacher.denoiser):
             part.to(self.engine.device)
         self.modules: dict[str, nn.Module] = dict(method.modules())
@@ -347,12 +348,11 @@ class Trainer:
             return 0
         state, files = found
         mine = self._fingerprint()
-        noted = current_run(state["run"], mine)
+        noted = current_run(state["run"], mine, _as_json(option_defaults(self.method)))
         require(
             noted.get("teacher", self.digest) == self.digest,
             f"The teacher of the run in '{self.out}' had other weights than the one given now; its code "
-            "must make "
-            "the same network each time, from saved weights or under a fixed seed.",
+            "must make the same network each time, from saved weights or under a fixed seed.",
         )
         changed = [k for k in mine if k != "teacher" and noted.get(k) != mine[k]]
         require(
@@ -391,8 +391,7 @@ class Trainer:
         plain |= {k: v for k in ("optimiser", "betas") if (v := getattr(r, k))}
         plain |= {"weight_decay": r.weight_decay} if r.weight_decay >= 0 else {}
         plain |= {"method": self.method.describe(), **({"teacher": self.digest} if self.digest else {})}
-        fingerprint: dict[str, Any] = json.loads(json.dumps(plain))
-        return fingerprint
+        return _as_json(plain)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""
@@ -407,3 +406,9 @@ class Trainer:
         except ValueError:
             return previous
         return previous
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain data as a checkpoint gives them back."""
+    made: dict[str, Any] = json.loads(json.dumps(values))
+    return made

@@ -23,7 +23,7 @@ from stillhouse.core.errors import require
 from stillhouse.core.guidance import given_scale
 from stillhouse.core.precision import learnable
 from stillhouse.core.process import Process
-from stillhouse.model import Model, Network
+from stillhouse.model import Codec, Model, Network
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.ema import EMA, Decay
@@ -108,6 +108,18 @@ class Method:
             check_option(type(self).__name__, f, getattr(self, f.name))
             if f.name.endswith("guidance"):
                 setattr(self, f.name, given_scale(getattr(self, f.name), f"{type(self).__name__} {f.name}"))
+
+    @classmethod
+    def defaults_on(cls, process: Process) -> dict[str, Any]:
+        """Options whose defaults are others on the process of the run's teacher, where none are given.
+
+        Arguments:
+            process: the teacher's.
+
+        Returns:
+            Values by option; none for a process of no special kind.
+        """
+        return {}
 
     def requires(self, need: str) -> bool:
         """Whether a run with these options needs ``need``: a name such as ``teacher`` or ``data``."""
@@ -203,6 +215,7 @@ class Method:
         shape: tuple[int, ...],
         conditional: bool = False,
         total: int = 1,
+        codec: Codec | None = None,
     ) -> None:
         """Called once by the loop; creates the players, by :meth:`build` at the end.
 
@@ -212,7 +225,9 @@ class Method:
             shape: of one sample.
             conditional: whether the data comes with conditions.
             total: iterations of the run.
+            codec: between data and the teacher's latents; None where its samples are data themselves.
         """
+        self.codec = codec
         self.teacher, self.shape = teacher.eval().requires_grad_(False), shape
         self.conditional, self.total = bool(conditional), total
         self.players: dict[str, nn.ModuleList] = {}
@@ -346,6 +361,11 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
         source: a module with the same names and shapes.
     """
     target.load_state_dict(source.state_dict())
+
+
+def option_defaults(method: Method) -> dict[str, Any]:
+    """Defaults of a method's options by name, of those that have one."""
+    return {f.name: f.default for f in dataclasses.fields(method) if f.default is not dataclasses.MISSING}
 
 
 def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:

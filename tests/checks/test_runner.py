@@ -133,8 +133,8 @@ def test_jobs_give_the_same_outcomes_in_order(place: Path, monkeypatch: pytest.M
     # threads in the place of new processes, which would not know of the checks made up here
     monkeypatch.setattr(runner, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     (place / "two.py").write_text(GOOD.replace("0.5 +", "0.25 +"))
-    values = [o.claims[0].value for o in runner.run_checks(["one", "two"], seed=5, jobs=2)]
-    assert values == [o.claims[0].value for o in runner.run_checks(["one", "two"], seed=5)] == [0.55, 0.3]
+    values = [o.claims[0].value for o in runner.run_checks(["one", "two"], seeds=[5], jobs=2)]
+    assert values == [o.claims[0].value for o in runner.run_checks(["one", "two"], seeds=[5])] == [0.55, 0.3]
     with pytest.raises(StillhouseError, match="jobs is 1 or more"):
         list(runner.run_checks(["one"], jobs=0))
 

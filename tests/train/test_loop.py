@@ -163,6 +163,18 @@ def test_a_run_is_not_resumed_under_other_settings_nor_started_in_a_full_folder(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_checkpoint_from_before_an_option_is_resumed_at_its_default(tmp_path):
+    trainer(tmp_path / "run").fit()
+    states = sorted((tmp_path / "run/checkpoints").glob("*/state.json"))
+    for file in states:
+        state = json.loads(file.read_text())
+        assert state["run"]["method"]["options"].pop("what") == "loss"  # as if it had not been there
+        file.write_text(json.dumps(state))
+    assert trainer(tmp_path / "run").fit(resume=True).samplings
+    with pytest.raises(StillhouseError, match=r"other settings \(method\)"):
+        trainer(tmp_path / "run", method=Fragile(what="gradient")).fit(resume=True)
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     digits = get_world("digits")
     for options, word in (

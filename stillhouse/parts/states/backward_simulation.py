@@ -41,6 +41,7 @@ def backward_simulation(
     cond: Condition,
     shape: Sequence[int],
     solver: Solver | None = None,
+    std: float | None = None,
 ) -> Tensor:
     """Backward simulation (Yin et al., 2024, arXiv 2405.14867, section 4.5): samples of the student, with the
     gradient of its last call.
@@ -56,9 +57,10 @@ def backward_simulation(
         cond: the condition of the draws' rows; None for none.
         shape: of one sample.
         solver: how it moves from call to call; None: its own clean estimates are noised again.
+        std: standard deviation of the first noise; None: the level of ``times[0]``.
 
     Returns:
         Samples, (rows, *shape).
     """
-    start = student.process.start(draws, shape, times[0])
+    start = student.process.start(draws, shape, times[0], std)
     return rollout(student, start, [*times, 0.0], solver or Renoise(), cond, draws=draws, grad_last=True)

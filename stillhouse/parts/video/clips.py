@@ -14,6 +14,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process, expand_to
+from stillhouse.model import Codec
 from stillhouse.models.video import video_network
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.states.time_sampler import trained
@@ -184,6 +185,29 @@ def ode_loss(
     return (expand_to(index < len(levels), gap) * gap).mean()
 
 
+# -- the last clip of a longer stream ---------------------------------------------------------------
+def last_clip(stream: Tensor, frames: int, codec: Codec | None) -> Tensor:
+    """The end of a stream as a clip of its own (Huang et al., 2025, arXiv 2506.08009).
+
+    An autoencoder that compresses time makes the first latent frame of a clip from a single picture, and any
+    later one from several: so the first frame is decoded, with what is before it, and encoded as a picture.
+
+    Arguments:
+        stream: of a student, (B, L, …), longer than a clip.
+        frames: of a clip.
+        codec: between clips of pictures and latents; None where the stream is pictures itself.
+
+    Returns:
+        A clip, (B, frames, …); its first frame carries no gradient where there is a codec.
+    """
+    before, clip = stream.shape[1] - frames, stream[:, -frames:]
+    if codec is None:
+        return clip
+    with torch.no_grad():
+        first = codec.encode(codec.decode(stream[:, : before + 1])[:, -1:])
+    return torch.cat([first, clip[:, 1:]], 1)
+
+
 # -- the score difference --------------------------------------------------------------------------
 def score_times(process: Process, draws: Draws, shift: float) -> Tensor:
     """One time per clip: uniform on a table of 1000, shifted towards the noise, kept in [0.02, 0.98] of
@@ -244,6 +268,7 @@ def self_rollout(
     window: int = 0,
     sink: int = 0,
     known: Tensor | None = None,
+    grad_from: int = 0,
 ) -> Tensor:
     """A clip that a causal student makes by itself, by chunks (Huang et al., 2025, arXiv 2506.08009,
     algorithm 1).
@@ -260,6 +285,7 @@ def self_rollout(
         window: past frames that the cache keeps; 0 for all.
         sink: first frames that it keeps for ever.
         known: first frames that are given, (B, k, C, H, W), fewer than a chunk; None for none.
+        grad_from: number of the first frame whose chunk carries gradient; those before it carry none.
 
     Returns:
         Clips, (rows, *shape).
@@ -272,9 +298,10 @@ def self_rollout(
         chunk_cond = of_frames(cond, first, size)
         noise = student.process.start(draws, (size, *frame), levels[0])
         walked = Clamped(cached, known) if known is not None and number == 0 else cached
-        made.append(
-            rollout(walked, noise, [*levels, 0.0], Renoise(), chunk_cond, draws=draws, grad_last=True)
-        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and first >= grad_from):
+            made.append(
+                rollout(walked, noise, [*levels, 0.0], Renoise(), chunk_cond, draws=draws, grad_last=True)
+            )
         if first + size < length:
             cached.keep(made[-1].detach(), chunk_cond)
     return torch.cat(made, 1)[:, :length]

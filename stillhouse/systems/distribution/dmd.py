@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.flowmap import predict_x0
 from stillhouse.core.guidance import Guided
 from stillhouse.parts.gaps.distances import DISTANCES
+from stillhouse.parts.gaps.perceptual import find_perceptual
 from stillhouse.parts.gaps.score import dmd_gradient, fake_for, surrogate_loss
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.pairs import teacher_pairs
@@ -39,6 +40,12 @@ class DMD(OneCallScore):
     regression_weight: float = option(0.25, "weight of the regression on pairs", low=0)
     matching_weight: float = option(1.0, "weight of the score difference", low=0)
     distance: str = option("l2", "distance of the regression", choices=tuple(DISTANCES))
+    perceptual: Any = option(
+        None,
+        "perceptual distance in the place of `distance`: FILE.py:NAME of a module m(a, b) -> (B,) on "
+        "pictures "
+        "in [-1, 1] (latents of a latent teacher), or in Python such a module",
+    )
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
 
     kind = "method"
@@ -60,6 +67,17 @@ class DMD(OneCallScore):
             run={"warmup": 71},  # 500 over 7 processes
         ),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.gap = DISTANCES[self.distance] if self.perceptual is None else find_perceptual(self.perceptual)
+
+    def describe(self) -> dict[str, Any]:
+        """A module that was given in Python is described by its name alone."""
+        made = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.perceptual is not None and not isinstance(self.perceptual, str):
+            made["perceptual"] = type(self.perceptual).__name__
+        return {"method": "dmd", "options": made}
 
     def build(self) -> None:
         self.real = Guided(self.teacher, self.guidance)
@@ -104,7 +122,7 @@ class DMD(OneCallScore):
         pair = batch.stored()
         t = pair["eps"].new_full((batch.rows,), self.first_time)
         x = predict_x0(self.student, pair["eps"] * float(self.process.sigma(t[:1])), t, pair.get("cond"))
-        return DISTANCES[self.distance](x, pair["x"]).mean()
+        return self.gap(x, pair["x"]).mean()
 
     def fake_loss(self, batch: Batch) -> Tensor:
         return denoising_loss(

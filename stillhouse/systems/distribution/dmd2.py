@@ -33,6 +33,11 @@ class DMD2(OneCallScore):
     """
 
     steps: int = option(1, "calls of the student per sample", low=1)
+    unit_noise: bool = option(
+        False,
+        "the first call's input is noise of deviation 1 whatever its time, as of the published one-step SDXL "
+        "(first_time=0.4)",
+    )
     fake_per_student: int = option(5, "updates of the fake score per update of the student", low=1)
     guidance: float = option(1.0, "teacher guidance scale (1: none)", low=0)
     gan_weight: float = option(
@@ -95,12 +100,19 @@ class DMD2(OneCallScore):
         """Falling times of the student's calls."""
         return student_grid(self.process, self.first_time, self.steps)
 
+    @property
+    def first_noise(self) -> float | None:
+        """Standard deviation of the noise that the student begins with; None: that of its first time."""
+        return 1.0 if self.unit_noise else None
+
     @shared
     def samples(self, batch: Batch) -> Tensor:
         """Samples of the student by one to ``steps`` calls, (rows, *shape); how many is drawn in each
         iteration."""
         k = batch.stream("depth").one_integer(1, self.steps + 1)  # one for the whole batch and all processes
-        return backward_simulation(self.student, self.times[:k], batch.draws, batch.cond, batch.shape)
+        return backward_simulation(
+            self.student, self.times[:k], batch.draws, batch.cond, batch.shape, std=self.first_noise
+        )
 
     def student_loss(self, batch: Batch) -> Tensor:
         x = self.samples(batch)
@@ -142,4 +154,4 @@ class DMD2(OneCallScore):
         return self.head(features(self.fake, self.process.noise(x, t, batch.noise()), t, batch.cond))
 
     def samplings(self) -> dict[int, Sampling]:
-        return {self.steps: Sampling([*self.times, 0.0], "renoise")}
+        return {self.steps: Sampling([*self.times, 0.0], "renoise", start=self.first_noise)}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.guidance import Guided
+from stillhouse.core.process import Process
+from stillhouse.core.schedules import VE
 from stillhouse.parts.gaps.score import fake_for
 from stillhouse.parts.players.score_range import SCORE_OPTIM, OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
@@ -38,7 +42,10 @@ class SiD(OneCallScore):
     """
 
     first_time: float = option(
-        0.7, "time of the student's call, whose input is pure noise of that level", low=0.01, high=1
+        0.7,
+        "time of the student's call, whose input is pure noise of that level (EDM's process: sigma 2.5)",
+        low=0.01,
+        high=1,
     )
     guidance: float = option(
         1.0, "guidance scale of teacher and fake, in the fake's training too (1: none)", low=0
@@ -67,6 +74,15 @@ class SiD(OneCallScore):
             run={"ema_half_life": 2e6},
         ),
     }
+
+    @classmethod
+    def defaults_on(cls, process: Process) -> dict[str, Any]:
+        """On EDM's process the paper's own: the student's call at ``sigma = 2.5``, scores compared on the
+        first four fifths of the Karras ramp (up to about 24), the fake trained at log-normal levels."""
+        if not isinstance(process, VE):
+            return {}
+        first = float(process.time(torch.tensor(-math.log(2.5), dtype=torch.float64)))
+        return {"first_time": first, "score_t_min": 0.0, "score_t_max": 0.8, "fake_times": "edm"}
 
     def build(self) -> None:
         self.fake: Denoiser = self.player("fake", fake_for(self.teacher, self.student))

@@ -46,6 +46,9 @@ class TBCM(GuidanceInput):
         "where the states come from: the teacher's path (no data), or noised data",
         choices=("path", "data"),
     )
+    sigma_data: float = option(
+        0.5, "deviation of the data for which the noise levels of `states=data` are stated", low=1e-3
+    )
     levels: int = option(16, "points of one walk, pure noise included", low=2, high=256)
     warmup: int = option(
         1000, "iterations in which the tangent grows from 0 to its share", unit="iterations", low=0
@@ -154,7 +157,9 @@ class TBCM(GuidanceInput):
         return [1.0, *(min(max(tau, 0.003), HALF_PI - 0.001) / HALF_PI for tau in drawn)]
 
     def noised(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
-        """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z)`` and the teacher's direction there.
+        """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z) / sigma_data`` and the teacher's
+        direction there. Data are of unit variance here, as on the path; the levels are those of data of
+        ``sigma_data``.
 
         Arguments:
             batch: gives data, noise and condition.
@@ -164,7 +169,8 @@ class TBCM(GuidanceInput):
             States (B, *shape), angles ``tau`` (B,) in (0, pi/2), directions ``v`` (B, *shape), and the
             condition and the scales of these rows.
         """
-        tau = torch.atan(torch.exp(0.2 + 1.6 * batch.draws.normal())).clamp(0.003, HALF_PI - 0.001)
+        level = torch.exp(0.2 + 1.6 * batch.draws.normal())
+        tau = torch.atan(level / self.sigma_data).clamp(0.003, HALF_PI - 0.001)
         x = Trig().noise(batch.data, tau / HALF_PI, batch.noise())
         with torch.no_grad():
             return (

@@ -19,6 +19,7 @@ from stillhouse.parts.video.clips import (
     check_levels,
     chunk_levels,
     clip_matching,
+    last_clip,
     make_causal,
     score_times,
     self_rollout,
@@ -139,16 +140,20 @@ class LiveTalk(CausalMethod):
         again = torch.arange(self.length(batch), device=cond["features"].device) % self.shape[0]
         return {**cond, "features": cond["features"][:, again]}
 
+    def before(self, batch: Batch) -> int:
+        """How many frames of a stream come before its last clip, which is scored."""
+        return self.length(batch) - self.shape[0]
+
     def scored(self, batch: Batch) -> tuple[Condition, Tensor | None]:
         """The condition of the last frames of a stream, a clip of them, and the given frames among them."""
-        before = self.length(batch) - self.shape[0]
+        before = self.before(batch)
         given = batch.data[:, :1] if self.reference and not before else None
         return of_frames(self.stream_condition(batch), before, self.shape[0]), given
 
     @shared
     def samples(self, batch: Batch) -> Tensor:
         """The last frames of streams that the student makes by itself; all their chunks leave off after the
-        same call."""
+        same call. Only what learns carries gradient."""
         calls, shape = (
             batch.stream("exit").one_integer(1, len(self.levels) + 1),
             (self.length(batch), *self.shape[1:]),
@@ -158,6 +163,7 @@ class LiveTalk(CausalMethod):
             "sink": self.sink,
         }  # as when it is sampled; a single clip fits in whole
         known = batch.data[:, :1] if self.reference else None
+        before = self.before(batch)
         made = self_rollout(
             self.student,
             self.levels[:calls],
@@ -165,9 +171,15 @@ class LiveTalk(CausalMethod):
             self.stream_condition(batch),
             shape,
             known=known,
+            grad_from=before + self.fixed(batch),
             **cache,
         )
-        return made[:, -self.shape[0] :]
+        return last_clip(made, self.shape[0], self.codec) if before else made
+
+    def fixed(self, batch: Batch) -> int:
+        """First frames of the scored clips that do not learn: none, but of latents of a longer stream the
+        first chunk, whose first frame is made anew."""
+        return self.chunk if self.before(batch) and self.codec is not None else 0
 
     def matching_loss(self, batch: Batch) -> Tensor:
         x, (cond, known) = self.samples(batch), self.scored(batch)
@@ -176,7 +188,8 @@ class LiveTalk(CausalMethod):
             if known is None
             else (Clamped(self.real, known), Clamped(self.fake, known))
         )
-        return clip_matching(x, real, fake, cond, batch.draws, self.shift)
+        learns = (torch.arange(x.shape[1], device=x.device) >= self.fixed(batch)).expand(len(x), -1)
+        return clip_matching(x, real, fake, cond, batch.draws, self.shift, learns)
 
     def fake_loss(self, batch: Batch) -> Tensor:
         x, (cond, known), t = (

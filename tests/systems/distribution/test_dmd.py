@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillhouse.api.runs import distill
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import VE, Flow
 from stillhouse.opening import load
 from stillhouse.parts.gaps.score import dmd_gradient, surrogate_loss
@@ -129,3 +131,99 @@ def test_pairs_are_ends_of_the_teachers_path():
 
 def test_student_moves_once_in_so_many_fake_steps():
     assert [DMD(fake_per_student=3).turns(i)[0] for i in range(4)] == ["student", "fake", "fake", "student"]
+
+
+# -- a perceptual distance of the user's own -------------------------------------------------------
+FILE = """
+import torch
+
+class Blur(torch.nn.Module):
+    \"\"\"Like LPIPS: a network's distance, (B, 1, 1, 1).\"\"\"
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([3.0, 1.0]))
+
+    def forward(self, a, b):
+        return ((a - b) * self.weight).square().sum(1).view(-1, 1, 1, 1)
+
+blur = Blur()
+
+def make():
+    return Blur()
+
+class Whole(Blur):
+    def forward(self, a, b):
+        return super().forward(a, b).mean()
+
+class Torn(Blur):
+    def __init__(self):
+        raise ValueError("no weights here")
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    return tmp_path / "mine.py"
+
+
+def with_pairs(**options) -> tuple[DMD, Batch]:
+    world, method = make_mixture(), DMD(**options)
+    method.setup(world.exact(Flow()), world.network(Flow(), 0, width=8, depth=1, classes=0), world.shape)
+    pairs = {"eps": normal(6, 0).float(), "x": normal(6, 1).float()}
+    batch = Batch(
+        0, 6, (2,), None, None, ("student",), lambda name: Draws(6, 0, name), bank=lambda draws: pairs
+    )
+    return method, batch
+
+
+@pytest.mark.parametrize("name", ["Blur", "blur", "make"])
+def test_a_perceptual_distance_takes_the_place_of_the_squared_one(name, file):
+    plain, batch = with_pairs(first_time=0.7)
+    method, _ = with_pairs(first_time=0.7, perceptual=f"{file}:{name}")
+    x = plain.student(0.7 * batch.stored()["eps"], torch.full((6,), 0.7)).x0
+    gap = x - batch.stored()["x"]
+    assert torch.allclose(plain.regression(batch), gap.square().mean())
+    loss = method.regression(batch)
+    assert torch.allclose(loss, (gap * torch.tensor([3.0, 1.0])).square().sum(1).mean())
+    loss.backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in method.student.parameters())
+    assert all(not p.requires_grad and p.grad is None for p in method.gap.module.parameters())
+    assert method.describe()["options"]["perceptual"] == f"{file}:{name}"
+    assert not any("gap" in entry or "perceptual" in entry for entry, _ in method.modules())
+
+
+def test_a_perceptual_module_in_python(tmp_path):
+    class Gap(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().sum(1)
+
+    student = distill(
+        "mixture", "dmd", perceptual=Gap(), pairs=8, pair_steps=2, first_time=0.7, iterations=2, batch=4,
+        quiet=True, out=tmp_path / "run",
+    )  # fmt: skip
+    assert student.info["options"]["perceptual"] == "Gap"
+    assert "perceptual: Gap" in (tmp_path / "run/run.yaml").read_text()
+    assert DMD().describe()["options"]["perceptual"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nothing", "no 'nothing'"),
+        ("Torn", "ValueError: no weights here"),
+        ("torch", "is a module, called with two batches"),
+    ],
+)
+def test_what_is_no_perceptual_distance(name, what, file):
+    with pytest.raises(StillhouseError, match=what):
+        DMD(perceptual=f"{file}:{name}")
+
+
+def test_more_that_is_no_perceptual_distance(file):
+    for name, what in (("lpips", "FILE.py:NAME"), ("gone.py:Blur", "no file 'gone.py'"), (3, "not a int")):
+        with pytest.raises(StillhouseError, match=what):
+            DMD(perceptual=name)
+    method, batch = with_pairs(first_time=0.7, perceptual=f"{file}:Whole")
+    with pytest.raises(StillhouseError, match=r"one number a sample, a tensor of shape \(6,\), not \(\)"):
+        method.regression(batch)

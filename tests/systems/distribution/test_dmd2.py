@@ -7,6 +7,7 @@ from stillhouse.opening import load
 from stillhouse.parts.gaps.critic import Head, discriminator_loss, generator_loss
 from stillhouse.parts.states.backward_simulation import student_grid
 from stillhouse.samplers.draw import draw_samples
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.distribution.dmd2 import DMD2
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData
@@ -60,6 +61,21 @@ def test_training_meets_the_states_that_the_sampler_meets():
         for (mine, t), (its, s) in zip(met, sampled, strict=False):
             assert torch.equal(mine, its) and torch.equal(t, s)
     assert depths == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("unit", "deviation"), [(True, 1.0), (False, 0.4)])
+def test_unit_noise_is_taken_as_the_state_of_the_first_time(unit, deviation):
+    """The published one-step SDXL is shown noise of deviation 1 at step 399, in training and in sampling."""
+    method, met = built(first_time=0.4, unit_noise=unit, gan_weight=0.0), []
+    method.student.register_forward_pre_hook(lambda _m, args: met.append((args[0].detach(), args[1])))
+    method.samples(batch_of())
+    draw_samples(method.student, method.samplings()[1], (2,), None, Draws(ROWS, 0, "samples"))
+    noise = Draws(ROWS, 0, "samples").normal(2)
+    for x, t in met:
+        assert torch.equal(x, deviation * noise) and bool((t == 0.4).all())
+    assert len(met) == 2
+    saved = Sampling.from_config(method.samplings()[1].config())
+    assert saved.start == (1.0 if unit else None)
 
 
 def test_only_the_last_call_carries_gradient():

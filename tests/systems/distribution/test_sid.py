@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillhouse.api.runs import distill
 from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Flow
@@ -17,6 +18,7 @@ from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.mixture.layouts import make_mixture
 from tests.systems.contract_method import contract_of, small_teacher
 
+WORLD = make_mixture()
 T = 0.4
 ALPHA, SIGMA = 1 - T, T
 TEACHER = [torch.tensor(v, dtype=torch.float64) for v in ([-1.0, 1.3], [0.4, 0.3], [0.35, 0.65])]
@@ -162,3 +164,31 @@ def test_both_scores_are_guided_and_so_is_the_fake_in_its_own_training():
         for p in method.fake.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     assert float(loss("student")) != 0
+
+
+def test_on_edms_process_the_defaults_are_the_papers():
+    ve = VE()
+    student = distill(
+        "exact:ve", "sid", world="mixture", student={"width": 8}, iterations=1, batch=4, quiet=True
+    )
+    options = student.info["options"]
+    assert float(ve.sigma(torch.tensor(options["first_time"]))) == pytest.approx(2.5, rel=1e-4)
+    assert (options["score_t_min"], options["score_t_max"], options["fake_times"]) == (0.0, 0.8, "edm")
+    assert options["mix"] == 1.2
+    t = student.samplings[1].times[0]
+    assert float(ve.sigma(torch.tensor(t))) == pytest.approx(2.5, rel=1e-4)
+    # the Karras ramp up to 800 of 1000: sigma at most 24.4
+    method = SiD(**options)
+    method.setup(WORLD.exact(ve), WORLD.network(ve, width=8, depth=1, classes=0), WORLD.shape)
+    batch = Batch(0, 4096, (2,), None, None, ("student",), lambda name: Draws(4096, 0, name))
+    sigma = ve.sigma(method.score_times(batch))
+    top = (0.002 ** (1 / 7) + 0.8 * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+    assert 0.99 * top < float(sigma.max()) <= top * 1.0001 and 0.0019 < float(sigma.min()) < 0.01
+
+
+def test_what_is_given_comes_before_the_defaults_of_a_process():
+    given = {"first_time": 0.7, "score_t_max": 0.98, "world": "mixture", "iterations": 1, "batch": 4}
+    student = distill("exact:ve", "sid", student={"width": 8}, quiet=True, **given)
+    options = student.info["options"]
+    assert (options["first_time"], options["score_t_max"], options["score_t_min"]) == (0.7, 0.98, 0.0)
+    assert SiD.defaults_on(Flow()) == {}

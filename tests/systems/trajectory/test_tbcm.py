@@ -205,3 +205,17 @@ def test_the_student_hears_the_scale_and_is_sampled_under_it_without_a_second_pa
         made(low_guidance=2.0, high_guidance=4.0)
     with pytest.raises(StillhouseError, match="low to high"):
         TBCM(low_guidance=3.0, high_guidance=2.0)
+
+
+def test_levels_of_noised_data_are_those_of_data_of_the_published_deviation():
+    """``tan(tau) = exp(0.2 + 1.6 z) / sigma_data``: states are of unit variance, the levels are stated for
+    0.5."""
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    z = batch(4000).draws.normal()
+    for options, sigma_data in (({}, 0.5), ({"sigma_data": 1.0}, 1.0)):
+        method = made(states="data", **options)
+        _, tau, *_ = method.noised(batch(4000, x=x), torch.ones(4000))
+        inner = (tau > 0.0031) & (tau < HALF_PI - 0.0011)  # away from where they are cut
+        assert inner.float().mean() > 0.9
+        expected = 0.2 + 1.6 * z - math.log(sigma_data)
+        assert torch.allclose(torch.log(torch.tan(tau))[inner], expected[inner], atol=1e-2)

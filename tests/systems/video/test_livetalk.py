@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -188,6 +190,78 @@ def test_the_velocity_weight_by_hand():
     t = torch.tensor([[0.0, 0.5, 0.25]])
     weight = velocity_weight(At(Flow(), t, torch.zeros(1, 3, 1)))
     assert weight.flatten().tolist() == pytest.approx([0.0, 4.0, 16.0])
+
+
+# -- streams longer than a clip --------------------------------------------------------------------
+class Halving:
+    """A codec of clips as those that compress time: its first latent frame is a picture, halved; any later
+    one holds two pictures, and is a quarter of their sum."""
+
+    def __init__(self):
+        self.decoded, self.encoded = [], []
+
+    def decode(self, latents):
+        self.decoded.append(latents)
+        return torch.cat([2 * latents[:, :1], 2 * latents[:, 1:].repeat_interleave(2, 1)], 1)
+
+    def encode(self, clips):
+        self.encoded.append(clips)
+        assert clips.shape[1] == 1  # a picture, and no clip
+        return clips / 2 + 100  # to be seen again
+
+
+def longer(codec) -> tuple[LiveTalk, Batch]:
+    """A method, and a batch whose streams are longer than a clip by 4 frames."""
+    method = built(longest=FRAMES + 4)
+    method.codec = codec
+    seed = next(s for s in range(50) if Draws(ROWS, s, "length").one_integer(0, 3) == 2)
+    batch = Batch(
+        9, ROWS, method.shape, None, None, ("student", "fake"), lambda name: Draws(ROWS, seed, name)
+    )
+    batch.player = "student"
+    return method, batch
+
+
+def test_the_last_clip_of_a_longer_stream_begins_with_a_picture():
+    codec = Halving()
+    method, batch = longer(codec)
+    x = method.samples(batch)
+    plain, again = longer(None)
+    stream_end = plain.samples(again)
+    assert x.shape == stream_end.shape == (ROWS, *method.shape)
+    # decoded: the 4 frames before the clip and its first one; its last picture is encoded alone
+    assert codec.decoded[0].shape[1] == 5 and torch.equal(codec.encoded[0], 2 * stream_end[:, :1])
+    assert torch.allclose(x[:, :1], stream_end[:, :1] + 100) and torch.equal(x[:, 1:], stream_end[:, 1:])
+
+
+@pytest.mark.parametrize(("codec", "still"), [(Halving(), 2), (None, 0)])
+def test_its_first_chunk_is_out_of_the_loss_and_still_seen_by_both_scores(codec, still):
+    method, batch = longer(codec)
+    x, seen = method.samples(batch).detach().requires_grad_(), []
+    batch.memo["shared/samples"] = x  # what the student made, as a leaf
+    for player in (method.teacher, method.fake):
+        player.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[1]))
+    loss = method.loss("student", batch)
+    (gradient,) = torch.autograd.grad(loss, x)
+    moved = gradient.flatten(2).any(2).all(0)
+    assert moved.tolist() == [False] * still + [True] * (FRAMES - still) and seen == [FRAMES, FRAMES]
+
+
+def test_chunks_before_the_last_clip_carry_no_gradient():
+    method, traced = longer(Halving())[0], []
+    method.student.register_forward_hook(lambda _m, _i, pred: traced.append(pred.raw.requires_grad))
+    method.levels = (1.0,)
+    x = method.samples(longer(None)[1])
+    assert traced[::2] == [False] * 3 + [True] * 2 and x.requires_grad  # between them lie the clean passes
+
+
+def test_the_run_gives_a_method_the_codec_of_its_teacher():
+    world, codec = RingClips(frames=FRAMES), Halving()
+    teacher = dataclasses.replace(load(world.exact(Flow()), shape=world.shape), codec=codec)
+    method = LiveTalk(paths=8, teacher_steps=4)
+    student = world.network(Flow(), 0, dim=16, depth=1, heads=2, classes=0)
+    Trainer(method, teacher, NoData(world.shape), Recipe(batch=ROWS), student=student, quiet=True)
+    assert method.codec is codec
 
 
 # -- what is heard ---------------------------------------------------------------------------------
