@@ -76,7 +76,8 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
     below, options = base.pipeline if isinstance(base, Model) else base, _as_shipped(base or folder, options)
     if not is_student(folder):
         folder = lora_in(folder)
-        below = required(below, f"'{folder}' is a LoRA; give the pipeline it was trained on as its base.")
+        if below is None:
+            raise StillhouseError(f"'{folder}' is a LoRA; give the pipeline it was trained on as its base.")
         family, about = open_lora(folder, below, **options)
         if not about:
             return from_pipeline(family)
@@ -289,12 +290,10 @@ def model_of(made: Any, code: str = "") -> Model:
         return replace(load(made), code=code)
     if callable(made):
         return model_of(made(), code)
-    pair = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
+    pair: Any = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
     module, options = pair
-    good, who = (
-        isinstance(module, nn.Module) and isinstance(options, Mapping),
-        f"'{code}'" if code else "The code",
-    )
+    good = isinstance(module, nn.Module) and isinstance(options, Mapping)
+    who = f"'{code}'" if code else "The code"
     require(
         good,
         f"{who} gives a {type(made).__name__}, and is to give a Model, as of stillhouse.load(module, "

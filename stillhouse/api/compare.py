@@ -140,7 +140,7 @@ def shown(samples: Tensor) -> Tensor:
         sides = tuple(max(1, round(side * times)) for side in frames.shape[-2:])
         frames = F.interpolate(frames, sides, mode="bilinear", antialias=True)
     whole = ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return whole.unflatten(0, samples.shape[:-3])
+    return whole.reshape(*samples.shape[:-3], *whole.shape[1:])
 
 
 def compare(

@@ -45,7 +45,7 @@ class HeldOut:
     prompts: Sequence[str] = ()
     conditions: Condition = None
     data: Tensor | str | Path | None = None
-    features: str | Path | FeatureExtractor | None = None
+    features: str | Path | FeatureExtractor | Features | None = None
     batch: int = 0
     notes: Sequence[str] = ()
     _encoded: dict[int, tuple[list[int], Condition]] = field(default_factory=dict, init=False, repr=False)

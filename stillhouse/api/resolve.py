@@ -184,7 +184,9 @@ def open_product(
         )
     if network is not None and holds_own(source):
         return load(source, network=network, **opening)
-    return load(source, **opening, **({"adapter": adapter} if adapter else {}))
+    if adapter:
+        opening["adapter"] = adapter
+    return load(source, **opening)
 
 
 def named_model(source: str | Path, network: Any = None, **opening: Any) -> Model:

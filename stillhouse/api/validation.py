@@ -10,7 +10,7 @@ import torch
 
 from stillhouse import forms
 from stillhouse.core.conditions import move
-from stillhouse.core.errors import require, required
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.io.data.prompts import PROMPT_FILES, read_prompts
 from stillhouse.io.weights import atomic_write
 from stillhouse.model import Model
@@ -47,9 +47,9 @@ class Validation:
         text = required(base.text, "The teacher takes no prompts, so there are none to validate with.")
         self.prompts = list(prompts)
         with torch.no_grad():
-            cond = required(
-                move(text.encode(self.prompts), "cpu"), "The teacher's text encoder gives nothing."
-            )
+            cond = move(text.encode(self.prompts), "cpu")
+        if cond is None:
+            raise StillhouseError("The teacher's text encoder gives nothing.")
         self.probe = Probe(base, cond, seed)
 
     def __call__(self, trainer: Trainer, step: int) -> None:

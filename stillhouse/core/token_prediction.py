@@ -25,8 +25,9 @@ class TokenPrediction(Prediction):
     def replace(self, raw: Tensor) -> TokenPrediction:
         return TokenPrediction(raw, self.kind, self.at)
 
-    def with_x0(self, x0: Tensor) -> TokenPrediction:
-        """The same state and time with certain tokens ``x0`` (B, L) as the prediction."""
+    def with_x0(self, x0: Tensor, eps: Tensor | None = None) -> TokenPrediction:
+        """The same state and time with certain tokens ``x0`` (B, L) as the prediction; tokens have no
+        ``eps``."""
         return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
 
 

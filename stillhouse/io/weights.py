@@ -247,7 +247,8 @@ def load_denoiser(
         own = about.get("own")
         made: Denoiser | None = None
         if own is None:
-            call, net = CALLS[about.get("call", "plain")], build_model(about["model"])
+            call = CALLS[about.get("call", "plain")]
+            net: nn.Module = build_model(about["model"])
         else:
             make = required(network, missing_code(path, own))
             made = make()

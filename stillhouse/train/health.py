@@ -4,7 +4,6 @@ other."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,13 +31,13 @@ class Probe:
         seed: of the noise.
     """
 
-    def __init__(self, teacher: Model, data: Data | Mapping[str, Tensor] | Tensor, seed: int):
+    def __init__(self, teacher: Model, data: Data | dict[str, Tensor] | Tensor, seed: int):
         self.shape, self.seed = tuple(teacher.shape), seed
         large = math.prod(self.shape) > LARGE  # pictures of real size: few, and one at a time
-        given = data if isinstance(data, Mapping | Tensor) else None
+        given: Condition = data if isinstance(data, dict | Tensor) else None
         self.count = (FEW if large else COUNT) if given is None else required(size(given), "No conditions.")
         self.chunk = 1 if large else self.count
-        self.cond: Condition = data.examples(self.count) if given is None else given
+        self.cond = data if isinstance(data, dict | Tensor) else data.examples(self.count)
         self.best, self.warned = 0.0, False
 
     def samples(self, model: Model, sampling: Sampling | None = None) -> Tensor:

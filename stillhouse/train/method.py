@@ -238,9 +238,10 @@ class Method:
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.plan, self.stage = self.stages(total), 0
         self.student = self.teacher if student is None else self.player("student", student.train())
-        if hasattr(self, "first_time"):
-            self.first_time = first_time_of(
-                self.student, self.first_time, f"{type(self).__name__} first_time"
+        own = vars(self)
+        if "first_time" in own:
+            own["first_time"] = first_time_of(
+                self.student, own["first_time"], f"{type(self).__name__} first_time"
             )
         self.build()
         if student is not None:
@@ -273,7 +274,8 @@ class Method:
         Returns:
             The first of the modules.
         """
-        for one in (module, *more):
+        modules: tuple[nn.Module, ...] = (module, *more)
+        for one in modules:
             learnable(one)
         self.players.setdefault(name, nn.ModuleList()).extend((module, *more))
         return module

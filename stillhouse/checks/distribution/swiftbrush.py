@@ -12,6 +12,7 @@ from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network, trained
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
+from stillhouse.core.guidance import Guided
 from stillhouse.opening import load
 from stillhouse.parts.gaps.score import noise_share
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times
@@ -51,7 +52,7 @@ class OneSided(SwiftBrush):
 
     def build(self) -> None:
         super().build()
-        self.own = self.fake
+        self.own = Guided(self.fake, 1.0)
 
 
 @dataclass

@@ -95,14 +95,14 @@ class Folder(Source):
         named = [file for file in found if file.stem.lower() == METADATA]
         if named:
             return {file: read_table(file) for file in named}
-        known, stems = set[Path | None](images), {image.with_suffix("") for image in images}
+        known, stems = set(images), {image.with_suffix("") for image in images}
         tables, listed = {}, set[Path]()
         for file in found if images else ():
             if file.suffix.lower() == ".parquet" or file.with_suffix("") in stems:
                 continue
             with suppress(StillhouseError):  # what is no table is left out with all other files
                 rows = read_table(file)
-                if mine := known & {self._named(file, row) for row in rows}:
+                if mine := {image for row in rows if (image := self._named(file, row)) in known and image}:
                     tables[file] = rows
                     listed |= mine
         return tables if 2 * len(listed) >= len(images) else {}

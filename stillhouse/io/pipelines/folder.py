@@ -81,7 +81,7 @@ def open_pipeline(
     clips = {} if frames is None else {"frames": frames}
     if clips:
         require(issubclass(kind, VideoFamily), f"{type(pipe).__name__} makes pictures, which have no frames.")
-    family = kind(for_inference(pipe), height=height, width=width, folder=folder, **clips)  # type: ignore[arg-type]
+    family = kind(for_inference(pipe), height=height, width=width, folder=folder, **clips)
     family.notes = [note] if note else []
     return family
 

@@ -51,12 +51,10 @@ def open_single(file: Path, dtype: torch.dtype, config: str | Path | None) -> An
         file.suffix == ".safetensors",
         f"'{file}' is neither a pipeline's folder nor a .safetensors checkpoint.",
     )
-    folder = Path(
-        required(
-            config,
-            f"The single file '{file}' holds weights alone; name a folder of the same kind of pipeline, for "
-            "its configuration and tokenizers, as config (--config).",
-        )
+    folder = required(
+        None if config is None else Path(config),
+        f"The single file '{file}' holds weights alone; name a folder of the same kind of pipeline, for its "
+        "configuration and tokenizers, as config (--config).",
     )
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
