@@ -338,18 +338,21 @@ class Prediction:
         """The same state and time with another raw output."""
         return Prediction(raw, self.kind, self.at)
 
-    def with_x0(self, x0: Tensor, eps: Tensor | None = None) -> Prediction:
-        """The same state and time with another clean estimate (guidance rescaling, thresholding, mixing).
+    def with_x0(self, x0: Tensor) -> Prediction:
+        """The same state and time with another clean estimate (guidance rescaling, thresholding, mixing)."""
+        return Prediction(x0, X0(), self.at)
+
+    def with_both(self, x0: Tensor, eps: Tensor) -> Prediction:
+        """The same state and time with two estimates that need not go together, for a sampler that clips the
+        one and keeps the other.
 
         Arguments:
             x0: the clean estimate, (B, …).
-            eps: the noise estimate beside it, for a sampler that clips the one and keeps the other; None: the
-                one that goes with ``x0``.
+            eps: the noise estimate, (B, …).
 
         Returns:
             The prediction.
         """
-        made = Prediction(x0, X0(), self.at)
-        if eps is not None:
-            made.__dict__["eps"] = eps
+        made = self.with_x0(x0)
+        made.__dict__["eps"] = eps
         return made

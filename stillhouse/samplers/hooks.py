@@ -103,7 +103,8 @@ class Clip(SavedHook):
         )
 
     def apply(self, pred: Prediction, s: Tensor, walked: Walked) -> Prediction:
-        return pred.with_x0(self._clipped(pred.x0), pred.eps if self.keeps_noise else None)
+        x0 = self._clipped(pred.x0)
+        return pred.with_both(x0, pred.eps) if self.keeps_noise else pred.with_x0(x0)
 
     def _clipped(self, x0: Tensor) -> Tensor:
         if self.quantile == 1:
