@@ -249,9 +249,7 @@ class Job:
         for model in models.values():
             model.denoiser.to(device)
         made = operation.apply(models, Work(self.data, self.recipe.seed, self.quiet, device))
-        if self.run.negative_prompt:
-            made = without_negative_prompt(made)
-        return self._keep(operation, made)
+        return self._keep(operation, without_negative_prompt(made) if self.run.negative_prompt else made)
 
     def program(self, program: Program, student: Any, place: Any) -> Model:
         """Run the parts of a program, each a run of its own in ``parts/NAME``, and join their models.
