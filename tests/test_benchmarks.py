@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import busy, fixed
 from benchmarks.common import IMAGES, trainers
 from benchmarks.overhead import ratio
 from stillhouse.systems.registry import list_systems
@@ -38,3 +39,32 @@ def test_a_documented_benchmark_has_the_options_that_its_command_gives(name, mon
     for line in re.findall(rf"python -m benchmarks\.{name}(.*)", PAGE):
         for option in re.findall(r"(--[\w-]+)", line):
             assert option in text, f"{name} has no {option}"
+
+
+@pytest.mark.parametrize("slug", fixed.SAME)
+def test_the_fixed_cost_is_of_iterations_with_the_same_turns(slug):
+    run = fixed.trainer(slug, batch=8)
+    assert len({tuple(run.method.turns(step)) for step in range(8)}) == 1
+    whole, bare = fixed.fixed(run, 1, 2)
+    assert whole > 0 and bare > 0
+
+
+def test_trainings_are_counted_idle_and_beside_others(monkeypatch, capsys):
+    asked = []
+
+    def measured(way, seconds, threads):
+        asked.append((way.get("GOMP_SPINCOUNT"), seconds, threads, len(working)))
+        return 100 // len(asked)
+
+    working = []
+    start, kill = busy.subprocess.Popen, busy.subprocess.Popen.kill
+    monkeypatch.setattr(busy, "measured", measured)
+    monkeypatch.setattr(busy.subprocess, "Popen", lambda words: working.append(start(words)) or working[-1])
+    monkeypatch.setattr(start, "kill", lambda process: working.remove(process) or kill(process))
+    monkeypatch.setattr(sys, "argv", ["busy", "--busy", "1", "--seconds", "3"])
+    busy.main()
+    assert asked == [("1000", 3.0, 2, 0), (None, 3.0, 2, 0), ("1000", 3.0, 2, 1), (None, 3.0, 2, 1)]
+    assert not working
+    shown = capsys.readouterr().out
+    assert "| idle | GOMP_SPINCOUNT=1000 | 100 | 1.000 |" in shown
+    assert "| beside 1 processes | OpenMP's own | 25 | 0.250 |" in shown

@@ -87,3 +87,23 @@ def test_gradients_are_clipped_to_the_norm_and_a_shared_weight_counts_once():
     assert float(norm) == pytest.approx(6.0) and float(layer.weight.grad.norm()) == pytest.approx(
         0.5, rel=1e-4
     )
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_the_norm_and_the_clipping_are_torchs(clip):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(7, 5), (5,), (), (3, 2, 2)]
+
+    def learning() -> torch.nn.ParameterList:
+        module = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(s)) for s in shapes])
+        for p, g in zip(list(module)[:-1], grads, strict=True):  # the last one has none
+            p.grad = g.clone()
+        return module
+
+    grads = [torch.randn(s, generator=generator) for s in shapes[:-1]]
+    mine, its = Player("student", learning(), Optim(lr=1.0, clip=clip)), learning()
+    norm = torch.nn.utils.clip_grad_norm_(its.parameters(), clip)
+    assert torch.equal(mine.gradient_norm(), norm)
+    mine.clip(norm)
+    for a, b in zip(mine.parameters, its.parameters(), strict=True):
+        assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
