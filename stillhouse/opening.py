@@ -127,21 +127,26 @@ def load(
 ) -> Model:
     """Open a model, or a plain network.
 
-    Arguments: source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
-    Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
-    Transformers; a module or a :class:`Denoiser`; ``"FILE.py:NAME"``, a function of yours that gives one, see
-    :func:`model_of`. process: how data becomes noise, for a module alone: a process, its name or its
-    configuration. kind: what the network predicts, for a module alone. shape: of one sample, for a module or
-    a denoiser, which need it. classes: number of classes, 0 for none, for a module or a denoiser. steps: the
-    default number of steps, for a module or a denoiser. call: ``call(net, x, t, cond, **extra)``, how a
-    module is called; None for ``net(x, t, cond)``. empty: what a module takes where there is no condition,
-    one row, such as ``torch.tensor([10])`` for the null class of ten; None: it takes None. examples: of the
-    conditions of a module or a denoiser, one or more rows, where these are no labels: a tensor or a dict of
-    tensors; None for none. base: the pipeline that a student saved as a LoRA was trained on; None for any
-    other source. network: the code of a network of yours that ``source`` holds the weights of: a module, a
-    denoiser or a model, which is copied, a function that makes one, or ``"FILE.py:NAME"``; None for any other
-    source. pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
-    ``length``, tokens of its texts [128, if it reads as many].
+    Arguments:
+        source: a folder that ``save_pretrained`` wrote, or its file; a shipped name (``"mnist"``); a
+            Diffusers pipeline, as a folder or ``"hub:owner/name"``; the folder of a masked language model of
+            Transformers; a module or a :class:`Denoiser`; ``"FILE.py:NAME"``, a function of yours that gives
+            one, see :func:`model_of`.
+        process: how data becomes noise, for a module alone: a process, its name or its configuration.
+        kind: what the network predicts, for a module alone.
+        shape: of one sample, for a module or a denoiser, which need it.
+        classes: number of classes, 0 for none, for a module or a denoiser.
+        steps: the default number of steps, for a module or a denoiser.
+        call: ``call(net, x, t, cond, **extra)``, how a module is called; None for ``net(x, t, cond)``.
+        empty: what a module takes where there is no condition, one row, such as ``torch.tensor([10])`` for
+            the null class of ten; None: it takes None.
+        examples: of the conditions of a module or a denoiser, one or more rows, where these are no labels: a
+            tensor or a dict of tensors; None for none.
+        base: the pipeline that a student saved as a LoRA was trained on; None for any other source.
+        network: the code of a network of yours that ``source`` holds the weights of: a module, a denoiser or
+            a model, which is copied, a function that makes one, or ``"FILE.py:NAME"``; None for any other.
+        pipeline: the options of :func:`stillhouse.io.pipelines.open_pipeline`; of a masked language model
+            ``length``, tokens of its texts [128, if it reads as many].
 
     Returns:
         The model; a :class:`stillhouse.model.Network` for a file that holds a network that is no denoiser.
@@ -231,9 +236,10 @@ def load(
 def model_of(made: Any, code: str = "") -> Model:
     """The model that a user's code gives.
 
-    Arguments: made: ``"FILE.py:NAME"``, which is run; a function without arguments, which is called; a
-    :class:`Model`; a module with the arguments of :func:`load`, as ``(module, {"shape": (2,), …})``; a module
-    alone. code: how it was named; empty for an object.
+    Arguments:
+        made: ``"FILE.py:NAME"``, which is run; a function without arguments, which is called; a model; a
+            module with the arguments of :func:`load`, as ``(module, {"shape": (2,), …})``; a module alone.
+        code: how it was named; empty for an object.
 
     Returns:
         The model.

@@ -45,22 +45,29 @@ def distill(
     """Make a product of ``teacher`` by any system that has one; with ``out`` the run's files and
     ``out/model`` are kept there.
 
-    Arguments: teacher: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or
-    ``"exact:PROCESS"`` (the world's closed form), code of yours (``"net.py:make_teacher"``), or None: the
-    world's shipped teacher, or its closed form where there is none or the world has options. The run records
-    which. method: a slug, a file (``"./my.py:MyMethod"``), a class or an instance: a method is trained, an
-    operation applied, a program run part by part. world: needed where the teacher does not name one and data
-    or a network must come from it. data: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or
-    None; a :class:`Data`; a folder of images with captions, parquet files, webdataset shards, or a file of
-    prompts; code of yours that gives one of these objects, ``"net.py:make_data"``; ``"world"``, ``"none"``,
-    or None: the world's if the system learns from data. student: for a method a denoiser, or options of
-    ``world.network`` for the network that it makes its student from, in the teacher's place; for an operation
-    that needs a student, a model or its folder. out: folder of the run, new or empty. resume: go on with the
-    run in ``out``. quiet: no progress bar. adapter: how a Diffusers pipeline of an unknown kind is read,
-    ``"./file.py:Class"``. network: the code of a network of yours, for a teacher that is a folder of its
-    weights; as :func:`stillhouse.load` takes it. options: fields of the system and of :class:`Recipe`, whose
-    ``steps`` are called ``iterations`` here; where both have a name it is the system's, and the run's has
-    ``run_`` before it.
+    Arguments:
+        teacher: a model, a run's folder, what :func:`stillhouse.load` takes, ``"exact"`` or
+            ``"exact:PROCESS"`` (the world's closed form), code of yours (``"net.py:make_teacher"``), or None:
+            the world's shipped teacher, or its closed form where there is none or the world has options. The
+            run records which.
+        method: a slug, a file (``"./my.py:MyMethod"``), a class or an instance: a method is trained, an
+            operation applied, a program run part by part.
+        world: needed where the teacher does not name one and data or a network must come from it.
+        data: ``(x, cond)`` with ``x`` (N, *shape) and a condition of N rows or None; a :class:`Data`; a
+            folder of images with captions, parquet files, webdataset shards, or a file of prompts; code of
+            yours that gives one of these objects, ``"net.py:make_data"``; ``"world"``, ``"none"``, or None:
+            the world's if the system learns from data.
+        student: for a method a denoiser, or options of ``world.network`` for the network that it makes its
+            student from, in the teacher's place; for an operation that needs a student, a model or its
+            folder.
+        out: folder of the run, new or empty.
+        resume: go on with the run in ``out``.
+        quiet: no progress bar.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``"./file.py:Class"``.
+        network: the code of a network of yours, for a teacher that is a folder of its weights; as
+            :func:`stillhouse.load` takes it.
+        options: fields of the system and of :class:`Recipe`, whose ``steps`` are called ``iterations`` here;
+            where both have a name it is the system's, and the run's has ``run_`` before it.
 
     Returns:
         The product. Raises :class:`StillhouseError` for anything that does not fit, before anything is

@@ -37,9 +37,11 @@ def rehearse(method: Method, teacher: Model, recipe: Recipe, conditional: bool) 
 
     What goes wrong for want of values shows nothing of the run, and is passed over.
 
-    Arguments: method: with its options; it stays as it is. teacher: of the run; a closed form or an adapter
-    has nothing to rehearse with, and only its kind is looked at. recipe: of the run; its length and adapters
-    count. conditional: whether the run's data comes with conditions.
+    Arguments:
+        method: with its options; it stays as it is.
+        teacher: of the run; of a closed form and of an adapter only the kind is looked at.
+        recipe: of the run; its length and adapters count.
+        conditional: whether the run's data comes with conditions.
 
     Raises:
         StillhouseError: whatever the method refuses of this teacher.
