@@ -136,8 +136,8 @@ def open_product(source: str | Path, adapter: str | None = None, network: Any = 
     """Open the product of a system.
 
     Arguments:
-        source: what :func:`stillhouse.load` takes, or the folder of a finished run; no code, since the name may
-            stand in a file.
+        source: what :func:`stillhouse.load` takes, or the folder of a finished run; no code, since the name
+            may stand in a file.
         adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
             the run, if any.
         network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; it counts where
