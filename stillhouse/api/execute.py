@@ -139,6 +139,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     )
     shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
     student: Any = memory.student if memory.student is not None else run.student or None
+    if isinstance(system, Operation) and run.out:
+        base.require_savable()  # its product has the teacher in it
     _refused_early(system, base, recipe, student, given)
     data = data_of(given, place, base, system, recipe.seed, folder / CACHE if folder else None)
     if place is None:
