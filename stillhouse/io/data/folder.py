@@ -96,7 +96,7 @@ class Folder(Source):
         if named:
             return {file: read_table(file) for file in named}
         known, stems = set[Path | None](images), {image.with_suffix("") for image in images}
-        tables, listed = {}, set[Path]()
+        tables, listed = {}, set[Path | None]()
         for file in found if images else ():
             if file.suffix.lower() == ".parquet" or file.with_suffix("") in stems:
                 continue
