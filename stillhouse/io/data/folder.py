@@ -95,8 +95,8 @@ class Folder(Source):
         named = [file for file in found if file.stem.lower() == METADATA]
         if named:
             return {file: read_table(file) for file in named}
-        known, stems = set(images), {image.with_suffix("") for image in images}
-        tables, listed = {}, set[Path]()
+        known, stems = set[Path | None](images), {image.with_suffix("") for image in images}
+        tables, listed = {}, set[Path | None]()
         for file in found if images else ():
             if file.suffix.lower() == ".parquet" or file.with_suffix("") in stems:
                 continue
