@@ -137,7 +137,7 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     lines.append(
         [
-            result.get("floor_name", "Real data"),
+            result.get("floor_name", "real data"),
             "",
             "",
             *(_figure(result["floor"].get(m)) for m in metrics),
