@@ -102,7 +102,7 @@ class Folder(Source):
                 continue
             with suppress(StillhouseError):  # what is no table is left out with all other files
                 rows = read_table(file)
-                if mine := {image for row in rows if (image := self._named(file, row)) in known and image}:
+                if mine := known & {self._named(file, row) for row in rows}:
                     tables[file] = rows
                     listed |= mine
         return tables if 2 * len(listed) >= len(images) else {}
