@@ -37,7 +37,7 @@ TABLE = [
     ("dmd2", "wan", 0, (1e-5, 1e-5), (ADAMW, 0.9, 0.01, 10, 0), {"guidance": 5}),
     ("dmd", "sd", 0, (1e-5, 1e-5), (ADAMW, 0.9, 0.01, 10, 0), {"guidance": 3}),
     ("dmd", "edm", 0, (2e-6, 2e-6), (ADAMW, 0.9, 0.01, 10, 0), {"guidance": 1}),
-    ("sid", "sd", 0, (1e-6, 1e-6), (ADAM, 0.0, 0, 0, 0.999), {"mix": 1, "first_time": 0.626}),
+    ("sid", "sd", 0, (1e-6, 1e-6), (ADAM, 0.0, 0, 0, 0.999), {"guidance": 2, "first_time": 0.626}),
     ("sid", "edm", 0, (4e-6, 4e-6), (ADAM, 0.0, 0, 0, 0.999), {"mix": 1.2}),
     ("swiftbrush", "sd", 0, (1e-6, 1e-3), (ADAM, 0.9, 0, 1, 0), {"guidance": 4.5, "lora_alpha": 108}),
     ("snoopi", "pixart", 0, (1e-6, 1e-3), (ADAMW, 0.9, 0.01, 1, 0), {"high_guidance": 3}),

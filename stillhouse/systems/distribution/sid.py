@@ -66,7 +66,10 @@ class SiD(OneCallScore):
             run={**PLAIN_ADAM, **CONSTANT, "betas": (0.0, 0.999), "clip": 0.0}
             | {"ema": 0.999, "ema_half_life": 5e4, "ema_ramp": 0.05},
         ),
-        "sd": Settings("the student's call at the table's step 625", options={"first_time": 0.626}),
+        "sd": Settings(
+            "the student's call at the table's step 625, all four kappas 2",
+            options={"first_time": 0.626, "guidance": 2.0},
+        ),
         "edm": Settings(
             "mingyuanzhou/SiD@01fbb13c, ImageNet-64",
             lr={"student": 4e-6, "fake": 4e-6},
