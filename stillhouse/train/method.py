@@ -217,10 +217,10 @@ class Method:
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.plan, self.stage = self.stages(total), 0
         self.student = self.teacher if student is None else self.player("student", student.train())
-        if hasattr(self, "first_time"):
-            self.first_time = first_time_of(
-                self.student, self.first_time, f"{type(self).__name__} first_time"
-            )
+        asked: float | None = getattr(self, "first_time", None)
+        if asked is not None:
+            first = first_time_of(self.student, asked, f"{type(self).__name__} first_time")
+            setattr(self, "first_time", first)  # noqa: B010: a field of some subclasses
         self.build()
         if student is not None:
             self._check_start()
