@@ -220,7 +220,7 @@ class Method:
         asked: float | None = getattr(self, "first_time", None)
         if asked is not None:
             first = first_time_of(self.student, asked, f"{type(self).__name__} first_time")
-            setattr(self, "first_time", first)  # noqa: B010: a field of some subclasses
+            self.first_time: float = first
         self.build()
         if student is not None:
             self._check_start()
