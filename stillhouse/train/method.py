@@ -238,11 +238,10 @@ class Method:
         self.averaged: dict[int, nn.Module] = {}  # the run's averages, by the identity of what they average
         self.plan, self.stage = self.stages(total), 0
         self.student = self.teacher if student is None else self.player("student", student.train())
-        own = vars(self)
-        if "first_time" in own:
-            own["first_time"] = first_time_of(
-                self.student, own["first_time"], f"{type(self).__name__} first_time"
-            )
+        asked: float | None = getattr(self, "first_time", None)
+        if asked is not None:
+            first = first_time_of(self.student, asked, f"{type(self).__name__} first_time")
+            self.first_time: float = first
         self.build()
         if student is not None:
             self._check_start()

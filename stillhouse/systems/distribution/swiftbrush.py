@@ -60,7 +60,7 @@ class SwiftBrush(OneCallScore):
             "fake", lora_fake(self.teacher, self.student, self.rank, self.lora_alpha)
         )
         self.real: Denoiser = Guided(self.teacher, self.guidance)
-        self.own = Guided(self.fake, self.guidance)
+        self.own: Denoiser = Guided(self.fake, self.guidance)
 
     def turns(self, step: int) -> list[str]:
         # a fake that has not moved yet is the teacher, and pulls nowhere
@@ -94,6 +94,7 @@ class SwiftBrush(OneCallScore):
 
     def fake_loss(self, batch: Batch) -> Tensor:
         cond = drop_condition(batch.cond, batch.draws.one_uniform() < self.dropout)
+        learner = Guided(self.fake, self.guidance).learner
         return fake_denoising(
-            self.own.learner, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
+            learner, self.samples(batch), fake_times(self.process, batch.draws), batch.noise(), cond
         )
