@@ -255,7 +255,7 @@ def model_of(made: Any, code: str = "") -> Model:
         return replace(load(made), code=code)
     if callable(made):
         return model_of(made(), code)
-    pair = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
+    pair: tuple[Any, Any] = made if isinstance(made, tuple | list) and len(made) == 2 else (None, None)
     module, options = pair
     good, who = (
         isinstance(module, nn.Module) and isinstance(options, Mapping),

@@ -121,8 +121,10 @@ def train_model(
     """
     run, memory = _described(system, options, world, data, out)
     run.command, run.process, run.kind = "train", process, kind
-    own = isinstance(network, Model)
-    run.network, memory.network = (None, network) if own else (network or {}, None)
+    if isinstance(network, Model):
+        run.network, memory.network = None, network
+    else:
+        run.network = network or {}
     run_named(run, memory)
     return execute(run, memory, resume=resume, quiet=quiet)
 

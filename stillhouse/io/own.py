@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.models.taps import Network
@@ -121,8 +121,8 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """A network without what ``torch.compile`` and data-parallel wrappers put around it, which change the
     names of its weights."""
     while isinstance(net, AROUND) or hasattr(net, "_orig_mod"):
-        inner: nn.Module = net.module if isinstance(net, AROUND) else net._orig_mod
-        net = inner
+        inner: Any = net
+        net = inner.module if isinstance(net, AROUND) else inner._orig_mod
     return net
 
 
@@ -138,7 +138,7 @@ def require_whole(net: nn.Module) -> None:
     """
     what = type(net).__name__
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
-        lazy = isinstance(tensor, UninitializedTensorMixin)
+        lazy = is_lazy(tensor)
         require(not lazy, f"'{name}' of {what} has no shape yet; call the network once, then give it.")
         require(
             not tensor.is_meta, f"'{name}' of {what} is on the meta device, without values; load its weights."

@@ -244,6 +244,7 @@ def load_denoiser(
         two_time, info = bool(about["two_time"]), dict(about["info"])
         own = about.get("own")
         made: Denoiser | None = None
+        net: nn.Module
         if own is None:
             call, net = CALLS[about.get("call", "plain")], build_model(about["model"])
         else:
