@@ -121,8 +121,8 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """A network without what ``torch.compile`` and data-parallel wrappers put around it, which change the
     names of its weights."""
     while isinstance(net, AROUND) or hasattr(net, "_orig_mod"):
-        inner: Any = net.module if isinstance(net, AROUND) else net._orig_mod
-        net = inner
+        inner: Any = net
+        net = inner.module if isinstance(net, AROUND) else inner._orig_mod
     return net
 
 

@@ -246,6 +246,7 @@ def load_denoiser(
         two_time, info = bool(about["two_time"]), dict(about["info"])
         own = about.get("own")
         made: Denoiser | None = None
+        net: nn.Module
         if own is None:
             call = CALLS[about.get("call", "plain")]
             net: nn.Module = build_model(about["model"])
