@@ -142,6 +142,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]) + "\n"
 
 
+def write(rows: list[dict[str, Any]], page: Path = PAGE) -> None:
+    """Put the table of ``rows`` between its marks on a page."""
+    text = page.read_text(encoding="utf-8")
+    atomic_write(page, MARKS.sub(lambda found: found[1] + table(rows) + found[2], text).encode())
+
+
 def main(slugs: list[str]) -> None:
     """Train and measure ``slugs``, or all, and write the table."""
     world, rows = Shapes(), []
@@ -152,8 +158,7 @@ def main(slugs: list[str]) -> None:
         print(table(rows[-len(ways) :]), flush=True)
     calls = {steps: 2 * steps for steps in TEACHER_STEPS}
     rows += rows_of(f"teacher, w = {GUIDANCE:g}", Path(shipped()[TEACHER]), calls, GUIDANCE, world)
-    text = PAGE.read_text(encoding="utf-8")
-    atomic_write(PAGE, MARKS.sub(lambda found: found[1] + table(rows) + found[2], text).encode())
+    write(rows)
     print(table(rows))
 
 

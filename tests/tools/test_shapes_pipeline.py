@@ -14,7 +14,7 @@ from stillhouse.api.evaluate import evaluate
 from stillhouse.api.runs import data_of
 from stillhouse.core.conditions import size
 from stillhouse.core.draws import Draws
-from stillhouse.metrics.captions import VOCABULARY, parts
+from stillhouse.metrics.captions import VOCABULARY
 from stillhouse.model import Model
 from stillhouse.opening import load, shipped
 from stillhouse.systems.registry import find
@@ -101,12 +101,10 @@ def test_its_world_measures_and_feeds_it(model: Model, world: Shapes) -> None:
     assert prompts.rows(0, Draws(4, "rows"))[0] is None and size(prompts.examples(2)) == 2
 
 
-def test_an_autoencoder_learns_and_its_latents_are_standardised(
-    world: Shapes, untrained: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_autoencoder_learns_and_its_latents_are_standardised(world: Shapes, untrained: Any) -> None:
     vae = codec.new_codec()
     before = codec.codec_quality(vae, world, 32)["psnr"]
-    codec.train_codec(vae, world, 20)
+    codec.train_codec(vae, world, [(12, 4, 0.0), (8, 4, 4.0)])
     images, _ = world.sample_data(64, Draws(64, "look"))
     with torch.no_grad():
         pred = vae.encode(images).latent_dist
@@ -122,17 +120,13 @@ def test_an_autoencoder_learns_and_its_latents_are_standardised(
         assert torch.allclose(new.mode().std((0, 2, 3)), torch.ones(8), atol=1e-4)
 
 
-def test_a_text_encoder_learns_to_name_parts(world: Shapes, untrained: Any) -> None:
-    tokenizer, encoder = text.new_text()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        assert (
-            text.train_text(tokenizer, encoder, world, 2)
-            < 0.1
-            < 0.9
-            < text.train_text(tokenizer, encoder, world, 150)
-        )
-    assert int(vars(parts(torch.tensor([0])))["shape2"]) == -1  # a part that is not there is not learnt
+def test_a_text_encoder_learns_to_name_parts(world: Shapes) -> None:
+    def named(steps: int) -> float:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return text.train_text(*text.new_text(), world, steps)
+
+    assert named(1) < 0.03 < 0.06 < named(60)  # of held-out captions, with all parts right
 
 
 def test_branches_of_the_untrained_network_are_nothing(untrained: Any) -> None:
@@ -150,11 +144,14 @@ def test_times_are_drawn_where_shapes_are_decided(untrained: Any) -> None:
     at = int(density.argmax())
     assert float((table[at] / (1 - table[at])).log()) == pytest.approx(-1.5, abs=0.05)
     assert density[at] / density[0] == pytest.approx(1.3 / 0.3, rel=0.05)
-    rates = [denoiser.rate_at(step, 8000) for step in (0, 99, 4000, 7250, 7999)]
-    assert rates == pytest.approx([0.01, 1, 1, 0.5, 1 / 1500])
+    rates = [denoiser.rate_at(step, 8000) for step in (0, 99, 4000, 7500, 7999)]
+    assert rates == pytest.approx([0.01, 1, 1, 0.5, 1 / 1000])
 
 
-def test_a_run_goes_on_to_the_same_weights(world: Shapes, untrained: Any, tmp_path: Path) -> None:
+def test_a_run_goes_on_to_the_same_weights(
+    world: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser, "BATCH", 4)
     latents, captions = torch.randn(16, 8, 8, 8), torch.arange(16)
 
     def run() -> denoiser.Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from stillhouse.core.draws import Draws
 from stillhouse.metrics.reader import load_reader, prompt_fidelity
 from stillhouse.worlds.shapes.world import Shapes
 
-STEPS, BATCH, RATE = 1500, 8, 1.5e-3
-FROZEN = 0.15  # the last share of the steps, in which the decoder learns alone
+# steps, renders each, weight of the squared error: edges first, then the colours that a median gives up
+ROUNDS = ((1500, 8, 0.0), (600, 12, 4.0))
+RATE = 1.5e-3
+FROZEN = 0.15  # the last share of a round, in which the decoder learns alone
 KL = 1e-4  # weight of the Kullback-Leibler term
 RENDERS = 1000  # that standardise the latents, or measure the autoencoder
 
@@ -45,13 +48,19 @@ def zero(net: nn.Module, *names: str) -> None:
                 nn.init.zeros_(weight)
 
 
-def train_codec(vae: Any, world: Shapes, steps: int = STEPS) -> None:
-    """Train the autoencoder on endless renders, then standardise its latents.
+def train_codec(vae: Any, world: Shapes, rounds: Sequence[tuple[int, int, float]] = ROUNDS) -> None:
+    """Train the autoencoder on endless renders in rounds of a rate that rises and falls, and standardise its
+    latents after each."""
+    for number, (steps, batch, squared) in enumerate(rounds):
+        _round(vae, world, f"shapes codec {number}" if number else "shapes codec", steps, batch, squared)
+        standardise(vae, world.sample_data(RENDERS, Draws(RENDERS, "shapes codec", "standard"))[0])
 
-    L1 of the picture and of its differences to the right and downwards, which keep edges sharp, and a faint
-    Kullback-Leibler term per latent number (Rombach et al., 2021, arXiv 2112.10752, section 3.1; without the
-    discriminator and the perceptual loss: these pictures have no texture).
-    """
+
+def _round(vae: Any, world: Shapes, name: str, steps: int, batch: int, squared: float) -> None:
+    """L1 of the picture and of its differences to the right and downwards, which keep edges sharp, its
+    squared error, and a faint Kullback-Leibler term per latent number (Rombach et al., 2021, arXiv
+    2112.10752, section 3.1; without the discriminator and the perceptual loss: these pictures have no
+    texture)."""
     vae.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=0.1)
@@ -59,22 +68,24 @@ def train_codec(vae: Any, world: Shapes, steps: int = STEPS) -> None:
         if step >= (1 - FROZEN) * steps:
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
-        draws = Draws(BATCH, "shapes codec", step)
-        images, _ = world.sample_data(BATCH, draws)
+        draws = Draws(batch, name, step)
+        images, _ = world.sample_data(batch, draws)
         pred = vae.encode(images).latent_dist
         z = pred.mean + pred.std * draws.normal(*pred.mean.shape[1:])
         kl = 0.5 * (pred.mean**2 + pred.var - 1 - pred.logvar).mean()
         error = vae.decode(z).sample - images
         loss = error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         optimiser.zero_grad()
-        (loss + KL * kl).backward()
+        (loss + squared * error.square().mean() + KL * kl).backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
         rate.step()
         if step % 100 == 0:
-            print(f"autoencoder {step}/{steps}: {loss.item():.4f}", flush=True)
+            squares = float(error.detach().square().mean())
+            print(
+                f"{name} {step}/{steps}: {loss.item():.4f}, {10 * math.log10(4 / squares):.1f} dB", flush=True
+            )
     vae.eval().requires_grad_(False)
-    standardise(vae, world.sample_data(RENDERS, Draws(RENDERS, "shapes codec", "standard"))[0])
 
 
 @torch.no_grad()

@@ -17,13 +17,13 @@ from stillhouse.worlds.shapes.world import Shapes
 from tools.shapes_pipeline.codec import encoded, zero
 from tools.shapes_pipeline.text import WIDTH, token_ids
 
-STEPS, BATCH, RATE = 8000, 8, 1.2e-3
+STEPS, BATCH, RATE = 6000, 16, 1.2e-3
 TEXT_RATE = 0.5  # of the U-Net's rate, for the text encoder
-WARM_UP, FALL = 100, 1500  # the first and the last steps, in which the rate rises and falls
+WARM_UP, FALL = 100, 1000  # the first and the last steps, in which the rate rises and falls
 AVERAGE = 0.999
-PICTURES = 40_000  # encoded once
+PICTURES = 16_000  # encoded once
 NO_CAPTION = 0.1  # share of the rows that learn without their caption, for guidance
-SAVE_EVERY, LOOK_EVERY = 200, 1000  # steps
+SAVE_EVERY, LOOK_EVERY = 100, 500  # steps
 
 
 def new_unet() -> Any:

@@ -18,7 +18,7 @@ PLACE = Path(__file__).parents[2] / "stillhouse" / "assets" / "pipelines" / "sha
 STEPS, SCALES, MEASURED = 25, (1.0, 2.0, 3.0, 5.0), 300  # samples per split and scale
 QUICK = {"n": 60, "steps": 10}  # what a test can afford to measure again
 RECIPE = {
-    "autoencoder": {"steps": codec.STEPS, "batch": codec.BATCH, "rate": codec.RATE},
+    "autoencoder": {"rounds": [list(part) for part in codec.ROUNDS], "rate": codec.RATE},
     "naming": {"steps": text.STEPS, "batch": text.BATCH, "rate": text.RATE},
     "denoiser": {
         "steps": denoiser.STEPS,
@@ -102,7 +102,7 @@ The autoencoder (8x8x8 latents, of mean 0 and variance 1 by channel) alone: {pas
 
 ## How it was made
 
-`python -m tools.shapes_pipeline`: an autoencoder trained for {codec.STEPS:,} steps of {codec.BATCH} renders; a CLIP text encoder that first learnt to name the parts of
+`python -m tools.shapes_pipeline`: an autoencoder trained on {sum(steps * batch for steps, batch, _ in codec.ROUNDS):,} renders; a CLIP text encoder that first learnt to name the parts of
 training captions ({text.STEPS} steps); a U-Net of Stable Diffusion's blocks, predicting v on its table with zero terminal SNR, trained together with the text encoder for
 {denoiser.STEPS:,} steps of {denoiser.BATCH} from {denoiser.PICTURES:,} renders, captions hidden from a tenth of them, weights averaged. Half precision on disk.
 """  # noqa: E501

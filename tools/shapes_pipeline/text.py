@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.core.draws import Draws
+from stillhouse.core.draws import Draws, seed_of
 from stillhouse.io.pipelines.tiny_text import clip_tokenizer
 from stillhouse.metrics.captions import VOCABULARY, parts
 from stillhouse.metrics.reader import HEADS
@@ -81,7 +81,9 @@ def train_text(tokenizer: Any, encoder: Any, world: Shapes, steps: int = STEPS) 
         The share of the held-out captions of which every part is named right.
     """
     ids, known = token_ids(tokenizer, list(world.captions)), world.caption_ids("train")
-    naming = Naming()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("shapes text"))
+        naming = Naming()
     learning = [*encoder.parameters(), *naming.parameters()]
     optimiser = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.99), weight_decay=0, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
