@@ -44,7 +44,7 @@ def draw(rows: dict[str, Tensor], captions: list[str], place: Path = PLACE) -> P
     )
     for line, (title, pictures) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow((picture.permute(1, 2, 0).clamp(-1, 1) + 1) / 2, interpolation="nearest")
+            axis.imshow(((picture.permute(1, 2, 0).clamp(-1, 1) + 1) / 2).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
