@@ -40,6 +40,8 @@ def make(work: Path, world: Shapes) -> Path:
     from diffusers import StableDiffusionPipeline
 
     start, trained = work / "start", work / "trained"
+    if (trained / "model_index.json").is_file():
+        return trained
     if not (start / "model_index.json").is_file():
         pipe = new_pipeline()
         train_codec(pipe.vae, world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tools.teachers import quality
 PLACE = Path(__file__).parents[2] / "stillhouse" / "assets" / "pipelines" / "shapes"
 STEPS, SCALES, MEASURED = 25, (1.0, 2.0, 3.0, 5.0), 300  # samples per split and scale
 QUICK = {"n": 60, "steps": 10}  # what a test can afford to measure again
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+ROW = re.compile(r"^\| `shapes-pipeline`.*$", re.MULTILINE)  # of the page
 RECIPE = {
     "autoencoder": {"rounds": [list(part) for part in codec.ROUNDS], "rate": codec.RATE},
     "naming": {"steps": text.STEPS, "batch": text.BATCH, "rate": text.RATE},
@@ -59,6 +62,22 @@ def ship(trained: Path, world: Shapes, place: Path = PLACE) -> Path:
     write(best, measured=measured, quick=quick, recipe=RECIPE)
     atomic_write(place / "README.md", card(measured, passed, best, model.parameters).encode())
     return place
+
+
+def publish(folder: Path, page: Path = PAGE) -> None:
+    """Put what was measured of a shipped folder into its row of a page."""
+    model = load(folder)
+    measured, walk = model.info["measured"], next(iter(model.samplings.values()))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    best = f"{walk.guidance:g}"
+    others = ", ".join(f"{share:.1%} at {w}" for w, share in measured["train"].items() if w != best)
+    row = (
+        "| `shapes-pipeline`, a Stable Diffusion in small (`AutoencoderKL`, CLIP text, v, DDIM) | "
+        f"{model.parameters / 1e6:.2f} M | {size:.1f} MB | {measured['train'][best]:.1%} at w = {best}, "
+        f"{measured['steps']} steps ({others}) | {measured['test'][best]:.1%} |"
+    )
+    text = ROW.sub(lambda _: row.replace("%", " %"), page.read_text(encoding="utf-8"))
+    atomic_write(page, text.encode())
 
 
 def card(measured: dict[str, Any], passed: dict[str, float], best: float, parameters: int) -> str:
