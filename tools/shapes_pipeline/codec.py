@@ -39,7 +39,7 @@ def new_codec() -> Any:
     return vae
 
 
-def zero(net: nn.Module, *names: str) -> None:
+def zero(net: Any, *names: str) -> None:
     """Set to zero the layers of ``net`` whose names end in one of ``names``: the branches they close begin as
     nothing (Goyal et al., 2017, arXiv 1706.02677, section 5.1, of residual branches)."""
     for name, layer in net.named_modules():

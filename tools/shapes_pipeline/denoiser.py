@@ -146,10 +146,9 @@ class Run:
             "step": self.step,
             "parts": self.parts.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "rate": self.rate.state_dict(),
+            "rate": {k: v for k, v in self.rate.state_dict().items() if k != "lr_lambdas"},
             "average": self.average.state_dict(),
         }
-        del state["rate"]["lr_lambdas"]
         written = io.BytesIO()
         torch.save(state, written)
         atomic_write(file, written.getvalue())

@@ -36,11 +36,10 @@ RECIPE = {
 def ship(trained: Path, world: Shapes, place: Path = PLACE) -> Path:
     """Write the pipeline in the folder ``trained`` to ``place``, its network and autoencoder in half
     precision, with what plain Diffusers draws with it measured."""
-    model = load(trained)
-    assert model.pipeline is not None
-    shown = world.balanced_labels(16).tolist()
-    model = replace(model, world=world.name, prompts=tuple(world.captions[i] for i in shown))
-    pipe = model.pipeline.pipe
+    opened = load(trained)
+    assert opened.pipeline is not None
+    pipe, shown = opened.pipeline.pipe, world.balanced_labels(16).tolist()
+    model = replace(opened, world=world.name, prompts=tuple(world.captions[i] for i in shown))
     passed = {k: round(v, 4) for k, v in codec.codec_quality(pipe.vae, world).items()}
 
     def write(guidance: float, **info: Any) -> None:
