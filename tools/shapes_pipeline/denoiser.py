@@ -17,7 +17,7 @@ from stillhouse.worlds.shapes.world import Shapes
 from tools.shapes_pipeline.codec import encoded, zero
 from tools.shapes_pipeline.text import WIDTH, token_ids
 
-STEPS, BATCH, RATE = 6000, 16, 1.2e-3
+STEPS, BATCH, RATE = 9000, 16, 1.2e-3
 TEXT_RATE = 0.5  # of the U-Net's rate, for the text encoder
 WARM_UP, FALL = 100, 1000  # the first and the last steps, in which the rate rises and falls
 AVERAGE = 0.999
