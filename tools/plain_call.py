@@ -41,7 +41,13 @@ if __name__ == "__main__":
     folder, jobs, results = sys.argv[1:]
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    opened = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    opened = DiffusionPipeline.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        # a student whose steps no stock scheduler takes brings one
+        trust_remote_code=(Path(folder) / "scheduler" / "few_step_scheduler.py").is_file(),
+    )
     opened.set_progress_bar_config(disable=True)
     pictures = {name: drawn(opened, **job) for name, job in json.loads(Path(jobs).read_text()).items()}
     if "stillhouse" in sys.modules:
