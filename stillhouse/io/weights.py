@@ -249,7 +249,7 @@ def load_denoiser(
         net: nn.Module
         if own is None:
             call = CALLS[about.get("call", "plain")]
-            net: nn.Module = build_model(about["model"])
+            net = build_model(about["model"])
         else:
             make = required(network, missing_code(path, own))
             made = make()
