@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def list_systems(
     Returns:
         The rows. Raises :class:`StillhouseError` for a family, world or kind that no system is of.
     """
-    found = [read_system(file) for file in sorted(ROOT.glob("*/*.py")) if not file.name.startswith("_")]
+    found = [read_system(file) for file in _files()]
     known = {s.family for s in found}
     if family is not None and family not in known:
         raise unknown("family", family, known)
@@ -93,16 +94,29 @@ def list_systems(
 def get_system(slug: str) -> System:
     """The row of a slug; raises :class:`StillhouseError` with the nearest one if there is none, and with what
     is wrong with its file if that can't be read."""
-    known = {s.slug: s for s in list_systems()}
-    if slug not in known:
-        raise unknown("method", slug, known)
-    require(not known[slug].problem, known[slug].problem)
-    return known[slug]
+    found = next((read_system(file) for file in _files() if file.stem == slug), None)
+    if found is None:
+        raise unknown("method", slug, [s.slug for s in list_systems()])
+    require(not found.problem, found.problem)
+    return found
+
+
+def _files() -> list[Path]:
+    return [file for file in sorted(ROOT.glob("*/*.py")) if not file.name.startswith("_")]
 
 
 def read_system(file: Path) -> System:
     """What a system's file declares, without importing it; a file that is none gives a row with its
-    ``problem``."""
+    ``problem``. A file is read once, and again when it has changed."""
+    try:
+        state = file.stat()
+    except OSError:
+        return _read(file, 0, 0)
+    return _read(file, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _read(file: Path, _modified: int, _size: int) -> System:
     inside = file.is_relative_to(PACKAGE.parent)
     place = file.relative_to(PACKAGE.parent).as_posix() if inside else str(file)
     family = file.parent.name.replace("_", "-")  # a package has no hyphen in its name
