@@ -179,7 +179,7 @@ def open_product(
         place = shipped().get(str(source), Path(source))
         piped = any((place / name).is_file() for name in ("model_index.json", "stillhouse.json"))
         require(
-            piped or place.is_file() or str(source).startswith("hub:"),
+            piped or str(source).startswith("hub:"),
             f"'{source}' is no Diffusers pipeline, which alone takes a {', '.join(sizes)}.",
         )
     if network is not None and holds_own(source):

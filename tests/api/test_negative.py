@@ -84,7 +84,7 @@ def test_a_prompt_without_an_effect_is_refused(folder, tmp_path):
     with pytest.raises(StillhouseError, match="CTM never guides its teacher"):
         tried(folder, "ctm", data=prompts)
     with pytest.raises(StillhouseError, match="the guidance of DMD2 is 1, none"):
-        tried(folder, "dmd2", data=prompts, gan_weight=0.0)
+        tried(folder, "dmd2", data=prompts, gan_weight=0.0, guidance=1.0)
     with pytest.raises(StillhouseError, match="takes no prompts"):
         tried("mnist", "dmd2", guidance=2.0, gan_weight=0.0)
     flux = stillhouse.load(tiny.build("flux", tmp_path / "flux"), height=64, width=64)

@@ -134,7 +134,7 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
 @pytest.mark.parametrize(
     "words, pred",
     [
-        (("inspect", "{place}"), "is no Diffusers pipeline"),
+        (("inspect", "{place}/nothing"), "is no Diffusers pipeline"),
         (("distill", "dmd2", "--teacher", "{place}/sd", "--gan-weight", "0"), "give a file of them"),
         (("distill", "dmd2", "--teacher", "{place}/sd", "--data", "{place}/none.txt"), "There is no data"),
         (("distill", "sid", "--teacher", "{place}/sd", "--data", "{place}/empty.txt"), "holds none"),
@@ -156,6 +156,7 @@ def test_a_kind_of_ones_own_through_an_adapter(place, capsys):
 )
 def test_mistakes_are_one_sentence(place, turbo, capsys, words, pred):
     (place / "empty.txt").write_text("\n# nothing\n")
+    (place / "nothing").mkdir(exist_ok=True)
     if not (place / "torn").exists():
         shutil.copytree(place / "sd", place / "torn")
         shutil.rmtree(place / "torn" / "unet")
