@@ -72,7 +72,7 @@ CASES = [
     ),
     Case("sdxl", "sdxl_lightning", {"ladder": (8, 4), "iterations": 4}, scheduler="DDIMScheduler"),
     Case("sdxl", "lcm", {"steps": 2, "low_guidance": 2.0, "high_guidance": 8.0}, scheduler="LCMScheduler"),
-    Case("sdxl", "dmd2", DMD, ("full", "lora"), "DDIMScheduler"),
+    Case("sdxl", "dmd2", {**DMD, "steps": 1}, ("full", "lora"), "DDIMScheduler"),
     Case("sdxl_edm", "odd", {}, scheduler="FewStepScheduler"),
     Case("sd3", "dmd2", {**DMD, "steps": 4}, ("full", "lora"), "FlowMatchEulerDiscreteScheduler"),
     Case("sd3", "odd", {}, scheduler="FewStepScheduler"),
