@@ -66,6 +66,21 @@ def test_the_demo_in_small_and_again(tmp_path, monkeypatch, capsys):
     assert "report.html" in pred and "real data" in pred and "1 call" in pred
 
 
+def test_the_second_half_makes_a_lora_of_a_pipeline(tmp_path, monkeypatch):
+    row = {"who": "student", "nfe": 4, "metrics": {"fidelity": 1.0}, "seconds_per_sample": 1.0}
+    found = {"metric": "fidelity", "rows": [row], "floor": {}, "metrics": {"fidelity": {"title": "Fidelity"}}}
+    # both have tests of their own, and would take most of this one's time
+    monkeypatch.setattr(demo, "evaluate", lambda student, world, **options: found)
+    monkeypatch.setattr(demo, "write_report", lambda runs, page, title: page.write_text(title))
+    (slug,) = demo.SCENES
+    short = {"iterations": 1, "batch": 2, "lora": 2, "ema": 0.0}
+    recipe = {k: v for k, v in demo.SCENES[slug].items() if k != "seconds"} | short
+    page = demo.main(tmp_path / "demo", recipes={"shapes": {slug: recipe}}, n=8, quiet=True)
+    assert page.read_text() == "shapes-pipeline, distilled"
+    assert json.loads((page.parent / "metrics.json").read_text())["teachers"] == {"shapes": "shapes-pipeline"}
+    assert (page.parent / "shapes" / slug / "model" / "lora").is_dir()
+
+
 def test_a_folder_of_someone_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(StillhouseError, match="did not make"):
