@@ -107,7 +107,7 @@ def pipeline(tmp_path_factory):
 @pytest.mark.parametrize(
     ("slug", "sentence"),
     [
-        ("cfd", "CFD is for models of the form scene; this one makes samples of the form image."),
+        ("cfd", "CFD is for models of the form scene or points; this one makes samples of the form image."),
         ("sdtt", "SDTT is for models of tokens, not of a Gaussian process."),
         ("causvid", "CausVid is for models of the form video"),
         ("ctm", "can't be rebuilt with other inputs"),

@@ -80,7 +80,7 @@ class CFD(Method):
     kind = "method"
     worlds = ("objects",)
     needs = ("teacher",)
-    forms = ("scene",)
+    forms = ("scene", "points")
     optim: ClassVar[dict[str, Optim]] = {"student": Optim(lr=0.02, betas=(0.9, 0.99))}
 
     def __post_init__(self) -> None:

@@ -163,6 +163,6 @@ def test_an_unconditional_network_is_saved_as_one(tmp_path):
 
 def test_only_bridges():
     world = get_world("mixture")
-    with pytest.raises(StillhouseError, match="distils bridges, not models of the process 'flow'"):
+    with pytest.raises(StillhouseError, match="IBMD is for models of a bridge"):
         network = world.network(Flow(), width=16, depth=1, classes=0)
         Trainer(IBMD(), load(network, shape=world.shape), NoData(world.shape), Recipe(batch=8), quiet=True)
