@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -125,7 +126,9 @@ def _is_lora(path: Path) -> bool:
         return False
     from stillhouse.io.export import is_lora
 
-    return is_lora(path)
+    with suppress(StillhouseError):  # a torn file, or none of weights, is refused where it is opened
+        return is_lora(path)
+    return False
 
 
 def _language(folder: Path, length: int | None = None) -> Model:

@@ -241,7 +241,7 @@ def test_what_it_refuses():
     with pytest.raises(StillhouseError, match="leave out --lora"):
         built(lora=2)
     mixture = get_world("mixture")
-    with pytest.raises(StillhouseError, match="needs a video network"):
+    with pytest.raises(StillhouseError, match="CausVid is for models of the form video"):
         Trainer(
             CausVid(),
             load(mixture.network(Flow()), shape=(2,)),
