@@ -14,19 +14,16 @@ from torch import Tensor
 from stillhouse import forms
 from stillhouse.api.announce import announce, described
 from stillhouse.api.defaults import Defaults, beginning, continued
+from stillhouse.api.models import default_teacher, open_model, open_product, teacher_of
 from stillhouse.api.negative import negative_prompt_of, with_negative_prompt, without_negative_prompt
 from stillhouse.api.options import build_recipe, fields_of, read_yaml, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
     data_of,
-    default_teacher,
     free_folder,
     look_at_times,
-    open_model,
-    open_product,
     shown_with,
     student_of,
-    teacher_of,
     untrained,
     world_of,
 )

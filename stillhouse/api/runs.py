@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from stillhouse.api.execute import Memory, execute, run_named
+from stillhouse.api.models import open_model as open_model
+from stillhouse.api.models import teacher_of as teacher_of
 from stillhouse.api.options import fields_of
 from stillhouse.api.resolve import data_of as data_of
-from stillhouse.api.resolve import open_model as open_model
-from stillhouse.api.resolve import teacher_of as teacher_of
 from stillhouse.api.run import CACHE as CACHE
 from stillhouse.api.run import CONFIG as CONFIG
 from stillhouse.api.run import OPENING, Run

@@ -92,8 +92,8 @@ def _offered(words: list[str]) -> str:
     given, _ = early.parse_known_args(words)
     if not given.teacher or given.teacher.partition(":")[0] == "exact":
         return "`stillhouse systems` lists them, `stillhouse inspect MODEL` those that can run on yours."
+    from stillhouse.api.models import named_model
     from stillhouse.api.offers import offers
-    from stillhouse.api.resolve import named_model
 
     found = ", ".join(offer.phrase for offer in offers(named_model(given.teacher, given.network)))
     return f"on {given.teacher} these can run: {found or 'none'}."

@@ -78,7 +78,7 @@ def evaluate(words: list[str]) -> int:
     from stillhouse.api.evaluate import EVALUATION
     from stillhouse.api.evaluate import evaluate as measure
     from stillhouse.api.held_out import HeldOut
-    from stillhouse.api.resolve import named_model, teacher_of_run
+    from stillhouse.api.models import named_model, teacher_of_run
     from stillhouse.worlds.base import open_world
 
     network = getattr(given, "network", None) or own_code(given.teacher)

@@ -40,7 +40,7 @@ def export(words: list[str]) -> int:
     given = parser.parse(words)
 
     from stillhouse.api.exchange import export_policy
-    from stillhouse.api.resolve import named_model
+    from stillhouse.api.models import named_model
     from stillhouse.io.graph import FORMS
 
     source = Path(given.model).resolve()

@@ -59,7 +59,7 @@ def inspect(words: list[str]) -> int:
 
 def _plain_model(source: str, network: str | None) -> Model | None:
     """The model that ``source`` names, if it is no Diffusers pipeline."""
-    from stillhouse.api.resolve import named_model
+    from stillhouse.api.models import named_model
     from stillhouse.api.run import CONFIG
     from stillhouse.io.own import names_code
     from stillhouse.model import WEIGHTS

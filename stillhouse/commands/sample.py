@@ -63,7 +63,7 @@ def sample(words: list[str]) -> int:
     add_network(parser, "the folder holds the weights of")
     given = parser.parse(words)
 
-    from stillhouse.api.resolve import named_model
+    from stillhouse.api.models import named_model
     from stillhouse.io.data.prompts import read_prompts
 
     model = named_model(given.model, getattr(given, "network", None), **opening(given, "base"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from stillhouse import forms
 from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for
 from stillhouse.api.held_out import NAME
-from stillhouse.api.resolve import open_model, teacher_of_run
+from stillhouse.api.models import open_model, teacher_of_run
 from stillhouse.api.runs import CONFIG
 from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move

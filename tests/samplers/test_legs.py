@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from stillhouse.api.resolve import open_model
+from stillhouse.api.models import open_model
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
