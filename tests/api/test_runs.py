@@ -42,7 +42,7 @@ def test_the_teacher_that_was_taken_is_the_one_that_is_recorded(tmp_path):
 
 
 def test_a_system_without_a_teacher_opens_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("stillhouse.api.resolve.load", lambda *a, **k: pytest.fail("a teacher was opened"))
+    monkeypatch.setattr("stillhouse.api.models.load", lambda *a, **k: pytest.fail("a teacher was opened"))
     made = train_model("denoising", world="mixture", network=SMALL, out=tmp_path / "run", **SHORT)
     assert made.free_steps and not made.info.get("teacher")
     assert not Run.from_yaml(tmp_path / "run" / "run.yaml").teacher
