@@ -131,7 +131,7 @@ def test_a_folder_never_runs_the_code_that_it_names(work, capsys):
     ):
         load("run/model")
     with pytest.raises(StillhouseError, match="runs only where you name it"):
-        stillhouse.api.resolve.open_model(TEACHER)
+        stillhouse.api.models.open_model(TEACHER)
     assert not Path("ran").exists()
     assert main(["sample", "run", "--network", TEACHER, "-n", "2"]) == 0 and Path("ran").exists()
 
