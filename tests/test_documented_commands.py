@@ -131,7 +131,7 @@ SMALL = {
 PER_COMMAND = {"distill": ("--iterations", "--batch"), "sample": ("-n",)}
 # page: commands of its blocks that run, by their beginnings
 CHEAP = {
-    "README.md": ("stillhouse distill dmd2", "stillhouse sample"),
+    "README.md": ("stillhouse distill dmd2", "stillhouse sample runs/turbo"),
     "docs/tasks/resume.md": ("stillhouse",),
     "docs/tasks/few-step-lora.md": ("stillhouse",),
     "docs/write-a-method.md": ("stillhouse",),
