@@ -88,4 +88,3 @@ def test_two_processes_print_and_show_once(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr.count("2 processes on cpu") == done.stdout.count("44,610 weights") == 1
-    assert done.stderr.count("2/2") == 1
