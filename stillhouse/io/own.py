@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,30 @@ AROUND = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def names_code(source: object) -> bool:
     """Whether a text names code, as ``net.py:make_teacher`` does, and no folder or file of a model."""
     return isinstance(source, str) and ".py:" in source or str(source).endswith(".py")
+
+
+def imported(file: Path, package: str) -> ModuleType:
+    """The module of a user's file, whose code runs; whatever that raises is left to the caller.
+
+    Arguments:
+        file: which is there.
+        package: what stands before its name among the modules, where dataclasses look it up.
+
+    Returns:
+        The module; raises :class:`StillhouseError` for what is no Python file.
+    """
+    name = f"{package}.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise StillhouseError(f"'{file}' is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def run_code(source: str) -> Any:
@@ -53,17 +78,11 @@ def run_code(source: str) -> Any:
     )
     path, name = Path(found["file"]), found["name"]
     require(path.is_file(), f"There is no file '{path}' to take {name} from.")
-    module_name = f"stillhouse_own.{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    spec = required(spec if spec and spec.loader else None, f"'{path}' is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
     folder = str(path.resolve().parent)
     if folder not in sys.path:  # for good: a network may import when it is called
         sys.path.append(folder)
-    sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
-        assert spec.loader is not None
-        spec.loader.exec_module(module)
+        module = imported(path, "stillhouse_own")
         require(hasattr(module, name), f"There is no {name} in '{path}'.")
         made = getattr(module, name)
         return made() if callable(made) and not isinstance(made, nn.Module) else made

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.own import imported
 from stillhouse.metrics.metric import Metric
 from stillhouse.metrics.vision import MEAN, STD, pixel_moments, prepared, read_json, require_safe_weights
 
@@ -187,12 +188,7 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
 
 def _run(file: Path) -> ModuleType:
     require(file.is_file(), f"There is no file '{file}' to read a score of.")
-    not_python = f"'{file}' is not a Python file."
-    spec = required(importlib.util.spec_from_file_location(file.stem, file), not_python)
-    loader = required(spec.loader, not_python)
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return imported(file, "stillhouse_scores")
 
 
 def _check(folder: Path) -> None:

@@ -8,17 +8,15 @@ outside the tree.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import re
-import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.errors import StillhouseError, require, required, unknown
+from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.train.needs import read_need
 
 PACKAGE = Path(__file__).parents[1]
@@ -233,27 +231,22 @@ def _outside(name: str) -> type[Any]:
     file, _, wanted = name.partition(":")
     path = Path(file)
     require(path.is_file(), f"There is no system's file '{file}'.")
-    module_name = f"stillhouse_outside.{path.stem}"
-    not_python = f"'{file}' is not a Python file."
-    spec = required(importlib.util.spec_from_file_location(module_name, path), not_python)
-    loader = required(spec.loader, not_python)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their module up by name
+    require(path.suffix.startswith(".py"), f"'{file}' is not a Python file.")
+    from stillhouse.io.own import imported  # here: it imports torch, and listing needs none
+
     try:
-        loader.exec_module(module)
-    except (
-        Exception
-    ) as error:  # the user's file may fail in any way; all of them are news for the user, not a crash of ours
-        del sys.modules[module_name]
+        module = imported(path, "stillhouse_outside")
+    except Exception as error:  # the user's file may fail in any way: news for the user, no crash of ours
         raise StillhouseError(
             f"The system's file '{file}' can't be imported: {type(error).__name__}: {error}."
         ) from error
-    classes = {n: c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name}
+    made = vars(module)
+    classes = {n: c for n, c in made.items() if inspect.isclass(c) and c.__module__ == module.__name__}
     found = {n: c for n, c in classes.items() if _is_system(c)}
     held = ", ".join(found) or "none"
     if wanted:
-        require(wanted in vars(module), f"There is no class '{wanted}' in '{file}'; its systems: {held}.")
-        chosen: type[Any] = vars(module)[wanted]
+        require(wanted in made, f"There is no class '{wanted}' in '{file}'; its systems: {held}.")
+        chosen: type[Any] = made[wanted]
         require(
             _is_system(chosen), f"'{wanted}' in '{file}' is not a system of any kind; its systems: {held}."
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.io.own import imported
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.flux import Flux
 from stillhouse.io.pipelines.labels import DiT, PixelUNet
@@ -66,12 +66,8 @@ def _from_file(adapter: str) -> type[Family]:
         f"An adapter is given as ./file.py:Class, not '{adapter}'.",
     )
     require(Path(file).is_file(), f"There is no adapter file '{file}'.")
-    not_python = f"'{file}' is not a Python file."
-    spec = required(importlib.util.spec_from_file_location(Path(file).stem, file), not_python)
-    loader = required(spec.loader, not_python)
-    module = importlib.util.module_from_spec(spec)
     try:
-        loader.exec_module(module)
+        module = imported(Path(file), "stillhouse_adapters")
     except Exception as error:  # whatever the user's file does wrong is told as one sentence
         raise StillhouseError(f"The adapter file '{file}' fails: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.io.own import imported
 
 
 class Perceptual:
@@ -80,12 +80,8 @@ def _from_file(source: str) -> Any:
         f"A perceptual distance is named as FILE.py:NAME, or is a module in Python; not '{source}'.",
     )
     require(path.is_file(), f"There is no file '{file}' to make a perceptual distance of.")
-    not_python = f"'{file}' is not a Python file."
-    spec = required(importlib.util.spec_from_file_location(path.stem, path), not_python)
-    loader = required(spec.loader, not_python)
-    module = importlib.util.module_from_spec(spec)
     try:
-        loader.exec_module(module)
+        module = imported(path, "stillhouse_perceptual")
         found = getattr(module, name, None)
         made = (
             found()
