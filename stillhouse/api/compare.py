@@ -254,7 +254,10 @@ def compare(
         "batch": batch,
         "metric": measured[0],
         "metrics": {name: m.config() for name, m in declared(measured, known, "The evaluation").items()},
-        "rows": [_row(walk, one) for walk, one in zip(walks, found, strict=True)],
+        "rows": [
+            walk.row(one) | ({"memory": walk.memory} if walk.memory else {})
+            for walk, one in zip(walks, found, strict=True)
+        ],
         "floor": {k: None if v is None else plain(v) for k, v in floor.items()},
         "floor_name": "The teacher from other noise" if held.data is None else "One half of the data",
         "reference_name": "The teacher from other noise" if held.data is None else "Real data",
@@ -270,38 +273,21 @@ def compare(
     }, kept
 
 
-def _row(walk: Walk, metrics: Mapping[str, float | None]) -> dict[str, Any]:
-    return {
-        "who": walk.who,
-        "steps": walk.steps,
-        "nfe": walk.nfe,
-        "guidance": float(walk.sampling.guidance),
-        "solver": walk.sampling.solver,
-        "default": walk.default,
-        "metrics": {k: None if v is None else plain(v) for k, v in metrics.items()},
-        "seconds_per_sample": statistics.median(walk.seconds),
-        **({"memory": walk.memory} if walk.memory else {}),
-    }
-
-
 def _of_data(
     held: HeldOut, like: Tensor, network: Features, batch: int, seed: int, show: bool
 ) -> tuple[Tensor, dict[str, float | None], Tensor]:
     """Features of the data, the figures of one half of it against the other, and some of it to be shown."""
-    features, kept = [], list[Tensor]()
+    gauge = Gauge()
     for part in tqdm(
         held.true_samples(like, batch), desc="data", disable=not show, unit="batch", leave=False
     ):
-        features.append(network(part))
-        missing = (SHOWN if part.dim() > 3 else SHOWN_NUMBERS) - sum(map(len, kept))
-        if missing > 0:
-            kept.append(shown(part[:missing]))
-    count = sum(map(len, features))
+        gauge.take(part, network, {}, ())
+    count = sum(map(len, gauge.features))
     require(count >= 2, f"A comparison needs at least 2 samples of data, not {count}.")
-    found = torch.cat(features)
+    found = torch.cat(gauge.features)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of("halves", seed)))
     halves = found[order[: count // 2]], found[order[count // 2 :]]
-    return found, distribution(*halves, seed) if count >= 4 else {}, torch.cat(kept)
+    return found, distribution(*halves, seed) if count >= 4 else {}, torch.cat(gauge.shown)
 
 
 def _reference_metrics(teacher: bool) -> list[Metric]:

@@ -241,18 +241,7 @@ def _in_world(
                 not taken, f"There is a metric '{(taken or [''])[0]}' already; give the score another name."
             )
             metrics |= mean_scores(scores, samples, _prompts(world, labels))
-        rows.append(
-            {
-                "who": walk.who,
-                "steps": walk.steps,
-                "nfe": walk.nfe,
-                "guidance": float(walk.sampling.guidance),
-                "solver": walk.sampling.solver,
-                "default": walk.default,
-                "metrics": {k: plain(v) for k, v in metrics.items()},
-                "seconds_per_sample": statistics.median(walk.seconds),
-            }
-        )
+        rows.append(walk.row(metrics))
     mine = next(w for w in walks if w.who == "student" and w.default)
     its = next((w for w in walks if w.who == "teacher" and w.default), None)
     identity_metrics, floor = world.identity_metrics(n), {**world.floor(n, seed), **worth}

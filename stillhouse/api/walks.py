@@ -3,8 +3,9 @@ leads from there."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stillhouse import forms
+from stillhouse.api.versions import plain
 from stillhouse.core.conditions import Condition, move
 from stillhouse.core.denoiser import ExactDenoiser
 from stillhouse.core.draws import Draws
@@ -69,6 +71,19 @@ class Walk:
             draws,
             networks=self.model.networks,
         )
+
+    def row(self, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+        """What an evaluation keeps of this walk and of the ``metrics`` of its samples, as plain data."""
+        return {
+            "who": self.who,
+            "steps": self.steps,
+            "nfe": self.nfe,
+            "guidance": float(self.sampling.guidance),
+            "solver": self.sampling.solver,
+            "default": self.default,
+            "metrics": {k: None if v is None else plain(v) for k, v in metrics.items()},
+            "seconds_per_sample": statistics.median(self.seconds),
+        }
 
     def draw(self, draws: Draws, cond: Condition) -> Tensor:
         """Samples of this walk.
