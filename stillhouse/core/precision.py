@@ -32,7 +32,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def held_in(net: nn.Module) -> torch.dtype:
     """The dtype of a network's first floating weight; float32 for a network without any."""
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    for module in net.modules():  # without the names that `parameters` makes: every call of a network asks
+        for p in module._parameters.values():
+            if p is not None and p.is_floating_point():
+                return p.dtype
+    return torch.float32
 
 
 def at_least_float32(x: Tensor) -> Tensor:
