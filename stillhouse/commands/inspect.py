@@ -34,10 +34,10 @@ def inspect(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     given = parser.parse(words)
 
-    from stillhouse.commands.inspect_data import inspect_data, is_data
+    from stillhouse.commands.inspect_data import inspect_data, kind_of
 
-    if is_data(given.pipeline):
-        inspect_data(given.pipeline, given.json)
+    if kind := kind_of(given.pipeline):
+        inspect_data(given.pipeline, kind, given.json)
         return 0
     from stillhouse.api.offers import describe_model, offers
     from stillhouse.io.pipelines import open_pipeline

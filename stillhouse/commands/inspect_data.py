@@ -13,46 +13,46 @@ SHARDS = (".parquet", ".tar")
 MODEL_FILES = ("model_index.json", "config.json", "*.safetensors")  # at the top of a model's folder
 
 
-def is_data(path: str | Path) -> bool:
-    """Whether a path is a data set's and not a model's: a file of pictures, shards or prompts, or a folder
-    without a model's files that holds such, demonstrations or texts."""
+def kind_of(path: str | Path) -> str:
+    """What a data set's path holds: ``pictures``, in files or shards, ``prompts``, ``demonstrations`` or
+    ``texts``; empty for any other path, and for a folder with a model's files."""
     from stillhouse.io.data.files import walk
     from stillhouse.io.data.lerobot import is_lerobot
 
     path = Path(path)
     if path.is_file():
-        return _holds_data(path) or path.suffix.lower() in PROMPT_FILES
+        prompts = path.suffix.lower() in PROMPT_FILES
+        return "prompts" if prompts else "pictures" if _holds_data(path) else ""
     if not path.is_dir() or any(found for pattern in MODEL_FILES for found in path.glob(pattern)):
-        return False
+        return ""
+    if is_lerobot(path):
+        return "demonstrations"
     files, _ = walk(path)
-    return is_lerobot(path) or any(map(_holds_data, files)) or _are_texts(files)
+    if files and all(file.suffix.lower() == ".txt" for file in files):
+        return "texts"
+    return "pictures" if any(map(_holds_data, files)) else ""
 
 
 def _holds_data(file: Path) -> bool:
     return is_picture(file) or file.suffix.lower() in SHARDS or file.stem.lower() == "metadata"
 
 
-def _are_texts(files: list[Path]) -> bool:
-    return bool(files) and all(file.suffix.lower() == ".txt" for file in files)
-
-
-def inspect_data(path: str | Path, as_json: bool) -> None:
-    """Print what is at a path that :func:`is_data`.
+def inspect_data(path: str | Path, kind: str, as_json: bool) -> None:
+    """Print what a data set holds.
 
     Arguments:
         path: of the data set.
+        kind: as :func:`kind_of` has it.
         as_json: one JSON object in the place of lines.
     """
-    lines, about = _about(Path(path))
+    lines, about = _about(Path(path), kind)
     print(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
-def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
+def _about(path: Path, kind: str) -> tuple[list[str], dict[str, Any]]:
     from stillhouse.io.data import open_source, read_prompts, split_prompts
-    from stillhouse.io.data.files import walk
-    from stillhouse.io.data.lerobot import is_lerobot
 
-    if path.is_file() and path.suffix.lower() in PROMPT_FILES:
+    if kind == "prompts":
         prompts = read_prompts(path)
         learnt, held = map(len, split_prompts(prompts))
         different = len(set(prompts))
@@ -60,9 +60,9 @@ def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
         return [line], {
             "data": str(path), "kind": "prompts", "prompts": len(prompts), "learnt": learnt, "held_out": held
         }  # fmt: skip
-    if is_lerobot(path):
+    if kind == "demonstrations":
         return _demonstrations(path)
-    if path.is_dir() and _are_texts(walk(path)[0]):
+    if kind == "texts":
         from stillhouse.io.texts import read_text, text_files
 
         learnt_files, held_files = text_files(path)
