@@ -25,16 +25,8 @@ class TokenPrediction(Prediction):
     def replace(self, raw: Tensor) -> TokenPrediction:
         return TokenPrediction(raw, self.kind, self.at)
 
-    def with_x0(self, x0: Tensor, eps: Tensor | None = None) -> TokenPrediction:
-        """The same state and time with certain tokens as the prediction.
-
-        Arguments:
-            x0: the tokens, (B, L).
-            eps: not read; tokens have none.
-
-        Returns:
-            The prediction.
-        """
+    def with_x0(self, x0: Tensor) -> TokenPrediction:
+        """The same state and time with certain tokens ``x0`` (B, L) as the prediction."""
         return self.replace(one_hot(x0, of_tokens(self.at.process).vocab))
 
 

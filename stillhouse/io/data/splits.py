@@ -56,8 +56,9 @@ def split_siblings(names: Iterable[str]) -> dict[str, str]:
     Arguments:
         names: of folders, or of shards without their endings.
 
-    Returns: The split by name. Where there is one to learn from, every other name is :data:`BESIDE`; where
-    there is none, other names are missing here.
+    Returns:
+        The split by name. Where there is one to learn from, every other name is :data:`BESIDE`; where there
+        is none, other names are missing here.
     """
     names = set(names)
     found = {name: word for name in names if (word := _word(name))}
