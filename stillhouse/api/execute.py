@@ -38,12 +38,12 @@ from stillhouse.opening import model_of
 from stillhouse.parts.states.segments import parted
 from stillhouse.systems.base import Operation, Program, Work
 from stillhouse.train.data import Data
+from stillhouse.train.dry_run import dry_run
 from stillhouse.train.engine import Engine
 from stillhouse.train.guards import suiting
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
-from stillhouse.train.rehearsal import rehearse
 from stillhouse.worlds.base import WORLDS, get_world
 
 
@@ -180,7 +180,7 @@ def _refused_early(system: Any, base: Model, recipe: Recipe, student: Any, data:
         suiting(system, base)
         system.stages(recipe.steps)
     else:
-        rehearse(system, base, recipe, base.conditional or _has_conditions(base, data))
+        dry_run(system, base, recipe, base.conditional or _has_conditions(base, data))
 
 
 def _has_conditions(base: Model, data: Any) -> bool:

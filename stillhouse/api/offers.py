@@ -15,11 +15,11 @@ from stillhouse.io.own import is_own
 from stillhouse.io.weights import kind_config
 from stillhouse.model import Model
 from stillhouse.systems.registry import System, class_of, list_systems
+from stillhouse.train.dry_run import dry_run
 from stillhouse.train.guards import suiting
 from stillhouse.train.method import Method
 from stillhouse.train.needs import Need, read_need
 from stillhouse.train.recipe import Recipe
-from stillhouse.train.rehearsal import rehearse
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _runs(row: System, model: Model, options: dict[str, Any]) -> bool:
     try:
         system = class_of(row.slug)(**options)
         if isinstance(system, Method):
-            rehearse(system, model, Recipe(), model.conditional)
+            dry_run(system, model, Recipe(), model.conditional)
         else:
             suiting(system, model)
             system.suits(model)

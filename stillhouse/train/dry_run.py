@@ -32,14 +32,14 @@ def ghost(denoiser: Denoiser) -> Denoiser:
     return copy.deepcopy(denoiser, memo)
 
 
-def rehearse(method: Method, teacher: Model, recipe: Recipe, conditional: bool) -> None:
+def dry_run(method: Method, teacher: Model, recipe: Recipe, conditional: bool) -> None:
     """Set a method up as a run does, with its players and stages, but on a copy without memory.
 
     What goes wrong for want of values shows nothing of the run, and is passed over.
 
     Arguments:
         method: with its options; it stays as it is.
-        teacher: of the run; a closed form or an adapter has nothing to rehearse with, and only its kind is
+        teacher: of the run; a closed form or an adapter has nothing to try, and only its kind is
             looked at.
         recipe: of the run; its length and adapters count.
         conditional: whether the run's data comes with conditions.
@@ -61,4 +61,4 @@ def rehearse(method: Method, teacher: Model, recipe: Recipe, conditional: bool) 
         except StillhouseError:
             raise
         except Exception as error:
-            log.debug("Not rehearsed to the end: %s", error)
+            log.debug("Dry run not to the end: %s", error)

@@ -18,9 +18,9 @@ from stillhouse.io.pipelines.tiny import build
 from stillhouse.opening import load
 from stillhouse.systems.registry import class_of, list_systems
 from stillhouse.train.data import TensorData
+from stillhouse.train.dry_run import dry_run, ghost
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
-from stillhouse.train.rehearsal import ghost, rehearse
 from stillhouse.worlds.base import get_world
 
 
@@ -88,11 +88,11 @@ def test_bridges_tokens_and_scenes_have_systems_of_their_own():
     assert "cfd" in {offer.slug for offer in offers(load("objects"))}
 
 
-def test_a_rehearsal_touches_neither_the_teacher_nor_the_random_numbers():
+def test_a_dry_run_touches_neither_the_teacher_nor_the_random_numbers():
     teacher = own()
     before, state = {k: v.clone() for k, v in teacher.denoiser.state_dict().items()}, torch.get_rng_state()
     method = class_of("dmd2")(gan_weight=0.0)
-    rehearse(method, teacher, Recipe(), True)
+    dry_run(method, teacher, Recipe(), True)
     assert all(torch.equal(v, before[k]) for k, v in teacher.denoiser.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state) and not hasattr(method, "teacher")
     assert all(p.requires_grad for p in teacher.denoiser.parameters())
