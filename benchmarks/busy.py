@@ -30,7 +30,7 @@ def iterations(seconds: float, threads: int) -> int:
     from benchmarks.common import trainer
 
     torch.set_num_threads(threads)
-    run = trainer("cm", 16, channels=16)
+    run = trainer("cm", 4, channels=(16,))
     run.prepare()
     for step in range(3):
         run.iterate(step)

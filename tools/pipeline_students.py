@@ -50,7 +50,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "decay": 0.0,
         "steps": 4,
         "levels": 20,
-        "lr": {"student": 1e-3},
+        "lr": {"student": 3e-4},
     },
     "dmd2": {
         "iterations": 200,

@@ -193,7 +193,11 @@ def named_model(source: str | Path, network: Any = None, **opening: Any) -> Mode
 
 
 def teacher_of_run(
-    entries: Mapping[str, Any], world: World | None, teacher: str | None = None, network: str | None = None
+    entries: Mapping[str, Any],
+    world: World | None,
+    teacher: str | None = None,
+    network: str | None = None,
+    **opening: Any,
 ) -> Model | None:
     """The teacher that a run's product is looked at beside.
 
@@ -202,6 +206,7 @@ def teacher_of_run(
         world: the run's; None for none.
         teacher: a teacher that was named just now, in the place of the run's; None for that.
         network: code that was named just now; if the run's teacher is this code, it is run.
+        opening: size and precision that a pipeline is opened in, before those that the run had.
 
     Returns:
         The model; None where the run has none by name.
@@ -219,7 +224,8 @@ def teacher_of_run(
             f"{source}.",
         )
         return model_of(source)
-    return teacher_of(source, world, entries.get("adapter"), network)
+    opening = dict(opening) if teacher else {k: v for k in OPENING if (v := entries.get(k))} | dict(opening)
+    return teacher_of(source, world, entries.get("adapter"), network, opening)
 
 
 def holds_own(source: str | Path) -> bool:

@@ -92,6 +92,6 @@ def without_negative_prompt(product: Model | Network) -> Model | Network:
 
 
 def _scales(system: Any, teacher: Model) -> list[float]:
-    """The guidance scales among a system's options; 0 is the teacher's own, where it is not read as 1."""
-    names = [f.name for f in dataclasses.fields(system) if f.name.endswith("guidance")]
-    return [getattr(system, name) or teacher.sampling().guidance for name in names]
+    """The guidance scales among a system's options; a negative one is the teacher's own."""
+    scales = [getattr(system, f.name) for f in dataclasses.fields(system) if f.name.endswith("guidance")]
+    return [scale if scale > 0 else teacher.sampling().guidance for scale in scales]

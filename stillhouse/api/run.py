@@ -12,7 +12,6 @@ import yaml
 from stillhouse.api.options import read_yaml
 from stillhouse.api.versions import versions
 from stillhouse.core.errors import require, unknown
-from stillhouse.core.precision import dtype_of
 from stillhouse.io.weights import atomic_write
 
 CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
@@ -101,8 +100,7 @@ class Run:
     def opening(self) -> dict[str, Any]:
         """The options of opening the teacher's pipeline that are given, as
         :func:`stillhouse.io.pipelines.open_pipeline` takes them."""
-        given = {name: value for name in OPENING if (value := getattr(self, name)) is not None}
-        return given | ({"dtype": dtype_of(str(given["dtype"]))} if "dtype" in given else {})
+        return {name: value for name in OPENING if (value := getattr(self, name)) is not None}
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Its file's text, with the versions it is made with; written to ``path`` if that is given."""

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Container
 from typing import Any
 
-from stillhouse.commands.parser import Pairs, Parser, add_network
+from stillhouse.commands.parser import Pairs, Parser, add_dtype, add_network
 from stillhouse.commands.running import add_options, named_system, run_parser, start
 from stillhouse.core.errors import StillhouseError, require
 
@@ -107,12 +107,7 @@ def _add_opening(parser: Parser, taken: Container[str]) -> None:
         if name not in taken:
             flag, shown = f"--{name}", f"{line} [its own]"
             group.add_argument(flag, type=int, metavar="N", default=argparse.SUPPRESS, help=shown)
-    group.add_argument(
-        "--dtype",
-        choices=("fp32", "bf16", "fp16"),
-        default=argparse.SUPPRESS,
-        help="of the frozen weights; what learns is fp32 [as its files have them]",
-    )
+    add_dtype(group, "the frozen weights (what learns is fp32)")
 
 
 def _check(entries: dict[str, Any], out: str) -> None:

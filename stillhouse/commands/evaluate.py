@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.commands.parser import Parser, add_network, add_world, numbers, own_code, run_entries
+from stillhouse.commands.parser import (
+    Parser,
+    add_dtype,
+    add_network,
+    add_world,
+    named_network,
+    numbers,
+    opening,
+    run_entries,
+)
 from stillhouse.core.errors import require
 from stillhouse.metrics.verdict import verdict
 
@@ -30,6 +39,7 @@ def evaluate(words: list[str]) -> int:
     add_world(parser, "world to measure in [the run's]")
     parser.add_argument("--teacher", help="beside which teacher, or FILE.py:FUNCTION [the run's]")
     add_network(parser, "the run's folder holds the weights of")
+    add_dtype(parser, "the weights of both")
     parser.add_argument("-n", type=int, help="samples per way of sampling [2000; 200 without a world]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")
     parser.add_argument(
@@ -81,8 +91,9 @@ def evaluate(words: list[str]) -> int:
     from stillhouse.api.models import named_model, teacher_of_run
     from stillhouse.worlds.base import open_world
 
-    network = getattr(given, "network", None) or own_code(given.teacher)
-    model, entries = named_model(given.model, network), run_entries(given.model)
+    network = named_network(given)
+    opened = opening(given)
+    model, entries = named_model(given.model, network, **opened), run_entries(given.model)
     held: dict[str, Any] = {"features": given.features, "data": given.data, "batch": given.batch}
     named = getattr(given, "world", None)
     alone = bool(given.prompts or any(held.values()))
@@ -93,7 +104,7 @@ def evaluate(words: list[str]) -> int:
     )
     place = None if alone else named or entries.get("world") or model.world
     world = open_world(place) if place else None
-    teacher = _sized(teacher_of_run(entries, world, given.teacher, network), model)
+    teacher = _sized(teacher_of_run(entries, world, given.teacher, network, **opened), model)
     for one in (model, teacher):
         _to_device(one)
     if world is None:

@@ -129,6 +129,17 @@ def add_opening(parser: argparse._ActionsContainer) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether its table of noise levels ends at zero SNR [likewise]",
     )
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse._ActionsContainer, of: str = "its weights") -> None:
+    """The option ``--dtype``, which a Diffusers pipeline is opened in."""
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        default=argparse.SUPPRESS,
+        help=f"of {of}, where it is a Diffusers pipeline [as its files have them]",
+    )
 
 
 def opening(given: argparse.Namespace, *more: str) -> dict[str, Any]:
@@ -141,8 +152,8 @@ def opening(given: argparse.Namespace, *more: str) -> dict[str, Any]:
     Returns:
         Keywords of :func:`stillhouse.load`.
     """
-    names = ("adapter", "config", "prediction", "zero_snr", *more)
-    return {name: value for name in names if (value := getattr(given, name)) is not None}
+    names = ("adapter", "config", "prediction", "zero_snr", "dtype", *more)
+    return {name: value for name in names if (value := getattr(given, name, None)) is not None}
 
 
 def add_network(parser: argparse._ActionsContainer, whose: str) -> None:
@@ -155,12 +166,12 @@ def add_network(parser: argparse._ActionsContainer, whose: str) -> None:
     )
 
 
-def own_code(source: str | None) -> str | None:
-    """A teacher that was named as code, which its students' networks are made by as well; None for any
-    other."""
+def named_network(given: argparse.Namespace) -> str | None:
+    """The code of a network of the user's own: that of ``--network``, or of a ``--teacher`` that is code,
+    which its students' networks are made by as well; None for none."""
     from stillhouse.io.own import names_code
 
-    return source if names_code(source) else None
+    return getattr(given, "network", None) or (given.teacher if names_code(given.teacher) else None)
 
 
 def add_fields(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillhouse.commands.parser import Parser, add_network, own_code
+from stillhouse.commands.parser import Parser, add_network, named_network
 from stillhouse.core.errors import require
 
 
@@ -28,7 +28,7 @@ def report(words: list[str]) -> int:
     from stillhouse.report.view import view_of_folder
 
     out = Path(given.out or Path(given.runs[0]) / "report.html")
-    network = getattr(given, "network", None) or own_code(given.teacher)
+    network = named_network(given)
     views = [view_of_folder(run, teacher=given.teacher, network=network) for run in given.runs]
     print(write_report(views, out))
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import Parser, add_fields, add_world, sections
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.train.processes import is_first, require_processes
+from stillhouse.core.processes import process_rank, require_processes
 
 if TYPE_CHECKING:
     from stillhouse.model import Model
@@ -104,7 +104,7 @@ def start(
     from stillhouse.io.own import failure, raised_in
     from stillhouse.train.loop import Interrupted
 
-    run, memory, first = Run.from_entries({**entries, "out": out}), Memory(), is_first()
+    run, memory, first = Run.from_entries({**entries, "out": out}), Memory(), process_rank() == 0
     run_named(run, memory)
     try:
         quiet = not first or bool(entries.get("quiet", False))

@@ -17,12 +17,14 @@ HALF = (torch.float16, torch.bfloat16)
 NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """The dtype of a precision's name, ``fp32``, ``bf16`` or ``fp16``; raises :class:`StillhouseError` for
-    another."""
-    if name not in NAMES:
-        raise unknown("precision", name, NAMES)
-    return NAMES[name]
+def dtype_of(precision: str | torch.dtype) -> torch.dtype:
+    """The dtype of a precision's name, ``fp32``, ``bf16`` or ``fp16``; a floating dtype as it is. Raises
+    :class:`StillhouseError` for anything else."""
+    if isinstance(precision, torch.dtype) and precision.is_floating_point:
+        return precision
+    if precision not in NAMES:
+        raise unknown("precision", str(precision), NAMES)
+    return NAMES[str(precision)]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

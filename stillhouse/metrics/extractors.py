@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.pipelines.folder import title_of
 from stillhouse.metrics.inception import inception_file, open_inception
 from stillhouse.metrics.reader import load_reader
 from stillhouse.metrics.vision import (
@@ -145,7 +146,7 @@ def open_features(folder: str | Path, device: torch.device | str = "cpu") -> Fea
             return found if torch.is_tensor(found) else _of(found, True)
         return _of(model(pixel_values=pixels), pooled)
 
-    title = _title(folder)
+    title = title_of(folder)
     return Features(
         title, f"Features are those of {title} ({kind}), pictures of {size} x {size} pixels.", embed
     )
@@ -216,11 +217,3 @@ def _side(stated: dict[str, Any], config: dict[str, Any]) -> int:
         if isinstance(found, int) and found > 0:
             return found
     return 224
-
-
-def _title(folder: Path) -> str:
-    """The name of a network's folder; of the hub's snapshots that of the repository."""
-    parts = folder.resolve().parts
-    return next(
-        (p.split("--")[-1] for p in reversed(parts) if p.startswith("models--")), folder.resolve().name
-    )

@@ -70,7 +70,10 @@ TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
 SHARE = {"shapes": 0.3}  # of the samples: this world's teacher takes longer
 TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest baseline
 SAMPLES = 400
+FEWEST = 100  # samples of a slow machine, which measures as many as its teacher makes in so many seconds:
+MEASURING = {"mnist": 60, "shapes": 50}
 TRIAL = 12  # iterations that measure how fast this machine is
+TRIED = 32  # samples that do
 
 
 def main(
@@ -86,9 +89,9 @@ def main(
 
     ``teacher``: a model file or folder to take the place of the first world's. ``recipes``: by world and
     method, the options of :func:`stillhouse.api.runs.distill`, and ``seconds``: shorten the run to fit them.
-    ``n``: samples measured of each model. Also leaves ``out/metrics.json`` and a run folder for each student.
-    Raises :class:`StillhouseError` for a teacher of another world, and for a folder that holds anything but
-    an earlier demo.
+    ``n``: samples measured of each model at most. Also leaves ``out/metrics.json`` and a run folder for each
+    student. Raises :class:`StillhouseError` for a teacher of another world, and for a folder that holds
+    anything but an earlier demo.
     """
     began = time.perf_counter()
     out = Path(out)
@@ -108,7 +111,7 @@ def main(
     for name, students in recipes.items():
         source, master, world = sources[name], masters[name], get_world(name)
         show(f"\nTeacher: {source}, {master.parameters:,} weights.")
-        results[name] = {}
+        results[name], samples = {}, _samples(name, master, max(16, round(n * SHARE.get(name, 1.0))))
         for index, (slug, recipe) in enumerate(students.items()):
             options = _options(slug, recipe, source, world, master, seed)
             show(f"\nDistilling with {slug}, {options['iterations']} iterations.")
@@ -121,7 +124,7 @@ def main(
                 teacher=master
                 if index == 0
                 else None,  # the teacher is measured once, beside the first student
-                n=max(16, round(n * SHARE.get(name, 1.0))),
+                n=samples,
                 seed=seed,
                 teacher_steps=TEACHER_STEPS[name],
                 teacher_solver=TEACHER_SOLVER,
@@ -185,6 +188,16 @@ def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any]) -> 
     seconds(1)
     short = seconds(2)
     return max(1e-6, (seconds(2 + TRIAL) - short) / TRIAL)
+
+
+def _samples(world: str, teacher: Model, most: int) -> int:
+    """How many samples all of the teacher's ways can make in this world's seconds here, up to ``most``."""
+    calls = sum({*TEACHER_STEPS[world], next(iter(teacher.samplings))})
+    teacher.sample(TRIED, steps=1)  # pays for what only the first call does
+    began = time.perf_counter()
+    teacher.sample(TRIED, steps=2)
+    affordable = MEASURING[world] * TRIED * 2 / (time.perf_counter() - began) / calls
+    return max(min(FEWEST, most), min(most, int(affordable)))
 
 
 def _claim(out: Path) -> Path:

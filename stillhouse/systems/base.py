@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stillhouse.core.draws import Draws
 from stillhouse.model import Model, Network
 from stillhouse.train.data import Data
-from stillhouse.train.method import Method, check_option
+from stillhouse.train.method import Method, check_options
 from stillhouse.train.needs import requires
 from stillhouse.train.published import Published
 
@@ -95,8 +95,7 @@ class _Options:
     published: ClassVar[Published] = {}  # settings for models of Diffusers and Transformers, with sources
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            check_option(type(self).__name__, f, getattr(self, f.name))
+        check_options(self)
 
     def requires(self, need: str) -> bool:
         """Whether it needs ``need`` under these options: a name such as ``teacher`` or ``data``."""

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 
 from stillhouse.core.errors import require
-from stillhouse.train.processes import require_processes
+from stillhouse.core.processes import require_processes
 
 
 def leave() -> None:

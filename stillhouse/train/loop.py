@@ -206,16 +206,17 @@ class Trainer:
                 turn = self._counted if name in new else self._turn
                 value = turn(player, batches, step)
             logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
-            norm = player.gradient_norm()
+            length = player.gradient_norm()
+            norm = float(length)
             if self._finite(name, step, value, norm):
-                player.clip(norm)
+                player.clip(length)
                 player.optimiser.step()
                 for slow in [*self.method.emas.values(), *self.averages.values()]:
                     if any(slow.source is m for m in self.method.players[name]):
                         slow.follow(step)
             player.optimiser.zero_grad(set_to_none=True)
             shown[name] = value
-            logged |= {f"{name}/loss": value, f"{name}/gradient": float(norm)}
+            logged |= {f"{name}/loss": value, f"{name}/gradient": norm}
         if step % self.recipe.log_every == 0 or step + 1 == self.recipe.steps:
             for batch in batches[-1:]:
                 logged |= batch.logs
@@ -269,8 +270,8 @@ class Trainer:
         """The stage that ``step`` is in, and its number within it."""
         return locate(self.method.plan, step)
 
-    def _finite(self, name: str, step: int, value: float, norm: Tensor) -> bool:
-        if math.isfinite(value) and bool(torch.isfinite(norm)):
+    def _finite(self, name: str, step: int, value: float, norm: float) -> bool:
+        if math.isfinite(value) and math.isfinite(norm):
             return True
         what = "loss" if not math.isfinite(value) else "gradient"
         if self.recipe.nonfinite == "skip" or (self.engine.scaler is not None and what == "gradient"):
@@ -282,9 +283,7 @@ class Trainer:
             else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
         )
         good = f"the last good checkpoint is '{last}'" if last else "there is no checkpoint yet"
-        found = (
-            f"The {what} of player '{name}' became {value if what == 'loss' else float(norm)} at step {step}"
-        )
+        found = f"The {what} of player '{name}' became {value if what == 'loss' else norm} at step {step}"
         raise StillhouseError(f"{found}; {good}. Try a lower rate or a clip.")
 
     def _look(self, step: int) -> None:

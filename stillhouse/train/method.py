@@ -104,10 +104,7 @@ class Method:
     reads_views: ClassVar[tuple[str, ...]] = ()  # them: names of a stillhouse.train.data.Several
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            check_option(type(self).__name__, f, getattr(self, f.name))
-            if f.name.endswith("guidance"):
-                setattr(self, f.name, given_scale(getattr(self, f.name), f"{type(self).__name__} {f.name}"))
+        check_options(self)
 
     @classmethod
     def defaults_on(cls, process: Process) -> dict[str, Any]:
@@ -367,6 +364,22 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
 def option_defaults(method: Method) -> dict[str, Any]:
     """Defaults of a method's options by name, of those that have one."""
     return {f.name: f.default for f in dataclasses.fields(method) if f.default is not dataclasses.MISSING}
+
+
+def check_options(system: Any) -> None:
+    """Refuse options outside their declared ranges; a guidance scale of 0 becomes 1, in every system.
+
+    Arguments:
+        system: a dataclass with fields made by :func:`option`.
+
+    Raises:
+        StillhouseError: as :func:`check_option` does.
+    """
+    name = type(system).__name__
+    for f in dataclasses.fields(system):
+        check_option(name, f, getattr(system, f.name))
+        if f.name.endswith("guidance"):
+            setattr(system, f.name, given_scale(getattr(system, f.name), f"{name} {f.name}"))
 
 
 def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:

@@ -95,9 +95,8 @@ class Player:
 
     def clip(self, norm: Tensor) -> None:
         """Scale the gradients down to the clipping norm."""
-        grads = self._gradients()
-        if self.optim.clip > 0 and grads:
-            torch._foreach_mul_(grads, (self.optim.clip / (norm + 1e-6)).clamp(max=1.0))
+        if self.optim.clip > 0 and (scale := self.optim.clip / (norm + 1e-6)) < 1:
+            torch._foreach_mul_(self._gradients(), scale)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.parameters if p.grad is not None]

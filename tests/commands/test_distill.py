@@ -1,10 +1,13 @@
 """``stillhouse distill`` on a pipeline: its size and precision, what is announced, prompts to look at, and
 the settings that are recorded."""
 
+import json
+
 import pytest
 import torch
 import yaml
 
+from stillhouse.api.models import teacher_of_run
 from stillhouse.cli import main
 from stillhouse.io.pipelines.tiny import build
 from stillhouse.opening import load
@@ -44,6 +47,15 @@ def test_a_run_states_what_it_will_do_and_does_it(place, capfd):
     assert model.shape == (4, 4, 6) and next(model.denoiser.parameters()).dtype == torch.bfloat16
     names = sorted(path.name for path in (out / "validation").iterdir())
     assert names == ["prompts.txt", "step-00000001.png", "step-00000002.png"]
+
+    for dtype, opened in (
+        (torch.bfloat16, teacher_of_run(noted, None)),
+        (torch.float32, teacher_of_run(noted, None, dtype="fp32")),
+    ):  # what the product is looked at beside
+        assert opened.shape == (4, 4, 6) and next(opened.denoiser.parameters()).dtype == dtype
+    words = ("-n", 8, "--teacher-steps", 1, "--dtype", "fp32", "--prompts", place / "prompts.txt", "--json")
+    assert main(["evaluate", str(out), *(str(word) for word in words)]) == 0
+    assert json.loads(capfd.readouterr().out)["n"] == 8
 
     assert run("--resume", out, "--quiet") == 0
     assert yaml.safe_load((out / "run.yaml").read_text()) == noted

@@ -91,7 +91,7 @@ def test_grey_and_large_pictures_are_prepared(tmp_path):
 def test_a_networks_name_is_its_repositorys_in_a_snapshot_of_the_hub(tmp_path):
     folder = tmp_path / "models--facebook--dinov2-small" / "snapshots" / "0123abcd"
     saved(dino, folder)
-    assert open_features(folder).name == "dinov2-small"
+    assert open_features(folder).name == "facebook/dinov2-small"
 
 
 @pytest.mark.parametrize(

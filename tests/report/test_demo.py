@@ -132,3 +132,20 @@ def test_recipes_name_real_options():
         method, run = system_of(slug, own), build_recipe(run_options)
         assert method.describe()["method"] == slug and run.steps == recipe["iterations"]
     assert sum(recipe["seconds"] for _, recipe in students) <= 210  # of the 300 that the whole demo may take
+
+
+def test_a_slow_machine_measures_fewer_samples(monkeypatch):
+    class Teacher:
+        samplings = {64: None}
+
+        def sample(self, n, steps):
+            made.append((n, steps))
+            clock[0] += n * steps * pace[0]
+
+    made, clock, pace = [], [0.0], [0.0]
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
+    steps = sum({64, *demo.TEACHER_STEPS["mnist"]})
+    fits = demo.MEASURING["mnist"] / steps
+    for pace[0], expected in ((fits / 1000, 400), (fits / 250.5, 250), (fits, demo.FEWEST)):
+        assert demo._samples("mnist", Teacher(), 400) == expected
+    assert demo._samples("mnist", Teacher(), 16) == 16 and made[:2] == [(demo.TRIED, 1), (demo.TRIED, 2)]

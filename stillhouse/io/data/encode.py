@@ -19,6 +19,7 @@ from tqdm import tqdm
 from stillhouse.core.conditions import Condition, apply, flattened, join, move
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import require
+from stillhouse.core.processes import process_count, process_rank
 from stillhouse.io.data.cache import DIGESTS, INDEX, Cache, fill
 from stillhouse.io.data.files import Digests
 from stillhouse.io.data.prepare import Size, nearest, to_tensor, upright
@@ -92,7 +93,7 @@ def encode_source(
         "learn from them, name the folder that they lie in.",
     )
     choices = list(sizes) or [size]
-    place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = process_rank(), process_count()
     if place[0] == 0:
         source.announce(partial(tqdm.write, file=sys.stderr) if show else None)
     digests = Digests(source.path, Path(folder) / DIGESTS, show=show and place[0] == 0)
@@ -242,7 +243,7 @@ def encode_prompts(
     require(len(prompts) > 0, "There are no prompts to encode.")
     require(dtype in DTYPES, f"A cache keeps {', '.join(DTYPES.values())}, not {dtype}.")
     key = {"source": f"{seed_of(*prompts):x}", "encoded": "prompts", "dtype": DTYPES[dtype], "shard": shard}
-    place = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = process_rank(), process_count()
 
     def probe(asked: list[str] | None) -> tuple[dict[str, Tensor], list[str]]:
         asked = _wanted(iter(prompts)) if asked is None else asked

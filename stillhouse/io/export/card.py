@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +14,7 @@ from stillhouse.io.export.kohya import KOHYA
 from stillhouse.io.export.schedulers import Choice, Habits
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
-from stillhouse.io.pipelines.folder import hub_name
+from stillhouse.io.pipelines.folder import title_of
 
 LICENCE = ("license", "license_name", "license_link")
 PROMPT = "a red circle above a blue square"
@@ -81,8 +80,7 @@ def _base_name(family: Family, info: Mapping[str, Any]) -> str:
     name = str(getattr(family.pipe.config, "_name_or_path", "") or "")
     if family.folder is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return name
-    folder = Path(str(family.folder or info.get("teacher") or "teacher"))
-    return hub_name(folder) or folder.resolve().name
+    return title_of(str(family.folder or info.get("teacher") or "teacher"))
 
 
 def teacher_card(family: Family) -> dict[str, Any]:

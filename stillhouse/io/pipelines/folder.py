@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.precision import dtype_of
 from stillhouse.io.pipelines.base import Family
 from stillhouse.io.pipelines.index import HUB, check_folder, parts
 from stillhouse.io.pipelines.parameterization import decided, overruled
@@ -26,7 +27,7 @@ def open_pipeline(
     source: str | Path,
     adapter: str | type[Family] | None = None,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     height: int | None = None,
     width: int | None = None,
     frames: int | None = None,
@@ -41,7 +42,8 @@ def open_pipeline(
             a single safetensors checkpoint.
         adapter: a :class:`Family` of one's own, or ``"./file.py:Class"``; None: the one registered for the
             pipeline's class.
-        dtype: of the weights; None: of each part as its files have it (of a hub's model float32).
+        dtype: of the weights, a torch dtype or ``fp32``, ``bf16``, ``fp16``; None: of each part as its files
+            have it (of a hub's model float32).
         height: of the pictures, in pixels; None: the pipeline's default.
         width: likewise.
         frames: of clips; None: the pipeline's default.
@@ -62,7 +64,7 @@ def open_pipeline(
     require(
         not missing, f"Reading a pipeline needs {' and '.join(missing)}: pip install {' '.join(missing)}."
     )
-    name, note = str(source), ""
+    name, note, dtype = str(source), "", None if dtype is None else dtype_of(dtype)
     if Path(name).is_file():
         pipe, folder = open_single(Path(name), dtype or file_dtype(Path(name)), config), None
         pipe.scheduler, note = decided(pipe.scheduler, Path(name), prediction, zero_snr)
@@ -130,8 +132,9 @@ def for_inference(pipe: Any) -> Any:
     return pipe
 
 
-def hub_name(folder: str | Path) -> str | None:
-    """``owner/name`` of a folder of the hub's cache, ``…/models--owner--name/snapshots/HASH``; None for any
-    other folder."""
-    found = re.search(r"/models--([^/]+)/snapshots/[^/]+$", Path(folder).absolute().as_posix())
-    return found[1].replace("--", "/", 1) if found else None
+def title_of(folder: str | Path) -> str:
+    """The name of a model's folder; in the hub's cache, ``…/models--owner--name/snapshots/HASH``, that of the
+    repository, ``owner/name``."""
+    folder = Path(folder)
+    found = re.search(r"/models--([^/]+)/snapshots/[^/]+$", folder.absolute().as_posix())
+    return found[1].replace("--", "/", 1) if found else folder.resolve().name

@@ -27,7 +27,7 @@ class DistillationPP(Operation):
     guided_steps: int = option(1, "how many of the first steps are corrected", low=1)
     strength: float = option(0.5, "share of the teacher's answer in the corrected estimate", low=0, high=1)
     guidance: float = option(
-        0.0, "teacher guidance scale of the correction (1: none; 0: the teacher's own)", low=0
+        -1.0, "teacher guidance scale of the correction (1: none; negative: the teacher's own)", low=-1
     )
     level: str = option(
         "next", "time at which the estimate is shown to the teacher, of the student's grid", choices=LEVELS
@@ -41,7 +41,7 @@ class DistillationPP(Operation):
         """The student with its teacher as the companion ``teacher`` and corrected samplings."""
         teacher, student = models["teacher"], models["student"]
         self._fitting(teacher, student)
-        guidance = self.guidance or teacher.sampling().guidance
+        guidance = self.guidance if self.guidance > 0 else teacher.sampling().guidance
         samplings = {}
         for steps, sampling in student.samplings.items():
             guided = tuple(range(min(self.guided_steps, steps)))

@@ -35,7 +35,9 @@ class OSS(Operation):
     steps: int = option(8, "most steps of a searched schedule; all lower numbers are found with it", low=1)
     grid_steps: int = option(100, "steps of the teacher's own walk, whose times are chosen from", low=2)
     searched: int = option(16, "samples that the search walks", low=1)
-    guidance: float = option(0.0, "guidance scale inside the search (0: the teacher's own)", low=0)
+    guidance: float = option(
+        -1.0, "guidance scale inside the search (1: none; negative: the teacher's own)", low=-1
+    )
     combine: str = option(
         "mean",
         "one search on the mean cost of the samples, or the median of a search for each",
@@ -78,7 +80,7 @@ class OSS(Operation):
         """The teacher with searched samplings, the longest one first; its network is the same object."""
         teacher = models["teacher"]
         self.suits(teacher)
-        base = teacher.sampling(self.grid_steps, self.guidance or None)
+        base = teacher.sampling(self.grid_steps, self.guidance if self.guidance > 0 else None)
         indices = self._paths(teacher, base, work)
         times = list(reversed(base.times))
         samplings = {

@@ -218,6 +218,14 @@ def test_sizes(built: Built) -> None:
         wide.latents(torch.zeros(1, 3, 60, 64))
 
 
+def test_a_precision_goes_by_its_name_too(built: Built) -> None:
+    family = open_pipeline(built("sd"), dtype="bf16")
+    assert {p.dtype for p in family.network.parameters()} == {torch.bfloat16}
+    for wrong in ("half", torch.int8, 16):
+        with pytest.raises(StillhouseError, match="There is no precision '.*'"):
+            open_pipeline(built("sd"), dtype=wrong)  # type: ignore[arg-type]
+
+
 def test_half_precision(built: Built) -> None:
     family = open_pipeline(built("sdxl"), dtype=torch.bfloat16)
     pred = Guided(family.denoiser(), 3.0)(

@@ -11,7 +11,7 @@ import pytest
 
 from stillhouse import cli
 from stillhouse.core.errors import StillhouseError
-from stillhouse.train.processes import is_first, process_count, require_processes
+from stillhouse.core.processes import process_count, process_rank, require_processes
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/tasks/several-processes.md").read_text()
@@ -20,10 +20,11 @@ ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True", "MAST
 
 
 def test_numbers_and_ranks_of_the_launchers():
-    assert process_count({}) == 1 and is_first({})
-    assert process_count({"WORLD_SIZE": "8", "RANK": "3"}) == 8 and not is_first({"RANK": "3"})
-    assert is_first({"RANK": "0"}) and not is_first({"OMPI_COMM_WORLD_RANK": "1"})
-    assert process_count({"PMI_SIZE": "2"}) == 2
+    assert process_count({}) == 1 and process_rank({}) == 0
+    launched = {"WORLD_SIZE": "8", "RANK": "3"}
+    assert process_count(launched) == 8 and process_rank(launched) == 3
+    assert process_rank({"RANK": "0"}) == 0 and process_rank({"OMPI_COMM_WORLD_RANK": "1"}) == 1
+    assert process_count({"PMI_SIZE": "2"}) == 2 and process_rank({"RANK": "", "PMI_RANK": "x"}) == 0
 
 
 def test_one_process_in_the_place_of_several_is_refused(monkeypatch, tmp_path, capsys):

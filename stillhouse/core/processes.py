@@ -18,9 +18,9 @@ def process_count(environment: Mapping[str, str] = os.environ) -> int:
     return next((int(environment[name]) for name in SIZES if environment.get(name, "").isdigit()), 1)
 
 
-def is_first(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the one that prints and writes."""
-    return not any(environment.get(name, "0").isdigit() and int(environment.get(name, "0")) for name in RANKS)
+def process_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Number of this process, 0 for the one that prints and writes."""
+    return next((int(environment[name]) for name in RANKS if environment.get(name, "").isdigit()), 0)
 
 
 def require_processes(environment: Mapping[str, str] = os.environ) -> None:
