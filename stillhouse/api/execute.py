@@ -44,7 +44,7 @@ from stillhouse.train.guards import suiting
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
-from stillhouse.worlds.base import WORLDS, get_world
+from stillhouse.worlds.base import WORLDS, World, get_world
 
 
 @dataclass
@@ -104,18 +104,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     right_command(run.command, sort, run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
     given = memory.data if memory.data is not None else run.data
-    if run.command == "train" and memory.network is not None:
-        base = memory.network
-    elif run.command == "train":
-        scratch = required_type(
-            run.network,
-            Mapping,
-            f"The code '{run.network}' runs only where you name it: --network {run.network}.",
-        )
-        process = run.process or (place.default_process if place else "flow")
-        kind = run.kind or (place.default_kind if place else "velocity")
-        base = untrained(place, given, scratch, process, kind, recipe.seed)
-        run = replace(run, process=process, kind=kind)
+    if run.command == "train":
+        base, run = _to_train(run, memory, place, given, recipe.seed)
     else:
         wanted = memory.teacher if memory.teacher is not None else run.teacher or default_teacher(place)
         base = teacher_of(wanted, place, run.adapter, memory.network, run.opening)
@@ -129,12 +119,7 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         base = with_negative_prompt(base, system, run.negative_prompt)
         if place is None and base.world in WORLDS:
             place = get_world(base.world)
-    prompts = prompts_of(run.validation_prompts)
-    require(
-        not prompts or not isinstance(system, Operation),
-        f"{type(system).__name__} has no iterations to validate; sample its product instead.",
-    )
-    shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
+    shown, prompts = _validation(run, system, base, recipe, folder)
     student: Any = memory.student if memory.student is not None else run.student or None
     if isinstance(system, Operation) and run.out:
         base.require_savable()  # its product has the teacher in it
@@ -161,6 +146,34 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
+
+
+def _to_train(run: Run, memory: Memory, place: World | None, given: Any, seed: int) -> tuple[Model, Run]:
+    """The untrained model of a run without a teacher, and the run with its process and kind."""
+    if memory.network is not None:
+        return memory.network, run
+    scratch = required_type(
+        run.network,
+        Mapping,
+        f"The code '{run.network}' runs only where you name it: --network {run.network}.",
+    )
+    process = run.process or (place.default_process if place else "flow")
+    kind = run.kind or (place.default_kind if place else "velocity")
+    made = untrained(place, given, scratch, process, kind, seed)
+    return made, replace(run, process=process, kind=kind)
+
+
+def _validation(
+    run: Run, system: Any, base: Model, recipe: Recipe, folder: Path | None
+) -> tuple[Validation | None, Any]:
+    """What shows a run's prompts on the way, None without any; and the prompts."""
+    prompts = prompts_of(run.validation_prompts)
+    require(
+        not prompts or not isinstance(system, Operation),
+        f"{type(system).__name__} has no iterations to validate; sample its product instead.",
+    )
+    shown = Validation(base, prompts, folder, recipe.validation_every, recipe.seed) if prompts else None
+    return shown, prompts
 
 
 def _refused_early(system: Any, base: Model, recipe: Recipe, student: Any, data: Any) -> None:

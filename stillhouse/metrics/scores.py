@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -20,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.io.own import imported
+from stillhouse.io.named import PerSample, named_object
 from stillhouse.metrics.metric import Metric
 from stillhouse.metrics.vision import MEAN, STD, pixel_moments, prepared, read_json, require_safe_weights
 
@@ -122,21 +120,8 @@ def find_score(name: str) -> Score:
 
     Raises :class:`StillhouseError` where there is none.
     """
-    source, colon, function = name.rpartition(":")
-    require(
-        bool(colon and source and function),
-        f"A score is given as module:function or ./file.py:function, not '{name}'.",
-    )
-    try:
-        module = _run(Path(source)) if source.endswith(".py") else import_module(source)
-    except StillhouseError:
-        raise
-    except Exception as error:  # whatever the user's file does wrong becomes one sentence
-        raise StillhouseError(
-            f"The score '{name}' can't be imported: {type(error).__name__}: {error}."
-        ) from error
-    found = getattr(module, function, None)
-    require(callable(found), f"There is no function '{function}' in '{source}' to be a score.")
+    found = named_object(name, "score")
+    require(callable(found), f"'{name}' is no function, and can't be a score.")
     return cast(Score, found)
 
 
@@ -171,24 +156,12 @@ def mean_scores(scores: Mapping[str, Score], images: Tensor, prompts: Sequence[s
     means = {}
     with torch.no_grad():
         for name, score in scores.items():
-            parts = []
+            parts, measured = [], PerSample(score, f"The score '{name}'")
             for start in range(0, len(images), BATCH):
                 some, texts = images[start : start + BATCH], list(prompts[start : start + BATCH])
-                made = score(some, texts)
-                shape = tuple(made.shape) if torch.is_tensor(made) else type(made).__name__
-                require(
-                    shape == (len(some),),
-                    f"The score '{name}' gives one number per image, a tensor of shape ({len(some)},), not "
-                    f"{shape}.",
-                )
-                parts.append(made.double().cpu())
+                parts.append(measured(some, texts).double().cpu())
             means[name] = float(torch.cat(parts).mean())
     return means
-
-
-def _run(file: Path) -> ModuleType:
-    require(file.is_file(), f"There is no file '{file}' to read a score of.")
-    return imported(file, "stillhouse_scores")
 
 
 def _check(folder: Path) -> None:

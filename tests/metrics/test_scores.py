@@ -185,9 +185,9 @@ def test_functions_of_ones_own_are_found(tmp_path: Path, monkeypatch: pytest.Mon
         assert find_score(name)(pictures(2), ["cat", "horse"]).tolist() == [3, 5]
     (tmp_path / "broken.py").write_text("import nothing_of_that_name")
     for name, sentence in {
-        "length": "given as module:function",
-        "my_scores:width": "no function 'width' in 'my_scores'",
-        "my_scores:LIMIT": "no function 'LIMIT'",
+        "length": "named as module:function",
+        "my_scores:width": "There is no 'width' in 'my_scores'",
+        "my_scores:LIMIT": "LIMIT' is no function",
         "no_such_module:f": "can't be imported: ModuleNotFoundError",
         f"{tmp_path}/none.py:f": "There is no file",
         f"{tmp_path}/broken.py:f": "can't be imported: ModuleNotFoundError",
@@ -200,9 +200,7 @@ def test_means_are_over_all_pictures_whatever_the_batch() -> None:
     images, prompts = torch.arange(150.0).view(150, 1, 1, 1), ["a"] * 100 + ["bb"] * 50
     scores = {"level": lambda x, p: x.flatten(), "letters": lambda x, p: torch.tensor([len(q) for q in p])}
     assert mean_scores(scores, images, prompts) == {"level": 74.5, "letters": pytest.approx(200 / 150)}
-    with pytest.raises(
-        StillhouseError, match=r"'one' gives one number per image, .* shape \(64,\), not \(\)"
-    ):
+    with pytest.raises(StillhouseError, match=r"'one' gives one number a sample, .* shape \(64,\), not \(\)"):
         mean_scores({"one": lambda x, p: x.mean()}, images, prompts)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from stillhouse.core.errors import StillhouseError, require, required
-from stillhouse.io.own import imported
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.named import PerSample, named_object
+from stillhouse.io.own import failure
 
 
 class Perceptual:
@@ -21,7 +21,7 @@ class Perceptual:
     """
 
     def __init__(self, module: Callable[[Tensor, Tensor], Tensor]):
-        self.module = module
+        self.module, self.distances = module, PerSample(module, "The perceptual distance")
         if isinstance(module, nn.Module):
             module.eval().requires_grad_(False)
 
@@ -36,34 +36,28 @@ class Perceptual:
             Distances, (B,).
 
         Raises:
-            StillhouseError: for a module that gives anything but one number a sample.
+            StillhouseError: for a module that fails, or gives anything but one number a sample.
         """
         if isinstance(self.module, nn.Module):
             self.module.to(a.device)
-        made = self.module(a, b)
-        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        require(
-            isinstance(made, Tensor) and made.dim() > 0 and made.shape[0] == made.numel() == len(a),
-            f"The perceptual distance gives one number a sample, a tensor of shape ({len(a)},), not {shape}.",
-        )
-        return made.flatten()
+        return self.distances(a, b)
 
 
 def find_perceptual(source: Any) -> Perceptual:
     """The distance that an option names.
 
     Arguments:
-        source: ``FILE.py:NAME``, a module in that file, or a class or a function without arguments that makes
-            one; or, in Python, the module itself. The file's code runs: it is the user's own.
+        source: ``./file.py:NAME`` or ``module:NAME``: a module, or a class or a function without arguments
+            that makes one; or, in Python, the module itself. The code runs: it is the user's own.
 
     Returns:
         The distance.
 
     Raises:
-        StillhouseError: where there is no such file or name, or it fails, or is no module.
+        StillhouseError: where there is no such name, or it fails, or is no module.
     """
     name = source if isinstance(source, str) else type(source).__name__
-    made = _from_file(source) if isinstance(source, str) else source
+    made = _made(source) if isinstance(source, str) else source
     require(
         callable(made) and not isinstance(made, type),
         f"The perceptual distance '{name}' is a module, called with two batches, not a "
@@ -72,24 +66,13 @@ def find_perceptual(source: Any) -> Perceptual:
     return Perceptual(made)
 
 
-def _from_file(source: str) -> Any:
-    file, _, name = source.rpartition(":")
-    path = Path(file)
-    require(
-        path.suffix == ".py" and bool(name),
-        f"A perceptual distance is named as FILE.py:NAME, or is a module in Python; not '{source}'.",
-    )
-    require(path.is_file(), f"There is no file '{file}' to make a perceptual distance of.")
+def _made(source: str) -> Any:
+    found = named_object(source, "perceptual distance")
+    if isinstance(found, nn.Module) or not callable(found):
+        return found
     try:
-        module = imported(path, "stillhouse_perceptual")
-        found = getattr(module, name, None)
-        made = (
-            found()
-            if isinstance(found, type) or not isinstance(found, nn.Module) and callable(found)
-            else found
-        )
-    except Exception as error:  # the user's file may fail in any way
+        return found()
+    except Exception as error:  # the user's code may fail in any way
         raise StillhouseError(
-            f"The perceptual distance '{source}' can't be made: {type(error).__name__}: {error}."
+            f"The perceptual distance '{source}' can't be made: {failure(error)}."
         ) from error
-    return required(made, f"There is no '{name}' in '{file}' to be a perceptual distance.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition
-from stillhouse.core.errors import StillhouseError, require, required, unknown
+from stillhouse.core.errors import require, required, unknown
+from stillhouse.io.named import PerSample, named_object
 
 Reward = Callable[[Tensor, Condition], Tensor]
 
@@ -53,25 +53,20 @@ REWARDS: dict[str, Reward] = {"captions": captions}
 
 
 def find_reward(name: str) -> Reward:
-    """The reward of that name, or a function ``r(x0, cond) -> (B,)`` of one's own as ``"module:function"``.
+    """The reward of that name, or a function ``r(x0, cond) -> (B,)`` of one's own as ``module:function`` or
+    ``./file.py:function``.
 
     It is given what the teacher makes: latents of a latent teacher, which it decodes itself. Raises
-    :class:`StillhouseError` where there is none.
+    :class:`StillhouseError` where there is none, and, when it is called, where it fails or gives anything but
+    one number a sample.
     """
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         if name not in REWARDS:
             raise unknown("reward", name, REWARDS)
         return REWARDS[name]
-    try:
-        found = getattr(import_module(module), function, None)
-    except ImportError as error:
-        raise StillhouseError(f"The module of the reward '{name}' can't be imported: {error}.") from error
-    reward: Reward = required(
-        found if callable(found) else None,
-        f"There is no function '{function}' in the module '{module}' to be a reward.",
-    )
-    return reward
+    found = named_object(name, "reward")
+    require(callable(found), f"'{name}' is no function, and can't be a reward.")
+    return PerSample(found, f"The reward '{name}'")
 
 
 def shortfall(worth: Tensor, margin: float) -> Tensor:

@@ -89,7 +89,7 @@ class HyperSD(Method):
     )
     reward: str = option(
         "",
-        "reward of the second stage: `captions` (of the world shapes), or `module:function` of r(x0, cond) "
+        "reward of the second stage: `captions` (of the world shapes), or `./file.py:function` of r(x0, cond) "
         "-> (B,)",
     )
     reward_share: float = option(

@@ -70,7 +70,7 @@ class LiveTalk(CausalMethod):
         300,
         "first iterations of the second stage in which the fake score learns alone: it starts where "
         "nothing pulls",
-        low=1,
+        low=0,
     )
     longest: int = option(
         0,
@@ -94,7 +94,7 @@ class LiveTalk(CausalMethod):
             " optimiser; of adapters it is the nearest",
             lr={"student": 4e-6, "fake": 8e-7},
             options={"levels": (1.0, 0.936, 0.832, 0.624), "chunk": 3, "fake_per_student": 5, "shift": 5.0}
-            | {"path_guidance": 6.0, "guidance": 6.0, "sound_guidance": 6.0},
+            | {"warmup": 0, "path_guidance": 6.0, "guidance": 6.0, "sound_guidance": 6.0},
             run={**ADAMW, **CONSTANT, "betas": (0.0, 0.999), "clip": 10.0, "ema": 0.99},
         ),
     }

@@ -38,8 +38,9 @@ def test_the_caption_reward_reads_the_caption_it_was_told(monkeypatch):
     [
         ("caption", "did you mean 'captions'"),
         ("no.such.module:f", "no.such.module:f"),
-        ("stillhouse.parts.targets.reward:nothing", "no function 'nothing'"),
-        ("stillhouse.parts.targets.reward:REWARDS", "no function 'REWARDS'"),
+        ("./no_such_file.py:f", "There is no file 'no_such_file.py' to take a reward from"),
+        ("stillhouse.parts.targets.reward:nothing", "There is no 'nothing'"),
+        ("stillhouse.parts.targets.reward:REWARDS", "REWARDS' is no function"),
     ],
 )
 def test_a_reward_that_is_none_is_refused(name, sentence):
@@ -50,3 +51,25 @@ def test_a_reward_that_is_none_is_refused(name, sentence):
 def test_the_caption_reward_refuses_what_it_cannot_read():
     with pytest.raises(StillhouseError, match="captions of the world"):
         find_reward("captions")(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return x0.flatten(1).mean(1)", None),
+        ("return x0.mean()", r"reward '.*rewards.py:r' gives one number a sample, .* shape \(3,\), not \(\)"),
+        ("return 1.0", "not float"),
+        ("return cond['tokens']", r"reward '.*' fails: TypeError: .* \(rewards.py, line 2\)"),
+    ],
+)
+def test_a_function_of_ones_own_answers_or_fails_in_a_sentence(body, sentence, tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text(f"def r(x0, cond):\n    {body}\n")
+    reward, x0 = find_reward(f"{file}:r"), torch.arange(6.0).reshape(3, 2).requires_grad_()
+    if sentence is None:
+        worth = reward(x0, None)
+        worth.sum().backward()
+        assert worth.tolist() == [0.5, 2.5, 4.5] and x0.grad.eq(0.5).all()
+        return
+    with pytest.raises(StillhouseError, match=sentence):
+        reward(x0, None)

@@ -221,7 +221,11 @@ def test_what_is_no_perceptual_distance(name, what, file):
 
 
 def test_more_that_is_no_perceptual_distance(file):
-    for name, what in (("lpips", "FILE.py:NAME"), ("gone.py:Blur", "no file 'gone.py'"), (3, "not a int")):
+    for name, what in (
+        ("lpips", "file.py:function"),
+        ("gone.py:Blur", "no file 'gone.py'"),
+        (3, "not a int"),
+    ):
         with pytest.raises(StillhouseError, match=what):
             DMD(perceptual=name)
     method, batch = with_pairs(first_time=0.7, perceptual=f"{file}:Whole")

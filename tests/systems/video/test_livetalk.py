@@ -144,6 +144,13 @@ def test_a_run_is_a_start_and_then_its_own_streams():
     assert LiveTalk(ode_share=0.0).bank_size == 0 < LiveTalk().bank_size
 
 
+def test_the_published_ratio_moves_both_from_the_first_iteration_of_the_second_stage():
+    method = LiveTalk(**LiveTalk.published["pipeline"].options, ode_share=0.5)
+    method.plan = method.stages(20)
+    moves = [len(method.turns(step)) for step in range(10, 20)]
+    assert moves == [2 if step % 5 == 0 else 1 for step in range(10, 20)]
+
+
 # -- the given first frame -------------------------------------------------------------------------
 def test_a_given_frame_stays_as_it_is_and_is_excluded_from_what_the_fake_learns():
     method = built(reference=True)
