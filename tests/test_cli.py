@@ -182,15 +182,16 @@ def test_the_student_knows_where_it_came_from(run: Path) -> None:
     assert model.world == "mixture" and list(model.samplings) == [2]
 
 
-def test_a_config_file_gives_the_same_run_and_flags_override_it(run: Path, tmp_path: Path) -> None:
+def test_a_config_file_gives_the_same_run_and_flags_override_it(
+    run: Path, method: str, tmp_path: Path
+) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
-    assert main(["distill", "--config", str(run / "run.yaml"), "--out", str(again), "--quiet"]) == 0
+    words = ["distill", method, "--config", str(run / "run.yaml")]  # its code is the user's to name
+    assert main([*words, "--out", str(again), "--quiet"]) == 0
     assert (
         main(
             [
-                "distill",
-                "--config",
-                str(run / "run.yaml"),
+                *words,
                 "--seed",
                 "8",
                 "--no-mean",
@@ -233,9 +234,13 @@ def test_ctrl_c_prints_the_command_that_goes_on(method: str, tmp_path: Path) -> 
     assert main(["sample", str(out)]) == 2
 
 
-def test_resume_needs_the_folder_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_needs_the_folder_and_the_users_own_method(
+    run: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (run / "model" / "model.safetensors").read_bytes()
-    assert main(["distill", "--resume", str(run), "--quiet"]) == 0
+    assert main(["distill", "--resume", str(run), "--quiet"]) == 2
+    assert f"stillhouse distill {method} --resume {run}" in capsys.readouterr().err
+    assert main(["distill", method, "--resume", str(run), "--quiet"]) == 0
     assert (run / "model" / "model.safetensors").read_bytes() == before
 
 

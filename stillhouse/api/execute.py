@@ -4,6 +4,7 @@ part."""
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from stillhouse.api.resolve import (
 )
 from stillhouse.api.run import CACHE, CONFIG, OPENING, Run
 from stillhouse.api.system import name_of, own_defaults, requires, right_command, system_class, system_of
+from stillhouse.api.trust import changed
 from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required_type
@@ -45,6 +47,8 @@ from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import WORLDS, World, get_world
+
+log = logging.getLogger("stillhouse")
 
 
 @dataclass
@@ -100,6 +104,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         recorded = read_yaml(folder / CONFIG)
         defaults = continued(sort, recorded, defaults.options, run.recipe)
         run = replace(run, **{k: v for k in OPENING if (v := recorded.get(k)) and getattr(run, k) is None})
+        for name in changed(recorded, run.entries()):
+            log.warning("%s has changed since this run began; it goes on with the new code.", name)
     system, recipe = system_of(named, defaults.options), build_recipe(defaults.run)
     right_command(run.command, sort, run.system)
     place = world_of(memory.world if memory.world is not None else run.world)
@@ -253,7 +259,7 @@ class Job:
             The product.
         """
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return cast(Model, open_product(self.folder, network=self.base))
+            return cast(Model, open_product(self.folder, self.run.adapter, self.base))
         models = self._models(operation, student)
         engine = Engine(self.recipe.precision)
         announce(described(self.run, self.base, self.folder), engine, self.quiet)
@@ -278,7 +284,7 @@ class Job:
             Interrupted: after a part that was stopped; resuming goes on from there.
         """
         if self.folder and self.resume and (self.folder / "model").is_dir():
-            return cast(Model, open_product(self.folder, network=self.base))
+            return cast(Model, open_product(self.folder, self.run.adapter, self.base))
         models = self._models(program, student)
         parts = program.parts(models, self.data)
         names = [part.name for part in parts]
@@ -318,7 +324,7 @@ class Job:
         """The models that ``system`` needs, by the names of the needs."""
         models = {"teacher": self.base} if requires(system, "teacher") else {}
         if isinstance(student, str | Path):
-            student = open_model(student, network=self.base)
+            student = open_model(student, self.run.adapter, self.base)
         if requires(system, "student"):
             require(
                 isinstance(student, Model),

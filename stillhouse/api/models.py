@@ -9,6 +9,7 @@ from typing import Any
 from stillhouse.api.evaluate import exact_teacher
 from stillhouse.api.options import read_yaml
 from stillhouse.api.run import CONFIG, OPENING
+from stillhouse.api.trust import from_cache, require_adapter
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required, required_type
 from stillhouse.core.schedules import process_from_config
@@ -137,8 +138,8 @@ def open_product(
     Arguments:
         source: what :func:`stillhouse.load` takes, or the folder of a finished run; code is not run here,
             since the name may stand in a file.
-        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for the one of
-            the run, if any.
+        adapter: how a Diffusers pipeline of an unknown kind is read, ``./file.py:Class``; None for a known
+            one.
         network: the code of a network of the user's own, as :func:`stillhouse.load` takes it; it counts where
             ``source`` holds the weights of such a network. None for none.
         opening: the further options of :func:`stillhouse.load`.
@@ -147,8 +148,8 @@ def open_product(
         A model or a plain network.
 
     Raises:
-        StillhouseError: for a run without a model yet, for a name of code, and for a size of what is no
-            pipeline.
+        StillhouseError: for a run without a model yet, for a name of code, for a run whose pipeline is read
+            by code that is not given, and for a size of what is no pipeline.
     """
     folder = Path(source)
     require(
@@ -161,7 +162,8 @@ def open_product(
         require(
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
-        adapter, source = adapter or read_yaml(folder / CONFIG).get("adapter"), folder / "model"
+        require_adapter(read_yaml(folder / CONFIG), adapter, folder)
+        source = folder / "model"
     sizes = [name for name in OPENING if opening.get(name) is not None]
     if sizes:
         place = shipped().get(str(source), Path(source))
@@ -197,6 +199,7 @@ def teacher_of_run(
     world: World | None,
     teacher: str | None = None,
     network: str | None = None,
+    adapter: str | None = None,
     **opening: Any,
 ) -> Model | None:
     """The teacher that a run's product is looked at beside.
@@ -206,13 +209,15 @@ def teacher_of_run(
         world: the run's; None for none.
         teacher: a teacher that was named just now, in the place of the run's; None for that.
         network: code that was named just now; if the run's teacher is this code, it is run.
+        adapter: how the teacher's pipeline is read, named just now; None for a known kind.
         opening: size and precision that a pipeline is opened in, before those that the run had.
 
     Returns:
         The model; None where the run has none by name.
 
     Raises:
-        StillhouseError: where the run's teacher is code that nobody named.
+        StillhouseError: where the run's teacher is code, or is read by code, that nobody named; and where it
+            is a hub's that was never fetched.
     """
     source = teacher or entries.get("teacher")
     if not source:
@@ -224,8 +229,10 @@ def teacher_of_run(
             f"{source}.",
         )
         return model_of(source)
-    opening = dict(opening) if teacher else {k: v for k in OPENING if (v := entries.get(k))} | dict(opening)
-    return teacher_of(source, world, entries.get("adapter"), network, opening)
+    if not teacher:
+        require_adapter(entries, adapter, source)
+        opening = {k: v for k in OPENING if (v := entries.get(k))} | from_cache(source) | opening
+    return teacher_of(source, world, adapter, network, opening)
 
 
 def holds_own(source: str | Path) -> bool:

@@ -10,17 +10,20 @@ from typing import Any
 import yaml
 
 from stillhouse.api.options import read_yaml
+from stillhouse.api.trust import code_in, digests
 from stillhouse.api.versions import versions
 from stillhouse.core.errors import require, unknown
 from stillhouse.io.weights import atomic_write
 
 CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
-COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet", "versions")
+COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet")
+MADE = ("code", "versions")  # written for the reader, and for a later look
 OPENING = ("height", "width", "frames", "dtype")  # how the teacher's pipeline is opened
 ENTRIES = {
-    "train": (*COMMON, "network", "process", "kind"),
+    "train": (*COMMON, *MADE, "network", "process", "kind"),
     "distill": (
         *COMMON,
+        *MADE,
         "teacher",
         "adapter",
         "network",
@@ -103,25 +106,35 @@ class Run:
         return {name: value for name in OPENING if (value := getattr(self, name)) is not None}
 
     def to_yaml(self, path: str | Path | None = None) -> str:
-        """Its file's text, with the versions it is made with; written to ``path`` if that is given."""
-        text = yaml.safe_dump({**self.entries(), "versions": versions()}, sort_keys=False, allow_unicode=True)
+        """Its file's text, with the digests of code and the versions it is made with; written to ``path`` if
+        that is given."""
+        entries = self.entries()
+        made = {"code": code} if (code := digests(entries)) else {}
+        text = yaml.safe_dump(
+            {**entries, **made, "versions": versions()}, sort_keys=False, allow_unicode=True
+        )
         if path is not None:
             atomic_write(Path(path), text.encode())
         return text
 
     @classmethod
-    def from_yaml(cls, path: str | Path, command: str = "") -> Run:
+    def from_yaml(cls, path: str | Path, command: str = "", *, code: bool = False) -> Run:
         """The run that a file describes.
 
         Arguments:
             path: the file, or the folder of a run.
             command: refuse a file of another command; empty: any.
+            code: the file may name code, which then runs.
 
         Returns:
             The run; one that is read from its own folder is to stay there (``out``).
         """
         file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
         entries = read_entries(file, command)
+        named = ", ".join(code_in(entries).values())
+        require(
+            code or not named, f"'{file}' names code, {named}; read it with code=True if that may be run."
+        )
         run = cls.from_entries(entries)
         if run.out is None and file.name == CONFIG:
             run.out = file.parent
@@ -130,7 +143,7 @@ class Run:
     @classmethod
     def from_entries(cls, entries: Mapping[str, Any]) -> Run:
         """The run of a file's entries, or of the command line's."""
-        given = {k: v for k, v in entries.items() if k not in ("versions", "quiet", "method", "run")}
+        given = {k: v for k, v in entries.items() if k not in (*MADE, "quiet", "method", "run")}
         given["system"] = entries.get("system") or entries.get("method")
         given["recipe"] = dict(entries.get("run") or {})
         given["options"] = dict(entries.get("options") or {})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.commands.parser import (
     Parser,
+    add_adapter,
     add_dtype,
     add_network,
     add_world,
@@ -39,6 +40,7 @@ def evaluate(words: list[str]) -> int:
     add_world(parser, "world to measure in [the run's]")
     parser.add_argument("--teacher", help="beside which teacher, or FILE.py:FUNCTION [the run's]")
     add_network(parser, "the run's folder holds the weights of")
+    add_adapter(parser)
     add_dtype(parser, "the weights of both")
     parser.add_argument("-n", type=int, help="samples per way of sampling [2000; 200 without a world]")
     parser.add_argument("--seed", type=int, default=0, help="of the noise [0]")

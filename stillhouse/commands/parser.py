@@ -115,7 +115,7 @@ def add_world(parser: argparse._ActionsContainer, what: str) -> None:
 
 def add_opening(parser: argparse._ActionsContainer) -> None:
     """How a file of a Diffusers model is opened: its configuration, what it predicts, an adapter class."""
-    parser.add_argument("--adapter", metavar="FILE.py:CLASS", help="a Family of your own that reads it")
+    add_adapter(parser)
     parser.add_argument(
         "--config", metavar="DIR", help="a folder of the same kind of pipeline, for a single-file checkpoint"
     )
@@ -130,6 +130,15 @@ def add_opening(parser: argparse._ActionsContainer) -> None:
         help="whether its table of noise levels ends at zero SNR [likewise]",
     )
     add_dtype(parser)
+
+
+def add_adapter(parser: argparse._ActionsContainer) -> None:
+    """The option ``--adapter``, the code that reads a Diffusers pipeline of an unknown kind."""
+    parser.add_argument(
+        "--adapter",
+        metavar="FILE.py:CLASS",
+        help="a Family of your own, which reads a pipeline",
+    )
 
 
 def add_dtype(parser: argparse._ActionsContainer, of: str = "its weights") -> None:

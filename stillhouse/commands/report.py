@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillhouse.commands.parser import Parser, add_network, named_network
+from stillhouse.commands.parser import Parser, add_adapter, add_network, named_network
 from stillhouse.core.errors import require
 
 
@@ -20,6 +20,7 @@ def report(words: list[str]) -> int:
         "--teacher", metavar="FILE.py:FUNCTION", help="the runs' teacher, where it is your own code"
     )
     add_network(parser, "the runs' folders hold the weights of")
+    add_adapter(parser)
     given = parser.parse(words)
     for run in given.runs:
         require(Path(run).is_dir(), f"There is no run's folder '{run}'.")
@@ -28,7 +29,7 @@ def report(words: list[str]) -> int:
     from stillhouse.report.view import view_of_folder
 
     out = Path(given.out or Path(given.runs[0]) / "report.html")
-    network = named_network(given)
-    views = [view_of_folder(run, teacher=given.teacher, network=network) for run in given.runs]
+    code = {"teacher": given.teacher, "network": named_network(given), "adapter": given.adapter}
+    views = [view_of_folder(run, **code) for run in given.runs]
     print(write_report(views, out))
     return 0

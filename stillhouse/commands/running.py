@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,13 @@ def named_system(words: list[str], command: str, default: str = "") -> str:
     early.add_argument("--resume")
     given, _ = early.parse_known_args(words)
     entries = _entries(given.config, given.resume, command)
-    return entries.get("system") or entries.get("method") or default
+    system = entries.get("system") or entries.get("method")
+    from stillhouse.api.trust import require_named
+    from stillhouse.io.own import names_code
+
+    if names_code(system):
+        require_named({"system": system}, {}, command, _file_option(given.resume, given.config))
+    return system or default
 
 
 def add_options(parser: Parser, kind: type[Any], title: str) -> None:
@@ -83,10 +89,11 @@ def start(
     """
     flags = {**sections(parser.parse(words), ("options", "run")), "system": system}
     resume, file = flags.pop("resume", None), flags.pop("config", None)
+    from stillhouse.api.trust import code_in, from_cache, naming, require_named
+
     read = _entries(file, resume, command)
-    # code is not run because a file names it
-    unnamed = _naming({k: v for k, v in read.items() if k not in flags})
-    require(not unnamed, f"'{resume or file}' names code, which runs only where you name it: add{unnamed}.")
+    if read:
+        require_named(read, flags, command, _file_option(resume, file))
     entries = {**read, **flags, "command": command}
     for section in ("options", "run"):
         entries[section] = {**(read.get(section) or {}), **flags.get(section, {})}
@@ -100,12 +107,16 @@ def start(
     require_processes()  # before anything is read or encoded
 
     from stillhouse.api.execute import Memory, execute, run_named
+    from stillhouse.api.models import open_model
     from stillhouse.api.run import Run
     from stillhouse.io.own import failure, raised_in
     from stillhouse.train.loop import Interrupted
 
     run, memory, first = Run.from_entries({**entries, "out": out}), Memory(), process_rank() == 0
     run_named(run, memory)
+    for name in ("teacher", "student"):
+        if name not in flags and (cached := from_cache(source := getattr(run, name))):
+            setattr(memory, name, open_model(source, run.adapter, **cached, **run.opening))
     try:
         quiet = not first or bool(entries.get("quiet", False))
         model = execute(run, memory, resume=resume is not None, quiet=quiet)
@@ -114,7 +125,7 @@ def start(
             return 130
         print(
             f"stillhouse: {stop}\nGo on with: stillhouse {command} --resume "
-            f"{shlex.quote(str(out))}{_naming(entries)}",
+            f"{shlex.quote(str(out))}{naming(code_in(entries))}",
             file=sys.stderr,
         )
         return 130
@@ -160,12 +171,9 @@ def next_steps(model: Model, out: Path, world: bool, teacher: bool) -> list[str]
     return lines
 
 
-def _naming(entries: Mapping[str, Any]) -> str:
-    """The options that name the code among the entries of a run; empty where there is none."""
-    from stillhouse.io.own import names_code
-
-    code = {entry: entries.get(entry) for entry in ("teacher", "network", "data")}
-    return "".join(f" --{entry} {shlex.quote(str(name))}" for entry, name in code.items() if names_code(name))
+def _file_option(resume: str | None, config: str | None) -> str:
+    """The words that name a run's file."""
+    return f"--resume {shlex.quote(resume)}" if resume else f"--config {shlex.quote(str(config))}"
 
 
 def _entries(config: str | None, resume: str | None, command: str) -> dict[str, Any]:

@@ -135,7 +135,13 @@ def make_view(
     return RunView(name, teacher_name, evaluation, config or {}, rows or [], strips, labels, captions, real)
 
 
-def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: str | None = None) -> RunView:
+def view_of_folder(
+    folder: str | Path,
+    *,
+    teacher: str | None = None,
+    network: str | None = None,
+    adapter: str | None = None,
+) -> RunView:
     """The view of a run's folder: ``run.yaml``, ``metrics.jsonl``, ``model/model.safetensors`` and
     ``evaluation.json``.
 
@@ -145,6 +151,7 @@ def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: s
         folder: of the run.
         teacher: code of the user's, ``FILE.py:NAME``, in the place of the run's teacher; None for that.
         network: code of the network that the folder holds the weights of; None for a network of ours.
+        adapter: code that reads the run's pipeline; None for one of a known kind.
 
     Returns:
         The view.
@@ -176,8 +183,8 @@ def view_of_folder(folder: str | Path, *, teacher: str | None = None, network: s
     source = config.get("teacher")
     if world is None:
         return _kept_view(folder, RunView(name, _teacher_name(source), evaluation, shown, rows))
-    model = open_model(folder / "model", network=network)
-    beside = teacher_of_run(config, world, teacher, network)
+    model = open_model(folder / "model", adapter, network)
+    beside = teacher_of_run(config, world, teacher, network, adapter)
     return make_view(
         name,
         model,

@@ -45,6 +45,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    code: bool = False,
 ) -> Any:
     """A hyperparameter: a dataclass field whose range :func:`check_option` enforces.
 
@@ -55,11 +56,12 @@ def option(
         low: the smallest value, included; None: no bound.
         high: the largest value, included; None: no bound.
         choices: the texts that are accepted; empty: any.
+        code: whether a value may name code, ``module:function`` or ``./file.py:function``, which then runs.
 
     Returns:
         The field.
     """
-    meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
+    meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "code": code}
     return field(default=default, metadata=meta)
 
 

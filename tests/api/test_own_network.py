@@ -104,7 +104,7 @@ def test_from_the_command_line_all_the_way(work, capsys):
     shutil.rmtree("again/model")
     shutil.rmtree("again/checkpoints/step-00000004")
     resumed = ["distill", "progressive", "--resume", "again", "--quiet"]
-    assert f"add --network {NET} --data {DATA}" in refused(capsys, *resumed)
+    assert f"stillhouse distill --resume again --network {NET} --data {DATA}" in refused(capsys, *resumed)
     assert main([*resumed, "--network", NET, "--data", DATA]) == 0
     assert (
         Path("again/model/model.safetensors").read_bytes() == Path("run/model/model.safetensors").read_bytes()

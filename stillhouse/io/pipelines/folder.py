@@ -34,6 +34,7 @@ def open_pipeline(
     config: str | Path | None = None,
     prediction: str | None = None,
     zero_snr: bool | None = None,
+    local: bool = False,
 ) -> Family:
     """Open a pipeline: its parts loaded on the CPU, from safetensors alone; no code of the folder is run.
 
@@ -50,6 +51,7 @@ def open_pipeline(
         config: for a single checkpoint, a local folder of the same kind of pipeline.
         prediction: of the network, ``eps``, ``v`` or ``x0``; None: as the pipeline has it, or a single file.
         zero_snr: whether its table ends at zero SNR; None: likewise.
+        local: a hub's pipeline is taken from the cache of what was fetched before, and no network is used.
 
     Returns:
         The pipeline's family.
@@ -64,6 +66,7 @@ def open_pipeline(
     require(
         not missing, f"Reading a pipeline needs {' and '.join(missing)}: pip install {' '.join(missing)}."
     )
+    source = _cached(str(source)) if local and str(source).startswith(HUB) else source
     name, note, dtype = str(source), "", None if dtype is None else dtype_of(dtype)
     if Path(name).is_file():
         pipe, folder = open_single(Path(name), dtype or file_dtype(Path(name)), config), None
@@ -98,6 +101,21 @@ def _variant(folder: Path, index: Mapping[str, Any]) -> str | None:
     ]
     found = [re.fullmatch(r"[^.]+\.([a-z]\w*?)(-\d+-of-\d+)?\.safetensors", name) for name in names]
     return next((match[1] for match in found if match), None) if all(found) else None
+
+
+def _cached(source: str) -> str:
+    """The folder of a hub's pipeline that was fetched before; the hub is not asked, which Diffusers' own
+    ``local_files_only`` does where a model is unknown."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(source.removeprefix(HUB), local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise StillhouseError(
+            f"'{source}' is named by a file and was not fetched before; nothing is fetched that you have not "
+            f"named yourself: add --teacher {source}, or open it once."
+        ) from error
 
 
 def _load(name: str, local: bool, **options: Any) -> Any:

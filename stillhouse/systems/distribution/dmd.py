@@ -45,6 +45,7 @@ class DMD(OneCallScore):
         "perceptual distance in the place of `distance`: FILE.py:NAME of a module m(a, b) -> (B,) on "
         "pictures "
         "in [-1, 1] (latents of a latent teacher), or in Python such a module",
+        code=True,
     )
     fake_per_student: int = option(1, "updates of the fake score per update of the student", low=1)
 

@@ -91,6 +91,7 @@ class HyperSD(Method):
         "",
         "reward of the second stage: `captions` (of the world shapes), or `./file.py:function` of "
         "r(x0, cond) -> (B,)",
+        code=True,
     )
     reward_share: float = option(
         0.0, "share of the run that the reward stage takes (0: no such stage)", low=0, high=0.9

@@ -122,3 +122,17 @@ def test_only_a_named_hub_model_may_download(built: Built, monkeypatch: pytest.M
     open_pipeline(built("sd"))
     open_pipeline("hub:owner/name")
     assert asked == [(str(built("sd")), True, True, None), ("owner/name", False, True, None)]
+
+
+def test_a_hubs_pipeline_that_a_file_names_comes_from_what_was_fetched(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "models--me--tiny"
+    shutil.copytree(built("sd"), place / "snapshots" / "0123abcd")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    family = open_pipeline("hub:me/tiny", local=True)
+    assert family.folder == place / "snapshots" / "0123abcd"
+    with pytest.raises(StillhouseError, match="was not fetched before.*--teacher hub:me/other"):
+        open_pipeline("hub:me/other", local=True)
