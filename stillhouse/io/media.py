@@ -24,6 +24,7 @@ log = logging.getLogger("stillhouse")
 ENDINGS = (".gif", ".mp4", ".png")
 SMALLEST = 64  # pixels: smaller frames are enlarged by a whole factor, so that one can see them
 FASTEST_GIF = 50.0  # frames a second; viewers slow down anything faster
+LONGEST = 10_000  # frames of a film that is read
 
 
 def is_video(x: Tensor) -> bool:
@@ -255,7 +256,9 @@ def _read_gif(path: Path) -> tuple[list[np.ndarray], float]:
         raise StillhouseError(f"'{path}' is no whole film: {error}.") from error
     # an encoder keeps a frame that does not change once, for longer: the shortest time is that of one frame
     tick = max(min(duration for _, duration in shown), 10)
-    frames = [frame for frame, duration in shown for _ in range(max(1, round(duration / tick)))]
+    times = [max(1, round(duration / tick)) for _, duration in shown]
+    require(sum(times) <= LONGEST, f"'{path}' shows more than {LONGEST} frames; cut it.")
+    frames = [frame for (frame, _), count in zip(shown, times, strict=True) for _ in range(count)]
     return frames, 1000 * len(frames) / max(sum(duration for _, duration in shown), tick)
 
 

@@ -55,26 +55,12 @@ def walk(root: Path) -> tuple[list[Path], dict[str, list[str]]]:
             elif entry.is_file():
                 files.append(path)
             else:
-                left.setdefault("broken link(s)", []).append(name)
+                why = "broken link(s)" if entry.is_symlink() else "entry(s) that are neither file nor folder"
+                left.setdefault(why, []).append(name)
 
     about = root.stat()
     visit(root, frozenset({(about.st_dev, about.st_ino)}))
     return sorted(files), left
-
-
-def inside(root: Path, folder: Path, name: str) -> Path | None:
-    """A file that a table or a shard names.
-
-    Arguments:
-        root: folder of the data set.
-        folder: that the name is relative to.
-        name: as it is written.
-
-    Returns:
-        Its path; None for one outside the data set.
-    """
-    path = Path(os.path.normpath(folder / name.replace("\\", "/")))
-    return path if path.is_relative_to(os.path.normpath(root)) else None
 
 
 class Digests:

@@ -10,7 +10,6 @@ from typing import Any
 
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.contents import Contents
-from stillhouse.io.data.files import inside
 from stillhouse.io.data.rows import Row, Source, is_picture, one_a_caption
 from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, Place, places, split_named
 from stillhouse.io.data.tables import (
@@ -22,6 +21,7 @@ from stillhouse.io.data.tables import (
     read_table,
     read_text,
 )
+from stillhouse.io.inside import inside
 
 METADATA = "metadata"  # the name of a table, by the convention of the datasets library
 CAPTION_FILES = (".txt", ".caption", ".json")

@@ -160,7 +160,7 @@ def _info(folder: Path) -> dict[str, Any]:
 def _frames(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
     """The columns that matter, of all files together, and the number of each row's file."""
     parquet = extra("pyarrow.parquet", "control")
-    files = sorted((folder / "data").glob("**/*.parquet"))
+    files = sorted(file for file in (folder / "data").glob("**/*.parquet") if file.is_file())
     require(bool(files), f"'{folder}' holds no frames: there is no parquet file below its folder 'data'.")
     columns: dict[str, list[Any]] = {}
     of: list[int] = []

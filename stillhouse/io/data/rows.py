@@ -14,6 +14,7 @@ from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.files import Digests
 from stillhouse.io.data.splits import SPLITS, TRAIN
+from stillhouse.io.photo import MOST
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stillhouse")
 
 T = TypeVar("T")
+ENOUGH = 2048  # pixels a side that a JPEG of more than MOST is decoded to at least
 
 # what Pillow opens by itself; not those that it hands on to another program (.eps)
 IMAGES = tuple(
@@ -108,7 +110,8 @@ class Source:
             make: is given the image, loaded; what it raises counts as a fault of the image.
 
         Returns:
-            The result; None if the image is missing or broken, which is noted and logged.
+            The result; None if the image is missing, broken or larger than :data:`MOST`, which is noted and
+            logged.
         """
         from PIL import Image, UnidentifiedImageError
 
@@ -116,6 +119,11 @@ class Source:
             if row.content is None:
                 raise FileNotFoundError("it has no image")
             image = Image.open(io.BytesIO(row.content) if isinstance(row.content, bytes) else row.content)
+            if image.width * image.height > MOST and image.format == "JPEG":
+                image.draft(None, (ENOUGH, ENOUGH))  # decoded at a half, a quarter or an eighth
+            if image.width * image.height > MOST:
+                self.skip(row.name, f"it has more than {MOST // 10**6} million pixels")
+                return None
             image.load()
             return make(image)
         except StillhouseError:

@@ -14,10 +14,10 @@ from typing import Any
 
 from stillhouse.core.errors import StillhouseError, required
 from stillhouse.io.data.contents import Contents
-from stillhouse.io.data.files import inside
 from stillhouse.io.data.rows import IMAGES, Row, Source, is_picture, one_a_caption
 from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, places, split_named
 from stillhouse.io.data.tables import CAPTIONS, captions_of, label_of, numbered
+from stillhouse.io.inside import inside
 
 BINARY = ("binary", "large_binary")
 COLUMNS = (*CAPTIONS, "label", "split")

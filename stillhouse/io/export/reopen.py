@@ -107,7 +107,8 @@ def _companions(folder: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _beside(folder: Path, family: Family, about: dict[str, Any]) -> Denoiser:
-    net = type(family.network).from_pretrained(folder).eval().requires_grad_(False)
+    made = type(family.network).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    net = made.eval().requires_grad_(False)
     return _of_kind(
         Denoiser(net, family.process, family.kind, call=family.call_network, empty=family.empty), about
     )

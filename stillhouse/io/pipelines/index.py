@@ -3,12 +3,14 @@ pickle or needs code to be run."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.inside import plain
 
 INDEX = "model_index.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -21,6 +23,7 @@ PREPARERS = (
 )  # parts without weights
 OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")  # parts that a pipeline can be without
 HUB = "hub:"
+LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline's parts are
 
 
 def check_folder(folder: Path, weights: bool = True) -> dict[str, Any]:
@@ -62,16 +65,43 @@ def check_folder(folder: Path, weights: bool = True) -> dict[str, Any]:
 
 
 def parts(index: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Parts of a pipeline by name: [library, class]. Those it does without are left out."""
-    return {
+    """Parts of a pipeline by name: [library, class]. Those it does without are left out; raises
+    :class:`StillhouseError` for a name that leaves the folder."""
+    found = {
         k: v
         for k, v in index.items()
         if not k.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0] is not None
     }
+    odd = next((name for name in found if not plain(name)), None)
+    require(odd is None, f"'{INDEX}' names the part '{odd}', which is no folder beside it.")
+    return found
+
+
+def _of_diffusers(library: object) -> bool:
+    """Whether a name is that of a kind of pipeline within Diffusers, which has parts of its own."""
+    named = isinstance(library, str) and library.isidentifier()
+    return named and importlib.util.find_spec(f"diffusers.pipelines.{library}") is not None
+
+
+def _check_shards(file: Path) -> None:
+    """Refuse an index of weights that leads out of its folder."""
+    try:
+        names = set(json.loads(file.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise StillhouseError(f"'{file}' can't be read: it is no index of weights.") from error
+    odd = next((name for name in names if not plain(name)), None)
+    require(odd is None, f"'{file}' names the weights '{odd}', which do not lie beside it.")
 
 
 def _check_part(folder: Path, part: str, made_of: list[str], weights: bool) -> None:
-    place = folder / part
+    library, place = made_of[0], folder / part
+    require(
+        library in LIBRARIES or _of_diffusers(library),
+        f"The part '{part}' of '{folder}' is made by the package '{library}', which is not imported because "
+        "a file names it; give it a part of Diffusers or Transformers.",
+    )
+    for file in place.glob("*.index.json"):
+        _check_shards(file)
     require(
         place.is_dir(),
         f"The pipeline in '{folder}' lacks its part '{part}' ({made_of[1]}); copy the whole folder.",

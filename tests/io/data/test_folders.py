@@ -231,6 +231,25 @@ def test_a_table_leads_nowhere_outside_and_names_what_is_missing(tmp_path, bytes
     source = open_source(place)
     assert list(by_name(source)) == ["a.png"] and source.count == 1
     assert left(source) == {"../secret.png", f"{tmp_path}/secret.png", "gone.png"}
+    # a link out of the folder is no way either, and a pipe is no file: to read it would wait for ever
+    (place / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(place / "pipe.png")
+    (place / "metadata.csv").write_text("file_name\na.png\nlink.png\npipe.png\n")
+    source = open_source(place)
+    assert list(by_name(source)) == ["a.png"] and left(source) == {"link.png", "pipe.png"}
+    (place / "metadata.csv").unlink()
+    source = open_source(place)
+    assert source.contents.left_out == {"entry(s) that are neither file nor folder": ["pipe.png"]}
+
+
+def test_a_huge_picture_is_not_decoded_whole(tmp_path, caplog):
+    side = 8100  # 65.6 million pixels
+    for name in ("huge.png", "huge.jpg"):
+        Image.new("L", (side, side)).save(tmp_path / name)
+    source = open_source(tmp_path)
+    opened = {row.name: source.open(row) for row in source.rows()}
+    assert opened["huge.png"] is None and source.skipped["huge.png"] == "it has more than 64 million pixels"
+    assert opened["huge.jpg"].size == (side // 2 + side % 2, side // 2 + side % 2)
 
 
 def test_labels_by_name(tmp_path, bytes_of):

@@ -70,6 +70,29 @@ def test_code_is_not_run(copied: Path) -> None:
     refused(copied, "brings code of its own", "not run")
 
 
+def test_an_index_leads_nowhere_else(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = json.loads((copied / "model_index.json").read_text())
+    (copied.parent / "x").mkdir()
+    for name in ("../x", "..", "/tmp", "unet/../../x"):
+        more = {**index, name: ["diffusers", "UNet2DConditionModel"]}
+        (copied / "model_index.json").write_text(json.dumps(more))
+        refused(copied, f"names the part '{name}'")
+    # a package that lies where the command is given is not imported
+    (copied.parent / "evil.py").write_text("raise SystemExit('was run')")
+    monkeypatch.syspath_prepend(str(copied.parent))
+    for library in ("evil", "os", "..evil", 3):
+        more = {**index, "unet": [library, "Net"]}
+        (copied / "model_index.json").write_text(json.dumps(more))
+        refused(copied, f"made by the package '{library}'")
+    (copied / "model_index.json").write_text(json.dumps(index))
+    shards = copied / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    for weights in ("../../x.safetensors", "/tmp/x.safetensors", 3):
+        shards.write_text(json.dumps({"weight_map": {"conv_in.bias": weights}}))
+        refused(copied, f"names the weights '{weights}'")
+    shards.write_text("[]")
+    refused(copied, "no index of weights")
+
+
 def test_a_scheduler_without_a_process(copied: Path) -> None:
     from diffusers import SCMScheduler
 
