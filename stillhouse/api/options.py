@@ -18,6 +18,7 @@ import yaml
 
 from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.spellings import current_options
+from stillhouse.io.plain_yaml import yaml_of
 from stillhouse.train.recipe import Recipe
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def plain(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return float(text) if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", text) else yaml.safe_load(text)
+        return float(text) if re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", text) else yaml_of(text)
     except (yaml.YAMLError, ValueError):
         return text
 
@@ -196,7 +197,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     require(path.is_file(), f"There is no run file '{path}'.")
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml_of(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StillhouseError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
     return required_type(entries, dict, f"'{path}' holds no entries; a run file looks like 'method: cm'.")

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
+LONGEST = 1500  # characters of a message: what a file holds may be of any length
+UNPRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal may take them for orders
 
 
 class StillhouseError(Exception):
-    """A mistake in the input. The CLI prints its message and exits with code 2."""
+    """A mistake in the input. The CLI prints its message and exits with code 2.
+
+    Arguments:
+        message: one sentence; a very long one is cut in its middle, signs that aren't printed are left out.
+    """
+
+    def __init__(self, message: str = ""):
+        message = UNPRINTED.sub("", str(message))
+        half = LONGEST // 2
+        super().__init__(message if len(message) <= LONGEST else f"{message[:half]} … {message[-half:]}")
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> StillhouseError:

@@ -28,6 +28,7 @@ from stillhouse.io.own import fill, is_own, kept, require_whole
 from stillhouse.models import build_model
 
 HEADER = "stillhouse"
+DEPTHS = ("depth", "blocks")  # options of networks that count their layers
 BESIDE = "stillhouse:"  # before the names of tensors in a file that are no weights
 CALLS: dict[str, Call] = {
     "plain": call_plain,
@@ -249,7 +250,7 @@ def load_denoiser(
         net: nn.Module
         if own is None:
             call = CALLS[about.get("call", "plain")]
-            net = build_model(about["model"])
+            net = _described(path, about["model"], weights)
         else:
             make = required(network, missing_code(path, own))
             made = make()
@@ -350,10 +351,9 @@ def load_module(
     if "module" not in about:
         return load_denoiser(path, network)
     try:
-        module = build_model(about["module"])
+        module = _described(Path(path), about["module"], weights)
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
-    _fit(Path(path), module.state_dict(), weights)
     module.load_state_dict(weights)
     return module.eval(), dict(about.get("info") or {})
 
@@ -373,6 +373,34 @@ def companion_file(path: Path, name: object) -> Path:
     plain = word.replace("_", "").replace("-", "")
     require(plain.isascii() and plain.isalnum(), f"'{word[:80]}' is no name of a companion.")
     return path.with_name(f"{word}.safetensors")
+
+
+def _described(path: Path, config: Any, weights: dict[str, Tensor]) -> nn.Module:
+    """The network that a header describes. A header may lie: nothing of its size is made before the file is
+    seen to hold the weights of it."""
+    config = required_type(config, dict, f"The header of '{path}' describes no network.")
+    _bounded(path, "model", config, max(64, len(weights)))
+    try:
+        with torch.device("meta"):
+            plan = build_model(config)
+    except StillhouseError as error:
+        raise StillhouseError(f"'{path}' can't be opened: {error}") from error
+    _fit(path, plan.state_dict(), weights)
+    return build_model(config)
+
+
+def _bounded(path: Path, name: str, value: Any, most: int) -> None:
+    """Refuse more layers than there are tensors: each has one at least."""
+    if isinstance(value, dict):
+        for below, one in value.items():
+            _bounded(path, below, one, most)
+    elif isinstance(value, list | tuple):
+        short = len(value) <= most
+        require(short, f"The header of '{path}' lists {len(value):,} {name} for {most} tensors.")
+        for one in value:
+            _bounded(path, name, one, most)
+    elif name in DEPTHS and isinstance(value, int):
+        require(value <= most, f"The header of '{path}' names a {name} of {value:,} for {most} tensors.")
 
 
 def _fit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:

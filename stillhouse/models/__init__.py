@@ -46,5 +46,6 @@ def build_model(config: dict[str, Any], seed: int = 0) -> Network:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return MODELS[name](**options)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise StillhouseError(f"The model '{name}' can't be built with {options}: {error}.") from error
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StillhouseError(f"The model '{name}' can't be built with {options}: {reason}.") from error

@@ -22,6 +22,7 @@ from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required, required_type
 from stillhouse.forms.views import View, view_of
+from stillhouse.io.plain_yaml import yaml_of
 from stillhouse.model import Model
 from stillhouse.report.kept import kept_samples, large_view
 from stillhouse.samplers.tiled import restore
@@ -168,7 +169,7 @@ def view_of_folder(
         f"The run '{folder}' has not been evaluated; run: stillhouse evaluate {folder}",
     )
     try:
-        evaluation, config = json.loads(evaluation_file.read_text()), yaml.safe_load(config_file.read_text())
+        evaluation, config = json.loads(evaluation_file.read_text()), yaml_of(config_file.read_text())
         options = dict(evaluation["world"])
         place = options.pop("name")
         world = None if place == NAME else get_world(place, **options)

@@ -45,3 +45,11 @@ def test_the_types_are_narrowed() -> None:
     assert_type(required(maybe, "Give a number."), int)
     thing: object = "word"
     assert_type(required_type(thing, str, "Give a word."), str)
+
+
+def test_what_a_file_holds_makes_no_long_message_and_no_orders_to_a_terminal():
+    error = str(StillhouseError(f"There is no '{'x' * 10**6}'; give another one."))
+    assert len(error) < 1600 and error.startswith("There is no 'xxx") and error.endswith("give another one.")
+    assert str(StillhouseError("a\x1b[2Jb\x00c\x9bd\ne\tf")) == "a[2Jbcd\ne\tf"
+    short = "y" * 1500
+    assert str(StillhouseError(short)) == short

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 
 import pytest
 import torch
@@ -179,3 +180,26 @@ def test_atomic_write_makes_folders_and_refuses_what_it_can_not_write(tmp_path):
     with pytest.raises(StillhouseError, match="Can't write"):
         atomic_write(tmp_path / "new", b"text")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "deep", "new"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"depth": 10**7}, "names a depth of 10,000,000 for"),
+        ({"width": 10**7}, "don't fit the network"),
+        ({"width": -1}, "can't be built"),
+        ({"width": 10**30}, "can't be built"),
+        ({"depth": 0.5}, "can't be built"),
+        ({"width": "wide"}, "can't be built"),
+        ({"depth": [1] * 10**5}, "lists 100,000 depth for"),
+    ],
+)
+def test_a_header_that_lies_of_its_network_costs_nothing(saved, change, sentence):
+    tensors = load_file(saved)
+    with weights.safe_open(saved, "pt") as file:
+        about = json.loads(file.metadata()["stillhouse"])
+    about["model"] |= change
+    save_file(tensors, saved, {"stillhouse": json.dumps(about)})
+    began = time.process_time()
+    assert sentence in refusal(saved)
+    assert time.process_time() - began < 5  # a network of that size takes minutes, or all memory

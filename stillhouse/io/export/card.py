@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from stillhouse.io.export.schedulers import Choice, Habits
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.pipelines import Family
 from stillhouse.io.pipelines.folder import title_of
+from stillhouse.io.plain_yaml import yaml_of
 
+LONGEST = 200  # characters of a value in a card
 LICENCE = ("license", "license_name", "license_link")
 PROMPT = "a red circle above a blue square"
 CONTROL = """## A ControlNet for it
@@ -75,6 +79,24 @@ class Facts:
         return str(self.info.get("method", "distillation"))
 
 
+def words(value: object) -> str:
+    """A value as plain text in Markdown: it makes no tags, no markup, no row and no line of its own."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return re.sub(r"([\\`*\[\]|#])", r"\\\1", html.escape(text, quote=False))
+
+
+def code(value: object) -> str:
+    """A value as a span of code in Markdown."""
+    text = " ".join(str(value).replace("`", "'").split())
+    return f"`{text[:LONGEST]}`"
+
+
+def literal(text: str) -> str:
+    """A text as Python has it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _base_name(family: Family, info: Mapping[str, Any]) -> str:
     """``owner/name`` of a hub model, wherever its snapshot lies, else the name of the teacher's folder."""
     name = str(getattr(family.pipe.config, "_name_or_path", "") or "")
@@ -90,7 +112,7 @@ def teacher_card(family: Family) -> dict[str, Any]:
         return {}
     found = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        pred = yaml.safe_load(found[1]) if found else {}
+        pred = yaml_of(found[1]) if found else {}
     except yaml.YAMLError:
         return {}
     return pred if isinstance(pred, dict) else {}
@@ -123,9 +145,9 @@ def card(facts: Facts) -> str:
         )
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---\n",
-        f"# {facts.base.rpartition('/')[2]} in {_count(facts)}\n",
-        f"{HEADS[facts.form]} **{facts.base}** that samples in {_count(facts)}, "
-        f"{'searched' if facts.form == 'scheduler' else 'distilled'} with the method `{facts.method}` of "
+        f"# {words(facts.base.rpartition('/')[2])} in {_count(facts)}\n",
+        f"{HEADS[facts.form]} **{words(facts.base)}** that samples in {_count(facts)}, "
+        f"{'searched' if facts.form == 'scheduler' else 'distilled'} with the method {code(facts.method)} of "
         "Stillhouse.\n",
         f"## How to call it\n\n```python\n{snippet(facts)}```\n",
         "".join(f"- {sentence}\n" for sentence in pred),
@@ -165,31 +187,33 @@ def snippet(facts: Facts) -> str:
     lines = [
         "from diffusers import DiffusionPipeline",
         "",
-        f'pipe = DiffusionPipeline.from_pretrained("{opened}"{trust})',
+        f"pipe = DiffusionPipeline.from_pretrained({literal(opened)}{trust})",
     ]
     if facts.form != "full":
         part = facts.family.part
         if weightless:
             pass
         elif hasattr(facts.family.pipe, "load_lora_weights"):
-            lines.append(f'pipe.load_lora_weights("{facts.name}")')
+            lines.append(f"pipe.load_lora_weights({literal(facts.name)})")
         else:
             lines = [
                 "from peft import PeftModel",
                 *lines,
-                f'pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{facts.name}").merge_and_unload()',
+                f"pipe.{part} = PeftModel.from_pretrained(pipe.{part}, {literal(facts.name)})"
+                ".merge_and_unload()",
             ]
         if facts.choice.own:
             lines = [
                 "import sys",
                 *lines,
-                f'sys.path.insert(0, "{facts.name}/scheduler")',
+                f"sys.path.insert(0, {literal(facts.name + '/scheduler')})",
                 "from few_step_scheduler import FewStepScheduler",
             ]
         else:
             lines = [f"from diffusers import {facts.choice.name}", *lines]
         lines.append(
-            f'pipe.scheduler = {facts.choice.name}.from_pretrained("{facts.name}", subfolder="scheduler")'
+            f"pipe.scheduler = {facts.choice.name}.from_pretrained({literal(facts.name)}, "
+            'subfolder="scheduler")'
         )
     made = "clip = pipe({}).frames[0]" if facts.family.frames else "image = pipe({}).images[0]"
     lines.append(made.format(", ".join(call_options(facts))))
@@ -267,5 +291,7 @@ def _scheduler_remarks(facts: Facts) -> list[str]:
 def _table(title: str, values: Mapping[str, Any] | None) -> str:
     if not values:
         return ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in values.items() if not isinstance(value, dict))
+    rows = "\n".join(
+        f"| {words(key)} | {words(value)} |" for key, value in values.items() if not isinstance(value, dict)
+    )
     return f"## {title}\n\n| | |\n|---|---|\n{rows}\n"

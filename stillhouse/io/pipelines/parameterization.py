@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.io.pipelines.schedules import PREDICTIONS, Schedule, read_schedule
+from stillhouse.io.plain_yaml import yaml_of
 
 NAMES = {ours: theirs for theirs, ours in PREDICTIONS.items()}
 SPELLINGS = {
@@ -92,7 +93,7 @@ def _of_yaml(file: Path) -> Stated | None:
     if not file.is_file():
         return None
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        found = yaml_of(file.read_text(encoding="utf-8"))["model"]["params"]
         spelled = str(found.get("parameterization", "eps")).lower()
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from dataclasses import replace
@@ -49,6 +50,27 @@ def test_a_snapshot_of_the_hubs_cache_goes_by_the_models_name(tmp_path: Path, ca
     assert (
         json.loads((folder / "lora" / "adapter_config.json").read_text())["base_model_name_or_path"] == name
     )
+
+
+def test_nothing_that_a_card_names_is_markup_or_code(tmp_path: Path) -> None:
+    """Names of folders and values of options are anybody's; a page that hubs show must show them as text."""
+    place = tiny.build("sd", tmp_path / 'a"b<script>x')
+    options = {"note": "<img src=x>|`a`\n## head", "long": "y" * 1000, "[k](http://x)": "*b*"}
+    made = student_of(place, lora=True)
+    made.info = {**made.info, "method": "`<b>", "options": options, "measured": {"fid": "1 | 2\n3"}}
+    folder = made.save_pretrained(tmp_path / 'turbo"); import os; ("')
+    for file in (folder / "README.md", folder / "lora" / "README.md"):
+        text = file.read_text()
+        body, snippet = text.split("---\n", 2)[2], re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+        outside = re.sub(r"```.*?```|`[^`]*`", "", body, flags=re.DOTALL)
+        assert "<" not in outside and "\n## head" not in body and "y" * 201 not in body
+        rows = [re.sub(r"\\.", "", line) for line in body.splitlines() if line.startswith("|")]
+        assert rows and all(row.count("|") == 3 for row in rows)
+        named = [n.value for n in ast.walk(ast.parse(snippet)) if isinstance(n, ast.Constant)]
+        assert 'a"b<script>x' in named or 'turbo"); import os; ("' in named
+        assert not any(
+            isinstance(n, ast.Import) and n.names[0].name == "os" for n in ast.walk(ast.parse(snippet))
+        )
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
