@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillhouse.core.errors import StillhouseError, require
-from stillhouse.io.data.prepare import light_of, turned
+from stillhouse.io.data.prepare import MOST, light_of, turned
 from stillhouse.io.weights import atomic_write
 
 LEAST = 8  # pixels on a side
-MOST = 64_000_000  # pixels of a picture that fits into memory as numbers, several times over
 # by task, how many times smaller than its restored copy a picture is
 SCALES = {"x4": 4, "x2": 2, "blur": 1, "noise": 1, "jpeg": 1, "real": 2}
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

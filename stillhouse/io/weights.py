@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stillhouse.core.spellings import current_weights
 from stillhouse.io.own import fill, is_own, kept, require_whole
 from stillhouse.models import build_model
 
+log = logging.getLogger("stillhouse")
 HEADER = "stillhouse"
 DEPTHS = ("depth", "blocks")  # options of networks that count their layers
 BESIDE = "stillhouse:"  # before the names of tensors in a file that are no weights
@@ -261,6 +263,7 @@ def load_denoiser(
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
     _fit(path, net.state_dict(), weights)
+    warn_unless_finite(weights, path)
     if own is None:
         net.load_state_dict(weights)
     else:
@@ -354,6 +357,7 @@ def load_module(
         module = _described(Path(path), about["module"], weights)
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
+    warn_unless_finite(weights, path)
     module.load_state_dict(weights)
     return module.eval(), dict(about.get("info") or {})
 
@@ -373,6 +377,20 @@ def companion_file(path: Path, name: object) -> Path:
     plain = word.replace("_", "").replace("-", "")
     require(plain.isascii() and plain.isalnum(), f"'{word[:80]}' is no name of a companion.")
     return path.with_name(f"{word}.safetensors")
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is NaN or infinite; None where all are finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def warn_unless_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Log that weights which were just read are not all finite."""
+    if name := first_not_finite(tensors):
+        log.warning("'%s' holds weights that are not finite, first '%s'; nor will samples be.", source, name)
 
 
 def _described(path: Path, config: Any, weights: dict[str, Tensor]) -> nn.Module:

@@ -31,8 +31,13 @@ log = logging.getLogger("stillhouse")
 def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Every tensor of the modules under ``module/name``, copied, so that shared and strided tensors save
     too; of a user's network also those that its state lacks, under ``module/stillhouse:name``."""
+    return {name: v.detach().cpu().contiguous().clone() for name, v in named_tensors(modules).items()}
+
+
+def named_tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """The tensors themselves, by the names of :func:`weights_of`."""
     return {
-        f"{m}/{k}": v.detach().cpu().contiguous().clone()
+        f"{m}/{k}": v
         for m, module in modules.items()
         for k, v in [*module.state_dict().items(), *_beside(module).items()]
     }

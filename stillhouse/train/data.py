@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, balanced_labels, cycled, move, pick, size
+from stillhouse.core.conditions import Condition, balanced_labels, cycled, flattened, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require, required
 from stillhouse.model import Model
@@ -63,6 +63,13 @@ class TensorData:
             f"There are {len(x)} samples but {size(cond)} "
             f"{'labels' if torch.is_tensor(cond) else 'conditions'}.",
         )
+        for part in flattened(cond).values():
+            lost = ~torch.isfinite(part.reshape(len(part), -1)).all(1)
+            require(
+                not bool(lost.any()),
+                "The conditions hold NaN or infinite values (first in row "
+                f"{int(lost.nonzero()[0]) if lost.any() else 0}); clean them first.",
+            )
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(
                 int(cond.min()) >= 0 and int(cond.max()) < classes,

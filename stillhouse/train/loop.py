@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from stillhouse.train.data import Data
 from stillhouse.train.ema import EMA, decay_at
 from stillhouse.train.engine import Engine
 from stillhouse.train.feed import Feed
+from stillhouse.train.finite import FiniteGuard
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
 from stillhouse.train.journal import Journal
@@ -134,6 +134,12 @@ class Trainer:
         product = self.product()
         if isinstance(product, Model):
             product.require_savable()  # now, and not after hours of training
+        self.guard = FiniteGuard(
+            skip=recipe.nonfinite == "skip",
+            scaled=self.engine.scaler is not None,
+            folder=self.out / "checkpoints" if self.out else None,
+            begun=checkpoint.named_tensors(self.modules),
+        )
         self.passes: dict[str, float] = {}  # by player, counted in its first turn of this process
 
     # -- a run -------------------------------------------------------------------------------------
@@ -150,6 +156,8 @@ class Trainer:
             for step in range(start, self.recipe.steps):
                 self.iterate(step)
                 last = step + 1 == self.recipe.steps
+                if last:
+                    self.guard.require_moved()
                 due = self.recipe.save_every and (step + 1) % self.recipe.save_every == 0
                 stopping = self.stopping  # looked at once: a signal may come while the checkpoint is written
                 if self.out and (last or due or stopping):
@@ -166,6 +174,8 @@ class Trainer:
             self.journal.close()
             for name, handler in previous.items():
                 signal.signal(name, handler)
+        if not self.out:
+            self.guard.require_finite(checkpoint.named_tensors(self.modules), self.recipe.steps)
         product = self.product()
         if self.out and self.engine.main:
             product.save_pretrained(self.out / "model")
@@ -208,7 +218,7 @@ class Trainer:
             logged[f"{name}/lr"] = player.schedule(within, self.method.current.length)
             length = player.gradient_norm()
             norm = float(length)
-            if self._finite(name, step, value, norm):
+            if self.guard.allows(name, step, value, norm, self.journal.message):
                 player.clip(length)
                 player.optimiser.step()
                 for slow in [*self.method.emas.values(), *self.averages.values()]:
@@ -270,22 +280,6 @@ class Trainer:
         """The stage that ``step`` is in, and its number within it."""
         return locate(self.method.plan, step)
 
-    def _finite(self, name: str, step: int, value: float, norm: float) -> bool:
-        if math.isfinite(value) and math.isfinite(norm):
-            return True
-        what = "loss" if not math.isfinite(value) else "gradient"
-        if self.recipe.nonfinite == "skip" or (self.engine.scaler is not None and what == "gradient"):
-            self.journal.message(f"Step {step}: the {what} of '{name}' is not finite; its step is skipped.")
-            return False
-        last = (
-            None
-            if not self.out
-            else next(iter(sorted((self.out / "checkpoints").glob("step-*"), reverse=True)), None)
-        )
-        good = f"the last good checkpoint is '{last}'" if last else "there is no checkpoint yet"
-        found = f"The {what} of player '{name}' became {value if what == 'loss' else norm} at step {step}"
-        raise StillhouseError(f"{found}; {good}. Try a lower rate or a clip.")
-
     def _look(self, step: int) -> None:
         """Sample a little with fixed noise: is the student collapsing? Show a grid if one is due."""
         every = max(1, self.recipe.steps // 20)
@@ -318,7 +312,8 @@ class Trainer:
 
     # -- stop and go on ----------------------------------------------------------------------------
     def save(self, step: int) -> None:
-        """Write the checkpoint after ``step`` iterations."""
+        """Write the checkpoint after ``step`` iterations; raises :class:`StillhouseError` for a state that is
+        not finite."""
         if self.engine.main:
             assert self.out
             tensors, numbers = checkpoint.optimisers_of(self.players)
@@ -326,6 +321,8 @@ class Trainer:
             if self.engine.scaler is not None:
                 state["scale"] = self.engine.scaler.get_scale()
             files = {"weights": checkpoint.weights_of(self.modules), "optimisers": tensors}
+            for part in files.values():
+                self.guard.require_finite(part, step)
             checkpoint.write(self.out / "checkpoints", step, files, state, self.recipe.keep_checkpoints)
             self.feed.forget(checkpoint.oldest(self.out / "checkpoints"))
         self.engine.wait()

@@ -146,6 +146,18 @@ def test_weights_that_do_not_fit(saved):
     assert "'more' is (1,) there, unknown in the network" in refusal(saved)
 
 
+def test_weights_that_are_not_finite_are_named(saved, caplog):
+    load_denoiser(saved)
+    assert not caplog.text
+    tensors = load_file(saved)
+    with weights.safe_open(saved, "pt") as file:
+        header = file.metadata()
+    tensors["input.bias"][2] = float("nan")
+    save_file(tensors, saved, header)
+    load_denoiser(saved)
+    assert "holds weights that are not finite, first 'input.bias'" in caplog.text
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(denoiser, saved, monkeypatch):
     before = saved.read_bytes()
 

@@ -1,6 +1,7 @@
 """The loop when things go wrong: losses that are no numbers, Ctrl-C, other people's folders, settings that do
 not fit."""
 
+import itertools
 import json
 import math
 import os
@@ -33,6 +34,7 @@ class Fragile(Method):
     when: int = option(99, "step", low=0)
     who: str = option("student", "player")
     what: str = option("loss", "what breaks")
+    lasting: bool = option(False, "in every step from there on")
 
     def build(self):
         self.fake = self.player("fake", self.teacher.copy())
@@ -50,7 +52,8 @@ class Fragile(Method):
         x, t = batch.noise(), batch.times(0.0, 1.0)
         pred, real = model(x, t).velocity, self.teacher(x, t).velocity
         loss = (pred - 0.5 * real).square().mean()
-        if batch.step == self.when and batch.player == self.who:
+        broken = batch.step >= self.when if self.lasting else batch.step == self.when
+        if broken and batch.player == self.who:
             return (
                 loss * math.nan if self.what == "loss" else loss + (pred * 0).abs().sqrt().sum()
             )  # d sqrt at 0: inf * 0
@@ -224,3 +227,55 @@ def test_the_student_that_is_returned_is_the_average():
     last, mean = plain.fit().denoiser.state_dict(), averaged.fit().denoiser.state_dict()
     assert same(last, plain.method.student.state_dict()) and same(last, averaged.method.student.state_dict())
     assert not same(last, mean)
+
+
+def overflowing(run, when):
+    """``run`` with an optimiser that makes an infinite weight of finite gradients in its step ``when``."""
+    player, taken = run.players["student"], itertools.count()
+    step = player.optimiser.step
+
+    def overflow():
+        step()
+        if next(taken) == when:
+            with torch.no_grad():
+                player.parameters[0].view(-1)[0] = math.inf
+
+    player.optimiser.step = overflow
+    return run
+
+
+@pytest.mark.parametrize("when", [3, 7])
+def test_what_has_diverged_is_never_kept_as_good(tmp_path, when):
+    """Finiteness is looked at again after the optimiser's step, before anything is written."""
+    run = overflowing(trainer(tmp_path / "run", save_every=1), when)
+    with pytest.raises(StillhouseError) as caught:
+        run.fit()
+    message, kept = str(caught.value), sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"After step {when + 1} 'student/" in message and "nothing of it is kept" in message
+    assert kept == [f"step-{when - 1:08d}", f"step-{when:08d}"] and kept[-1] in message
+    assert not (tmp_path / "run" / "model").exists()  # in the last step, too
+    # in memory as well
+    with pytest.raises(StillhouseError, match="no checkpoint yet"):
+        run = trainer()
+        with torch.no_grad():
+            run.averages["average"].module.net.input.bias[0] = float("nan")
+        run.fit()
+
+
+def test_a_run_that_skips_every_step_has_failed(tmp_path):
+    method = Fragile(when=0, lasting=True)
+    with pytest.raises(StillhouseError, match="Every step of player 'student' was skipped"):
+        trainer(tmp_path / "run", method=method, nonfinite="skip").fit()
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(StillhouseError, match="The last 100 steps of player 'student' were skipped"):
+        trainer(method=method, nonfinite="skip", steps=500).fit()
+
+
+def test_a_mask_may_be_infinite(tmp_path):
+    run = trainer(tmp_path / "run")
+    assert run.guard.exempt == set()
+    masked = trainer(tmp_path / "other").guard
+    masked.exempt = {"student/mask"}
+    masked.require_finite({"student/mask": torch.tensor(-float("inf")), "student/w": torch.ones(2)}, 1)
+    with pytest.raises(StillhouseError, match="'student/w' is not finite"):
+        masked.require_finite({"student/w": torch.tensor([1.0, float("nan")])}, 1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Size = tuple[int, int]  # height, width
+MOST = 64_000_000  # pixels of a picture that fits into memory as numbers, several times over
 
 
 def to_tensor(image: Image, size: Size, channels: int = 3) -> Tensor:

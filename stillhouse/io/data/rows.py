@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.files import Digests
+from stillhouse.io.data.prepare import MOST
 from stillhouse.io.data.splits import SPLITS, TRAIN
-from stillhouse.io.photo import MOST
 
 if TYPE_CHECKING:
     from PIL.Image import Image

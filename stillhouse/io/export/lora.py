@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
+from stillhouse.io.weights import warn_unless_finite
 
 DIFFUSERS, PEFT, PEFT_CONFIG = (
     "pytorch_lora_weights.safetensors",
@@ -133,6 +134,7 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
         base, int(config["r"]), alpha=float(config["lora_alpha"]), targets=tuple(config["target_modules"])
     ).copy()
     found: dict[str, Tensor] = load_file(folder / PEFT)
+    warn_unless_finite(found, folder)
     with torch.no_grad():
         for key, weight in student.weights.items():
             layer, _, half = key.replace("/", ".").rpartition(".")
