@@ -28,12 +28,13 @@ from stillhouse.api.resolve import (
     untrained,
     world_of,
 )
-from stillhouse.api.run import CACHE, CONFIG, OPENING, Run
+from stillhouse.api.run import CACHE, CONFIG, OPENING, Run, require_same
 from stillhouse.api.system import name_of, own_defaults, requires, right_command, system_class, system_of
 from stillhouse.api.trust import changed
 from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required_type
+from stillhouse.core.processes import process_rank
 from stillhouse.io.own import is_own, names_code, run_code
 from stillhouse.model import Model, Network
 from stillhouse.opening import model_of
@@ -46,6 +47,7 @@ from stillhouse.train.guards import suiting
 from stillhouse.train.loop import Interrupted, Trainer
 from stillhouse.train.method import Method
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.run_folder import held
 from stillhouse.worlds.base import WORLDS, World, get_world
 
 log = logging.getLogger("stillhouse")
@@ -93,9 +95,18 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
 
     Returns:
         The product; with ``run.out`` it is in ``out/model`` as well, and the run in ``out/run.yaml``.
+
+    Raises:
+        StillhouseError: for a mistake in what was given, a folder in which another run is at work, and a run
+            that fails.
     """
-    memory = memory or Memory()
     free_folder(run.out, resume)
+    first = process_rank() == 0  # of several processes of one run one holds its folder
+    with held(Path(run.out) if run.out and first else None):
+        return _execute(run, memory or Memory(), resume, quiet)
+
+
+def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
     named = memory.system if memory.system is not None else run.system or "denoising"
     folder, sort = Path(run.out) if run.out else None, system_class(named)
     begun = resume and folder is not None and (folder / CONFIG).is_file()
@@ -143,6 +154,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         settings=defaults.line or None,
         validation_prompts=prompts,
     )
+    if begun and folder:
+        require_same(read_yaml(folder / CONFIG), run.entries(), folder)
     job = Job(run, base, data, recipe, folder, resume, quiet, shown)
     if isinstance(system, Operation):
         return job.operation(system, student)

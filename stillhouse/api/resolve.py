@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from stillhouse.api.models import of_world
-from stillhouse.api.run import CACHE
 from stillhouse.api.system import requires
 from stillhouse.core.conditions import Condition, cycled, drop_condition, move
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
@@ -26,6 +25,7 @@ from stillhouse.models import build_model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.samplers.time_probe import rows_of, warn_of_times
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData, conditions_of
+from stillhouse.train.run_folder import is_free
 from stillhouse.worlds.base import World, open_world
 
 DATA = ("auto", "world", "none")
@@ -149,9 +149,10 @@ def free_folder(out: str | Path | None, resume: bool) -> None:
         return
     folder = Path(out)
     require(not folder.exists() or folder.is_dir(), f"'{folder}' is a file, not a folder.")
-    # a run that was refused after its data had been encoded leaves that behind, and no run
-    busy = folder.exists() and any(entry.name != CACHE for entry in folder.iterdir())
-    require(not busy, f"The folder '{folder}' is not empty; resume the run in it or give another name.")
+    require(
+        is_free(folder),
+        f"The folder '{folder}' is not empty; resume the run in it or give another name.",
+    )
 
 
 def _conditions(world: World | None, teacher: Model) -> Data:

@@ -19,6 +19,7 @@ CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
 COMMON = ("command", "method", "system", "world", "data", "options", "run", "out", "quiet")
 MADE = ("code", "versions")  # written for the reader, and for a later look
 OPENING = ("height", "width", "frames", "dtype")  # how the teacher's pipeline is opened
+SAME = ("world", "student", "process", "kind", "negative_prompt", *OPENING)  # of a run and what it goes on as
 ENTRIES = {
     "train": (*COMMON, *MADE, "network", "process", "kind"),
     "distill": (
@@ -182,6 +183,30 @@ def read_entries(path: Path, command: str = "") -> dict[str, Any]:
             f"The entry '{section}' of '{path}' holds names and values.",
         )
     return {**read, "command": meant}
+
+
+def require_same(recorded: Mapping[str, Any], entries: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run as another one. The teacher and data may lie elsewhere now: of these the
+    loop compares what they hold.
+
+    Arguments:
+        recorded: the entries of the run's file.
+        entries: of the run as it would go on.
+        folder: of the run, for the sentence.
+
+    Raises:
+        StillhouseError: naming the entries that differ.
+    """
+    changed = [
+        name
+        for name in SAME
+        if entries.get(name) and name in recorded and _listed(entries[name]) != _listed(recorded[name])
+    ]
+    require(
+        not changed,
+        f"The run in '{folder}' was started with another {' and '.join(changed)}; give the same to resume it, "
+        "or start a new run.",
+    )
 
 
 def _listed(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
 
 ``checkpoints/step-00000100/{weights,optimisers}.safetensors, state.json``: written under a temporary name,
-fsynced, renamed. ``state.json`` is written last and holds each file's size and digest, so a torn checkpoint
-is recognised and passed over.
+fsynced, renamed. ``state.json`` is written last and holds each file's size and digest, and one of its own, so
+a torn checkpoint is recognised and passed over.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -149,8 +150,10 @@ def write(
         for name, tensors in files.items():
             blob = save(tensors)
             atomic_write(temporary / f"{name}.safetensors", blob)
-            sums[name] = [len(blob), hashlib.blake2b(blob, digest_size=16).hexdigest()]
-        atomic_write(temporary / "state.json", json.dumps({**state, "step": step, "files": sums}).encode())
+            sums[name] = [len(blob), _digest(blob)]
+        text = json.dumps({**state, "step": step, "files": sums})
+        whole = {"state": text, "digest": _digest(text.encode())}
+        atomic_write(temporary / "state.json", json.dumps(whole).encode())
         shutil.rmtree(final, ignore_errors=True)
         os.rename(temporary, final)
         handle = os.open(folder, os.O_RDONLY)
@@ -172,16 +175,36 @@ def write(
 def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """State and tensors of one checkpoint; raises :class:`StillhouseError` if it is torn."""
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = _state(path)
         for name, (size, digest) in state["files"].items():
             blob = (path / f"{name}.safetensors").read_bytes()
-            if len(blob) != size or hashlib.blake2b(blob, digest_size=16).hexdigest() != digest:
+            if len(blob) != size or _digest(blob) != digest:
                 raise StillhouseError(
                     f"The checkpoint '{path}' is torn: {name}.safetensors is not what was written."
                 )
         return state, {name: load_file(path / f"{name}.safetensors") for name in state["files"]}
-    except (OSError, ValueError, KeyError) as error:
+    except StillhouseError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise StillhouseError(f"The checkpoint '{path}' is torn: {error}.") from error
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What ``state.json`` holds; one of before has no digest."""
+    found = json.loads((path / "state.json").read_text("utf-8"))
+    if "files" not in found:
+        text = found["state"]
+        if set(found) != {"state", "digest"} or _digest(text.encode()) != found["digest"]:
+            raise StillhouseError(f"The checkpoint '{path}' is torn: state.json is not what was written.")
+        found = json.loads(text)
+    step = int(found["step"])
+    if path.name != f"step-{step:08d}":
+        raise StillhouseError(f"The checkpoint '{path}' is torn: it is of step {step}.")
+    return dict(found)
+
+
+def _digest(blob: bytes) -> str:
+    return hashlib.blake2b(blob, digest_size=16).hexdigest()
 
 
 def oldest(folder: Path) -> int:

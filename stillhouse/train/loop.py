@@ -30,10 +30,12 @@ from stillhouse.train.feed import Feed
 from stillhouse.train.finite import FiniteGuard
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
+from stillhouse.train.identity import data_identity, network_identity, recipe_identity, same
 from stillhouse.train.journal import Journal
 from stillhouse.train.method import Method, copy_weights, option_defaults
 from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
+from stillhouse.train.run_folder import is_free
 from stillhouse.train.stage import locate
 
 
@@ -332,9 +334,8 @@ class Trainer:
         if not self.out:
             return 0
         require(not self.out.exists() or self.out.is_dir(), f"'{self.out}' is a file, not a folder.")
-        busy = self.out.exists() and any(self.out.iterdir())
         require(
-            resume or not busy,
+            resume or is_free(self.out),
             f"The folder '{self.out}' is not empty; resume the run in it or give another name.",
         )
         self.out.mkdir(parents=True, exist_ok=True)
@@ -350,7 +351,9 @@ class Trainer:
             f"The teacher of the run in '{self.out}' had other weights than the one given now; its code "
             "must make the same network each time, from saved weights or under a fixed seed.",
         )
-        changed = [k for k in mine if k != "teacher" and noted.get(k) != mine[k]]
+        # of an entry that a checkpoint of before does not have its default was meant
+        meant = {**_as_json(recipe_identity(Recipe())), **{k: mine[k] for k in ("student", "data")}, **noted}
+        changed = [k for k in mine if k != "teacher" and not same(mine[k], meant.get(k))]
         require(
             not changed,
             f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the "
@@ -366,28 +369,14 @@ class Trainer:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
-        r = self.recipe
-        plain = {
-            k: getattr(r, k)
-            for k in (
-                "steps",
-                "batch",
-                "grad_accum",
-                "seed",
-                "lr",
-                "schedule",
-                "warmup",
-                "clip",
-                "ema",
-                "precision",
-                "lora",
-            )
+        made = {
+            **recipe_identity(self.recipe),
+            "method": self.method.describe(),
+            "student": network_identity(self.method.student),
+            "data": data_identity(self.feed.data),
+            **({"teacher": self.digest} if self.digest else {}),
         }
-        # only where they are set: a checkpoint of before has no such entries
-        plain |= {k: v for k in ("optimiser", "betas") if (v := getattr(r, k))}
-        plain |= {"weight_decay": r.weight_decay} if r.weight_decay >= 0 else {}
-        plain |= {"method": self.method.describe(), **({"teacher": self.digest} if self.digest else {})}
-        return _as_json(plain)
+        return _as_json(made)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let Ctrl-C and a polite kill end the run after the step in hand. Only the main thread may."""

@@ -1,0 +1,144 @@
+"""A run's folder: what may lie there before a run begins, and that one process at a time works in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.errors import StillhouseError
+
+LOCK = ".lock"
+# what a run leaves that was killed, or refused, before it began: data that was encoded for it
+BEFORE = {LOCK, "cache"}
+log = logging.getLogger("stillhouse")
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a run may begin in a folder: it is not there, or holds nothing but what one that never began
+    leaves."""
+    return not folder.exists() or all(
+        entry.name in BEFORE or entry.name.endswith(".part") for entry in folder.iterdir()
+    )
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a process that was killed left half-written; only whoever holds the folder may."""
+    for place in (folder, folder / "checkpoints", folder / "model"):
+        for left in [*place.glob(".*.part"), *place.glob(".step-*.tmp")]:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    left.unlink()
+
+
+@contextmanager
+def held(folder: Path | None) -> Iterator[None]:
+    """Inside the block no other process works in a run's folder, which is made if it is missing.
+
+    The kernel keeps the lock for as long as the process lives, so that one left by a dead process is none. On
+    a file system without locks a line says so, and a living process of the same host is still recognised.
+
+    Arguments:
+        folder: of the run; None for a run that writes nothing.
+
+    Raises:
+        StillhouseError: where another process holds it, with its number and host.
+    """
+    if folder is None:
+        yield
+        return
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    handle = _locked(path)
+    try:
+        os.ftruncate(handle, 0)
+        about = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
+        os.pwrite(handle, json.dumps(about).encode(), 0)
+        tidy(folder)
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+        if made:  # nothing was done there
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """The open file of a lock that this process holds."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _opened(path)
+    while True:
+        handle = _opened(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            about = _about(handle)
+            os.close(handle)
+            raise _refusal(path.parent, about) from None
+        except OSError as error:
+            about = _about(handle)
+            if _lives(about):
+                os.close(handle)
+                raise _refusal(path.parent, about) from error
+            log.warning("The file system of '%s' keeps no locks; start no other run there.", path.parent)
+            return handle
+        with suppress(OSError):
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
+        os.close(handle)  # its last holder deleted the file in the meantime
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    except OSError as error:
+        raise StillhouseError(f"Can't write to the folder '{path.parent}': {error.strerror}.") from error
+
+
+def _about(handle: int) -> dict[str, Any]:
+    """Who wrote a lock; empty where that can't be read."""
+    try:
+        found = json.loads(os.pread(handle, 1000, 0))
+        return found if isinstance(found, dict) else {}
+    except (ValueError, OSError):
+        return {}
+
+
+def _lives(about: dict[str, Any]) -> bool:
+    """Whether a lock was written by a process of this host that is still there."""
+    process = about.get("process")
+    if about.get("host") != socket.gethostname() or not isinstance(process, int) or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _refusal(folder: Path, about: dict[str, Any]) -> StillhouseError:
+    who = f"process {about.get('process', 'unknown')} on {about.get('host', 'an unknown host')}"
+    since = f" since {about['since']}" if "since" in about else ""
+    return StillhouseError(
+        f"In '{folder}' a run is at work, {who}{since}: wait for its end or stop it, or name another folder."
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
