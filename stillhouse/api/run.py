@@ -204,8 +204,8 @@ def require_same(recorded: Mapping[str, Any], entries: Mapping[str, Any], folder
     ]
     require(
         not changed,
-        f"The run in '{folder}' was started with another {' and '.join(changed)}; give the same to resume it, "
-        "or start a new run.",
+        f"The run in '{folder}' was started with another {' and '.join(changed)}; give the same to resume "
+        "it, or start a new run.",
     )
 
 

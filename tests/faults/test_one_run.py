@@ -158,7 +158,7 @@ def test_other_data_is_another_run(tmp_path):
 
 
 def test_every_flipped_bit_of_a_state_is_seen(half, tmp_path):
-    """The older checkpoint is taken then, or the run begins anew; it never goes on with what wasn't written."""
+    """The older checkpoint is taken then, or the run begins anew; it never goes on with what is torn."""
     place = tmp_path / "checkpoints"
     shutil.copytree(half / "checkpoints", place)
     file = place / "step-00000001" / "state.json"
