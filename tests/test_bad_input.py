@@ -329,14 +329,12 @@ def test_a_full_disk(told: Told, monkeypatch: pytest.MonkeyPatch, after: int) ->
     """The disk is full at the run's YAML, at a file of the checkpoint, or when its folder is renamed: no torn
     file has a final name."""
     full_disk(monkeypatch, after)
-    sentence = told("distill", "cm", *SMALL, "--out", "run", leaves=("run",))
+    sentence = told("distill", "cm", *SMALL, "--out", "run", leaves=("run",) if after else ())
     assert "No space left on device" in sentence
     files = {p.relative_to("run").as_posix() for p in Path("run").rglob("*") if p.is_file()}
     assert not any(".part" in f or ".tmp" in f for f in files) and "model/model.safetensors" not in files
-    if after == 0:
-        assert files == set()
     for state in Path("run").rglob("state.json"):
-        sums = json.loads(state.read_text())["files"]
+        sums = json.loads(json.loads(state.read_text())["state"])["files"]
         assert all(
             (state.parent / f"{name}.safetensors").stat().st_size == size for name, (size, _) in sums.items()
         )

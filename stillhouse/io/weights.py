@@ -388,7 +388,12 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def warn_unless_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Log that weights which were just read are not all finite."""
+    """Log that weights are not all finite.
+
+    Arguments:
+        tensors: that were just read, by name.
+        source: where they were read.
+    """
     if name := first_not_finite(tensors):
         log.warning("'%s' holds weights that are not finite, first '%s'; nor will samples be.", source, name)
 

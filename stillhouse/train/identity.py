@@ -70,7 +70,15 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def same(mine: Any, noted: Any) -> bool:
-    """Whether two identities agree, numbers but for what computing them again may change."""
+    """Whether two identities agree, numbers but for what computing them again may change.
+
+    Arguments:
+        mine: of the run as it goes on, plain data.
+        noted: of the run as it was.
+
+    Returns:
+        True if they do.
+    """
     if isinstance(mine, dict) and isinstance(noted, dict):
         return mine.keys() == noted.keys() and all(same(mine[name], noted[name]) for name in mine)
     if isinstance(mine, list) and isinstance(noted, list):

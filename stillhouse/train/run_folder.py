@@ -56,7 +56,7 @@ def held(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     handle = _locked(path)
@@ -70,9 +70,9 @@ def held(folder: Path | None) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         os.close(handle)
-        if made:  # nothing was done there
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # but for those in which nothing was done they aren't empty
+            for place in made:
+                place.rmdir()
 
 
 def _locked(path: Path) -> int:

@@ -29,7 +29,7 @@ CONTRACT = Contract(
     world={"name": "mixture", "bridge": "told"},
 )
 BRIDGE = Brownian(0.6)
-STEPS, BATCH, RATES = 2000, 128, {"student": 2e-3, "fake": 4e-3}
+STEPS, BATCH, RATES = 2000, 256, {"student": 2e-3, "fake": 4e-3}
 SAMPLES, WALK = 8192, 50
 SWD, LEAST = {"told": 0.75, "blind": 0.55}, {"told": 0.5, "blind": 0.25}
 
