@@ -26,7 +26,7 @@ from stillhouse.core.conditions import (
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required
-from stillhouse.core.guidance import given_scale
+from stillhouse.core.scale import given_scale
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import describe_denoiser, save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -42,6 +42,7 @@ log = logging.getLogger("stillhouse")
 M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS = "model.safetensors"
+MOST_STEPS = 100_000  # of a sample: what a grid of times is made for at once
 
 
 def pipeline_sampling(family: Family, steps: int) -> Sampling:
@@ -179,9 +180,13 @@ class Model:
             The sampling.
 
         Raises:
-            StillhouseError: for fewer than one step, or a number that a student was not trained for.
+            StillhouseError: for fewer than one step, more than :data:`MOST_STEPS`, or a number that a student
+                was not trained for.
         """
-        require(steps is None or steps >= 1, f"A sample takes at least one step, not {steps}.")
+        require(
+            steps is None or 1 <= steps <= MOST_STEPS,
+            f"A sample takes at least one step and at most {MOST_STEPS}, not {steps}.",
+        )
         guidance = None if guidance is None else given_scale(guidance, "Sampling")
         default = next(iter(self.samplings.values()))
         if steps is None:

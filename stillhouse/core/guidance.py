@@ -6,7 +6,6 @@ the border).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,25 +17,6 @@ from stillhouse.core.denoiser import Denoiser, Wrapped
 from stillhouse.core.errors import require
 from stillhouse.core.prediction import Prediction
 from stillhouse.core.token_prediction import TokenPrediction
-
-log = logging.getLogger("stillhouse")
-
-
-def given_scale(scale: float, where: str) -> float:
-    """The scale that a user means: 0 is "no guidance" in Diffusers, and so it is here, said once in a line.
-    (``D^0`` would be the unconditional estimate: the prompt dropped, at the price of two evaluations.)
-
-    Arguments:
-        scale: as given, 0 or more.
-        where: what it is of, for the line.
-
-    Returns:
-        The scale; 1 for 0.
-    """
-    if scale != 0:
-        return scale
-    log.warning("%s: a guidance scale of 0 is read as 1, no guidance; so it is in Diffusers.", where)
-    return 1.0
 
 
 def in_place_of(cond: Condition, negative: Condition) -> Condition:

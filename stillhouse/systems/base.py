@@ -19,8 +19,9 @@ from tqdm import tqdm
 from stillhouse.core.draws import Draws
 from stillhouse.model import Model, Network
 from stillhouse.train.data import Data
-from stillhouse.train.method import Method, check_options
+from stillhouse.train.method import Method
 from stillhouse.train.needs import requires
+from stillhouse.train.option import check_options
 from stillhouse.train.published import Published
 
 T = TypeVar("T")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -19,8 +18,6 @@ from torch import Tensor, nn
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import require
-from stillhouse.core.guidance import given_scale
 from stillhouse.core.precision import learnable
 from stillhouse.core.process import Process
 from stillhouse.model import Codec, Model, Network
@@ -28,6 +25,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.ema import EMA, Decay
 from stillhouse.train.needs import requires
+from stillhouse.train.option import check_options
+from stillhouse.train.option import option as option
 from stillhouse.train.published import Published
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate
@@ -35,34 +34,6 @@ from stillhouse.train.start import first_time_of, predicts_noise, require_clean_
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    code: bool = False,
-) -> Any:
-    """A hyperparameter: a dataclass field whose range :func:`check_option` enforces.
-
-    Arguments:
-        default: whose type is the option's.
-        help: a line for the command line and the docs.
-        unit: of the value; empty: none.
-        low: the smallest value, included; None: no bound.
-        high: the largest value, included; None: no bound.
-        choices: the texts that are accepted; empty: any.
-        code: whether a value may name code, ``module:function`` or ``./file.py:function``, which then runs.
-
-    Returns:
-        The field.
-    """
-    meta = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "code": code}
-    return field(default=default, metadata=meta)
 
 
 class Kept(nn.Module):
@@ -366,47 +337,3 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
 def option_defaults(method: Method) -> dict[str, Any]:
     """Defaults of a method's options by name, of those that have one."""
     return {f.name: f.default for f in dataclasses.fields(method) if f.default is not dataclasses.MISSING}
-
-
-def check_options(system: Any) -> None:
-    """Refuse options outside their declared ranges; a guidance scale of 0 becomes 1, in every system.
-
-    Arguments:
-        system: a dataclass with fields made by :func:`option`.
-
-    Raises:
-        StillhouseError: as :func:`check_option` does.
-    """
-    name = type(system).__name__
-    for f in dataclasses.fields(system):
-        check_option(name, f, getattr(system, f.name))
-        if f.name.endswith("guidance"):
-            setattr(system, f.name, given_scale(getattr(system, f.name), f"{name} {f.name}"))
-
-
-def check_option(method: str, f: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a hyperparameter outside its declared range, in one sentence.
-
-    Arguments:
-        method: name of the system, for the sentence.
-        f: a field made by :func:`option`; any other is passed over.
-        value: what was given; numbers are finite, and whole where the default is.
-
-    Raises:
-        StillhouseError: the value is not one of the choices, of another type, or out of range.
-    """
-    meta, name = f.metadata, f"{method} option '{f.name}'"
-    if not meta:
-        return
-    if meta["choices"]:
-        require(value in meta["choices"], f"{name} is one of {', '.join(meta['choices'])}, not {value!r}.")
-    if isinstance(f.default, bool) or not isinstance(f.default, int | float):
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    require(number, f"{name} is a finite number, not {value!r}.")
-    require(
-        isinstance(value, int) or not isinstance(f.default, int), f"{name} is a whole number, not {value!r}."
-    )
-    low, high = meta["low"], meta["high"]
-    require(low is None or value >= low, f"{name} is at least {low}, not {value}.")
-    require(high is None or value <= high, f"{name} is at most {high}, not {value}.")

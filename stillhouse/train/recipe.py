@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from stillhouse.core.errors import require
+from stillhouse.train.option import check_options, option
 
 OPTIMISERS = ("adam", "adamw", "radam", "sgd")
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass
@@ -29,10 +32,13 @@ class Optim:
     def __post_init__(self) -> None:
         require(self.name in OPTIMISERS, f"Optimiser is {', '.join(OPTIMISERS)}, not '{self.name}'.")
         require(
-            self.schedule in ("constant", "linear", "cosine"),
-            f"Schedule is constant, linear or cosine, not '{self.schedule}'.",
+            self.schedule in SCHEDULES,
+            f"Schedule is {', '.join(SCHEDULES)}, not '{self.schedule}'.",
         )
-        require(self.lr > 0, f"A learning rate is positive, not {self.lr}.")
+        require(
+            math.isfinite(self.lr) and self.lr > 0,
+            f"A learning rate is positive and finite, not {self.lr}.",
+        )
         require(self.clip >= 0 and self.warmup >= 0, "Clipping and warm-up are zero or more.")
         self.betas = (float(self.betas[0]), float(self.betas[1]))
 
@@ -41,65 +47,72 @@ class Optim:
 class Recipe:
     """The run around a method: length, batch, precision, averages, what is kept and shown."""
 
-    steps: int = 1000  # iterations
-    batch: int = 256  # samples per iteration, over all processes and accumulated micro-batches
-    grad_accum: int = 1  # micro-batches per iteration
-    seed: int = 0
+    steps: int = option(1000, "iterations", low=1)
+    batch: int = option(256, "samples per iteration, over all processes and accumulated micro-batches", low=1)
+    grad_accum: int = option(1, "micro-batches per iteration", low=1)
+    seed: int = option(0, "of all random draws")
     lr: dict[str, float] = field(default_factory=dict)  # player -> learning rate, over the method's default
-    optimiser: str = ""  # adam, adamw, radam or sgd, of every player; empty: the method's own
+    optimiser: str = option("", "of every player (none: the method's own)", choices=("", *OPTIMISERS))
     betas: tuple[float, ...] = ()  # of that optimiser, two numbers; none: the method's own
-    weight_decay: float = -1.0  # likewise; -1: the method's own
-    schedule: str = ""  # constant, linear or cosine; empty: the method's own
-    warmup: int = -1  # steps; -1: the method's own
-    clip: float = -1.0  # gradient norm; 0: none, -1: the method's own
-    ema: float = 0.999  # decay of the averaged student that is sampled and saved; 0: none
-    ema_half_life: float = 0.0  # in samples; > 0 replaces `ema`
-    ema_ramp: float = 0.05  # the half-life is at most this share of the samples seen so far
-    ema_power: float = 0.0  # > 0: power-function average of this exponent, replaces both
-    lora: int = 0  # rank; > 0: every copy of the teacher is an adapter on its weights, which are held once
-    lora_alpha: float = 0.0  # an adapter's effect is scaled by this over the rank; 0: the rank itself
+    weight_decay: float = option(-1.0, "of that optimiser (-1: the method's own)", low=-1)
+    schedule: str = option("", "of the rates (none: the method's own)", choices=("", *SCHEDULES))
+    warmup: int = option(-1, "linear rise of the rates (-1: the method's own)", unit="steps", low=-1)
+    clip: float = option(-1.0, "largest gradient norm (0: no clipping, -1: the method's own)", low=-1)
+    ema: float = option(
+        0.999, "decay of the averaged student that is sampled and saved, below 1 (0: none)", low=0, high=1
+    )
+    ema_half_life: float = option(0.0, "takes the place of `ema` where above 0", unit="samples", low=0)
+    ema_ramp: float = option(
+        0.05, "the half-life is at most this share of the samples seen so far", low=0, high=1
+    )
+    ema_power: float = option(
+        0.0, "exponent of a power-function average, which replaces both where above 0", low=0
+    )
+    lora: int = option(
+        0, "rank; above 0 every copy of the teacher is an adapter on its weights, which are held once", low=0
+    )
+    lora_alpha: float = option(
+        0.0, "an adapter's effect is scaled by this over the rank (0: the rank itself)", low=0
+    )
     lora_targets: str = "attention"  # layers with an adapter: attention, blocks, linear, or all
-    precision: str = "fp32"  # fp32, bf16, fp16
-    compile: bool = False
-    checkpoint_activations: bool = False
-    nonfinite: str = "stop"  # stop, or skip the player's step
-    save_every: int = 0  # iterations; 0: only at the end and when interrupted
-    keep_checkpoints: int = 2  # checkpoints
-    log_every: int = 10
-    grid_every: int = 0  # iterations between sample grids; 0: none
-    validation_every: int = 0  # iterations between samples of the validation prompts; 0: a tenth of the run
-    tensorboard: bool = False
+    precision: str = option("fp32", "of the computation", choices=("fp32", "bf16", "fp16"))
+    compile: bool = option(False, "compile the networks")
+    checkpoint_activations: bool = option(False, "trade the memory of activations for a second forward pass")
+    nonfinite: str = option("stop", "stop, or skip the player's step", choices=("stop", "skip"))
+    save_every: int = option(
+        0, "between checkpoints (0: only at the end and when interrupted)", unit="iterations", low=0
+    )
+    keep_checkpoints: int = option(2, "checkpoints that stay", low=1)
+    log_every: int = option(10, "between lines of `metrics.jsonl`", unit="iterations", low=1)
+    grid_every: int = option(0, "between sample grids (0: none)", unit="iterations", low=0)
+    validation_every: int = option(
+        0,
+        "between samples of the validation prompts (0: a tenth of the run)",
+        unit="iterations",
+        low=0,
+    )
+    tensorboard: bool = option(False, "write TensorBoard's files as well")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "grad_accum", "keep_checkpoints", "log_every"):
+        check_options(self, "Run")
+        for name in ("weight_decay", "clip"):
             value = getattr(self, name)
+            require(value >= 0 or value == -1, f"Run option '{name}' is 0 or more, or -1, not {value}.")
+        require(isinstance(self.lr, dict), f"Run option 'lr' is rates by player, not {self.lr!r}.")
+        for player, rate in self.lr.items():
+            sound = isinstance(rate, int | float) and not isinstance(rate, bool)
             require(
-                isinstance(value, int) and value >= 1,
-                f"Run option '{name}' is a whole number of 1 or more, not {value!r}.",
+                sound and math.isfinite(rate) and rate > 0,
+                f"A learning rate is positive and finite, not {rate!r} ('{player}').",
             )
-        for name in ("save_every", "grid_every", "validation_every"):
-            require(getattr(self, name) >= 0, f"Run option '{name}' is 0 or more, not {getattr(self, name)}.")
         require(
-            isinstance(self.lora, int) and self.lora >= 0,
-            f"Run option 'lora' is a rank, a whole number of 0 or more, not {self.lora!r}.",
-        )
-        require(self.lora_alpha >= 0, f"Run option 'lora_alpha' is 0 or more, not {self.lora_alpha}.")
-        require(
-            self.precision in ("fp32", "bf16", "fp16"),
-            f"Precision is fp32, bf16 or fp16, not '{self.precision}'.",
-        )
-        require(
-            self.nonfinite in ("stop", "skip"),
-            f"Run option 'nonfinite' is stop or skip, not '{self.nonfinite}'.",
+            isinstance(self.betas, tuple | list) and all(isinstance(b, int | float) for b in self.betas),
+            f"Run option 'betas' is two numbers in [0, 1), not {self.betas!r}.",
         )
         self.betas = tuple(float(beta) for beta in self.betas)
         require(
             len(self.betas) in (0, 2) and all(0 <= beta < 1 for beta in self.betas),
             f"Run option 'betas' is two numbers in [0, 1), not {self.betas}.",
-        )
-        require(
-            not self.optimiser or self.optimiser in OPTIMISERS,
-            f"Optimiser is {', '.join(OPTIMISERS)}, not '{self.optimiser}'.",
         )
         require(0 <= self.ema < 1, f"Run option 'ema' lies in [0, 1), not {self.ema}.")
         require(
