@@ -66,7 +66,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             cycle(forward, trained.denoiser) / cycle(exact, exact),
             0.03,
         ),
-        at_least("standard deviation of encoded data", spread, 0.85),
+        at_least("standard deviation of encoded data", spread, 0.8),
         at_most("standard deviation of encoded data", spread, 1.1),
         at_most("SWD of 3 calls / of the teacher's single step", made / distance(one), 0.35),
     ]
