@@ -111,8 +111,8 @@ def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
     folder, sort = Path(run.out) if run.out else None, system_class(named)
     begun = resume and folder is not None and (folder / CONFIG).is_file()
     defaults = Defaults(_options_of(named, run.options), run.recipe)
-    if begun and folder:
-        recorded = read_yaml(folder / CONFIG)
+    recorded = read_yaml(folder / CONFIG) if begun and folder else {}
+    if begun:
         defaults = continued(sort, recorded, defaults.options, run.recipe)
         run = replace(run, **{k: v for k in OPENING if (v := recorded.get(k)) and getattr(run, k) is None})
         for name in changed(recorded, run.entries()):
@@ -155,7 +155,7 @@ def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
         validation_prompts=prompts,
     )
     if begun and folder:
-        require_same(read_yaml(folder / CONFIG), run.entries(), folder)
+        require_same(recorded, run.entries(), folder)
     job = Job(run, base, data, recipe, folder, resume, quiet, shown)
     if isinstance(system, Operation):
         return job.operation(system, student)

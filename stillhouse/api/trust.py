@@ -12,10 +12,10 @@ from typing import Any
 from stillhouse.api.options import fields_of
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.io.own import names_code
+from stillhouse.io.pipelines.index import HUB
 from stillhouse.systems.registry import class_of
 
 NAMED = ("teacher", "network", "data", "adapter", "student")  # entries that may be code
-HUB = "hub:"
 
 
 def code_in(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -103,9 +103,7 @@ def digests(entries: Mapping[str, Any]) -> dict[str, str]:
     Returns:
         The digests' first 16 digits; none of modules that are named without a file.
     """
-    files = {
-        name: Path(name.partition(".py")[0] + ".py") for name in code_in(entries).values() if ".py" in name
-    }
+    files = {name: _file(name) for name in code_in(entries).values() if ".py" in name}
     return {
         name: hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         for name, file in files.items()
@@ -124,12 +122,14 @@ def changed(recorded: Mapping[str, Any], entries: Mapping[str, Any]) -> list[str
         The files' names.
     """
     before = recorded.get("code") or {}
-    old, now = ({_file(name): digest for name, digest in of.items()} for of in (before, digests(entries)))
+    old, now = (
+        {_file(name).name: digest for name, digest in of.items()} for of in (before, digests(entries))
+    )
     return sorted(name for name in old.keys() & now.keys() if old[name] != now[name])
 
 
-def _file(name: str) -> str:
-    return Path(name.partition(".py")[0] + ".py").name
+def _file(name: str) -> Path:
+    return Path(name.partition(".py")[0] + ".py")
 
 
 def _options_of_code(system: Any) -> set[str]:

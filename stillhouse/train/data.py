@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillhouse.core.conditions import Condition, balanced_labels, cycled, flattened, move, pick, size
 from stillhouse.core.draws import Draws, seed_of
-from stillhouse.core.errors import require, required
+from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.model import Model
 
 
@@ -40,6 +40,12 @@ class Data(Protocol):
         ...
 
 
+def _not_finite(rows: Tensor) -> list[int]:
+    """Numbers of the rows that hold a value that is NaN or infinite."""
+    found: list[int] = (~torch.isfinite(rows.reshape(len(rows), -1)).all(1)).nonzero().flatten().tolist()
+    return found
+
+
 class TensorData:
     """A finite set in memory, reshuffled every epoch.
 
@@ -52,24 +58,20 @@ class TensorData:
 
     def __init__(self, x: Tensor, cond: Condition = None, classes: int = 0, seed: int = 0):
         require(len(x) > 0, "The data set is empty.")
-        bad = ~torch.isfinite(x.flatten(1)).all(1)
-        require(
-            not bool(bad.any()),
-            "The data holds NaN or infinite values (first in sample "
-            f"{int(bad.nonzero()[0]) if bad.any() else 0}); clean it first.",
-        )
+        if bad := _not_finite(x):
+            raise StillhouseError(
+                f"The data holds NaN or infinite values (first in sample {bad[0]}); clean it first."
+            )
         require(
             cond is None or size(cond) == len(x),
             f"There are {len(x)} samples but {size(cond)} "
             f"{'labels' if torch.is_tensor(cond) else 'conditions'}.",
         )
         for part in flattened(cond).values():
-            lost = ~torch.isfinite(part.reshape(len(part), -1)).all(1)
-            require(
-                not bool(lost.any()),
-                "The conditions hold NaN or infinite values (first in row "
-                f"{int(lost.nonzero()[0]) if lost.any() else 0}); clean them first.",
-            )
+            if bad := _not_finite(part):
+                raise StillhouseError(
+                    f"The conditions hold NaN or infinite values (first in row {bad[0]}); clean them first."
+                )
         if torch.is_tensor(cond) and not cond.is_floating_point():
             require(
                 int(cond.min()) >= 0 and int(cond.max()) < classes,
