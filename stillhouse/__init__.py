@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from stillhouse.train.data import TensorData as TensorData
     from stillhouse.train.loop import Trainer as Trainer
     from stillhouse.train.method import Method as Method
-    from stillhouse.train.method import option as option
+    from stillhouse.train.option import option as option
     from stillhouse.train.recipe import Optim as Optim
     from stillhouse.train.recipe import Recipe as Recipe
     from stillhouse.train.stage import Stage as Stage

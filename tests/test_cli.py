@@ -32,7 +32,8 @@ METHOD = '''
 from dataclasses import dataclass
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 
 @dataclass
 class Tiny(Method):

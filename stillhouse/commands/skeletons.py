@@ -15,7 +15,8 @@ from torch import Tensor
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 
@@ -54,7 +55,7 @@ from dataclasses import dataclass, replace
 from stillhouse.model import Model
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Operation, Work
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 
 
 @dataclass
@@ -91,7 +92,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 
 
 @dataclass

@@ -26,7 +26,6 @@ from stillhouse.train.batch import Batch
 from stillhouse.train.ema import EMA, Decay
 from stillhouse.train.needs import requires
 from stillhouse.train.option import check_options
-from stillhouse.train.option import option as option
 from stillhouse.train.published import Published
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, locate

@@ -22,7 +22,8 @@ from stillhouse.train.needs import equals
 METHOD = '''
 """Module."""
 from dataclasses import dataclass
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 
 @dataclass
 class Mine(Method):

@@ -18,7 +18,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import InfiniteData, NoData
 from stillhouse.train.loop import Interrupted, Trainer
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 

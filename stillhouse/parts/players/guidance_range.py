@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.parts.players.students import with_inputs
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 
 
 @dataclass

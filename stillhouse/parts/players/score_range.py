@@ -11,7 +11,8 @@ from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 # of dmd, dmd2, msd, sid, causvid and livetalk: no momentum, since the other player moves the target all the

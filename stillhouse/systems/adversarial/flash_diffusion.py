@@ -30,7 +30,7 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 

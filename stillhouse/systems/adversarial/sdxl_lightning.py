@@ -24,7 +24,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.simple import renoise_up
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import Method, copy_weights, option
+from stillhouse.train.method import Method, copy_weights
+from stillhouse.train.option import option
 from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough

@@ -25,7 +25,8 @@ from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.targets.consistency import guided_step
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 

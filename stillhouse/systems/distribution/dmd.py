@@ -20,7 +20,7 @@ from stillhouse.parts.states.pairs import teacher_pairs
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 
 

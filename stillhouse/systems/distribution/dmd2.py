@@ -17,7 +17,7 @@ from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 
 

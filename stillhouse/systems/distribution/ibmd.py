@@ -17,7 +17,7 @@ from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.bridge import Posterior
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 

@@ -30,7 +30,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Part, Program
 from stillhouse.train.batch import Batch
 from stillhouse.train.data import Data, InfiniteData, NoData, Prompts, TensorData
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 

@@ -19,7 +19,7 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.simple import Renoise
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 

@@ -19,7 +19,7 @@ from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 
 

@@ -20,7 +20,7 @@ from stillhouse.parts.players.negative import Negative
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.parts.states.backward_simulation import backward_simulation
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 

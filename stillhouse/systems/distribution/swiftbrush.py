@@ -15,7 +15,7 @@ from stillhouse.parts.gaps.score import surrogate_loss
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.parts.players.score_range import OneCallScore
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 

@@ -10,7 +10,7 @@ from stillhouse.core.errors import require
 from stillhouse.model import Model
 from stillhouse.samplers.hooks import LEVELS, TeacherMix, describe_hook
 from stillhouse.systems.base import Operation, Work
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 
 
 @dataclass

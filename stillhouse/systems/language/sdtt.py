@@ -19,7 +19,8 @@ from stillhouse.core.token_prediction import of_words
 from stillhouse.parts.tokens.losses import DIVERGENCES, divergence, over_replaced
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, copy_weights, option
+from stillhouse.train.method import Method, copy_weights
+from stillhouse.train.option import option
 from stillhouse.train.published import PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, enough

@@ -19,7 +19,8 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.solvers.grids import make_grid
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 

@@ -22,7 +22,8 @@ from stillhouse.parts.scenes.noise_field import NoiseField, field_for, fixed_per
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 SIZES = {"gaussians": "count", "voxels": "edge", "points": "count"}

@@ -17,7 +17,7 @@ from stillhouse.model import Model
 from stillhouse.parts.states.schedule_search import Path, Slope, median_path, search, straight_times
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.base import Operation, Work
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import Published, Settings
 
 

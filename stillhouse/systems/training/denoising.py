@@ -14,7 +14,8 @@ from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.parts.targets.denoising import denoising_loss
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.recipe import Optim
 
 

@@ -21,7 +21,7 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import Published, Settings
 from stillhouse.train.recipe import Optim
 

@@ -20,7 +20,8 @@ from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.published import Published, Settings
 from stillhouse.train.recipe import Optim
 

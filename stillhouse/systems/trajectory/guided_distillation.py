@@ -25,7 +25,8 @@ from stillhouse.parts.targets.halving import (
 )
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import copy_weights, option
+from stillhouse.train.method import copy_weights
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage

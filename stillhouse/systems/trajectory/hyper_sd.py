@@ -33,7 +33,8 @@ from stillhouse.parts.targets.teacher import teacher_steps
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage, alternating, enough

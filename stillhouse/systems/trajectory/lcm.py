@@ -18,7 +18,7 @@ from stillhouse.parts.targets.consistency import consistency_target, enforce_bou
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.grids import thinned
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 

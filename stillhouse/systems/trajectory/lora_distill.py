@@ -15,7 +15,8 @@ from stillhouse.core.guidance import Guided, takes_guidance
 from stillhouse.parts.states.time_sampler import TIME_SAMPLERS, time_sampler
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, option
+from stillhouse.train.method import Method
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 from stillhouse.train.recipe import Optim
 

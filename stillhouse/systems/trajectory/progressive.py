@@ -21,7 +21,8 @@ from stillhouse.parts.targets.halving import (
 )
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import Method, copy_weights, option
+from stillhouse.train.method import Method, copy_weights
+from stillhouse.train.option import option
 from stillhouse.train.published import PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 from stillhouse.train.stage import Stage

@@ -23,7 +23,7 @@ from stillhouse.samplers.rollout import rollout
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.solvers.ddim import DDIM
 from stillhouse.train.batch import Batch
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import CONSTANT, PLAIN_ADAM, Published, Settings
 from stillhouse.train.recipe import Optim
 

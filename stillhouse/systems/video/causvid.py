@@ -24,7 +24,7 @@ from stillhouse.parts.video.clips import (
 from stillhouse.parts.video.initialisation import CausalMethod
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch, shared
-from stillhouse.train.method import option
+from stillhouse.train.option import option
 from stillhouse.train.published import ADAMW, CONSTANT, Published, Settings
 
 
