@@ -1,6 +1,6 @@
 """Every check runs to its claims: its own code, with two iterations for each stage of a training.
 
-A check takes minutes and is run by hand; what it calls changes under it. What it claims is not looked at here.
+A check takes minutes and is run by hand; what it calls changes under it. Its figures are not looked at here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FEW = 2
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Trainings leave out all iterations but the first of a stage; returns the list of those that were run."""
+    """Trainings leave out all iterations but the first of a stage. Returns which were run."""
     ran: list[int] = []
     begin, iterate = Trainer.__init__, Trainer.iterate
 
