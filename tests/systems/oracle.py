@@ -11,7 +11,7 @@ them. It uses nothing of ``stillhouse.parts`` and nothing of the method. Value a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stillhouse.api.runs import data_of
 from stillhouse.checks.runner import load_check
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, pick
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.prediction import KINDS
@@ -87,25 +87,38 @@ class Given:
         t = t.reshape(*t.shape, *[1] * (x.dim() - t.dim()))
         return self.process.alpha(t) * x + self.process.sigma(t) * eps
 
+    def takes_scale(self, net: Denoiser) -> bool:
+        """Whether a network takes the guidance scale as an input."""
+        return bool(getattr(net.net, "config", {}).get("guidance_input"))
+
     def guided(self, net: Denoiser, x_t: Tensor, t: Tensor, w: float, view: str = "x0") -> Tensor:
         """``D(none) + w (D(cond) - D(none))`` by two evaluations, or by one of a network that takes ``w``."""
-        if getattr(net.net, "config", {}).get("guidance_input"):
+        if self.takes_scale(net):
             return getattr(net(x_t, t, self.cond, guidance=torch.full((len(x_t),), float(w)).double()), view)
         empty, full = getattr(net(x_t, t, None), view), getattr(net(x_t, t, self.cond), view)
         return empty + w * (full - empty)
 
-    def denoising(self, net: Denoiser, x: Tensor, t: Tensor, eps: Tensor, **extra: Any) -> Tensor:
-        """Mean squared error of the network's own output: noise, clean data, ``v`` or a velocity; of EDM's
-        preconditioning the weighted one of the clean estimate."""
-        pred = net(self.noise(x, t, eps), t, self.cond, **extra)
+    def denoising(
+        self, net: Denoiser, x: Tensor, t: Tensor, eps: Tensor, w: float | None = None, **extra: Any
+    ) -> Tensor:
+        """Mean squared error of the network's own output, guided by ``w`` where that is given: noise, clean
+        data, ``v`` or a velocity; of EDM's preconditioning the weighted one of the clean estimate."""
+        x_t = self.noise(x, t, eps)
+
+        def made(view: str) -> Tensor:
+            if w is not None:
+                return self.guided(net, x_t, t, w, view)
+            found: Tensor = getattr(net(x_t, t, self.cond, **extra), view)
+            return found
+
         time = t.reshape(*t.shape, *[1] * (x.dim() - t.dim()))
         alpha, sigma = self.process.alpha(time), self.process.sigma(time)
         (name,) = (name for name, kind in KINDS.items() if type(net.kind) is kind)
         if name == "edm":
             data = net.kind.sigma_data
-            return ((sigma**2 + data**2) / (sigma * data) ** 2 * (pred.x0 - x).square()).mean()
+            return ((sigma**2 + data**2) / (sigma * data) ** 2 * (made("x0") - x).square()).mean()
         target = {"eps": eps, "x0": x, "v": alpha * eps - sigma * x, "velocity": eps - x}[name]
-        return (pred.raw - target).square().mean()
+        return (made("raw") - target).square().mean()
 
     def middle(self, net: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
         """The output of the middle block of a network, which names it."""
@@ -165,7 +178,7 @@ class Case:
         process, kind = self.process or contract.process, self.kind or contract.kind
         network = stirred(world.network(process, kind=kind, **sizes), 1)
         teacher = load(network, shape=world.shape, classes=world.classes)
-        teacher.cond_kind, teacher.world = world.cond_kind, world.name
+        teacher.cond_kind, teacher.world, teacher.text = world.cond_kind, world.name, world.text
         data = data_of(None, world, teacher, method, 0)
         trainer = Trainer(method, teacher, data, Recipe(steps=self.total, batch=ROWS), quiet=True)
         for number, (_, module) in enumerate(sorted(trainer.modules.items())):
@@ -194,7 +207,16 @@ def as_double(value: Any) -> Any:
 
 def compare(slug: str, case: Case) -> None:
     """The method's value and gradients against the oracle's, in one iteration on the same tensors."""
-    run = case.trainer(slug)
+    run, usual = case.trainer(slug), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of tensors that a loss makes of nothing
+    try:
+        compare_in(run, case)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def compare_in(run: Trainer, case: Case) -> None:
+    """The comparison itself, in a run that has not moved."""
     method = run.method
     for stage in range(1, case.stage + 1):
         method.enter(stage)
@@ -204,7 +226,9 @@ def compare(slug: str, case: Case) -> None:
     turns = tuple(method.turns(step))
     real = run.feed.batch(step, 0, turns)
     x, cond = as_double(real.x), as_double(real.cond)
-    bank = as_double(method.bank_rows(draws("bank"), cond)) if method.bank_size else {}
+    # the stored rows have conditions of their own
+    stored = None if cond is None else pick(cond, (torch.arange(ROWS) + 1) % ROWS)
+    bank = as_double(method.bank_rows(draws("bank"), stored)) if method.bank_size else {}
     given = Given(
         method.teacher,
         method.student,
@@ -220,7 +244,7 @@ def compare(slug: str, case: Case) -> None:
     )
     if case.player == "bank":
         assert method.bank_size, "this case stores nothing"
-        expected = case.loss(given)
+        expected = case.loss(replace(given, cond=stored))
         assert bank.keys() >= expected.keys() and expected
         for name, value in expected.items():
             close(bank[name], value, name)

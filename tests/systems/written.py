@@ -8,14 +8,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
+from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
 
 
 def between(given: Given, low: float, high: float, shares: Tensor) -> Tensor:
-    """Times from numbers in [0, 1), between two shares of the way from ``t_min`` to 1."""
+    """Times from numbers in [0, 1), between two shares of the way from ``t_min`` to 1; of a table its steps,
+    the next ones up."""
     first = given.process.t_min
-    return first + (1 - first) * (low + (high - low) * shares)
+    return steps_up(given, first + (1 - first) * (low + (high - low) * shares))
+
+
+def steps_up(given: Given, t: Tensor) -> Tensor:
+    """Times of a table's steps, step ``i`` of ``n`` being at ``(i + 1) / n``; elsewhere the times as they
+    are."""
+    table = given.process
+    return (t * table.steps).ceil().clamp_min(1) / table.steps if isinstance(table, ScaledLinearVP) else t
 
 
 def falling(given: Given, first: float, steps: int) -> list[float]:
@@ -34,6 +44,35 @@ def simulated(given: Given, times: Sequence[float], own: Draws, std: float | Non
             x = given.student(x_t, given.at(t), given.cond).x0
             x_t = given.noise(x, given.at(s), own.normal(*given.shape))
     return given.student(x_t, given.at(times[-1]), given.cond).x0
+
+
+def preserving(given: Given, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``sigma`` of the variance-preserving process of equal signal-to-noise, to multiply
+    ``x``."""
+    t = t.reshape(-1, *[1] * (x.dim() - 1))
+    alpha, sigma = given.process.alpha(t), given.process.sigma(t)
+    return alpha / (alpha**2 + sigma**2).sqrt(), sigma / (alpha**2 + sigma**2).sqrt()
+
+
+def walked(given: Given, net: Denoiser, eps: Tensor, steps: int, w: float) -> Tensor:
+    """Where the guided ODE leads from ``eps`` times the last noise level: Heun's steps, even in time from 1
+    to 0, against ``sigma`` on VE and against time on Flow; the last step is Euler's."""
+    variance_exploding = isinstance(given.process, VE)
+    view = "eps" if variance_exploding else "velocity"  # the slope against sigma, against time
+
+    def slope(x: Tensor, time: float) -> Tensor:
+        return given.guided(net, x, given.at(time), w, view)
+
+    def place(time: float) -> float:
+        return float(given.process.sigma(given.at(time))[0]) if variance_exploding else time
+
+    x = place(1.0) * eps
+    for k in range(steps):
+        here, there = 1 - k / steps, 1 - (k + 1) / steps
+        way, first = place(there) - place(here), slope(x, here)
+        mean = first if there == 0 else (first + slope(x + way * first, there)) / 2
+        x = x + way * mean
+    return x
 
 
 def pulled(x: Tensor, g: Tensor) -> Tensor:
