@@ -1,0 +1,87 @@
+"""The losses of dmd, from Yin et al., 2023 (arXiv 2311.18828), eq. 7-8 and algorithm 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
+from tests.systems.oracle import Case, Given
+from tests.systems.written import between, pulled, simulated, walked
+
+
+def pairs(given: Given) -> dict[str, Tensor]:
+    """Noise, and where the guided teacher's ODE leads from it."""
+    eps, options = given.draws("bank").normal(*given.shape), given.options
+    x = walked(given, given.teacher, eps, options["pair_steps"], options["guidance"])
+    return {"eps": eps, "x": x, "cond": given.cond}
+
+
+def samples(given: Given) -> Tensor:
+    return simulated(given, [given.options["first_time"]], given.draws("samples"))
+
+
+def distance(given: Given, gap: Tensor) -> Tensor:
+    """The mean over samples of the chosen distance."""
+    gap = gap.flatten(1)
+    width = 0.00054 * gap.shape[1] ** 0.5
+    norm = gap.square().sum(1)
+    return {
+        "l2": gap.square().mean(),
+        "l1": gap.abs().mean(),
+        "huber": ((norm + width**2).sqrt() - width).mean(),
+    }[given.options["distance"]]
+
+
+def student_loss(given: Given) -> Tensor:
+    options, x, own = given.options, samples(given), given.draws("student")
+    t = between(given, options["score_t_min"], options["score_t_max"], own.uniform())
+    with torch.no_grad():
+        x_t = given.noise(x, t, own.normal(*given.shape))
+        real = given.guided(given.teacher, x_t, t, options["guidance"])
+        fake = given.net("fake")(x_t, t, given.cond).x0
+        g = (fake - real) / (x - real).abs().mean(1, keepdim=True)
+    first, pair = given.at(options["first_time"]), given.bank
+    again = given.student(given.process.sigma(first)[:, None] * pair["eps"], first, pair["cond"]).x0
+    regression = options["regression_weight"] * distance(given, again - pair["x"])
+    return options["matching_weight"] * pulled(x, g) + regression
+
+
+def matching_alone(given: Given) -> Tensor:
+    """Without pairs."""
+    given.bank = {"eps": torch.zeros(6, 2).double(), "x": torch.zeros(6, 2).double(), "cond": given.cond}
+    return student_loss(given)
+
+
+def fake_loss(given: Given) -> Tensor:
+    own, x = given.draws("fake"), samples(given).detach()
+    t = between(given, 0, 1, own.uniform())
+    return given.denoising(given.net("fake"), x, t, own.normal(*given.shape))
+
+
+WHOLE = {
+    "guidance": 2.5,
+    "matching_weight": 0.6,
+    "regression_weight": 0.3,
+    "pairs": 6,
+    "pair_steps": 3,
+    "first_time": 0.8,
+    "score_t_min": 0.1,
+    "score_t_max": 0.9,
+}
+CASES = [
+    *(
+        Case(player, loss, process, kind, {**WHOLE, **more}, embedded=embedded)
+        for player, loss in (("student", student_loss), ("fake", fake_loss))
+        for process, kind, embedded, more in (
+            (Flow(), "velocity", False, {}),
+            (Cosine(), "v", True, {"distance": "huber"}),
+            (VE(), "edm", False, {"distance": "l1", "first_time": 1.0}),
+            (ScaledLinearVP(), "eps", False, {"first_time": 0.4}),
+        )
+    ),
+    Case("student", matching_alone, Flow(), "x0", {**WHOLE, "regression_weight": 0.0}),
+    Case("bank", pairs, Flow(), "velocity", WHOLE),
+    Case("bank", pairs, Flow(), "x0", WHOLE, embedded=True),
+    Case("bank", pairs, VE(), "edm", WHOLE),
+]
