@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillhouse.core.draws import Draws
 from stillhouse.core.process import Process
-from stillhouse.core.schedules import VE
+from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
 
 
@@ -41,6 +41,12 @@ def simulated(given: Given, times: Sequence[float], own: Draws, std: float | Non
 def pulled(x: Tensor, g: Tensor) -> Tensor:
     """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
     return 0.5 * (x - (x - g).detach()).square().mean()
+
+
+def published(given: Given, shares: Tensor) -> Tensor:
+    """Times of steps such as "250 of 1000". A table counts from 0, and its row 0 lies at ``1 / 1000``."""
+    low = given.process.t_min
+    return shares + 1 / 1000 if isinstance(given.process, ScaledLinearVP) else shares.clamp_min(low)
 
 
 Clean = Callable[[Tensor, Tensor], Tensor]  # the clean estimate of states (B, …) at times (B,)

@@ -10,7 +10,7 @@ from torch import Tensor
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from tests.systems.oracle import Case, Given
-from tests.systems.written import Clean, ddim, ddim_walk, falling, heun_walk, pulled
+from tests.systems.written import Clean, ddim, ddim_walk, falling, heun_walk, published, pulled
 
 TOTAL = 24
 # of the four equal parts of the run: shares of the starts, weights of the other two terms
@@ -52,15 +52,6 @@ def estimate(given: Given, player: str, own: Draws) -> tuple[Tensor, int, Tensor
     return x_t, j, given.student(x_t, t, given.cond).x0
 
 
-def published(given: Given, step: Tensor) -> Tensor:
-    """The time of a step of 1000: on a table, which counts from 0, that row."""
-    return (
-        (step + 1) / 1000
-        if isinstance(given.process, ScaledLinearVP)
-        else (step / 1000).clamp_min(given.process.t_min)
-    )
-
-
 def scale(given: Given, purpose: str) -> float:
     low, high = given.options["low_guidance"], given.options["high_guidance"]
     return given.draws(f"student {purpose}").one_uniform(low, high)
@@ -96,7 +87,7 @@ def dpm_solver(given: Given, clean: Clean, x: Tensor, times: list[float]) -> Ten
 
 def probabilities(given: Given, samples: list[Tensor], own: Draws) -> list[Tensor]:
     """``s(h(f))`` of samples that are noised alike, on the teacher's features."""
-    steps = torch.tensor([10.0, 250.0, 500.0, 750.0], dtype=torch.float64)
+    steps = torch.tensor([0.01, 0.25, 0.5, 0.75], dtype=torch.float64)
     t, eps = published(given, steps)[own.integers(0, 4)], own.normal(*given.shape)
     features = [given.middle(given.teacher, given.noise(x, t, eps), t) for x in samples]
     return [torch.sigmoid(given.net("critic")(f)) for f in features]
@@ -108,7 +99,7 @@ def student_loss(given: Given) -> Tensor:
     target = endpoint(given, x_t, grid(given)[j:])
     loss = DISTANCES[given.options["distance"]](x, target)
     if MATCHING[k]:
-        t, eps = published(given, own.integers(0, 1000).double()), own.normal(*given.shape)
+        t, eps = published(given, own.integers(0, 1000).double() / 1000), own.normal(*given.shape)
         with torch.no_grad():
             x_t = given.noise(x, t, eps)
             real = given.guided(given.teacher, x_t, t, scale(given, "matching"))
