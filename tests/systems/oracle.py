@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stillhouse.api.runs import data_of
 from stillhouse.checks.runner import load_check
-from stillhouse.core.conditions import Condition
+from stillhouse.core.conditions import Condition, pick
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.prediction import KINDS
@@ -204,7 +204,9 @@ def compare(slug: str, case: Case) -> None:
     turns = tuple(method.turns(step))
     real = run.feed.batch(step, 0, turns)
     x, cond = as_double(real.x), as_double(real.cond)
-    bank = as_double(method.bank_rows(draws("bank"), cond)) if method.bank_size else {}
+    # stored rows have conditions of their own: not those of the batch they meet
+    stored = cond if case.player == "bank" or cond is None else pick(cond, torch.arange(ROWS).roll(1))
+    bank = as_double(method.bank_rows(draws("bank"), stored)) if method.bank_size else {}
     given = Given(
         method.teacher,
         method.student,

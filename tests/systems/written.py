@@ -49,6 +49,13 @@ def published(given: Given, shares: Tensor) -> Tensor:
     return shares + 1 / 1000 if isinstance(given.process, ScaledLinearVP) else shares.clamp_min(low)
 
 
+# of points, a mean over the batch
+DISTANCES = {
+    "l2": lambda a, b: (a - b).square().mean(),
+    "l1": lambda a, b: (a - b).abs().mean(),
+    "huber": lambda a, b: (((a - b).square().sum(1) + 2 * 0.00054**2).sqrt() - 0.00054 * 2**0.5).mean(),
+}
+
 Clean = Callable[[Tensor, Tensor], Tensor]  # the clean estimate of states (B, …) at times (B,)
 
 

@@ -10,17 +10,12 @@ from torch import Tensor
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from tests.systems.oracle import Case, Given
-from tests.systems.written import Clean, ddim, ddim_walk, falling, heun_walk, published, pulled
+from tests.systems.written import DISTANCES, Clean, ddim, ddim_walk, falling, heun_walk, published, pulled
 
 TOTAL = 24
 # of the four equal parts of the run: shares of the starts, weights of the other two terms
 BETA = [[0, 0, 0.5, 0.5], [0.1, 0.3, 0.3, 0.3], [0.25, 0.25, 0.25, 0.25], [0.4, 0.2, 0.2, 0.2]]
 MATCHING, ADVERSARIAL = [0, 0.3, 0.5, 0.7], [0, 0.1, 0.2, 0.3]
-DISTANCES = {
-    "l2": lambda a, b: (a - b).square().mean(),
-    "l1": lambda a, b: (a - b).abs().mean(),
-    "huber": lambda a, b: (((a - b).square().sum(1) + 2 * 0.00054**2).sqrt() - 0.00054 * 2**0.5).mean(),
-}
 
 
 def part(given: Given) -> int:
