@@ -47,9 +47,9 @@ def student_loss(given: Given) -> Tensor:
 
 
 def tokens_loss(given: Given) -> Tensor:
-    """The bound in nats a token: at masks ``-alpha' / (1 - alpha) (-log p(x_0))``; of uniform tokens ``alpha' /
-    (V alpha) (V / a_z - V / b_z - sum_j a_j / a_z log(b_z a_j / (b_j a_z)))`` with ``z = x_t``, ``a = V alpha
-    x_0 + 1 - alpha`` and ``b`` the same of the prediction."""
+    """The bound in nats a token: at masks ``-alpha' / (1 - alpha) (-log p(x_0))``; of uniform tokens
+    ``alpha' / (V alpha) (V / a_z - V / b_z - sum_j a_j / a_z log(b_z a_j / (b_j a_z)))`` with ``z = x_t``,
+    ``a = V alpha x_0 + 1 - alpha`` and ``b`` the same of the prediction."""
     process, own, x, low = given.process, given.draws("student"), given.x, given.process.t_min
     t = low + (1 - low) * ((own.one_uniform() + torch.arange(ROWS).double() / ROWS) % 1)
     alpha, slope = process.alpha(t)[:, None], process.dalpha(t)[:, None]
