@@ -117,7 +117,7 @@ class Given:
         if name == "edm":
             data = net.kind.sigma_data
             return ((sigma**2 + data**2) / (sigma * data) ** 2 * (made("x0") - x).square()).mean()
-        target = {"eps": eps, "x0": x, "v": alpha * eps - sigma * x, "velocity": eps - x}[name]
+        target = {"eps": eps, "x0": x, "v": alpha * eps - sigma * x, "velocity": eps - x, "scaled": x}[name]
         return (made("raw") - target).square().mean()
 
     def middle(self, net: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Case:
     tensors. ``loss``: the oracle. ``options``: over those of the contract. ``embedded``: the teacher takes
     the guidance scale as an input. ``stage``, ``within``: which part of the run, and the iteration in it.
     ``method``: what makes the method, where it is not the system itself (a program's). ``world``,
-    ``network``: over the contract's.
+    ``network``: over the contract's; to another world, with a ``name``, the contract's network does not go.
     """
 
     player: str
@@ -170,7 +170,7 @@ class Case:
         contract = load_check(slug).CONTRACT
         method = (self.method or find(slug))(**{**contract.options, **self.options})
         world = get_world(**{**contract.world, **self.world})
-        sizes = {**contract.network, **self.network}
+        sizes = {**({} if "name" in self.world else contract.network), **self.network}
         if world.classes:
             sizes["classes"] = world.classes  # so that there is something for guidance to move away from
         if self.embedded:

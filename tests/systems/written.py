@@ -3,13 +3,14 @@ networks and schedules, nothing of ``stillhouse.parts``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
+from stillhouse.core.process import Process
 from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
 
@@ -78,3 +79,59 @@ def walked(given: Given, net: Denoiser, eps: Tensor, steps: int, w: float) -> Te
 def pulled(x: Tensor, g: Tensor) -> Tensor:
     """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
     return 0.5 * (x - (x - g).detach()).square().mean()
+
+
+def published(given: Given, shares: Tensor) -> Tensor:
+    """Times of steps such as "250 of 1000". A table counts from 0, and its row 0 lies at ``1 / 1000``."""
+    low = given.process.t_min
+    return shares + 1 / 1000 if isinstance(given.process, ScaledLinearVP) else shares.clamp_min(low)
+
+
+# of points, a mean over the batch
+DISTANCES = {
+    "l2": lambda a, b: (a - b).square().mean(),
+    "l1": lambda a, b: (a - b).abs().mean(),
+    "huber": lambda a, b: (((a - b).square().sum(1) + 2 * 0.00054**2).sqrt() - 0.00054 * 2**0.5).mean(),
+}
+
+Clean = Callable[[Tensor, Tensor], Tensor]  # the clean estimate of states (B, …) at times (B,)
+
+
+def over(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A number a row, to multiply ``x``."""
+    return coefficient.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def ddim(given: Given, clean: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """``alpha_s D + sigma_s (x_t - alpha_t D) / sigma_t``."""
+    alpha, sigma = given.process.alpha, given.process.sigma
+    eps = (x_t - over(alpha(t), x_t) * clean) / over(sigma(t), x_t)
+    return over(alpha(s), x_t) * clean + over(sigma(s), x_t) * eps
+
+
+def ddim_walk(given: Given, clean: Clean, x: Tensor, times: Sequence[float]) -> Tensor:
+    """DDIM steps along ``times``."""
+    for t, s in zip(times, times[1:], strict=False):
+        x = ddim(given, clean(x, given.at(t)), x, given.at(t), given.at(s))
+    return x
+
+
+def heun_walk(given: Given, clean: Clean, x: Tensor, times: Sequence[float], process: Process) -> Tensor:
+    """Heun's method on ``z = x / (alpha + k sigma)`` against ``r = sigma / (alpha + k sigma)``, where ``dz/dr
+    = eps - k D``: with ``k = 0`` EDM's algorithm 1 (VE), with ``k = 1`` that of a flow. The step to ``sigma =
+    0`` is Euler's."""
+    k = float(not isinstance(process, VE))
+
+    def slope(x: Tensor, t: float) -> Tensor:
+        time = given.at(t)
+        d = clean(x, time)
+        return (x - over(process.alpha(time), x) * d) / over(process.sigma(time), x) - k * d
+
+    for t, s in zip(times, times[1:], strict=False):
+        (a, b), (c, d) = ((process.alpha(given.at(v))[0], process.sigma(given.at(v))[0]) for v in (t, s))
+        start, size, along = x / (a + k * b), c + k * d, d / (c + k * d) - b / (a + k * b)
+        first = slope(x, t)
+        x = size * (start + along * first)
+        if d > 0:
+            x = size * (start + along * (first + slope(x, s)) / 2)
+    return x

@@ -56,51 +56,6 @@ def test_noise_fades_from_fresh_to_the_pairs_own_and_keeps_its_variance(monkeypa
     assert kept == pytest.approx([0.0, 0.75**0.5, 1.0], abs=0.03)
 
 
-def test_the_target_is_two_euler_steps_and_only_the_single_call_learns():
-    method = made()
-    eps, p = Draws(64, "eps").normal(2), Draws(64, "p").normal(2)
-    a = batch().draws.uniform(0.2, 0.8)[:, None]
-    own = eps - a * p
-    expected = own - (1 - a) * method.guide(own, 1 - a[:, 0]).velocity
-    assert torch.allclose(method.two_steps(eps, p, batch()), expected, atol=1e-6)
-    method.own_half = False
-    first = eps - a * method.guide(eps, torch.ones(64)).velocity
-    assert torch.allclose(
-        method.two_steps(eps, p, batch()),
-        first - (1 - a) * method.guide(first, 1 - a[:, 0]).velocity,
-        atol=1e-6,
-    )
-
-    method.own_half = True
-    with torch.no_grad():
-        for weight in method.student.parameters():
-            weight.mul_(1.3)  # the student has moved away from its guide
-    noise = batch().noise()
-    pair = {
-        "eps": eps,
-        "x": method.one_step(eps, None)[0].detach(),
-    }  # the pairs are met: all that pulls is the two-step target
-    method.distil(batch(), **pair).backward()
-    made_, u = method.one_step(noise, None)
-    a = _after_noise()
-    x = noise - a * u
-    target = (x - (1 - a) * method.guide(x, 1 - a[:, 0]).velocity).detach()
-    grads = [p.grad.clone() for p in method.student.parameters() if p.grad is not None]
-    for p in method.student.parameters():
-        p.grad = None
-    (made_ - target).square().mean().backward()
-    expected = [p.grad for p in method.student.parameters() if p.grad is not None]
-    assert len(grads) == len(expected) > 4 and sum(float(g.norm()) for g in expected) > 0.1
-    assert all(torch.allclose(g, e, atol=1e-6) for g, e in zip(grads, expected, strict=True))
-    assert all(p.grad is None for p in [*method.guide.parameters(), *method.teacher.parameters()])
-
-
-def _after_noise():
-    draws = batch().draws
-    draws.normal(2)
-    return draws.uniform(0.2, 0.8)[:, None]
-
-
 def test_a_straight_guide_is_met_by_its_own_single_call():
     """Where the reflowed field is straight, two steps land where one does, and the loss on fresh noise
     vanishes."""

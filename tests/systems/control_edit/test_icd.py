@@ -8,8 +8,6 @@ from torch import nn
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.flowmap import jump
-from stillhouse.core.guidance import Guided
 from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -116,23 +114,6 @@ def test_the_true_maps_have_next_to_no_loss():
     true, wrong = losses(1.0), losses(0.8)
     # what is left is the DDIM steps' own error, and the lowest level that the last segment leaves out
     assert all(t < 0.015 for t in true) and all(w > 8 * t for w, t in zip(wrong, true, strict=True))
-
-
-def test_pairs_stay_in_their_segment_and_a_boundary_is_its_own_answer():
-    method, batch = ready(), batch_of()
-    x = Draws(64, "noise").normal(2)
-    batch.noise = lambda: x
-    t, s, w = torch.full((64,), 11 / 30), torch.full((64,), 10 / 30), torch.linspace(1, 4, 64)
-    x_t = TABLE.noise(batch.data, t, x)
-    step = jump(Guided(method.teacher, w), x_t, t, s, batch.cond)
-    pred = jump(method.student, x_t, t, s, batch.cond, w)
-    arrived = torch.ones(64, dtype=torch.bool)
-    expected = ((pred - step).square() + 1e-6).sqrt().sub(1e-3).mean()
-    torch.testing.assert_close(method.consistency(method.student, batch, t, s, s, arrived, w), expected)
-    below = torch.full((64,), 5 / 30)
-    on = jump(method.student, step, s, below, batch.cond, w)
-    far = ((jump(method.student, x_t, t, below, batch.cond, w) - on).square() + 1e-6).sqrt().sub(1e-3).mean()
-    torch.testing.assert_close(method.consistency(method.student, batch, t, s, below, ~arrived, w), far)
 
 
 def asked(method, name):
