@@ -3,12 +3,13 @@ networks and schedules, nothing of ``stillhouse.parts``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from stillhouse.core.draws import Draws
+from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
 
 
@@ -39,3 +40,42 @@ def simulated(given: Given, times: Sequence[float], own: Draws, std: float | Non
 def pulled(x: Tensor, g: Tensor) -> Tensor:
     """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
     return 0.5 * (x - (x - g).detach()).square().mean()
+
+
+def placed(given: Given, t: Tensor) -> Tensor:
+    """Times at which the teacher was trained: on a table of 1000 steps the next one up, of the clean end
+    itself."""
+    if isinstance(given.process, ScaledLinearVP):
+        return (1000 * t - 1e-3).ceil().clamp_min(0) / 1000
+    return t
+
+
+def levels(given: Given, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``sigma`` at times (B,), to multiply ``x``."""
+    t = t.reshape(-1, *[1] * (x.dim() - 1))
+    return given.process.alpha(t).double(), given.process.sigma(t).double()
+
+
+def ddim(given: Given, x: Tensor, t: Tensor, s: Tensor, clean: Tensor) -> Tensor:
+    """``Phi(x, t -> s; D) = alpha_s D + sigma_s (x - alpha_t D) / sigma_t``, at times (B,)."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x), levels(given, s, x)
+    return alpha_s * clean + sigma_s * (x - alpha_t * clean) / sigma_t.clamp_min(1e-30)
+
+
+def heun(given: Given, clean: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Heun's step, ``clean(x, t)`` being the denoiser: EDM's, of ``dx / dsigma``, where the signal never
+    fades; elsewhere that of the flow ``z = x / (alpha + sigma)`` at its time ``sigma / (alpha + sigma)``. To
+    the clean end it is Euler's."""
+    k = 0 if isinstance(given.process, VE) else 1
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x), levels(given, s, x)
+    size_t, size_s = alpha_t + k * sigma_t, alpha_s + k * sigma_s
+    h = sigma_s / size_s - sigma_t / size_t
+
+    def slope(x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        d = clean(x, t)
+        return (x - alpha * d) / sigma - k * d
+
+    first = slope(x, t, alpha_t, sigma_t)
+    euler = size_s * (x / size_t + h * first)
+    both = (first + slope(euler, s, alpha_s, sigma_s)) / 2
+    return torch.where(sigma_s > 0, size_s * (x / size_t + h * both), euler)
