@@ -3,6 +3,7 @@ networks and schedules, nothing of ``stillhouse.parts``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -79,3 +80,28 @@ def heun(given: Given, clean: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: 
     euler = size_s * (x / size_t + h * first)
     both = (first + slope(euler, s, alpha_s, sigma_s)) / 2
     return torch.where(sigma_s > 0, size_s * (x / size_t + h * both), euler)
+
+
+def halved(
+    given: Given,
+    clean: Callable[[Tensor, Tensor], Tensor],
+    x_t: Tensor,
+    t: Tensor,
+    middle: Tensor,
+    s: Tensor,
+) -> Tensor:
+    """The ``x_0`` from which one DDIM step lands where two of ``clean(x, t)`` do: ``(x_s - (sigma_s /
+    sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)``."""
+    first = clean(x_t, t)
+    x_middle = ddim(given, x_t, t, middle, first)
+    x_s = ddim(given, x_middle, middle, s, clean(x_middle, middle))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x_t), levels(given, s, x_t)
+    return (x_s - sigma_s / sigma_t * x_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
+
+
+def clean_weight(given: Given, t: Tensor, name: str) -> Tensor:
+    """Of a clean estimate's squared error, (B,): ``max(snr, 1)``, ``snr + 1`` or 1, the signal-to-noise ratio
+    kept to ``exp(6)``, about 400."""
+    alpha, sigma = levels(given, t, t)
+    snr = (alpha / sigma.clamp_min(1e-30)).square().clamp(max=math.exp(6))
+    return {"truncated_snr": snr.clamp_min(1), "snr_plus_one": snr + 1, "one": torch.ones_like(snr)}[name]

@@ -1,5 +1,5 @@
-"""The loss of cm, from Song et al., 2023 (arXiv 2303.01469, algorithms 2 and 3), and of its improved form, from
-Song & Dhariwal, 2023 (arXiv 2310.14189)."""
+"""The loss of cm, from Song et al., 2023 (arXiv 2303.01469, algorithms 2 and 3), and of its improved form,
+from Song & Dhariwal, 2023 (arXiv 2310.14189)."""
 
 from __future__ import annotations
 
