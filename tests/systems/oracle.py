@@ -91,12 +91,14 @@ class Given:
         """Whether a network takes the guidance scale as an input."""
         return bool(getattr(net.net, "config", {}).get("guidance_input"))
 
-    def guided(self, net: Denoiser, x_t: Tensor, t: Tensor, w: float, view: str = "x0") -> Tensor:
-        """``D(none) + w (D(cond) - D(none))`` by two evaluations, or by one of a network that takes ``w``."""
+    def guided(self, net: Denoiser, x_t: Tensor, t: Tensor, w: float | Tensor, view: str = "x0") -> Tensor:
+        """``D(none) + w (D(cond) - D(none))`` by two evaluations, or by one of a network that takes ``w``: a
+        number, or one a row, (B,)."""
+        scales = torch.as_tensor(w, dtype=torch.float64).expand(len(x_t))
         if self.takes_scale(net):
-            return getattr(net(x_t, t, self.cond, guidance=torch.full((len(x_t),), float(w)).double()), view)
+            return getattr(net(x_t, t, self.cond, guidance=scales), view)
         empty, full = getattr(net(x_t, t, None), view), getattr(net(x_t, t, self.cond), view)
-        return empty + w * (full - empty)
+        return empty + scales.reshape(-1, *[1] * (x_t.dim() - 1)) * (full - empty)
 
     def denoising(
         self, net: Denoiser, x: Tensor, t: Tensor, eps: Tensor, w: float | None = None, **extra: Any

@@ -3,23 +3,35 @@ networks and schedules, nothing of ``stillhouse.parts``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
-from stillhouse.core.process import Process
 from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
+
+Clean = Callable[[Tensor, Tensor], Tensor]  # the clean estimate of states (B, …) at times (B,)
+
+# of points, a mean over the batch
+DISTANCES = {
+    "l2": lambda a, b: (a - b).square().mean(),
+    "l1": lambda a, b: (a - b).abs().mean(),
+    "huber": lambda a, b: (((a - b).square().sum(1) + 2 * 0.00054**2).sqrt() - 0.00054 * 2**0.5).mean(),
+}
+
+
+def along(given: Given, shares: Tensor) -> Tensor:
+    """Shares of the way from ``t_min`` to 1."""
+    return given.process.t_min + (1 - given.process.t_min) * shares
 
 
 def between(given: Given, low: float, high: float, shares: Tensor) -> Tensor:
     """Times from numbers in [0, 1), between two shares of the way from ``t_min`` to 1; of a table its steps,
     the next ones up."""
-    first = given.process.t_min
-    return steps_up(given, first + (1 - first) * (low + (high - low) * shares))
+    return steps_up(given, along(given, low + (high - low) * shares))
 
 
 def steps_up(given: Given, t: Tensor) -> Tensor:
@@ -29,10 +41,40 @@ def steps_up(given: Given, t: Tensor) -> Tensor:
     return (t * table.steps).ceil().clamp_min(1) / table.steps if isinstance(table, ScaledLinearVP) else t
 
 
+def placed(given: Given, t: Tensor) -> Tensor:
+    """Times at which the teacher was trained: on a table of 1000 steps the next one up, of the clean end
+    itself."""
+    if isinstance(given.process, ScaledLinearVP):
+        return (1000 * t - 1e-3).ceil().clamp_min(0) / 1000
+    return t
+
+
+def published(given: Given, shares: Tensor) -> Tensor:
+    """Times of steps such as "250 of 1000". A table counts from 0, and its row 0 lies at ``1 / 1000``."""
+    low = given.process.t_min
+    return shares + 1 / 1000 if isinstance(given.process, ScaledLinearVP) else shares.clamp_min(low)
+
+
 def falling(given: Given, first: float, steps: int) -> list[float]:
     """Times of ``steps`` calls from ``first``, evenly spaced towards ``t_min``."""
     last = given.process.t_min
     return [last + (first - last) * (steps - k) / steps for k in range(steps)]
+
+
+def over(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A number a row, to multiply ``x``."""
+    return coefficient.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def levels(given: Given, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``sigma`` at times (B,), to multiply ``x``."""
+    return given.process.alpha(over(t, x)).double(), given.process.sigma(over(t, x)).double()
+
+
+def preserving(given: Given, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`levels` of the variance-preserving process of equal signal-to-noise."""
+    alpha, sigma = levels(given, t, x)
+    return alpha / (alpha**2 + sigma**2).sqrt(), sigma / (alpha**2 + sigma**2).sqrt()
 
 
 def simulated(given: Given, times: Sequence[float], own: Draws, std: float | None = None) -> Tensor:
@@ -47,91 +89,79 @@ def simulated(given: Given, times: Sequence[float], own: Draws, std: float | Non
     return given.student(x_t, given.at(times[-1]), given.cond).x0
 
 
-def preserving(given: Given, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``alpha`` and ``sigma`` of the variance-preserving process of equal signal-to-noise, to multiply
-    ``x``."""
-    t = t.reshape(-1, *[1] * (x.dim() - 1))
-    alpha, sigma = given.process.alpha(t), given.process.sigma(t)
-    return alpha / (alpha**2 + sigma**2).sqrt(), sigma / (alpha**2 + sigma**2).sqrt()
-
-
-def walked(given: Given, net: Denoiser, eps: Tensor, steps: int, w: float) -> Tensor:
-    """Where the guided ODE leads from ``eps`` times the last noise level: Heun's steps, even in time from 1
-    to 0, against ``sigma`` on VE and against time on Flow; the last step is Euler's."""
-    variance_exploding = isinstance(given.process, VE)
-    view = "eps" if variance_exploding else "velocity"  # the slope against sigma, against time
-
-    def slope(x: Tensor, time: float) -> Tensor:
-        return given.guided(net, x, given.at(time), w, view)
-
-    def place(time: float) -> float:
-        return float(given.process.sigma(given.at(time))[0]) if variance_exploding else time
-
-    x = place(1.0) * eps
-    for k in range(steps):
-        here, there = 1 - k / steps, 1 - (k + 1) / steps
-        way, first = place(there) - place(here), slope(x, here)
-        mean = first if there == 0 else (first + slope(x + way * first, there)) / 2
-        x = x + way * mean
-    return x
-
-
-def pulled(x: Tensor, g: Tensor) -> Tensor:
-    """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
-    return 0.5 * (x - (x - g).detach()).square().mean()
-
-
-def published(given: Given, shares: Tensor) -> Tensor:
-    """Times of steps such as "250 of 1000". A table counts from 0, and its row 0 lies at ``1 / 1000``."""
-    low = given.process.t_min
-    return shares + 1 / 1000 if isinstance(given.process, ScaledLinearVP) else shares.clamp_min(low)
-
-
-# of points, a mean over the batch
-DISTANCES = {
-    "l2": lambda a, b: (a - b).square().mean(),
-    "l1": lambda a, b: (a - b).abs().mean(),
-    "huber": lambda a, b: (((a - b).square().sum(1) + 2 * 0.00054**2).sqrt() - 0.00054 * 2**0.5).mean(),
-}
-
-Clean = Callable[[Tensor, Tensor], Tensor]  # the clean estimate of states (B, …) at times (B,)
-
-
-def over(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A number a row, to multiply ``x``."""
-    return coefficient.reshape(-1, *[1] * (x.dim() - 1))
-
-
-def ddim(given: Given, clean: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """``alpha_s D + sigma_s (x_t - alpha_t D) / sigma_t``."""
-    alpha, sigma = given.process.alpha, given.process.sigma
-    eps = (x_t - over(alpha(t), x_t) * clean) / over(sigma(t), x_t)
-    return over(alpha(s), x_t) * clean + over(sigma(s), x_t) * eps
+def ddim(given: Given, x: Tensor, t: Tensor, s: Tensor, clean: Tensor) -> Tensor:
+    """``Phi(x, t -> s; D) = alpha_s D + sigma_s (x - alpha_t D) / sigma_t``, at times (B,)."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x), levels(given, s, x)
+    return alpha_s * clean + sigma_s * (x - alpha_t * clean) / sigma_t.clamp_min(1e-30)
 
 
 def ddim_walk(given: Given, clean: Clean, x: Tensor, times: Sequence[float]) -> Tensor:
     """DDIM steps along ``times``."""
     for t, s in zip(times, times[1:], strict=False):
-        x = ddim(given, clean(x, given.at(t)), x, given.at(t), given.at(s))
+        x = ddim(given, x, given.at(t), given.at(s), clean(x, given.at(t)))
     return x
 
 
-def heun_walk(given: Given, clean: Clean, x: Tensor, times: Sequence[float], process: Process) -> Tensor:
-    """Heun's method on ``z = x / (alpha + k sigma)`` against ``r = sigma / (alpha + k sigma)``, where ``dz/dr
-    = eps - k D``: with ``k = 0`` EDM's algorithm 1 (VE), with ``k = 1`` that of a flow. The step to ``sigma =
-    0`` is Euler's."""
-    k = float(not isinstance(process, VE))
+def heun(given: Given, clean: Clean, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Heun's step, ``clean(x, t)`` being the denoiser: EDM's, of ``dx / dsigma``, where the signal never
+    fades; elsewhere that of the flow ``z = x / (alpha + sigma)`` at its time ``sigma / (alpha + sigma)``. To
+    the clean end it is Euler's."""
+    k = 0 if isinstance(given.process, VE) else 1
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x), levels(given, s, x)
+    size_t, size_s = alpha_t + k * sigma_t, alpha_s + k * sigma_s
+    h = sigma_s / size_s - sigma_t / size_t
 
-    def slope(x: Tensor, t: float) -> Tensor:
-        time = given.at(t)
-        d = clean(x, time)
-        return (x - over(process.alpha(time), x) * d) / over(process.sigma(time), x) - k * d
+    def slope(x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        d = clean(x, t)
+        return (x - alpha * d) / sigma - k * d
 
+    first = slope(x, t, alpha_t, sigma_t)
+    euler = size_s * (x / size_t + h * first)
+    both = (first + slope(euler, s, alpha_s, sigma_s)) / 2
+    return torch.where(sigma_s > 0, size_s * (x / size_t + h * both), euler)
+
+
+def heun_walk(given: Given, clean: Clean, x: Tensor, times: Sequence[float]) -> Tensor:
+    """Heun's steps along ``times``."""
     for t, s in zip(times, times[1:], strict=False):
-        (a, b), (c, d) = ((process.alpha(given.at(v))[0], process.sigma(given.at(v))[0]) for v in (t, s))
-        start, size, along = x / (a + k * b), c + k * d, d / (c + k * d) - b / (a + k * b)
-        first = slope(x, t)
-        x = size * (start + along * first)
-        if d > 0:
-            x = size * (start + along * (first + slope(x, s)) / 2)
+        x = heun(given, clean, x, given.at(t), given.at(s))
     return x
+
+
+def guided_pairs(given: Given, own: Draws, steps: int) -> dict[str, Tensor]:
+    """Noise, and where even Heun's steps of the guided teacher carry it."""
+    eps, w = own.normal(*given.shape), given.options["guidance"]
+    start = given.process.sigma(given.at(1.0)[0]) * eps
+    times = [1 - k / steps for k in range(steps + 1)]
+    x = heun_walk(given, lambda x, t: given.guided(given.teacher, x, t, w), start, times)
+    return {"eps": eps, "x": x, "cond": given.cond}
+
+
+def halved(
+    given: Given,
+    clean: Clean,
+    x_t: Tensor,
+    t: Tensor,
+    middle: Tensor,
+    s: Tensor,
+) -> Tensor:
+    """The ``x_0`` from which one DDIM step lands where two of ``clean(x, t)`` do: ``(x_s - (sigma_s /
+    sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)``."""
+    first = clean(x_t, t)
+    x_middle = ddim(given, x_t, t, middle, first)
+    x_s = ddim(given, x_middle, middle, s, clean(x_middle, middle))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(given, t, x_t), levels(given, s, x_t)
+    return (x_s - sigma_s / sigma_t * x_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
+
+
+def clean_weight(given: Given, t: Tensor, name: str) -> Tensor:
+    """Of a clean estimate's squared error, (B,): ``max(snr, 1)``, ``snr + 1`` or 1, the signal-to-noise ratio
+    kept to ``exp(6)``, about 400."""
+    alpha, sigma = levels(given, t, t)
+    snr = (alpha / sigma.clamp_min(1e-30)).square().clamp(max=math.exp(6))
+    return {"truncated_snr": snr.clamp_min(1), "snr_plus_one": snr + 1, "one": torch.ones_like(snr)}[name]
+
+
+def pulled(x: Tensor, g: Tensor) -> Tensor:
+    """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
+    return 0.5 * (x - (x - g).detach()).square().mean()

@@ -142,7 +142,7 @@ class TBCM(GuidanceInput):
         x, tau, v = (
             torch.cat(parts)
             for parts in zip(
-                *((p.at.x, p.at.t.float() * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True
+                *((p.at.x, p.at.t.to(p.at.x.dtype) * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True
             )
         )
         return x, tau, v, join([batch.cond] * many), w.repeat(many)

@@ -63,7 +63,7 @@ def endpoint(given: Given, x: Tensor, times: list[float]) -> Tensor:
     if given.options["solver"] == "dpm++":
         return dpm_solver(given, clean, x, times)
     if given.options["solver"] == "heun":
-        return heun_walk(given, clean, x, times, given.process)
+        return heun_walk(given, clean, x, times)
     return ddim_walk(given, clean, x, times)
 
 
@@ -76,7 +76,7 @@ def dpm_solver(given: Given, clean: Clean, x: Tensor, times: list[float]) -> Ten
         h = given.process.log_snr(there)[0] - given.process.log_snr(here)[0]
         now = clean(x, here)
         use = now if before is None or s == times[-1] else now + h / (2 * h_before) * (now - before)
-        x, before, h_before = ddim(given, use, x, here, there), now, h
+        x, before, h_before = ddim(given, x, here, there, use), now, h
     return x
 
 

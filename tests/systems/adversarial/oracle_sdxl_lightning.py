@@ -65,8 +65,8 @@ def jumps(given: Given) -> Jumps:
                 clean = given.guided(given.teacher, x, here, given.options["guidance"])
             else:
                 clean = given.net("frozen.previous")(x, here, given.cond).x0
-            x = ddim(given, clean, x, here, there)
-    landed = ddim(given, given.student(x_t, t, given.cond).x0, x_t, t, s)
+            x = ddim(given, x, here, there, clean)
+    landed = ddim(given, x_t, t, s, given.student(x_t, t, given.cond).x0)
     return Jumps(x_t, t, s, landed, x)
 
 

@@ -3,6 +3,7 @@ distillation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,21 +12,13 @@ from torch import Tensor
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import Case, Given
-from tests.systems.written import DISTANCES, heun_walk, over
+from tests.systems.written import DISTANCES, guided_pairs, over
 
 
 def pairs(given: Given) -> dict[str, Tensor]:
-    """Noise, and where the guided teacher's ODE ends."""
-    process, steps = given.teacher.process, given.options["pair_steps"]
-    eps = given.draws("bank").normal(*given.shape)
-    times = [1 - i / steps for i in range(steps + 1)]
-
-    def clean(x: Tensor, t: Tensor) -> Tensor:
-        return given.guided(given.teacher, x, t, given.options["guidance"])
-
-    with torch.no_grad():
-        x = heun_walk(given, clean, float(process.sigma(given.at(1.0)[0])) * eps, times, process)
-    return {"eps": eps, "x": x, "cond": given.cond}
+    """Noise, and where the guided teacher's ODE ends, on the teacher's own process."""
+    there = replace(given, process=given.teacher.process)
+    return guided_pairs(there, given.draws("bank"), given.options["pair_steps"])
 
 
 def drawn_pairs(given: Given, own: Draws) -> tuple[Tensor, Tensor, Any]:

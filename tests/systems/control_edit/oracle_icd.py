@@ -42,7 +42,7 @@ def scale_input(given: Given, net: Denoiser, w: Tensor | None) -> dict[str, Tens
 
 def jump(given: Given, net: Denoiser, x: Tensor, t: Tensor, s: Tensor, w: Tensor | None = None) -> Tensor:
     """``J(x, t -> s) = alpha_s x0 + sigma_s eps``."""
-    return ddim(given, net(x, t, given.cond, **scale_input(given, net, w)).x0, x, t, s)
+    return ddim(given, x, t, s, net(x, t, given.cond, **scale_input(given, net, w)).x0)
 
 
 def teacher_step(given: Given, x: Tensor, t: Tensor, s: Tensor, w: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ def teacher_step(given: Given, x: Tensor, t: Tensor, s: Tensor, w: Tensor | None
     if w is not None and not extra:
         empty = given.teacher(x, t, None).x0
         clean = empty + over(w, x) * (clean - empty)
-    return ddim(given, clean, x, t, s)
+    return ddim(given, x, t, s, clean)
 
 
 def consistency(

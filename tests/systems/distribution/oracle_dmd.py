@@ -7,14 +7,12 @@ from torch import Tensor
 
 from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, pulled, simulated, walked
+from tests.systems.written import between, guided_pairs, pulled, simulated
 
 
 def pairs(given: Given) -> dict[str, Tensor]:
     """Noise, and where the guided teacher's ODE leads from it."""
-    eps, options = given.draws("bank").normal(*given.shape), given.options
-    x = walked(given, given.teacher, eps, options["pair_steps"], options["guidance"])
-    return {"eps": eps, "x": x, "cond": given.cond}
+    return guided_pairs(given, given.draws("bank"), given.options["pair_steps"])
 
 
 def samples(given: Given) -> Tensor:

@@ -15,7 +15,7 @@ from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.systems.distribution.msd import Matching, ScoreMatching
 from stillhouse.train.method import Method
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, pulled, simulated, walked
+from tests.systems.written import between, guided_pairs, pulled, simulated
 
 EVERYONE = torch.tensor([6, 0, 3, 5, 1])  # the labels of all parts together
 
@@ -35,9 +35,7 @@ def stage(kind: Callable[..., Any]) -> Callable[..., Method]:
 
 
 def pairs_of_the_part(given: Given) -> dict[str, Tensor]:
-    eps, options = given.draws("bank").normal(*given.shape), given.options
-    x = walked(given, given.teacher, eps, options["pair_steps"], options["guidance"])
-    return {"eps": eps, "x": x, "cond": given.cond}
+    return guided_pairs(given, given.draws("bank"), given.options["pair_steps"])
 
 
 def score_matching(given: Given) -> Tensor:
@@ -62,11 +60,9 @@ def score_matching(given: Given) -> Tensor:
 
 
 def pairs_of_all(given: Given) -> dict[str, Tensor]:
-    own, options = given.draws("bank"), given.options
+    own = given.draws("bank")
     given.cond = EVERYONE[own.integers(0, len(EVERYONE))]
-    eps = own.normal(*given.shape)
-    x = walked(given, given.teacher, eps, options["pair_steps"], options["guidance"])
-    return {"eps": eps, "x": x, "cond": given.cond}
+    return guided_pairs(given, own, given.options["pair_steps"])
 
 
 def samples(given: Given) -> Tensor:

@@ -30,7 +30,7 @@ def teacher_target(given: Given) -> Tensor:
         t, s = given.at(i / steps), given.at((i - 1) / steps)
         clean = given.teacher(x, t, given.cond).x0
         pinned = float(given.process.sigma(t)[0]) == 0  # no noise in the state: none to carry on
-        x = over(given.process.alpha(s), x) * clean if pinned else ddim(given, clean, x, t, s)
+        x = over(given.process.alpha(s), x) * clean if pinned else ddim(given, x, t, s, clean)
     return x
 
 
