@@ -129,7 +129,7 @@ class Case:
     tensors. ``loss``: the oracle. ``options``: over those of the contract. ``embedded``: the teacher takes
     the guidance scale as an input. ``stage``, ``within``: which part of the run, and the iteration in it.
     ``method``: what makes the method, where it is not the system itself (a program's). ``world``,
-    ``network``: over the contract's.
+    ``network``: over the contract's; an option of None is left out.
     """
 
     player: str
@@ -156,7 +156,9 @@ class Case:
         """A run of the method whose networks are small, of float64, and all different."""
         contract = load_check(slug).CONTRACT
         method = (self.method or find(slug))(**{**contract.options, **self.options})
-        world = get_world(**{**contract.world, **self.world})
+        world = get_world(
+            **{k: v for k, v in {**contract.world, **self.world}.items() if v is not None}
+        )
         sizes = {**contract.network, **self.network}
         if world.classes:
             sizes["classes"] = world.classes  # so that there is something for guidance to move away from

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition
-from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import Case, Given
 from tests.systems.written import pulled
 
 
-def teacher_path(given: Given) -> dict[str, Tensor]:
+def plainly(given: Given, x: Tensor, t: Tensor) -> Tensor:
+    return given.guided(given.teacher, x, t, given.options["path_guidance"])
+
+
+def teacher_path(given: Given, guided: Callable[..., Tensor] = plainly) -> dict[str, Tensor]:
     """Euler's method down the shifted grid, the levels among its times; the states at the levels and the
     end."""
     options, shift = given.options, given.options["shift"]
@@ -23,7 +27,7 @@ def teacher_path(given: Given) -> dict[str, Tensor]:
     kept = [x]
     with torch.no_grad():
         for t, s in zip(times[:-1], times[1:], strict=True):
-            clean = given.guided(given.teacher, x, given.at(t), options["path_guidance"])
+            clean = guided(given, x, given.at(t))
             noise = (x - given.process.alpha(given.at(t)[0]) * clean) / given.process.sigma(given.at(t)[0])
             x = given.noise(clean, given.at(s), noise)
             if s in options["levels"] or s == 0:
@@ -54,10 +58,10 @@ def initialisation(given: Given, levels: Tensor) -> Tensor:
 
 
 def score_times(given: Given, own: Draws) -> Tensor:
-    """One time a clip, of a table of 1000, shifted towards the noise."""
+    """One time a clip, of a table of 1000, shifted towards the noise; float32."""
     shift, t = given.options["shift"], own.integers(0, 1000) / 1000
     t = (shift * t / (1 + (shift - 1) * t)).clamp(0.02, 0.98)
-    return (given.process.t_min + (1 - given.process.t_min) * t).double()
+    return given.process.t_min + (1 - given.process.t_min) * t
 
 
 def score_gradient(x: Tensor, real: Tensor, fake: Tensor) -> Tensor:
