@@ -10,6 +10,7 @@ them. It uses nothing of ``stillhouse.parts`` and nothing of the method. Value a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -58,7 +59,8 @@ def draws(name: str, rows: int = ROWS) -> Draws:
 @dataclass
 class Given:
     """What a loss had. ``net`` gives any module of the run by its name in checkpoints (``fake``,
-    ``ema.target``, ``frozen.teacher``): the module itself, or the list of a player's modules."""
+    ``ema.target``, ``frozen.teacher``): the module itself, or the list of a player's modules; state of the
+    method's own (``state.NAME``) as the loss found it."""
 
     teacher: Denoiser
     student: Denoiser
@@ -159,7 +161,7 @@ class Case:
         world = get_world(
             **{k: v for k, v in {**contract.world, **self.world}.items() if v is not None}
         )
-        sizes = {**contract.network, **self.network}
+        sizes = {k: v for k, v in {**contract.network, **self.network}.items() if v is not None}
         if world.classes:
             sizes["classes"] = world.classes  # so that there is something for guidance to move away from
         if self.embedded:
@@ -196,7 +198,16 @@ def as_double(value: Any) -> Any:
 
 def compare(slug: str, case: Case) -> None:
     """The method's value and gradients against the oracle's, in one iteration on the same tensors."""
-    run = case.trainer(slug)
+    run, usual = case.trainer(slug), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # also what is made without a word on its type
+    try:
+        compare_losses(run, case)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def compare_losses(run: Trainer, case: Case) -> None:
+    """:func:`compare` of a run that stands."""
     method = run.method
     for stage in range(1, case.stage + 1):
         method.enter(stage)
@@ -210,7 +221,7 @@ def compare(slug: str, case: Case) -> None:
     given = Given(
         method.teacher,
         method.student,
-        dict(run.modules),
+        {k: copy.deepcopy(m) if k.startswith("state.") else m for k, m in run.modules.items()},
         method.process,
         tuple(method.shape),
         x,
