@@ -10,6 +10,7 @@ them. It uses nothing of ``stillhouse.parts`` and nothing of the method. Value a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -58,7 +59,8 @@ def draws(name: str, rows: int = ROWS) -> Draws:
 @dataclass
 class Given:
     """What a loss had. ``net`` gives any module of the run by its name in checkpoints (``fake``,
-    ``ema.target``, ``frozen.teacher``): the module itself, or the list of a player's modules."""
+    ``ema.target``, ``frozen.teacher``): the module itself, or the list of a player's modules; state of the
+    method's own (``state.NAME``) as the loss found it."""
 
     teacher: Denoiser
     student: Denoiser
@@ -144,7 +146,8 @@ class Case:
     tensors. ``loss``: the oracle. ``options``: over those of the contract. ``embedded``: the teacher takes
     the guidance scale as an input. ``stage``, ``within``: which part of the run, and the iteration in it.
     ``method``: what makes the method, where it is not the system itself (a program's). ``world``,
-    ``network``: over the contract's; to another world, with a ``name``, the contract's network does not go.
+    ``network``: over the contract's, an option of None being left out; to another world, with a ``name``, the
+    contract's network does not go.
     """
 
     player: str
@@ -171,8 +174,8 @@ class Case:
         """A run of the method whose networks are small, of float64, and all different."""
         contract = load_check(slug).CONTRACT
         method = (self.method or find(slug))(**{**contract.options, **self.options})
-        world = get_world(**{**contract.world, **self.world})
-        sizes = {**({} if "name" in self.world else contract.network), **self.network}
+        world = get_world(**given_of({**contract.world, **self.world}))
+        sizes = given_of({**({} if "name" in self.world else contract.network), **self.network})
         if world.classes:
             sizes["classes"] = world.classes  # so that there is something for guidance to move away from
         if self.embedded:
@@ -189,6 +192,11 @@ class Case:
         for module in trainer.modules.values():
             module.double()
         return trainer
+
+
+def given_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those of None."""
+    return {k: v for k, v in options.items() if v is not None}
 
 
 def stirred(module: nn.Module, seed: int) -> Any:
@@ -234,7 +242,7 @@ def compare_in(run: Trainer, case: Case) -> None:
     given = Given(
         method.teacher,
         method.student,
-        dict(run.modules),
+        {k: copy.deepcopy(m) if k.startswith("state.") else m for k, m in run.modules.items()},
         method.process,
         tuple(method.shape),
         x,

@@ -14,9 +14,9 @@ from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from tests.systems.contract_method import contract_of, drawn, small_teacher
 
-# methods whose processes are another thing: tokens, bridges, a field in space, a flow that is made straight;
-# and tbcm, which differentiates along continuous angles
-OTHERS = {"sdtt", "ibmd", "tad_sr", "cfd", "slimflow", "tbcm"}
+# methods whose processes are another thing: tokens, bridges, a flow that is made straight; and tbcm, which
+# differentiates along continuous angles
+OTHERS = {"sdtt", "ibmd", "tad_sr", "slimflow", "tbcm"}
 SLUGS = [row.slug for row in list_systems() if row.kind == "method" and row.slug not in OTHERS]
 
 

@@ -19,7 +19,7 @@ from stillhouse.models.scenes.base import Rendered
 from stillhouse.parts.gaps.score import SCORE_WEIGHTS, sds_gradient, surrogate_loss
 from stillhouse.parts.scenes.distill_3d import falling
 from stillhouse.parts.scenes.noise_field import NoiseField, field_for, fixed_per_camera
-from stillhouse.parts.states.time_sampler import uniform
+from stillhouse.parts.states.time_sampler import trained
 from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.batch import Batch
 from stillhouse.train.method import Method
@@ -114,13 +114,12 @@ class CFD(Method):
         )
 
     def time(self, batch: Batch) -> Tensor:
-        """Times (rows,) of the iteration."""
+        """Times (rows,) of the iteration; of a teacher of a table at its steps."""
         if self.times == "uniform":
-            return uniform(self.process, batch.draws, self.last_time, self.first_time)
+            return trained(self.process, batch.times(self.last_time, self.first_time))
         share = batch.step / max(1, self.total - 1)
-        return torch.full(
-            (batch.rows,), falling(share, self.first_time, self.last_time), device=self.student.device
-        )
+        now = falling(share, self.first_time, self.last_time)
+        return trained(self.process, torch.full((batch.rows,), now, device=self.student.device))
 
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the batch's cameras see of its scenes, and the noise that they see on them."""

@@ -199,9 +199,10 @@ class LiveTalk(CausalMethod):
         )
         if known is None:
             return denoising_loss(self.fake, x, t, batch.noise(), cond)
-        given = torch.arange(x.shape[1], device=x.device) < known.shape[1]
-        each = torch.where(given, self.process.t_min, t[:, None])
-        return denoising_loss(self.fake, x, each, batch.noise(), cond, velocity_weight)
+        free = torch.arange(x.shape[1], device=x.device) >= known.shape[1]
+        each, learns = torch.where(free, t[:, None], self.process.t_min), free[:, None, None, None]
+        eps = learns * batch.noise()  # a given frame is clean, also where t_min has noise, and has no loss
+        return denoising_loss(self.fake, x, each, eps, cond, lambda at: learns * velocity_weight(at))
 
     def samplings(self) -> dict[int, Sampling]:
         return {len(self.levels): streaming(self.levels, self.chunk, self.shape[0], self.sink)}
