@@ -1,4 +1,4 @@
-"""``stillhouse new``: the skeleton of a system, of its check and of its paragraph of docs."""
+"""``stillhouse new``: the skeleton of a system, of its check, its oracle and its paragraph of docs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from stillhouse.commands.parser import Parser
-from stillhouse.commands.skeletons import CHECKS, SYSTEMS, paragraph
+from stillhouse.commands.skeletons import CHECKS, ORACLES, SYSTEMS, paragraph
 from stillhouse.core.errors import require
 from stillhouse.systems.registry import KINDS, list_systems
 
@@ -16,8 +16,9 @@ def new(words: list[str]) -> int:
     """``stillhouse new SYSTEM --family F --kind K``"""
     parser = Parser(
         "new",
-        "Write the skeleton of a system and of its check: a small working example of its kind, which passes "
-        "its contract suite as it stands, with the places marked where the mathematics goes.",
+        "Write the skeleton of a system, of its check and of an oracle of its losses: a small working "
+        "example of its kind, which passes its contract suite as it stands, with the places marked where "
+        "the mathematics goes.",
     )
     parser.add_argument("system", metavar="SYSTEM", help="its name: small letters, digits and underscores")
     parser.add_argument("--family", required=True, help="folder of related systems; a new one is made")
@@ -31,7 +32,7 @@ def new(words: list[str]) -> int:
     given = parser.parse(words)
     for path in write_system(given.system, given.family.replace("-", "_"), given.kind, Path(given.dir)):
         print(path)
-    print(f"next: pytest tests/systems/test_contract.py -k {given.system}; stillhouse check {given.system}")
+    print(f"next: pytest tests/systems -k {given.system}; stillhouse check {given.system}")
     return 0
 
 
@@ -61,11 +62,15 @@ def write_system(slug: str, family: str, kind: str, root: Path) -> list[Path]:
         package / "systems" / family / f"{slug}.py": SYSTEMS[kind],
         package / "checks" / family / f"{slug}.py": CHECKS[kind],
     }
+    tests = root / "tests" / "systems"
+    if kind in ORACLES and tests.is_dir():
+        files[tests / family / f"oracle_{slug}.py"] = ORACLES[kind]
     for path in files:
         require(not path.exists(), f"'{path}' exists already.")
     for path, text in files.items():
         path.parent.mkdir(exist_ok=True)
-        (path.parent / "__init__.py").touch()
+        if path.is_relative_to(package):
+            (path.parent / "__init__.py").touch()
         path.write_text(_filled(text, slug, family, name), encoding="utf-8")
     page = root / "docs" / f"{family.replace('_', '-')}.md"
     if page.parent.is_dir():

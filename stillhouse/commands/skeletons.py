@@ -1,5 +1,5 @@
-"""What ``stillhouse new`` writes: per kind a minimal system that works, and its check. ``SLUG``, ``FAMILY``
-and ``NAME`` stand for its names."""
+"""What ``stillhouse new`` writes: per kind a minimal system that works, its check, an oracle of its
+losses. ``SLUG``, ``FAMILY`` and ``NAME`` stand for its names."""
 
 from __future__ import annotations
 
@@ -262,6 +262,49 @@ CHECKS = {
     right = float((NAME().fit(X, y).predict(X) == y).mean())
     return [at_least("share of right labels", 0.0 if ablation else right, 0.9)]""",
     ),
+}
+
+_ORACLE = '''"""The losses of SLUG, written out from the paper."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stillhouse.core.schedules import Cosine
+IMPORTS
+
+
+def student_loss(given: Given) -> Tensor:
+    # the paper's equation goes here, from the tensors that the loss had and the streams that it draws from;
+    # nothing of stillhouse.parts and nothing of the method
+BODY
+
+
+CASES = [CASES]
+'''
+
+ORACLES = {
+    "method": _ORACLE.replace("IMPORTS", "from tests.systems.oracle import Case, Given")
+    .replace(
+        "BODY",
+        """    own, first = given.draws("student"), given.process.t_min
+    t, noise, eps = own.uniform(first, 1.0), own.normal(*given.shape), own.normal(*given.shape)
+    x = given.teacher(given.process.sigma(given.at(1.0)[0]) * noise, given.at(1.0), given.cond).x0
+    return given.denoising(given.student, x, t, eps)""",
+    )
+    .replace("[CASES]", '[Case("student", student_loss), Case("student", student_loss, Cosine(), "v")]'),
+    "program": _ORACLE.replace(
+        "IMPORTS",
+        "from stillhouse.systems.FAMILY.SLUG import _Imitation\nfrom tests.systems.oracle import Case, Given",
+    )
+    .replace(
+        "BODY",
+        """    own = given.draws("student")
+    t, x = own.uniform(given.process.t_min, 1.0), own.normal(*given.shape)
+    target = given.teacher(x, t, given.cond).x0
+    return (given.student(x, t, given.cond).x0 - target).square().mean()""",
+    )
+    .replace("[CASES]", '[Case("student", student_loss, Cosine(), "v", method=_Imitation)]'),
 }
 
 

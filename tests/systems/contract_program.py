@@ -12,7 +12,11 @@ from stillhouse.systems.registry import find, get_system
 from stillhouse.train.loop import Trainer
 from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
-from tests.systems.contract_method import check_it_refuses_bad_options_in_one_sentence, small_teacher
+from tests.systems.contract_method import (
+    check_every_loss_has_an_oracle,
+    check_it_refuses_bad_options_in_one_sentence,
+    small_teacher,
+)
 from tests.systems.contract_operation import (
     check_its_description_makes_it_again,
     conditions,
@@ -111,6 +115,7 @@ def check_its_record_is_true(slug, runs, tmp_path):
 CHECKS = [
     check_its_product_and_its_resumes,
     check_its_record_is_true,
+    check_every_loss_has_an_oracle,
     check_its_description_makes_it_again,
     check_it_refuses_bad_options_in_one_sentence,
 ]

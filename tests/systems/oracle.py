@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from stillhouse.core.draws import Draws
 from stillhouse.core.prediction import KINDS
 from stillhouse.core.process import Process
 from stillhouse.opening import load
-from stillhouse.systems.registry import find
+from stillhouse.systems.registry import find, list_systems
 from stillhouse.train.batch import Batch
 from stillhouse.train.loop import Trainer
 from stillhouse.train.method import Method
@@ -34,6 +35,7 @@ from stillhouse.train.recipe import Recipe
 from stillhouse.worlds.base import get_world
 
 ROWS, SEED = 6, 3
+SCALES = ("guidance", "low_guidance", "high_guidance")  # options that are guidance scales
 
 
 class Double(Draws):
@@ -170,10 +172,19 @@ class Case:
         words = (self.player, f"stage{self.stage}", process, self.kind, options, "embedded" * self.embedded)
         return "-".join(word for word in words if word)
 
+    def made(self, slug: str) -> Method:
+        """The method with its options, not yet set up."""
+        kind: Callable[..., Method] = self.method or find(slug)
+        return kind(**{**load_check(slug).CONTRACT.options, **self.options})
+
+    def stage_name(self, slug: str) -> str:
+        """The stage that the case is of."""
+        return self.made(slug).stages(self.total)[self.stage].name
+
     def trainer(self, slug: str) -> Trainer:
         """A run of the method whose networks are small, of float64, and all different."""
         contract = load_check(slug).CONTRACT
-        method = (self.method or find(slug))(**{**contract.options, **self.options})
+        method = self.made(slug)
         world = get_world(**given_of({**contract.world, **self.world}))
         sizes = given_of({**({} if "name" in self.world else contract.network), **self.network})
         if world.classes:
@@ -192,6 +203,47 @@ class Case:
         for module in trainer.modules.values():
             module.double()
         return trainer
+
+
+def module_of(slug: str) -> Any:
+    """The file of a system's oracle; raises :class:`ModuleNotFoundError` where there is none."""
+    (family,) = (s.file.split("/")[-2] for s in list_systems() if s.slug == slug)
+    return import_module(f"tests.systems.{family}.oracle_{slug}")
+
+
+def lacking(slug: str) -> list[str]:
+    """What the cases of a system leave out, in words.
+
+    Every player in every stage; the rows that a method stores; where there is guidance, a scale other than 1
+    and a teacher that takes it as an input (or ``NO_GUIDANCE``, ``NOT_EMBEDDED``: why not); a process other
+    than the contract's (or ``ONE_PROCESS``: why not).
+    """
+    module = module_of(slug)
+    cases: list[Case] = module.CASES
+    missing = []
+    for made in {case.method: case for case in cases}.values():  # the method itself, or each of a program's
+        own = [case for case in cases if case.method is made.method]
+        method = Case("", lambda given: None, method=made.method).trainer(slug).method
+        covered = {(case.stage_name(slug), case.player) for case in own}
+        if method.bank_size and not any(case.player == "bank" for case in own):
+            missing.append("the rows of the bank")
+        first = 0
+        for stage in method.plan:
+            players = {name for step in range(first, first + stage.length) for name in method.turns(step)}
+            missing += [
+                f"{p}'s loss in '{stage.name}'" for p in sorted(players) if (stage.name, p) not in covered
+            ]
+            first += stage.length
+        scales = {f.name: getattr(method, f.name) for f in fields(method) if f.name in SCALES}
+        guided = any(case.options.get(name, usual) != 1.0 for case in own for name, usual in scales.items())
+        if scales and not guided and not hasattr(module, "NO_GUIDANCE"):
+            missing.append(f"a scale other than 1 ({', '.join(scales)})")
+        if scales and not any(case.embedded for case in own) and not hasattr(module, "NOT_EMBEDDED"):
+            missing.append("a teacher that takes the scale")
+        processes = {type(case.process or load_check(slug).CONTRACT.process) for case in own}
+        if len(processes) < 2 and not hasattr(module, "ONE_PROCESS"):
+            missing.append("another process")
+    return missing
 
 
 def given_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,8 @@ CASES = [
         ("student", regression_loss, ScaledLinearVP(), "eps", {"guidance": 3.0}, False, 1, 1),
         ("student", regression_loss, VE(), "edm", COARSE, True, 0, 5),
         ("student", adversarial_loss, ScaledLinearVP(), "eps", {}, False, 2, 2),
+        ("critic", critic_loss, ScaledLinearVP(), "eps", {}, False, 2, 5),
+        ("student", adversarial_loss, ScaledLinearVP(), "eps", {}, True, 3, 4),
         ("critic", critic_loss, ScaledLinearVP(), "eps", {}, False, 3, 3),
         ("student", adversarial_loss, Cosine(), "v", AT_ONCE, True, 0, 15),
         ("critic", critic_loss, Cosine(), "v", AT_ONCE, False, 0, 14),
