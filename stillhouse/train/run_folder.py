@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.io.checked import json_text
 
 LOCK = ".lock"
 # what a run leaves that was killed, or refused, before it began: data that was encoded for it
@@ -57,7 +58,11 @@ def held(folder: Path | None) -> Iterator[None]:
         yield
         return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StillhouseError(f"The folder '{folder}' can't be made: {reason}.") from error
     path = folder / LOCK
     handle = _locked(path)
     try:
@@ -112,9 +117,9 @@ def _opened(path: Path) -> int:
 def _about(handle: int) -> dict[str, Any]:
     """Who wrote a lock; empty where that can't be read."""
     try:
-        found = json.loads(os.pread(handle, 1000, 0))
-        return found if isinstance(found, dict) else {}
-    except (ValueError, OSError):
+        found: dict[str, Any] = json_text(os.pread(handle, 1000, 0), dict, "The lock")
+        return found
+    except (StillhouseError, OSError):
         return {}
 
 
