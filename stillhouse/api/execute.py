@@ -109,8 +109,8 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         raise StillhouseError(
-            "There is not enough memory for this run; take a smaller batch or network (--batch, --student), or "
-            f"more micro-batches (--grad-accum): {next(iter(str(error).splitlines()), 'none is left')}."
+            "There is not enough memory for this run; take a smaller batch or network (--batch, --student), "
+            f"or more micro-batches (--grad-accum): {next(iter(str(error).splitlines()), 'none is left')}."
         ) from error
 
 

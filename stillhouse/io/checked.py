@@ -83,7 +83,7 @@ def json_text(text: str | bytes, structure: Structure, source: str) -> Any:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise StillhouseError(f"{source} can't be read: it is no whole JSON ({reason}).") from error
+        raise StillhouseError(f"{source} can't be read: it is no JSON ({reason}).") from error
     return checked(found, structure, f"{source} can't be read")
 
 
