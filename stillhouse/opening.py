@@ -443,13 +443,16 @@ def _saved_model(
         # `inverse`: the one companion of before
         names = info.pop("companions", ["inverse"] if info.pop("inverse", "") else [])
         companions = {name: load_module(companion_file(path, name), network)[0] for name in names}
-        tokenizer = tokenizer_from(info.pop("tokenizer", None))
+        try:
+            tokenizer, encoder = tokenizer_from(info.pop("tokenizer", None)), _text(text)
+        except StillhouseError as error:
+            raise StillhouseError(f"The header of '{path}' can't be read: {error}") from error
         examples, code = info.pop("examples", None), info.pop("code", "")
         return Model(
             denoiser,
             *known,
             info,
-            _text(text),
+            encoder,
             prompts,
             companions=companions,
             cond_kind=cond_kind,

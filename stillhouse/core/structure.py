@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError
 
 # A class; None; Any; a tuple of structures, one of which fits; a list of one structure, that of every entry
-# of a list or tuple; or a dict of structures by name: "name?" may be missing, "*" is that of all others
+# of a sequence; or a dict of structures by name: "name?" may be missing, "*" is that of all others
 Structure = Any
 
 
@@ -103,16 +104,16 @@ def _fits(value: Any, structure: Structure) -> bool:
     if structure is bool:
         return isinstance(value, bool)
     if structure is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGE
+        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < LARGE
     if structure is float or structure is Number:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         finite = number and abs(value) <= sys.float_info.max
-        return finite or (structure is Number and isinstance(value, float))
+        return finite or (structure is Number and number and not isinstance(value, Integral))
     if structure is dict or structure is Mapping or isinstance(structure, dict):
         table = isinstance(value, Mapping if structure is Mapping else dict)
         return table and all(isinstance(name, str) for name in value)
     if isinstance(structure, list):
-        return isinstance(value, list | tuple)
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return structure is Any or isinstance(value, structure)
 
 

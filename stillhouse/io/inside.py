@@ -24,7 +24,7 @@ def possible(name: object) -> bool:
     return (
         "\0" not in text
         and len(text) <= LONGEST
-        and all(len(part.encode()) < 256 for part in text.split("/"))
+        and all(len(part.encode("utf-8", "surrogatepass")) < 256 for part in text.split("/"))
     )
 
 

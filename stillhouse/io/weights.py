@@ -251,6 +251,9 @@ def load_denoiser(
     beside = {n.removeprefix(BESIDE): weights.pop(n) for n in list(weights) if n.startswith(BESIDE)}
     try:
         process, kind = process_from_config(about["process"]), kind_from_config(about["kind"])
+    except (StillhouseError, ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"The header of '{path}' can't be read: {str(error).rstrip('.')}.") from error
+    try:
         two_time, info = bool(about["two_time"]), dict(about["info"])
         own = about.get("own")
         made: Denoiser | None = None

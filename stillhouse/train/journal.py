@@ -13,6 +13,7 @@ from tqdm import tqdm
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.structure import Number
 from stillhouse.io.checked import json_text, text_of
+from stillhouse.io.weights import atomic_write
 
 log = logging.getLogger("stillhouse")
 ROW = {"step": int, "*": Number}  # where a run diverges they are not finite
@@ -47,7 +48,8 @@ class Journal:
             self.rows = [row for row in read(self.path) if row["step"] < start]
         self.file = None
         if self.path:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            # in the place of what lies there, which may be a link
+            atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
             self.file = self.path.open("a")
         self.board = None
         if tensorboard and folder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -108,10 +110,17 @@ def _locked(path: Path) -> int:
 
 
 def _opened(path: Path) -> int:
+    # what a link leads to is nobody's lock, and would be written over
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        handle = os.open(path, flags, 0o644)
     except OSError as error:
-        raise StillhouseError(f"Can't write to the folder '{path.parent}': {error.strerror}.") from error
+        at = path.parent if error.errno != errno.ELOOP else path
+        raise StillhouseError(f"Can't write to '{at}': {error.strerror}.") from error
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise StillhouseError(f"'{path}' is no file, but a pipe or device; delete it.")
 
 
 def _about(handle: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from stillhouse.api.evaluate import read_evaluation
+from stillhouse.api.run import recorded_entries
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.checked import bytes_of, json_of, metadata_of, tensors_of, text_of
@@ -28,6 +31,7 @@ from stillhouse.io.plain_yaml import yaml_of
 from stillhouse.models.words import Words
 from stillhouse.opening import load
 from stillhouse.train import bank, checkpoint, journal
+from stillhouse.train.run_folder import held
 from tests.faults.values import command, sentence_of
 
 STUDENTS = Path(__file__).parents[1] / "compatibility" / "students"
@@ -72,6 +76,16 @@ def instead(make: Callable[[Path], object]) -> Callable[[Path], None]:
     return spoil
 
 
+OUTSIDE = "somebody else's"
+
+
+def link_outside(file: Path) -> None:
+    """A link to a file beside the folder of the test."""
+    target = Path(tempfile.mkdtemp()) / "outside"
+    target.write_text(OUTSIDE)
+    file.symlink_to(target)
+
+
 FAULTS: dict[str, Callable[[Path], None]] = {
     "missing": instead(void),
     "empty": replaced(b""),
@@ -91,41 +105,63 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "folder": instead(Path.mkdir),
     "pipe": instead(os.mkfifo),
     "link to nothing": instead(lambda file: file.symlink_to("/nowhere/at/all")),
-    "link outside": instead(lambda file: file.symlink_to("/etc/hostname")),
+    "link outside": instead(link_outside),
     "unreadable": lambda file: file.chmod(0),
 }
-READERS = {
-    "run.yaml": ("sample", "report", "resume", "evaluate"),
-    "evaluation.json": ("report",),
-    "metrics.jsonl": ("report", "resume"),
-    "model/model.safetensors": ("sample", "report", "inspect"),
-    "checkpoints/step-00000002/state.json": ("resume",),
-    "checkpoints/step-00000002/weights.safetensors": ("resume",),
-    ".lock": ("resume",),
+
+
+def hold(file: Path) -> None:
+    with held(file.parent):
+        pass
+
+
+STEP = "checkpoints/step-00000002"
+READERS: dict[str, Callable[[Path], object]] = {
+    "run.yaml": recorded_entries,
+    "evaluation.json": read_evaluation,
+    "metrics.jsonl": journal.read,
+    "model/model.safetensors": load,
+    f"{STEP}/state.json": lambda file: checkpoint.read(file.parent),
+    f"{STEP}/weights.safetensors": lambda file: checkpoint.read(file.parent),
+    ".lock": hold,
 }
 COMMANDS = {
-    "sample": ("sample", "RUN", "-n", "2", "--out", "made.npy"),
-    "report": ("report", "RUN", "--out", "page.html"),
-    "resume": ("distill", "--resume", "RUN", "--quiet"),
-    "evaluate": ("evaluate", "RUN", "-n", "8", "--teacher-steps", "1", "--out", "e.json"),
-    "inspect": ("inspect", "RUN"),
+    "run.yaml": ("sample", "RUN", "-n", "2", "--out", "made.npy"),
+    "evaluation.json": ("report", "RUN", "--out", "page.html"),
+    "metrics.jsonl": ("report", "RUN", "--out", "page.html"),
+    "model/model.safetensors": ("sample", "RUN", "-n", "2", "--out", "made.npy"),
+    f"{STEP}/state.json": ("distill", "--resume", "RUN", "--quiet"),
 }
 
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_spoilt_file_of_a_run(
+def test_a_spoilt_file_of_a_run(name: str, fault: str, finished: Path, tmp_path: Path) -> None:
+    source, file = finished / name, tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if name.startswith(STEP):
+        shutil.copytree(source.parent, file.parent, dirs_exist_ok=True)
+    elif source.exists():
+        shutil.copy(source, file)
+    else:
+        file.write_text('{"host": "here"}')
+    FAULTS[fault](file)
+    text = sentence_of(lambda: READERS[name](file))
+    assert not text or file.name in text or file.parent.name in text, text
+    # what is torn is never taken for whole; a line that breaks off, and a lock of a dead process, are usual
+    assert text or name in ("metrics.jsonl", ".lock") or fault.startswith(("flipped", "unreadable", "cut"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("fault", ["cut", "pipe"])
+def test_a_command_on_a_spoilt_file(
     name: str, fault: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(finished, "run"))
-    if name == ".lock":
-        (folder / name).write_text('{"host": "here"}')
     FAULTS[fault](folder / name)
-    for reader in READERS[name]:
-        code, shown = command(*(word.replace("RUN", "run") for word in COMMANDS[reader]))
-        last = shown.splitlines()[-1] if code else ""
-        assert code in (0, 2) and (not code or Path(name).name in last or "run" in last), (reader, shown)
+    code, shown = command(*(word.replace("RUN", "run") for word in COMMANDS[name]))
+    assert code == 0 or "run" in shown.splitlines()[-1]
 
 
 def changes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -175,8 +211,20 @@ def test_every_entry_of_another_type(
     step = max(1, len(places) // (12 if not os.environ.get("FAULTS_EXAMPLES") else len(places)))
     for number, place in enumerate(places[::step]):
         file.write_text(write(changed(whole, place, WRONG[number % len(WRONG)])))
-        reader = READERS[name][number % len(READERS[name])]
-        command(*(word.replace("RUN", "run") for word in COMMANDS[reader]))
+        command(*(word.replace("RUN", "run") for word in COMMANDS[name]))
+
+
+def test_nothing_is_written_through_a_link(finished: Path, tmp_path: Path) -> None:
+    """A lock and the lines of a training that lead out of a run's folder leave what they lead to alone."""
+    folder, outside = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "outside"
+    for name in (".lock", "metrics.jsonl"):
+        outside.write_text(OUTSIDE)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(outside)
+        code, shown = command("distill", "--resume", str(folder), "--quiet")
+        assert outside.read_text() == OUTSIDE
+        assert (code, "Can't write to" in shown) == ((2, True) if name == ".lock" else (0, False)), shown
+        (folder / name).unlink()
 
 
 ENTRIES = {
@@ -341,8 +389,8 @@ def test_spoilt_files_that_are_looked_at_alone(fault: str, tmp_path: Path, finis
 
     step = Path(shutil.copytree(finished / "checkpoints" / "step-00000002", tmp_path / "step-00000002"))
     FAULTS[fault](step / "optimisers.safetensors")
-    with pytest.raises(StillhouseError, match="is torn"):
-        checkpoint.read(step)
+    text = sentence_of(lambda: checkpoint.read(step))
+    assert "is torn" in text or (fault == "unreadable" and not text)  # who runs as root reads everything
 
 
 @pytest.mark.parametrize("fault", [f for f in FAULTS if f != "unreadable" and not f.startswith("flipped")])

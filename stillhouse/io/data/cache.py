@@ -302,6 +302,8 @@ def _index(folder: Path) -> dict[str, Any] | None:
             return None
         return checked(index, FINISHED if index.get("complete") is True else BEGUN, f"'{path}'")  # type: ignore[no-any-return]
     except StillhouseError as error:
+        if not path.exists():  # another process has begun anew since
+            return None
         raise StillhouseError(
             f"'{path}' is not the index of a cache ({str(error).rstrip('.')}); remove it, or name another "
             "folder."

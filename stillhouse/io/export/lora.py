@@ -136,11 +136,11 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
         An adapter on ``base``, frozen.
     """
     config = json_of(folder / PEFT_CONFIG, {"r": int, "lora_alpha": float, "target_modules": [str]})
+    found = tensors_of(folder / PEFT)
     base = _bare(base)
     student = adapted(
         base, int(config["r"]), alpha=float(config["lora_alpha"]), targets=tuple(config["target_modules"])
     ).copy()
-    found = tensors_of(folder / PEFT)
     warn_unless_finite(found, folder)
     with torch.no_grad():
         for key, weight in student.weights.items():

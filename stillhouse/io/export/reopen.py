@@ -17,7 +17,7 @@ from stillhouse.io.export.guidance_input import with_guidance_projection
 from stillhouse.io.export.lora import check_base, read_lora
 from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
-from stillhouse.io.pipelines.index import check_folder, parts
+from stillhouse.io.pipelines.index import parts
 from stillhouse.io.weights import kind_from_config
 
 # what is kept with a student, and what with one of each form
@@ -71,7 +71,7 @@ def open_student(
     require(is_student(folder), f"'{folder}' holds no student that save_pretrained wrote (no {ABOUT}).")
     about = json_of(folder / ABOUT, STUDENT)
     form = about["form"]
-    checked(about, FORMS[form] if form in FORMS else {}, f"'{folder / ABOUT}' can't be read")
+    checked(about, FORMS.get(form, FORMS["full"]), f"'{folder / ABOUT}' can't be read")
     sides = {**sides_of(about, folder / ABOUT), **options}
     if form == "lora":
         require(
@@ -143,7 +143,7 @@ def _opened(
     """
     with tempfile.TemporaryDirectory() as name:
         view = Path(name)
-        index = check_folder(folder)
+        index = json_of(folder / INDEX, {"_class_name": str})
         for part in parts(index):
             if part != "scheduler":
                 os.symlink((folder / part).resolve(), view / part, target_is_directory=True)
