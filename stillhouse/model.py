@@ -21,6 +21,7 @@ from stillhouse.core.conditions import (
     balanced_labels,
     cycled,
     move,
+    require_condition,
     size,
 )
 from stillhouse.core.denoiser import Denoiser
@@ -428,6 +429,7 @@ class Model:
             cond is not None or not self.cond_kind,
             f"This model is conditioned on {article} {self.cond_kind} for each sample; give them as cond.",
         )
+        require_condition(cond, "A condition")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 

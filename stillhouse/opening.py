@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, require_condition
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
 from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.core.prediction import Kind
@@ -251,6 +251,11 @@ def load(
             not take, and for a module that could not be saved.
     """
     checked(locals(), GIVEN, "load can't open this")
+    for name, cond in (("empty", empty), ("examples", examples)):
+        require_condition(cond, f"load can't open this: '{name}'")
+    require(
+        call is None or callable(call), "load can't open this: 'call' is a function, call(net, x, t, cond)."
+    )
     possibly = not isinstance(source, str | Path) or possible(source)
     require(possibly, "No model can be named so: the name holds a zero byte, or is longer than any path.")
     for option in pipeline:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stillhouse import forms
 from stillhouse.api.run import CACHE
-from stillhouse.core.conditions import Condition, balanced_labels, pick, size
+from stillhouse.core.conditions import Condition, balanced_labels, pick, require_condition, size
 from stillhouse.core.errors import require
 from stillhouse.core.structure import checked
 from stillhouse.metrics.extractors import Features, open_features, pictorial, plain_features, small_features
@@ -63,6 +63,7 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         checked(vars(self), GIVEN, "Nothing can be measured so")
+        require_condition(self.conditions, "A HeldOut's 'conditions'")
         require(self.batch >= 0, f"The batch of an evaluation is 0 or more, not {self.batch}.")
 
     def numbers(self, model: Model, n: int) -> Tensor | None:

@@ -9,7 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, balanced_labels, cycled, flattened, move, pick, size
+from stillhouse.core.conditions import (
+    Condition,
+    balanced_labels,
+    cycled,
+    flattened,
+    move,
+    pick,
+    require_condition,
+    size,
+)
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.structure import shown
@@ -63,17 +72,7 @@ def require_rows(data: object, source: str) -> None:
         isinstance(x, Tensor) and x.dim() >= 1 and not x.is_complex() and x.dtype != torch.bool,
         f"{source}: data in memory is (x, cond), of which x is a tensor of numbers (N, …), not {shown(x)}.",
     )
-    parts = cond if isinstance(cond, dict) else {} if cond is None else {"cond": cond}
-    sound = all(
-        isinstance(part, Tensor) and part.dim() >= 1 and not part.is_complex() for part in parts.values()
-    )
-    require(
-        sound and bool(parts or cond is None),
-        f"{source}: the condition of data in memory is None, a tensor (N, …) or a dict of such, not "
-        f"{shown(cond)}.",
-    )
-    counts = {len(part) for part in parts.values()}
-    require(len(counts) <= 1, f"{source}: the parts of a condition have {sorted(counts)} rows.")
+    require_condition(cond, f"{source}: the condition of data in memory")
 
 
 class TensorData:

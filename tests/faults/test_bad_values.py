@@ -71,7 +71,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "data complex": (lambda: run(data=(X.to(torch.complex64), None)), "of which x is a tensor of numbers"),
     "cond": (lambda: run(data=(X, {})), "the condition of data in memory is None, a tensor"),
     "cond scalar": (lambda: run(data=(X, {"x": 1})), "the condition of data in memory is None, a tensor"),
-    "cond rows": (lambda: run(data=(X, {"a": X, "b": X[:3]})), "the parts of a condition have .3, 8. rows"),
+    "cond rows": (
+        lambda: run(data=(X, {"a": X, "b": X[:3]})),
+        "the condition of data in memory has parts of 3 and 8 rows",
+    ),
     "float labels": (lambda: run(data=(X, torch.zeros(8))), "The teacher takes labels, whole numbers"),
     "student depth": (lambda: run(student={"depth": 0}), "'depth' is 1 or more, not 0"),
     "student layers": (lambda: run(student={"depth": 10**9}), "10,000 layers at most, not 1,000,000,000"),
@@ -274,6 +277,8 @@ def test_sample_ends_well_or_in_a_sentence(given: dict[str, Any]) -> None:
         max_size=3,
     )
 )
+@example({"call": None, "examples": {}})
+@example({"call": torch.zeros(2)})
 def test_load_ends_well_or_in_a_sentence(given: dict[str, Any]) -> None:
     usual = {"source": torch.nn.Linear(2, 2), "shape": (2,)}
     sentence_of(lambda: load(**{**usual, **given}))
