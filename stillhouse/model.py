@@ -21,12 +21,14 @@ from stillhouse.core.conditions import (
     balanced_labels,
     cycled,
     move,
+    require_condition,
     size,
 )
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError, require, required
 from stillhouse.core.scale import given_scale
+from stillhouse.core.structure import checked
 from stillhouse.io.language import Pretrained, save_language
 from stillhouse.io.weights import describe_denoiser, save_denoiser, save_module
 from stillhouse.models.letters import Tokenizer
@@ -42,6 +44,17 @@ log = logging.getLogger("stillhouse")
 M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS = "model.safetensors"
+# the types of what sample is given
+GIVEN = {
+    "n": int,
+    "cond": (Tensor, dict, int, str, list, tuple, None),
+    "steps": (int, None),
+    "guidance": (float, None),
+    "seed": int,
+    "latents": bool,
+    "start": (Tensor, None),
+    "frames": int,
+}
 MOST_STEPS = 100_000  # of a sample: what a grid of times is made for at once
 
 
@@ -255,6 +268,7 @@ class Model:
         Raises:
             StillhouseError: for a condition, a number of steps or a length that the model does not take.
         """
+        checked(locals(), GIVEN, "No samples can be drawn")
         require(n >= 1, f"The number of samples must be 1 or more, not {n}.")
         shape = self.of_length(frames, self.sampling(steps, guidance))
         cond, start = forms.of(self).prompted(self, n, cond, start)
@@ -391,9 +405,11 @@ class Model:
             cond = balanced_labels(n, self.classes) if self.classes else list(self.prompts) or None
             cond = cycled(self.examples, n) if cond is None else cond
         elif isinstance(cond, int):
+            require(abs(cond) < 2**63, f"There is no class {cond}.")
             cond = torch.full((n,), cond)
         if isinstance(cond, str | list | tuple):
             text = required(self.text, "This model takes no prompts.")
+            checked(cond, (str, [str]), "The prompts can't be read")
             require(len(cond) > 0, "The list of prompts is empty.")
             require(
                 isinstance(cond, str) or not given or len(cond) <= n,
@@ -413,6 +429,7 @@ class Model:
             cond is not None or not self.cond_kind,
             f"This model is conditioned on {article} {self.cond_kind} for each sample; give them as cond.",
         )
+        require_condition(cond, "A condition")
         require(cond is None or size(cond) == n, f"{n} samples need {n} conditions, not {size(cond)}.")
         return cond
 

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels
+from stillhouse.core.conditions import Condition, TextEncoder, balanced_labels, require_condition
 from stillhouse.core.denoiser import Call, Denoiser, call_plain
 from stillhouse.core.errors import StillhouseError, require, required, unknown
 from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
+from stillhouse.core.structure import Structure, checked
+from stillhouse.io.inside import possible
 from stillhouse.io.language import is_language, open_language
 from stillhouse.io.own import is_own, names_code, require_whole, run_code, unwrapped
 from stillhouse.io.weights import companion_file, kind_from_config, load_module, own_network
-from stillhouse.model import WEIGHTS, Model, Network, pipeline_sampling
+from stillhouse.model import MOST_STEPS, WEIGHTS, Model, Network, pipeline_sampling
 from stillhouse.models.letters import tokenizer_from
 from stillhouse.models.words import Words
 from stillhouse.samplers.sampling import Sampling
@@ -33,6 +35,40 @@ if TYPE_CHECKING:
     from stillhouse.io.pipelines import Family
 
 log = logging.getLogger("stillhouse")
+# what the header of a model's file says of it, beside its denoiser
+HEADER = {
+    "shape": [int],
+    "classes": int,
+    "samplings": {"*": dict},
+    "free_steps": bool,
+    "world": str,
+    **{f"{name}?": (dict, None) for name in ("text", "tokenizer", "recipe")},
+    **{f"{name}?": [str] for name in ("prompts", "companions")},
+    **{f"{name}?": (str, None) for name in ("cond_kind", "told", "code")},
+}
+# the types of what load is given, for a module and for a pipeline
+GIVEN: dict[str, Structure] = {
+    "source": (str, Path, nn.Module),
+    "process": (Process, Mapping, str),
+    "kind": (Kind, str),
+    "shape": ([int], None),
+    "classes": int,
+    "steps": int,
+    "call": Any,
+    "empty": (torch.Tensor, dict, None),
+    "examples": (torch.Tensor, dict, None),
+    "base": (str, Path, Model, None),
+    "network": Any,
+}
+OPENING: dict[str, Structure] = {
+    "adapter?": (str, type, None),
+    "dtype?": (str, torch.dtype, None),
+    "config?": (str, Path, None),
+    "prediction?": (str, None),
+    "zero_snr?": (bool, None),
+    "local?": bool,
+    **{f"{name}?": (int, None) for name in ("height", "width", "frames", "length")},
+}
 
 
 def _text(described: dict[str, Any] | None) -> TextEncoder | None:
@@ -90,7 +126,7 @@ def _saved_student(folder: Path, base: str | Path | Model | None, options: dict[
         denoiser,
         family.shape,
         family.classes,
-        {int(k): Sampling.from_config(v) for k, v in about["samplings"].items()},
+        samplings_from(about["samplings"], folder),
         about["free_steps"],
         about["world"],
         about["info"],
@@ -121,6 +157,27 @@ def from_pipeline(family: Family) -> Model:
     )
 
 
+def samplings_from(configs: Mapping[str, Any], path: Path) -> dict[int, Sampling]:
+    """The samplings that a file describes.
+
+    Arguments:
+        configs: by number of steps, as a text.
+        path: of the file, for the error's sentence.
+
+    Returns:
+        Them by number; raises :class:`StillhouseError` for what is no sampling.
+    """
+    require(bool(configs), f"'{path}' names no sampling.")
+    for steps in configs:
+        whole = steps.isascii() and steps.isdigit() and len(steps) <= 9
+        require(whole, f"'{path}' names a number of steps that is none, {steps!r:.40}.")
+    try:
+        return {int(steps): Sampling.from_config(config) for steps, config in configs.items()}
+    except (StillhouseError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise StillhouseError(f"'{path}' holds a sampling that can't be read: {reason}.") from error
+
+
 def _is_lora(path: Path) -> bool:
     if path.suffix != ".safetensors" or not path.is_file():
         return False
@@ -135,8 +192,9 @@ def _language(folder: Path, length: int | None = None) -> Model:
     """The masked language model in a folder of Transformers, a student of ours or any."""
     denoiser, tokenizer, length, about = open_language(folder, length)
     steps = min(64, length)
-    walks = {int(k): Sampling.from_config(v) for k, v in about.get("samplings", {}).items()}
-    walks = walks or {steps: Sampling.steps(denoiser.process, steps, solver="ancestral")}
+    walks = {steps: Sampling.steps(denoiser.process, steps, solver="ancestral")}
+    if about.get("samplings"):
+        walks = samplings_from(about["samplings"], folder)
     rest = {
         "free_steps": about.get("free_steps", True),
         "world": about.get("world", ""),
@@ -192,6 +250,18 @@ def load(
         StillhouseError: for a missing, torn or foreign file, for a pickle, for options that a source does
             not take, and for a module that could not be saved.
     """
+    checked(locals(), GIVEN, "load can't open this")
+    for name, cond in (("empty", empty), ("examples", examples)):
+        require_condition(cond, f"load can't open this: '{name}'")
+    require(
+        call is None or callable(call), "load can't open this: 'call' is a function, call(net, x, t, cond)."
+    )
+    possibly = not isinstance(source, str | Path) or possible(source)
+    require(possibly, "No model can be named so: the name holds a zero byte, or is longer than any path.")
+    for option in pipeline:
+        if f"{option}?" not in OPENING:
+            raise unknown("argument of load named", option, [name.rstrip("?") for name in (*GIVEN, *OPENING)])
+    checked(pipeline, OPENING, "load can't open this")
     own = {
         "process": process != "flow",
         "kind": kind != "velocity",
@@ -210,6 +280,10 @@ def load(
             {**dict.fromkeys(pipeline, True), "base": base is not None, "network": network is not None},
         )
         shape = required(shape, "Loading a module needs the shape of one sample, e.g. shape=(1, 32, 32).")
+        sound = bool(shape) and all(1 <= side < 2**31 for side in shape)
+        require(sound, f"The shape of one sample is of whole numbers from 1, not {shape}.")
+        require(classes >= 0, f"The number of classes is 0 or more, not {classes}.")
+        require(1 <= steps <= MOST_STEPS, f"The number of steps is 1 to {MOST_STEPS}, not {steps}.")
         if isinstance(source, Denoiser):
             _refuse("A denoiser has its own process and kind; loading one takes", own)
             denoiser = source
@@ -355,8 +429,13 @@ def _saved_model(
 ) -> Model:
     """The model of a file of ours that holds ``denoiser``, and ``info`` in its header; ``network`` makes the
     user's network of its companions."""
+    if "samplings" not in info:
+        raise StillhouseError(
+            f"'{path}' lacks 'samplings' in its header; it was not written by save_pretrained."
+        )
+    checked(info, HEADER, f"The header of '{path}' can't be read")
     try:
-        samplings = {int(k): Sampling.from_config(v) for k, v in info.pop("samplings").items()}
+        samplings = samplings_from(info.pop("samplings"), path)
         known = (
             tuple(info.pop("shape")),
             info.pop("classes"),
@@ -369,13 +448,16 @@ def _saved_model(
         # `inverse`: the one companion of before
         names = info.pop("companions", ["inverse"] if info.pop("inverse", "") else [])
         companions = {name: load_module(companion_file(path, name), network)[0] for name in names}
-        tokenizer = tokenizer_from(info.pop("tokenizer", None))
+        try:
+            tokenizer, encoder = tokenizer_from(info.pop("tokenizer", None)), _text(text)
+        except StillhouseError as error:
+            raise StillhouseError(f"The header of '{path}' can't be read: {error}") from error
         examples, code = info.pop("examples", None), info.pop("code", "")
         return Model(
             denoiser,
             *known,
             info,
-            _text(text),
+            encoder,
             prompts,
             companions=companions,
             cond_kind=cond_kind,

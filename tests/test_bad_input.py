@@ -194,7 +194,10 @@ def test_a_folder_that_is_not_empty(told: Told) -> None:
             "method: cm\nworld: mixture\nrun: {bach: 4}\n",
             "There is no run option 'bach'; did you mean 'batch'?",
         ),
-        ("method: cm\nworld: mixture\noptions: 4\n", "The entry 'options' of"),
+        (
+            "method: cm\nworld: mixture\noptions: 4\n",
+            "'run.yml' can't be read: 'options' is a table of names and values or none, not 4.",
+        ),
         (
             "command: train\nworld: mixture\n",
             "describes a run of stillhouse train, not of stillhouse distill",

@@ -23,6 +23,8 @@ from stillhouse.core.conditions import balanced_labels, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
+from stillhouse.core.structure import Number, checked
+from stillhouse.io.checked import json_of
 from stillhouse.io.weights import atomic_write
 from stillhouse.metrics.distances import paired_rmse
 from stillhouse.metrics.metric import PAIRED_RMSE, declared
@@ -36,6 +38,51 @@ EVALUATION = "evaluation.json"  # in a run's folder
 SHOWN = ".safetensors"  # of the samples beside it that a page shows, where no world draws them again
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 250  # samples made at once
+
+# the types of what evaluate is given
+GIVEN = {
+    "model": Model,
+    "world": (World, HeldOut, None),
+    "teacher": (Model, None),
+    "n": (int, None),
+    "seed": int,
+    "teacher_steps": ([int], None),
+    "teacher_solver": (str, dict, None),
+    "scores": (Mapping, None),
+    "show": bool,
+    "out": (str, Path, None),
+}
+WHO = ("student", "teacher")
+FIGURES = {"*": (Number, None)}
+# what an evaluation's file holds
+KEPT = {
+    "world": {"name": str, "prompts?": [str], "conditions?": int},
+    "n": int,
+    "batch": int,
+    "metric": str,
+    "metrics?": {"*": {"*": str}},
+    "rows": [
+        {
+            "who": str,
+            "steps": int,
+            "nfe": int,
+            "guidance": float,
+            "solver": (str, dict),
+            "default": bool,
+            "metrics": FIGURES,
+            "seconds_per_sample": float,
+            "memory?": int,
+        }
+    ],
+    "floor": FIGURES,
+    "untouched?": FIGURES,
+    "parameters": {"student": int, "teacher?": int},
+    "paired_rmse?": (Number, None),
+    "speed_up": (float, None),
+    "notes?": [str],
+    **{f"{name}?": str for name in ("floor_name", "reference_name", "floor_phrase")},
+    "versions?": {"*": str},
+}
 
 
 def exact_teacher(
@@ -133,6 +180,7 @@ def evaluate(
     Raises:
         StillhouseError: if the models don't fit the world, or a sample is not finite.
     """
+    checked(locals(), GIVEN, "evaluate can't run")
     how: dict[str, Any] = {
         "teacher": teacher,
         "seed": seed,
@@ -154,6 +202,37 @@ def evaluate(
         **how,
     )
     keep(found, out)
+    return found
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What :func:`evaluate` kept.
+
+    Arguments:
+        path: of the JSON file.
+
+    Returns:
+        Plain data; raises :class:`StillhouseError` for a missing or torn file, an entry of another type, and
+        figures that can't be.
+    """
+    found: dict[str, Any] = json_of(path, KEPT)
+    rows, again = found["rows"], "evaluate the run again"
+    require(
+        any(row["default"] and row["who"] == "student" for row in rows),
+        f"'{path}' holds no row of the student's default way; {again}.",
+    )
+    for row in rows:
+        sound = min(row["nfe"], row["steps"]) >= 1 and row["seconds_per_sample"] > 0
+        require(sound, f"'{path}' holds a row of no steps, calls or seconds; {again}.")
+        require(
+            row["who"] in WHO, f"'{path}' holds a row of '{row['who']}', not of {' or '.join(WHO)}; {again}."
+        )
+        require(
+            found["metric"] in row["metrics"], f"'{path}' holds a row without '{found['metric']}'; {again}."
+        )
+    counts = found["parameters"]
+    taught = any(row["who"] == "teacher" for row in rows)
+    require(not taught or "teacher" in counts, f"'{path}' lacks the teacher's 'parameters'; {again}.")
     return found
 
 

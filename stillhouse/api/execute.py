@@ -17,7 +17,7 @@ from stillhouse.api.announce import announce, described
 from stillhouse.api.defaults import Defaults, beginning, continued
 from stillhouse.api.models import default_teacher, open_model, open_product, teacher_of
 from stillhouse.api.negative import negative_prompt_of, with_negative_prompt, without_negative_prompt
-from stillhouse.api.options import build_recipe, fields_of, read_yaml, recipe_entries
+from stillhouse.api.options import build_recipe, fields_of, recipe_entries
 from stillhouse.api.resolve import (
     callable_on,
     data_of,
@@ -28,12 +28,12 @@ from stillhouse.api.resolve import (
     untrained,
     world_of,
 )
-from stillhouse.api.run import CACHE, CONFIG, OPENING, Run, require_same
+from stillhouse.api.run import CACHE, CONFIG, OPENING, Run, recorded_entries, require_same
 from stillhouse.api.system import name_of, own_defaults, requires, right_command, system_class, system_of
 from stillhouse.api.trust import changed
 from stillhouse.api.validation import Validation, prompts_of
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import require, required_type
+from stillhouse.core.errors import StillhouseError, require, required_type
 from stillhouse.core.processes import process_rank
 from stillhouse.io.own import is_own, names_code, run_code
 from stillhouse.model import Model, Network
@@ -102,8 +102,16 @@ def execute(run: Run, memory: Memory | None = None, *, resume: bool = False, qui
     """
     free_folder(run.out, resume)
     first = process_rank() == 0  # of several processes of one run one holds its folder
-    with held(Path(run.out) if run.out and first else None):
-        return _execute(run, memory or Memory(), resume, quiet)
+    try:
+        with held(Path(run.out) if run.out and first else None):
+            return _execute(run, memory or Memory(), resume, quiet)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        raise StillhouseError(
+            "There is not enough memory for this run; take a smaller batch or network (--batch, --student), "
+            f"or more micro-batches (--grad-accum): {next(iter(str(error).splitlines()), 'none is left')}."
+        ) from error
 
 
 def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
@@ -111,7 +119,7 @@ def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
     folder, sort = Path(run.out) if run.out else None, system_class(named)
     begun = resume and folder is not None and (folder / CONFIG).is_file()
     defaults = Defaults(_options_of(named, run.options), run.recipe)
-    recorded = read_yaml(folder / CONFIG) if begun and folder else {}
+    recorded = recorded_entries(folder / CONFIG) if begun and folder else {}
     if begun:
         defaults = continued(sort, recorded, defaults.options, run.recipe)
         run = replace(run, **{k: v for k in OPENING if (v := recorded.get(k)) and getattr(run, k) is None})

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from stillhouse import forms
 from stillhouse.api.run import CACHE
-from stillhouse.core.conditions import Condition, balanced_labels, pick, size
+from stillhouse.core.conditions import Condition, balanced_labels, pick, require_condition, size
 from stillhouse.core.errors import require
+from stillhouse.core.structure import checked
 from stillhouse.metrics.extractors import Features, open_features, pictorial, plain_features, small_features
 from stillhouse.metrics.features import FeatureExtractor
 from stillhouse.model import Model
@@ -24,6 +25,16 @@ NAME = "held-out"  # in the place of a world's name
 SHARE = 0.02  # of the rows of a run's data is kept out of training, see stillhouse.train.cached.data_for
 MOST = 10_000  # pictures of the data that are looked at
 BATCHES = {True: 8, False: 64}  # samples made at once, of a model with a codec and of one without
+
+# the types of what a HeldOut is given
+GIVEN = {
+    "prompts": [str],
+    "conditions": (Tensor, dict, None),
+    "data": (Tensor, str, Path, None),
+    "features": Any,
+    "batch": int,
+    "notes": [str],
+}
 
 
 @dataclass
@@ -49,6 +60,11 @@ class HeldOut:
     batch: int = 0
     notes: Sequence[str] = ()
     _encoded: dict[int, tuple[list[int], Condition]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checked(vars(self), GIVEN, "Nothing can be measured so")
+        require_condition(self.conditions, "A HeldOut's 'conditions'")
+        require(self.batch >= 0, f"The batch of an evaluation is 0 or more, not {self.batch}.")
 
     def numbers(self, model: Model, n: int) -> Tensor | None:
         """The condition of each of ``n`` samples, by its number.

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.api.evaluate import exact_teacher
-from stillhouse.api.options import read_yaml
-from stillhouse.api.run import CONFIG, OPENING
+from stillhouse.api.run import CONFIG, OPENING, recorded_entries
 from stillhouse.api.trust import from_cache, require_adapter
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required, required_type
@@ -162,7 +161,7 @@ def open_product(
         require(
             (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
         )
-        require_adapter(read_yaml(folder / CONFIG), adapter, folder)
+        require_adapter(recorded_entries(folder / CONFIG), adapter, folder)
         source = folder / "model"
     sizes = [name for name in OPENING if opening.get(name) is not None]
     if sizes:

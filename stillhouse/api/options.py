@@ -18,6 +18,8 @@ import yaml
 
 from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.spellings import current_options
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import text_of
 from stillhouse.io.plain_yaml import yaml_of
 from stillhouse.train.recipe import Recipe
 
@@ -197,7 +199,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     require(path.is_file(), f"There is no run file '{path}'.")
     try:
-        entries = yaml_of(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        entries = yaml_of(text_of(path))
+    except yaml.YAMLError as error:
         raise StillhouseError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
-    return required_type(entries, dict, f"'{path}' holds no entries; a run file looks like 'method: cm'.")
+    entries = required_type(entries, dict, f"'{path}' holds no entries; a run file looks like 'method: cm'.")
+    named: dict[str, Any] = checked(entries, dict, f"'{path}' can't be read")
+    return named

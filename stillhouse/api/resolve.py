@@ -99,6 +99,8 @@ def data_of(
     if isinstance(data, tuple):
         x, cond = data
         labels = cond if torch.is_tensor(cond) and not cond.is_floating_point() else None
+        fits = not teacher.classes or not torch.is_tensor(cond) or labels is not None
+        require(fits, "The teacher takes labels, whole numbers, and the data's conditions are none.")
         return TensorData(x, cond, teacher.classes or (0 if labels is None else int(labels.max()) + 1), seed)
     data = "auto" if data is None else data
     if isinstance(data, Path) or (isinstance(data, str) and data not in DATA):

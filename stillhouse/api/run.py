@@ -13,6 +13,7 @@ from stillhouse.api.options import read_yaml
 from stillhouse.api.trust import code_in, digests
 from stillhouse.api.versions import versions
 from stillhouse.core.errors import require, unknown
+from stillhouse.core.structure import Structure, checked
 from stillhouse.io.weights import atomic_write
 
 CONFIG, CACHE = "run.yaml", "cache"  # in a run's folder
@@ -34,6 +35,23 @@ ENTRIES = {
         "validation_prompts",
         "settings",
     ),
+}
+# what each entry holds
+ENTRY: dict[str, Structure] = {
+    "command?": str,
+    **{f"{name}?": (dict, str, None) for name in ("world", "student", "network", "process")},
+    **{f"{name}?": (dict, None) for name in ("options", "run", "versions")},
+    **{f"{name}?": (int, None) for name in ("height", "width", "frames")},
+    "quiet?": (bool, None),
+    "code?": ({"*": str}, None),
+    "validation_prompts?": ([str], str, None),
+    **{
+        f"{name}?": (str, None)
+        for name in (
+            *("method", "system", "data", "out", "kind", "teacher", "adapter", "dtype"),
+            *("negative_prompt", "settings"),
+        )
+    },
 }
 
 
@@ -153,6 +171,14 @@ class Run:
         return cls(**given)
 
 
+def recorded_entries(path: Path) -> dict[str, Any]:
+    """The entries of a run's file as they were written, each of the type that it must be; an unknown one may
+    be among them, of a later version. Raises :class:`StillhouseError` for a missing or torn file, or another
+    type."""
+    entries: dict[str, Any] = checked(read_yaml(path), ENTRY, f"'{path}' can't be read")
+    return entries
+
+
 def read_entries(path: Path, command: str = "") -> dict[str, Any]:
     """The entries of a run's file, checked by name.
 
@@ -166,7 +192,7 @@ def read_entries(path: Path, command: str = "") -> dict[str, Any]:
     Raises:
         StillhouseError: for a missing or torn file, another command's, and an unknown entry.
     """
-    read = read_yaml(path)
+    read = recorded_entries(path)
     meant = read.get("command", command or "distill")
     require(
         not command or meant == command,
@@ -177,11 +203,6 @@ def read_entries(path: Path, command: str = "") -> dict[str, Any]:
     for entry in read:
         if entry not in ENTRIES[meant]:
             raise unknown("entry of a run file", str(entry), ENTRIES[meant])
-    for section in ("options", "run"):
-        require(
-            isinstance(read.get(section) or {}, dict),
-            f"The entry '{section}' of '{path}' holds names and values.",
-        )
     return {**read, "command": meant}
 
 

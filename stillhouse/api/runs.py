@@ -23,14 +23,41 @@ from stillhouse.api.system import name_of, split_options, system_class
 from stillhouse.api.validation import prompts_of
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import require
 from stillhouse.core.precision import dtype_name
+from stillhouse.core.structure import Structure, checked, shown
+from stillhouse.io.inside import possible
 from stillhouse.model import Model
 from stillhouse.systems.base import Operation, Program
-from stillhouse.train.data import Data
+from stillhouse.train.data import Data, require_rows
 from stillhouse.train.method import Method
 from stillhouse.worlds.base import World
 
 System = Method | Operation | Program
+# the types of what is given
+COMMON: dict[str, Structure] = {
+    "world": (World, str, Mapping, None),
+    "out": (str, Path, None),
+    "resume": bool,
+    "quiet": bool,
+}
+DISTILL = {
+    **COMMON,
+    "teacher": (Model, Denoiser, str, Path, None),
+    "student": (Denoiser, Model, Mapping, str, Path, None),
+    "adapter": (str, None),
+    "negative_prompt": (str, None),
+    "validation_prompts": (str, Path, [(str, Path)]),
+    **{f"{name}?": (int, None) for name in ("height", "width", "frames")},
+    "dtype?": (str, torch.dtype, None),
+}
+TRAIN = {
+    **COMMON,
+    "network": (Model, str, Mapping, None),
+    "process": (str, Mapping, None),
+    "kind": (str, None),
+}
+PATHS = ("teacher", "world", "student", "data", "out", "adapter", "network")
 
 
 def distill(
@@ -86,6 +113,7 @@ def distill(
         The product. Raises :class:`StillhouseError` for anything that does not fit, before anything is
         written.
     """
+    _check({**locals(), **options}, DISTILL, "distill can't run")
     mine = fields_of(system_class(method))
     opening = {name: options.pop(name) for name in OPENING if name in options and name not in mine}
     if isinstance(opening.get("dtype"), torch.dtype):
@@ -137,6 +165,7 @@ def train_model(
     Returns:
         The trained model.
     """
+    _check({**locals(), **options}, TRAIN, "train can't run")
     run, memory = _described(system, options, world, data, out)
     run.command, run.process, run.kind = "train", process, kind
     if isinstance(network, Model):
@@ -161,6 +190,26 @@ def train_teacher(
         The trained model.
     """
     return train_model("denoising", world=world, network=network, **given)
+
+
+def _check(given: Mapping[str, Any], structure: Structure, source: str) -> None:
+    """Refuse arguments of another type, and texts that can name nothing, before anything is opened."""
+    checked(given, structure, source)
+    for name in PATHS:
+        value = given.get(name)
+        named = not isinstance(value, str | Path) or possible(value)
+        require(named, f"{source}: '{name}' holds a zero byte, or is longer than any path.")
+    data = given["data"]
+    if data is None or isinstance(data, str | Path):
+        return
+    if isinstance(data, tuple):
+        require_rows(data, source)
+        return
+    sound = all(hasattr(data, name) for name in ("shape", "classes", "rows", "examples"))
+    require(
+        sound,
+        f"{source}: 'data' is (x, cond), a Data, a folder, a file or a word, not {shown(data)}.",
+    )
 
 
 def _described(

@@ -10,7 +10,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stillhouse.api.options import default_of, pairs, read_yaml
+from stillhouse.api.options import default_of, pairs
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.spellings import current_option
 
@@ -74,7 +74,11 @@ def numbers(text: str, flag: str) -> list[int]:
 def run_entries(folder: str | Path) -> dict[str, Any]:
     """The entries of a run's YAML, none for a folder that is no run's."""
     path = Path(folder) / "run.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    from stillhouse.api.run import recorded_entries
+
+    return recorded_entries(path)
 
 
 class Pairs(argparse.Action):

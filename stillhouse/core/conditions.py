@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import require, required_type
+from stillhouse.core.structure import shown
 
 # Several tensors by name (tokens, mask, image, ...), each with a leading batch dimension
 Parts: TypeAlias = dict[str, Tensor]
@@ -56,6 +57,26 @@ def apply(f: Callable[[Tensor], Tensor], cond: CondT) -> CondT:
     if isinstance(cond, Tensor):
         return f(cond)
     return {name: f(part) for name, part in cond.items()}
+
+
+def require_condition(cond: object, source: str) -> None:
+    """Refuse what is no condition: None, a tensor (B, …), or a dict of such with equally many rows.
+
+    Arguments:
+        cond: as it was given.
+        source: what it is of, begins the sentence.
+
+    Raises:
+        StillhouseError: for another type, an empty dict, complex values and unequal parts.
+    """
+    parts = cond if isinstance(cond, dict) else {} if cond is None else {"cond": cond}
+    sound = all(isinstance(p, Tensor) and p.dim() >= 1 and not p.is_complex() for p in parts.values())
+    require(
+        sound and bool(parts or cond is None),
+        f"{source} is None, a tensor (B, …) or a dict of such, not {shown(cond)}.",
+    )
+    counts = sorted({len(part) for part in parts.values()})
+    require(len(counts) <= 1, f"{source} has parts of {' and '.join(map(str, counts))} rows.")
 
 
 def size(cond: Condition) -> int | None:

@@ -18,6 +18,16 @@ def plain(name: object) -> bool:
     )
 
 
+def possible(name: object) -> bool:
+    """Whether a text can be the path of anything."""
+    text = str(name)
+    return (
+        "\0" not in text
+        and len(text) <= LONGEST
+        and all(len(part.encode("utf-8", "surrogatepass")) < 256 for part in text.split("/"))
+    )
+
+
 def inside(root: Path, folder: Path, name: str) -> Path | None:
     """The file or folder that a name in a file leads to, whether or not it is there.
 

@@ -16,10 +16,13 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError, extra, require
+from stillhouse.io.checked import json_of
 from stillhouse.models.letters import GAP, SHOWN
 
 CONFIG, ABOUT = "config.json", "stillhouse.json"
 LENGTH = 128  # tokens of a text by default
+# what is kept with a student
+KEPT = {"samplings?": {"*": dict}, "free_steps?": bool, "world?": str, "info?": dict, "length?": int}
 NEVER = -1e4  # a logit: no probability at all, and yet a number that 0 can be multiplied by
 
 
@@ -94,10 +97,10 @@ def is_language(folder: Path) -> bool:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+        config: dict[str, Any] = json_of(folder / CONFIG, {"architectures?": ([str], None)})
+    except StillhouseError:
         return {}
-    return config if isinstance(config, dict) else {}
+    return config
 
 
 def open_language(
@@ -129,7 +132,7 @@ def open_language(
     )
     spoken = [file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)]
     require(bool(spoken), f"The folder '{folder}' has no tokenizer; save one beside the model.")
-    about = json.loads((folder / ABOUT).read_text("utf-8")) if (folder / ABOUT).is_file() else {}
+    about = json_of(folder / ABOUT, KEPT) if (folder / ABOUT).is_file() else {}
     with hushed(transformers):
         try:
             net = (

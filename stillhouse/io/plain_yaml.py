@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 CHARACTERS, NODES = 1_000_000, 50_000
+FAILURES = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 
 
 def yaml_of(text: str) -> Any:
@@ -37,6 +38,8 @@ def yaml_of(text: str) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
+    except FAILURES as error:  # of a tag or a date, which the loader looks no closer at
+        raise yaml.YAMLError(f"it holds a value that can't be read ({error})") from error
     finally:
         loader.dispose()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,17 +25,30 @@ from stillhouse.core.errors import StillhouseError, require, required, required_
 from stillhouse.core.prediction import KINDS, Kind
 from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import json_text, metadata_of, opened
 from stillhouse.io.own import fill, is_own, kept, require_whole
-from stillhouse.models import build_model
+from stillhouse.models import DEPTHS, build_model
 
 log = logging.getLogger("stillhouse")
 HEADER = "stillhouse"
-DEPTHS = ("depth", "blocks")  # options of networks that count their layers
 BESIDE = "stillhouse:"  # before the names of tensors in a file that are no weights
 CALLS: dict[str, Call] = {
     "plain": call_plain,
     "unconditional": unconditional,
 }  # the ways in which our own networks are called
+# what a file's header says: of a network of the user's own, of a denoiser, and of any other network
+OWN = {"class": str, "code?": str, "call": str, "shared?": {"*": str}}
+ABOUT = {
+    "process": dict,
+    "kind": dict,
+    "two_time": bool,
+    "info": dict,
+    "own?": OWN,
+    "model?": dict,
+    "call?": str,
+}
+ABOUT_MODULE = {"module?": dict, "info?": (dict, None)}
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -201,25 +214,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         f"'{path}' is a pickle, which can run code when opened; convert it where you trust it: "
         "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors').",
     )
-    try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise StillhouseError(
-            f"'{path}' is no whole safetensors file (cut short while copied?): {error}."
-        ) from error
+    with opened(path) as found:
+        header = (found.metadata() or {}).get(HEADER)
+        weights = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (not a dict)
     require(
         header is not None,
         f"'{path}' has weights but not our header, so that their network is unknown; a checkpoint of a "
         "Diffusers "
         "pipeline is opened with a folder of its kind as config (--config).",
     )
-    try:
-        about = json.loads(str(header))
-    except ValueError as error:
-        raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
-    about = required_type(about, dict, f"The header of '{path}' can't be read: it describes no network.")
+    about = json_text(str(header), ABOUT_MODULE, f"The header of '{path}'")
     return about, weights if "own" in about else current_weights(weights)
 
 
@@ -243,16 +247,20 @@ def load_denoiser(
     """
     path = Path(path)
     about, weights = _read(path)
+    checked(about, ABOUT, f"The header of '{path}' can't be read")
     beside = {n.removeprefix(BESIDE): weights.pop(n) for n in list(weights) if n.startswith(BESIDE)}
     try:
         process, kind = process_from_config(about["process"]), kind_from_config(about["kind"])
+    except (StillhouseError, ValueError, KeyError, TypeError) as error:
+        raise StillhouseError(f"The header of '{path}' can't be read: {str(error).rstrip('.')}.") from error
+    try:
         two_time, info = bool(about["two_time"]), dict(about["info"])
         own = about.get("own")
         made: Denoiser | None = None
         net: nn.Module
         if own is None:
             call = CALLS[about.get("call", "plain")]
-            net = _described(path, about["model"], weights)
+            net = _described(path, about.get("model"), weights)
         else:
             make = required(network, missing_code(path, own))
             made = make()
@@ -305,12 +313,11 @@ def own_network(path: str | Path) -> dict[str, Any] | None:
     """What the header of one of our files says of a network of the user's own; None for one of ours, and for
     anything that is no such file."""
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(HEADER, "null"))
-    except (SafetensorError, OSError, ValueError):
+        header = metadata_of(path).get(HEADER, "null")
+        own: dict[str, Any] = json_text(header, {"own": OWN}, f"The header of '{path}'")["own"]
+    except StillhouseError:
         return None
-    own = about.get("own") if isinstance(about, dict) else None
-    return own if isinstance(own, dict) else None
+    return own
 
 
 def save_module(path: str | Path, module: nn.Module, info: dict[str, Any] | None = None) -> None:
@@ -355,6 +362,8 @@ def load_module(
         return load_denoiser(path, network)
     try:
         module = _described(Path(path), about["module"], weights)
+    except StillhouseError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise StillhouseError(f"The header of '{path}' can't be read: {error}.") from error
     warn_unless_finite(weights, path)

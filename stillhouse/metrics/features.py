@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillhouse.core.conditions import require_labels
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.spellings import current_weights
+from stillhouse.io.checked import metadata_of, tensors_of
 
 
 class FeatureExtractor(Protocol):
@@ -72,22 +73,16 @@ def asset(world: str) -> Traversable:
 
 def recipe(world: str) -> dict[str, str]:
     """Metadata of the shipped weights: size, seed, epochs, measured test accuracy."""
-    from safetensors import safe_open
-
-    with safe_open(str(asset(world)), framework="pt") as file:
-        notes: dict[str, str] = file.metadata()
-        return notes
+    return metadata_of(str(asset(world)))
 
 
 @cache
 def load_features(world: str) -> FeatureNet:
     """The shipped classifier of an image world, frozen, in evaluation mode."""
-    from safetensors.torch import load_file
-
     if not asset(world).is_file():
         raise StillhouseError(f"No features are shipped for the world '{world}'; pass your own extractor.")
     net = FeatureNet(int(recipe(world)["size"]))
-    net.load_state_dict(current_weights(load_file(str(asset(world)))))
+    net.load_state_dict(current_weights(tensors_of(str(asset(world)))))
     return net.eval().requires_grad_(False)
 
 

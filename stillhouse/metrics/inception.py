@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.checked import tensors_of
 
 SIDE, WIDTH = 299, 2048  # pixels of a picture, and features of it
 CLASSES = 1008  # of the weights of 2015, with which FID is measured; those of ImageNet have 1000
@@ -190,9 +192,7 @@ def open_inception(file: Path) -> tuple[Inception, bool]:
     """
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            held = load_file(file)
+            held: Any = tensors_of(file)
         else:
             held = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or foreign file fails in errors of three libraries

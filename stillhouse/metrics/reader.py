@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from stillhouse.core.conditions import require_labels
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.spellings import current_weights
+from stillhouse.io.checked import metadata_of, tensors_of
 from stillhouse.metrics.captions import CAPTIONS, COLOURS, LAYOUTS, SHAPES, Parts, caption_of, parts
 from stillhouse.metrics.metric import Metric
 
@@ -180,25 +181,19 @@ def reader_asset() -> Traversable:
 
 def reader_recipe() -> dict[str, Any]:
     """Metadata of the shipped reader: seed, steps, batch, rate, measured accuracy."""
-    from safetensors import safe_open
-
-    with safe_open(str(reader_asset()), framework="pt") as file:
-        notes: dict[str, Any] = file.metadata()
-        return notes
+    return metadata_of(str(reader_asset()))
 
 
 @cache
 def load_reader() -> Reader:
     """The shipped reader, frozen, in evaluation mode; one and the same object in every call."""
-    from safetensors.torch import load_file
-
     if not reader_asset().is_file():
         raise StillhouseError("The caption reader's weights are missing; run: python -m tools.reader")
     reader = Reader()
     reader.load_state_dict(
         {
             name: value.float() if value.is_floating_point() else value
-            for name, value in current_weights(load_file(str(reader_asset()))).items()
+            for name, value in current_weights(tensors_of(str(reader_asset()))).items()
         }
     )
     return reader.eval().requires_grad_(False)

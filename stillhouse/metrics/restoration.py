@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import require
+from stillhouse.io.checked import tensors_of
 from stillhouse.metrics.metric import Metric
 
 RESTORATION = (
@@ -94,14 +95,8 @@ class Lpips:
     GROUPS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # numbers of VGG-16's convolutions
 
     def __init__(self, file: str | Path):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         require(Path(file).is_file(), f"There are no LPIPS weights at '{file}'.")
-        try:
-            self.weights = load_file(str(file))
-        except SafetensorError as error:
-            raise StillhouseError(f"'{file}' is no whole safetensors file: {error}.") from error
+        self.weights = tensors_of(file)
         parts = ("weight", "bias")
         needed = [f"features.{i}.{part}" for group in self.GROUPS for i in group for part in parts] + [
             f"lin{i}.weight" for i in range(5)

@@ -3,7 +3,6 @@ as such a network takes them. Nothing is downloaded, and no pickle is opened."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, tensor
 
-from stillhouse.core.errors import StillhouseError, require, required_type
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.checked import json_of
 
 PREPARED = ("preprocessor_config.json", "processor_config.json")  # how a folder's pictures are prepared
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -32,11 +32,8 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
         Plain data. Raises :class:`StillhouseError` for a missing or torn file.
     """
     require(file.is_file(), f"The {what}'s folder '{file.parent}' has no {file.name}; copy the whole folder.")
-    try:
-        read = json.loads(file.read_text())
-    except ValueError as error:
-        raise StillhouseError(f"'{file}' is no JSON: {error}.") from error
-    return required_type(read, dict, f"'{file}' holds no JSON object.")
+    read: dict[str, Any] = json_of(file)
+    return read
 
 
 def require_safe_weights(folder: Path, what: str, class_name: str) -> None:

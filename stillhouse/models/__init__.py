@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from stillhouse.core.errors import StillhouseError, unknown
+from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.core.structure import Structure, checked
 from stillhouse.models.dit import DiT
 from stillhouse.models.mlp import MLP
 from stillhouse.models.onehot import OneHot
@@ -24,6 +25,11 @@ MODELS: dict[str, type[Network]] = {
 }
 MODELS |= {scene.name: scene for scene in (Gaussians, Voxels, Points, Plain)}
 
+# what an option holds, by its annotation
+TYPES: dict[str, Structure] = {"int": int, "float": float, "bool": bool, "Sequence[int]": [int]}
+DEPTHS = ("depth", "blocks")  # options that count layers
+MOST_LAYERS = 10_000
+
 
 def build_model(config: dict[str, Any], seed: int = 0) -> Network:
     """The network that ``{"name": "unet", "channels": [32, 64], …}`` describes; ``net.config`` gives the
@@ -39,9 +45,10 @@ def build_model(config: dict[str, Any], seed: int = 0) -> Network:
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     known = inspect.signature(MODELS[name]).parameters
-    for option in options:
+    for option, value in options.items():
         if option not in known:
-            raise unknown(f"option of the model '{name}' named", option, known)
+            raise unknown(f"option of the model '{name}' named", str(option), known)
+        _check(name, known[option], value)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -49,3 +56,19 @@ def build_model(config: dict[str, Any], seed: int = 0) -> Network:
     except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError, AttributeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise StillhouseError(f"The model '{name}' can't be built with {options}: {reason}.") from error
+
+
+def _check(name: str, known: inspect.Parameter, value: Any) -> None:
+    """Refuse a value of another type, one that is too small, and more layers than any network has; what is 0
+    by default may be."""
+    source, option = f"The model '{name}' can't be built", known.name
+    structure = TYPES.get(str(known.annotation), Any)
+    checked({option: value}, {option: structure}, source)
+    numbers = value if isinstance(value, list | tuple) else (value,)
+    low = 1 if structure in (int, [int]) and known.default != 0 else 0
+    require(
+        structure is Any or (bool(numbers) and all(number >= low for number in numbers)),
+        f"{source}: '{option}' is {low} or more, not {value}.",
+    )
+    layers = value if option in DEPTHS and isinstance(value, int) else len(numbers)
+    require(layers <= MOST_LAYERS, f"{source}: '{option}' is {MOST_LAYERS:,} layers at most, not {layers:,}.")

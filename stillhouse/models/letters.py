@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.structure import checked
 
 GAP = "_"  # one of these in a prompt is one token to be filled in
 SHOWN = "▁"  # how a token that is still masked is written
+
+DESCRIBED = {"name": str, "alphabet": str, "folded?": bool}
 
 
 class Tokenizer(Protocol):
@@ -71,6 +74,7 @@ class Letters:
         fields = dict(described)
         name = fields.pop("name", None)
         require(name == "letters", f"A tokenizer of ours is described as 'letters', not as {name!r}.")
+        checked(described, DESCRIBED, "The description of a tokenizer can't be read")
         try:
             return cls(**fields)
         except TypeError as error:

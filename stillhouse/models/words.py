@@ -14,8 +14,12 @@ from torch import Tensor
 
 from stillhouse.core.draws import seed_of
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.structure import checked
 
 log = logging.getLogger("stillhouse")
+
+MOST = 4096  # words of a prompt, numbers of a token
+DESCRIBED = {"name": str, "vocabulary": [str], "length": int, "dim": int, "seed?": int}
 
 
 class Words:
@@ -38,8 +42,8 @@ class Words:
             len(vocabulary) > 0 and len(set(vocabulary)) == len(vocabulary),
             "A vocabulary holds at least one word, each one once.",
         )
-        require(length >= 1, f"A prompt must be allowed at least one word, not {length}.")
-        require(dim >= 2 and dim % 2 == 0, f"The size of a token is even, not {dim}.")
+        require(1 <= length <= MOST, f"A prompt is allowed 1 to {MOST} words, not {length}.")
+        require(2 <= dim <= MOST and dim % 2 == 0, f"The size of a token is even, at most {MOST}, not {dim}.")
         self.vocabulary, self.length, self.dim, self.seed = tuple(vocabulary), length, dim, seed
         self.rows = {word: row for row, word in enumerate(self.vocabulary)}
         normal = [
@@ -102,6 +106,7 @@ class Words:
         fields = dict(described)
         name = fields.pop("name", None)
         require(name == "words", f"A text encoder of ours is described as 'words', not as {name!r}.")
+        checked(described, DESCRIBED, "The description of a text encoder can't be read")
         try:
             return cls(**fields)
         except TypeError as error:

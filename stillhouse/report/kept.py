@@ -11,6 +11,7 @@ from torch import Tensor, uint8
 
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.forms.views import Clips, Pictures, View, view_of
+from stillhouse.io.checked import tensors_of
 
 COLUMNS = 4  # pictures beside each other, large enough to be looked at
 
@@ -28,18 +29,15 @@ def kept_samples(file: Path, evaluation: Mapping[str, Any]) -> dict[str, Tensor]
     Raises:
         StillhouseError: for a missing or torn file, or one of another evaluation.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     require(
         file.is_file(),
         f"The samples of the evaluation ('{file}') are missing; evaluate again: stillhouse evaluate "
         f"{file.parent}",
     )
     try:
-        kept = {name: _numbers(tensor) for name, tensor in load_file(file).items()}
-    except SafetensorError as error:
-        raise StillhouseError(f"'{file}' can't be read ({error}); evaluate the run again.") from error
+        kept = {name: _numbers(tensor) for name, tensor in tensors_of(file).items()}
+    except StillhouseError as error:
+        raise StillhouseError(f"{str(error).rstrip('.')}; evaluate the run again.") from error
     require(
         {str(i) for i in range(len(evaluation["rows"]))} <= set(kept),
         f"'{file}' holds the samples of another evaluation; evaluate the run again.",

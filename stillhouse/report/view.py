@@ -3,32 +3,29 @@ same noise."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for
+from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for, read_evaluation
 from stillhouse.api.held_out import NAME
 from stillhouse.api.models import open_model, teacher_of_run
-from stillhouse.api.runs import CONFIG
+from stillhouse.api.run import CONFIG, recorded_entries
 from stillhouse.api.walks import Walk, walks_of
 from stillhouse.core.conditions import move
 from stillhouse.core.draws import Draws
-from stillhouse.core.errors import StillhouseError, require, required, required_type
+from stillhouse.core.errors import require, required
 from stillhouse.forms.views import View, view_of
-from stillhouse.io.plain_yaml import yaml_of
 from stillhouse.model import Model
 from stillhouse.report.kept import kept_samples, large_view
 from stillhouse.samplers.tiled import restore
 from stillhouse.train.data import conditions_of
 from stillhouse.train.journal import read
-from stillhouse.worlds.base import World, get_world
+from stillhouse.worlds.base import World, open_world
 
 POINTS = 1000  # of real data
 WHOLE = 128  # pixels of the side of a whole picture that is restored
@@ -168,16 +165,8 @@ def view_of_folder(
         evaluation_file.is_file(),
         f"The run '{folder}' has not been evaluated; run: stillhouse evaluate {folder}",
     )
-    try:
-        evaluation, config = json.loads(evaluation_file.read_text()), yaml_of(config_file.read_text())
-        options = dict(evaluation["world"])
-        place = options.pop("name")
-        world = None if place == NAME else get_world(place, **options)
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise StillhouseError(
-            f"The files of the run '{folder}' can't be read ({error}); evaluate it again."
-        ) from error
-    config = required_type(config, dict, f"'{config_file}' holds no settings.")
+    evaluation, config = read_evaluation(evaluation_file), recorded_entries(config_file)
+    world = None if evaluation["world"]["name"] == NAME else open_world(evaluation["world"])
     journal = folder / "metrics.jsonl"
     rows = read(journal) if journal.is_file() else []
     name, shown = _method_name(str(config.get("method") or folder.name)), _without_folders(config)
@@ -205,7 +194,8 @@ def _kept_view(folder: Path, view: RunView) -> RunView:
         samples = kept[str(number)]
         way = row["who"], row["steps"], row["nfe"], row["default"]
         view.strips.append(Strip(*way, samples, large_view(samples)))
-    prompts, used = (view.evaluation["world"][key] for key in ("prompts", "conditions"))
+    world = view.evaluation["world"]
+    prompts, used = world.get("prompts", []), world.get("conditions", 0)
     count = len(view.strips[0].samples)
     view.labels = torch.arange(count) % used if used and not prompts else None
     view.captions = [prompts[i % len(prompts)] for i in range(count)] if prompts else []

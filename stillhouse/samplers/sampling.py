@@ -13,9 +13,27 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.guidance import Guided, at_scale
 from stillhouse.core.process import Process
+from stillhouse.core.structure import checked
 from stillhouse.samplers.hooks import check_hooks, hook_calls
 from stillhouse.solvers import make_solver
 from stillhouse.solvers.grids import make_grid
+
+# a sampling as plain data
+KEPT = {
+    "legs": [
+        {
+            "times": [float],
+            "solver?": (str, dict),
+            "guidance?": float,
+            "start?": (float, None),
+            "network?": str,
+            "size?": ([int], None),
+            "blocks?": (int, None),
+            "hooks?": [dict],
+        }
+    ],
+    "stream": ({"chunk": int, "window?": int, "sink?": int}, None),
+}
 
 
 @dataclass
@@ -53,6 +71,7 @@ class Leg:
         )
         make_solver(self.solver)  # a wrong name is refused here, not in the middle of a run
         require(self.blocks is None or self.blocks >= 1, f"A leg runs 1 block or more, not {self.blocks}.")
+        require(self.size is None or len(self.size) == 2, f"A leg's size is two numbers, not {self.size}.")
         self.size = None if self.size is None else (int(self.size[0]), int(self.size[1]))
         require(self.size is None or min(self.size) >= 1, f"A leg's size is at least 1 x 1, not {self.size}.")
         check_hooks(self.hooks)
@@ -270,12 +289,8 @@ class Sampling:
                 "stream": {"chunk": chunk, "window": window, "sink": sink} if chunk else None,
             }
         legs, stream = config["legs"], config.get("stream")
-        sound = (
-            isinstance(legs, list)
-            and bool(legs)
-            and all(isinstance(leg, dict) and "times" in leg and set(leg) <= known for leg in legs)
-            and set(config) <= {"legs", "stream"}
-        )
+        checked({"legs": legs, "stream": stream}, KEPT, "A sampling can't be read")
+        sound = bool(legs) and all(set(leg) <= known for leg in legs) and set(config) <= {"legs", "stream"}
         require(sound, f"A sampling holds legs of times, solver and guidance, not {str(legs)[:200]}.")
         return cls(legs=[Leg(**leg) for leg in legs], stream=Stream(**stream) if stream else None)
 

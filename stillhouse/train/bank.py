@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from stillhouse.core.draws import Draws
+from stillhouse.core.errors import require
+from stillhouse.io.checked import tensors_of
 from stillhouse.io.weights import atomic_write
 
 SHARD = 1024
@@ -47,7 +49,7 @@ def fill(
             count = min(SHARD, size - start)
             path = folder / f"{shard:05d}-{count}.safetensors" if folder else None
             if path and path.exists():
-                shards.append(load_file(path))
+                shards.append(_kept(path, count))
                 made(count)
                 continue
             rest = rows(shard, count, made)
@@ -56,6 +58,14 @@ def fill(
                 atomic_write(path, save({k: v.contiguous() for k, v in rest.items()}))
             shards.append(rest)
     return {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
+
+
+def _kept(path: Path, count: int) -> dict[str, Tensor]:
+    """The rows of a shard that was written before."""
+    found = tensors_of(path)
+    whole = bool(found) and all(len(tensor.shape) and len(tensor) == count for tensor in found.values())
+    require(whole, f"'{path}' does not hold the {count} rows of its shard; delete it, to make it anew.")
+    return found
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def data_for(
     path = Path(path)
     if forms.of(model).policy:
         return _demonstrations(model, path, seed)
-    kept = Path(cache) if cache else path.with_name(f"{path.name}.cache")
+    kept = Path(cache) if cache else _beside(path)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if path.is_file() and path.suffix.lower() in PROMPT_FILES:
         require(model.text is not None, f"The model takes no prompts, so '{path}' is no data for it.")
@@ -247,6 +247,15 @@ def data_for(
             show=show,
         )
     return CachedData(made, held_out=held_out, seed=seed)
+
+
+def _beside(path: Path) -> Path:
+    """The folder of what is encoded of data, beside it; of "." that is beside the folder it stands for."""
+    place = path if path.name not in ("", "..") else path.resolve()
+    require(
+        bool(place.name), f"There is no place beside '{path}' for what is encoded of it; name a run's folder."
+    )
+    return place.with_name(f"{place.name}.cache")
 
 
 def _prompts(model: Model, prompts: list[str], held_out: float) -> Prompts:

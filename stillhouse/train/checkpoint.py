@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import bytes_of, json_of, json_text, tensors_of
+from stillhouse.io.inside import plain
 from stillhouse.io.own import is_own, loose_tensors, restore_loose
 from stillhouse.io.weights import BESIDE, atomic_write
 from stillhouse.train.player import Player
 
 log = logging.getLogger("stillhouse")
+STATE = {"step": int, "files": {"*": [(int, str)]}}  # of a file: its size and digest
 
 
 def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -174,33 +177,33 @@ def write(
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """State and tensors of one checkpoint; raises :class:`StillhouseError` if it is torn."""
+    torn = f"The checkpoint '{path}' is torn"
     try:
-        state = _state(path)
+        state = _state(path, torn)
         for name, (size, digest) in state["files"].items():
-            blob = (path / f"{name}.safetensors").read_bytes()
-            if len(blob) != size or _digest(blob) != digest:
-                raise StillhouseError(
-                    f"The checkpoint '{path}' is torn: {name}.safetensors is not what was written."
-                )
-        return state, {name: load_file(path / f"{name}.safetensors") for name in state["files"]}
-    except StillhouseError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise StillhouseError(f"The checkpoint '{path}' is torn: {error}.") from error
+            blob = bytes_of(path / f"{name}.safetensors")
+            whole = len(blob) == size and _digest(blob) == digest
+            require(whole, f"{torn}: {name}.safetensors is not what was written.")
+        return state, {name: tensors_of(path / f"{name}.safetensors") for name in state["files"]}
+    except StillhouseError as error:
+        raise error if str(error).startswith(torn) else StillhouseError(f"{torn}: {error}") from error
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path, torn: str) -> dict[str, Any]:
     """What ``state.json`` holds; one of before has no digest."""
-    found = json.loads((path / "state.json").read_text("utf-8"))
+    file = path / "state.json"
+    found: dict[str, Any] = json_of(file)
     if "files" not in found:
-        text = found["state"]
-        if set(found) != {"state", "digest"} or _digest(text.encode()) != found["digest"]:
-            raise StillhouseError(f"The checkpoint '{path}' is torn: state.json is not what was written.")
-        found = json.loads(text)
-    step = int(found["step"])
-    if path.name != f"step-{step:08d}":
-        raise StillhouseError(f"The checkpoint '{path}' is torn: it is of step {step}.")
-    return dict(found)
+        checked(found, {"state": str, "digest": str}, f"'{file}' can't be read")
+        whole = len(found) == 2 and _digest(found["state"].encode()) == found["digest"]
+        require(whole, f"{torn}: state.json is not what was written.")
+        found = json_text(found["state"], dict, f"'{file}'")
+    checked(found, STATE, f"'{file}' can't be read")
+    step = found["step"]
+    require(path.name == f"step-{step:08d}", f"{torn}: it is of step {step}.")
+    sound = all(plain(name) and len(about) == 2 for name, about in found["files"].items())
+    require(sound, f"{torn}: its state names other files.")
+    return found
 
 
 def _digest(blob: bytes) -> str:

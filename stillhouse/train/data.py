@@ -9,9 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stillhouse.core.conditions import Condition, balanced_labels, cycled, flattened, move, pick, size
+from stillhouse.core.conditions import (
+    Condition,
+    balanced_labels,
+    cycled,
+    flattened,
+    move,
+    pick,
+    require_condition,
+    size,
+)
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.structure import shown
 from stillhouse.model import Model
 
 
@@ -46,6 +56,25 @@ def _not_finite(rows: Tensor) -> list[int]:
     return found
 
 
+def require_rows(data: object, source: str) -> None:
+    """Refuse what are no samples with their conditions.
+
+    Arguments:
+        data: ``(x, cond)``, see :class:`TensorData`.
+        source: begins the sentence.
+
+    Raises:
+        StillhouseError: for another number of parts, another type, and rows of no or mixed numbers.
+    """
+    pair: tuple[Any, ...] = data if isinstance(data, tuple) and len(data) == 2 else (None, None)
+    x, cond = pair
+    require(
+        isinstance(x, Tensor) and x.dim() >= 1 and not x.is_complex() and x.dtype != torch.bool,
+        f"{source}: data in memory is (x, cond), of which x is a tensor of numbers (N, …), not {shown(x)}.",
+    )
+    require_condition(cond, f"{source}: the condition of data in memory")
+
+
 class TensorData:
     """A finite set in memory, reshuffled every epoch.
 
@@ -57,6 +86,7 @@ class TensorData:
     """
 
     def __init__(self, x: Tensor, cond: Condition = None, classes: int = 0, seed: int = 0):
+        require_rows((x, cond), "The data can't be used")
         require(len(x) > 0, "The data set is empty.")
         if bad := _not_finite(x):
             raise StillhouseError(

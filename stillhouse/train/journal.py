@@ -10,7 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.structure import Number
+from stillhouse.io.checked import json_text, text_of
+from stillhouse.io.weights import atomic_write
+
 log = logging.getLogger("stillhouse")
+ROW = {"step": int, "*": Number}  # where a run diverges they are not finite
 
 
 class Journal:
@@ -42,7 +48,8 @@ class Journal:
             self.rows = [row for row in read(self.path) if row["step"] < start]
         self.file = None
         if self.path:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            # in the place of what lies there, which may be a link
+            atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
             self.file = self.path.open("a")
         self.board = None
         if tensorboard and folder:
@@ -97,11 +104,12 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a torn last line (the run was killed while writing) is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
+    """The rows of a ``metrics.jsonl``, numbers by name, up to the first torn line (the run was killed while
+    writing); raises :class:`StillhouseError` for what is no text."""
+    rows: list[dict[str, Any]] = []
+    for line in text_of(path).splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            rows.append(json_text(line, ROW, f"A line of '{path}'"))
+        except StillhouseError:
             break
     return rows

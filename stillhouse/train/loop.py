@@ -19,6 +19,7 @@ from stillhouse.core.draws import seed_of, seeded
 from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.precision import held_in
 from stillhouse.core.spellings import current_modules, current_run
+from stillhouse.core.structure import checked
 from stillhouse.io.own import digest, is_own
 from stillhouse.model import Model, Network
 from stillhouse.train import checkpoint
@@ -37,6 +38,13 @@ from stillhouse.train.player import Player, settings
 from stillhouse.train.recipe import Recipe
 from stillhouse.train.run_folder import is_free
 from stillhouse.train.stage import locate
+
+STATE = {
+    "run": dict,
+    "stage": int,
+    "optimisers": dict,
+    "scale?": float,
+}  # of a checkpoint, what the loop keeps
 
 
 class Interrupted(StillhouseError):
@@ -344,6 +352,8 @@ class Trainer:
         if found is None:
             return 0
         state, files = found
+        checked(state, STATE, f"The checkpoint of the run in '{self.out}' can't be read")
+        checked(files, {"weights": dict, "optimisers": dict}, f"The checkpoint in '{self.out}' can't be read")
         mine = self._fingerprint()
         noted = current_run(state["run"], mine, _as_json(option_defaults(self.method)))
         require(

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 from stillhouse.core.errors import require
+from stillhouse.core.structure import checked
 from stillhouse.train.option import check_options, option
 
 OPTIMISERS = ("adam", "adamw", "radam", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
+MOST_RATE = 1e6
 
 
 @dataclass
@@ -47,14 +49,16 @@ class Optim:
 class Recipe:
     """The run around a method: length, batch, precision, averages, what is kept and shown."""
 
-    steps: int = option(1000, "iterations", low=1)
-    batch: int = option(256, "samples per iteration, over all processes and accumulated micro-batches", low=1)
+    steps: int = option(1000, "iterations", low=1, high=10**12)
+    batch: int = option(
+        256, "samples per iteration, over all processes and accumulated micro-batches", low=1, high=10**9
+    )
     grad_accum: int = option(1, "micro-batches per iteration", low=1)
     seed: int = option(0, "of all random draws")
     lr: dict[str, float] = field(default_factory=dict)  # player -> learning rate, over the method's default
     optimiser: str = option("", "of every player (none: the method's own)", choices=("", *OPTIMISERS))
     betas: tuple[float, ...] = ()  # of that optimiser, two numbers; none: the method's own
-    weight_decay: float = option(-1.0, "of that optimiser (-1: the method's own)", low=-1)
+    weight_decay: float = option(-1.0, "of that optimiser (-1: the method's own)", low=-1, high=1e6)
     schedule: str = option("", "of the rates (none: the method's own)", choices=("", *SCHEDULES))
     warmup: int = option(-1, "linear rise of the rates (-1: the method's own)", unit="steps", low=-1)
     clip: float = option(-1.0, "largest gradient norm (0: no clipping, -1: the method's own)", low=-1)
@@ -99,11 +103,11 @@ class Recipe:
             value = getattr(self, name)
             require(value >= 0 or value == -1, f"Run option '{name}' is 0 or more, or -1, not {value}.")
         require(isinstance(self.lr, dict), f"Run option 'lr' is rates by player, not {self.lr!r}.")
+        checked(self.lr, {"*": float}, "Run option 'lr' is rates by player")
         for player, rate in self.lr.items():
-            sound = isinstance(rate, int | float) and not isinstance(rate, bool)
+            require(rate > 0, f"A learning rate is positive and finite, not {rate!r} ('{player}').")
             require(
-                sound and math.isfinite(rate) and rate > 0,
-                f"A learning rate is positive and finite, not {rate!r} ('{player}').",
+                rate <= MOST_RATE, f"A learning rate is at most {MOST_RATE:g}, not {rate!r} ('{player}')."
             )
         require(
             isinstance(self.betas, tuple | list) and all(isinstance(b, int | float) for b in self.betas),

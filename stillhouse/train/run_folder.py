@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.io.checked import json_text
 
 LOCK = ".lock"
 # what a run leaves that was killed, or refused, before it began: data that was encoded for it
@@ -57,7 +60,11 @@ def held(folder: Path | None) -> Iterator[None]:
         yield
         return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StillhouseError(f"The folder '{folder}' can't be made: {reason}.") from error
     path = folder / LOCK
     handle = _locked(path)
     try:
@@ -103,18 +110,25 @@ def _locked(path: Path) -> int:
 
 
 def _opened(path: Path) -> int:
+    # what a link leads to is nobody's lock, and would be written over
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        handle = os.open(path, flags, 0o644)
     except OSError as error:
-        raise StillhouseError(f"Can't write to the folder '{path.parent}': {error.strerror}.") from error
+        at = path.parent if error.errno != errno.ELOOP else path
+        raise StillhouseError(f"Can't write to '{at}': {error.strerror}.") from error
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise StillhouseError(f"'{path}' is no file, but a pipe or device; delete it.")
 
 
 def _about(handle: int) -> dict[str, Any]:
     """Who wrote a lock; empty where that can't be read."""
     try:
-        found = json.loads(os.pread(handle, 1000, 0))
-        return found if isinstance(found, dict) else {}
-    except (ValueError, OSError):
+        found: dict[str, Any] = json_text(os.pread(handle, 1000, 0), dict, "The lock")
+        return found
+    except (StillhouseError, OSError):
         return {}
 
 

@@ -19,17 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from stillhouse.core.conditions import Condition, restored
 from stillhouse.core.errors import StillhouseError, require, required
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import json_of, json_text, opened, tensors_of
 from stillhouse.io.weights import atomic_write
 
 log = logging.getLogger("stillhouse")
 
 INDEX, PROBE, DIGESTS, HEADER = "index.json", "probe.safetensors", "digests.json", "stillhouse"
+# what the index holds while the cache is being made, and in the end; and the header of a shard
+BEGUN = {"key": dict, "probe": [str], "shape": ([int], None), "complete": bool}
+FINISHED = {**BEGUN, "labelled": bool, "skipped": {"*": str}, "shards": [{"*": int}]}
+NOTE = {"rows": {"*": [[(str, None)]]}, "held?": {"*": [int]}, "skipped": {"*": str}, "labelled": bool}
 ALIKE = 0.01  # relative difference of two answers to the probe that rounding explains (bf16 beside float32)
 SAID = {
     "source": "other data (files were added, removed or changed)",
@@ -258,8 +263,8 @@ def _same_encodings(
     """The encoders are recognised by their output, not by their files: a codec in another folder or precision
     is still the same one."""
     try:
-        there = load_file(folder / PROBE)
-    except (SafetensorError, OSError) as error:
+        there = tensors_of(folder / PROBE)
+    except StillhouseError as error:
         raise StillhouseError(f"The cache in '{folder}' has lost its {PROBE}; refresh it.") from error
     try:
         here, _ = probe(prompts)
@@ -289,14 +294,19 @@ def _refused(folder: Path, by: str) -> str:
 
 def _index(folder: Path) -> dict[str, Any] | None:
     path = folder / INDEX
-    try:
-        index = json.loads(path.read_text("utf-8"))
-        return index if index["format"] == 1 else None
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        index: dict[str, Any] = json_of(path, {"format": int})
+        if index["format"] != 1:
+            return None
+        return checked(index, FINISHED if index.get("complete") is True else BEGUN, f"'{path}'")  # type: ignore[no-any-return]
+    except StillhouseError as error:
+        if not path.exists():  # another process has begun anew since
+            return None
         raise StillhouseError(
-            f"'{path}' is not the index of a cache; remove it, or name another folder."
+            f"'{path}' is not the index of a cache ({str(error).rstrip('.')}); remove it, or name another "
+            "folder."
         ) from error
 
 
@@ -313,16 +323,19 @@ def _shard(folder: Path, number: int) -> Path:
 
 def _whole(path: Path) -> Any:
     try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
+        return opened(path)
+    except StillhouseError as error:
         raise StillhouseError(
-            f"The shard '{path}' is missing or damaged ({error}); delete it and encode again, or refresh it."
+            f"The shard '{path}' is missing or damaged ({str(error).rstrip('.')}); delete it and encode "
+            "again, or refresh it."
         ) from error
 
 
 def _note(path: Path) -> dict[str, Any]:
     with _whole(path) as file:
-        note: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+        note: dict[str, Any] = json_text(
+            (file.metadata() or {}).get(HEADER, ""), NOTE, f"The header of '{path}'"
+        )
         return note
 
 

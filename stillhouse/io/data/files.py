@@ -8,11 +8,13 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from tqdm import tqdm
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.io.checked import json_of
 from stillhouse.io.weights import atomic_write
 
 AT_ONCE = 1000  # files that wait to be read
@@ -77,10 +79,9 @@ class Digests:
         self.known: dict[str, tuple[int, int, str]] = {}
         self._fresh: dict[str, tuple[int, int, str]] = {}
         if memory is not None:
-            try:
-                self.known = {name: tuple(row) for name, row in json.loads(memory.read_text("utf-8")).items()}
-            except (OSError, ValueError, AttributeError, TypeError):
-                self.known = {}  # lost or torn: everything is read again
+            with suppress(StillhouseError):  # lost or torn: everything is read again
+                rows = json_of(memory, {"*": [(int, str)]})
+                self.known = {name: tuple(row) for name, row in rows.items() if len(row) == 3}
 
     def of(self, files: Iterable[Path]) -> dict[Path, str]:
         """Digests of the bytes, empty for a file that isn't there."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.checked import json_text
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.rows import Row, Source, is_picture, one_a_caption
 from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, Place, places, split_named
@@ -192,10 +192,10 @@ def _caption(file: Path) -> list[str]:
     if file.suffix.lower() != ".json":
         return [joined] if (joined := " ".join(text.split())) else []
     try:
-        about = json.loads(text)
-    except json.JSONDecodeError:
+        about = json_text(text, dict, f"'{file}'")
+    except StillhouseError:
         return []
-    return captions_of({str(k).lower(): v for k, v in about.items()}) if isinstance(about, dict) else []
+    return captions_of({name.lower(): value for name, value in about.items()})
 
 
 def _classes(folders: dict[Path, tuple[str, ...]]) -> dict[Path, int | str | None]:

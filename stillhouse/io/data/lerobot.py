@@ -8,7 +8,6 @@ by ``episode_index`` and ``frame_index``. Videos are left alone: an observation 
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.core.errors import StillhouseError, extra, require, required_type
+from stillhouse.io.checked import json_of
 
 log = logging.getLogger("stillhouse")
 
@@ -150,11 +150,8 @@ def read_lerobot(
 
 def _info(folder: Path) -> dict[str, Any]:
     require(is_lerobot(folder), f"'{folder}' holds no demonstrations of LeRobot: it has no {INFO}.")
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise StillhouseError(f"'{folder / INFO}' is not valid JSON: {error}.") from error
-    return required_type(info, dict, f"'{folder / INFO}' holds no entries.")
+    info: dict[str, Any] = json_of(folder / INFO)
+    return info
 
 
 def _frames(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:

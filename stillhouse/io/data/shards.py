@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 import tempfile
 import zlib
@@ -13,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError, required
+from stillhouse.io.checked import json_text
 from stillhouse.io.data.contents import Contents
 from stillhouse.io.data.rows import IMAGES, Row, Source, is_picture, one_a_caption
 from stillhouse.io.data.splits import BESIDE, SPLITS, TRAIN, places, split_named
@@ -242,10 +242,10 @@ def _captions(side: dict[str, bytes]) -> list[str]:
         if text := " ".join(side[kind].decode("utf-8-sig", "replace").split()):
             return [text]
     try:
-        about = json.loads(side["json"] or b"null")
-    except ValueError:
+        about = json_text(side["json"], dict, "A caption")
+    except StillhouseError:
         return []
-    return captions_of({str(k).lower(): v for k, v in about.items()}) if isinstance(about, dict) else []
+    return captions_of({name.lower(): value for name, value in about.items()})
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.errors import StillhouseError, require, required_type
+from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.checked import json_text
 
 log = logging.getLogger("stillhouse")
 
@@ -107,8 +107,8 @@ def _separated(path: Path, text: str, separator: str) -> list[dict[str, Any]]:
 def _objects(path: Path, text: str) -> list[dict[str, Any]]:
     if path.suffix.lower() == ".json":
         try:
-            whole = json.loads(text)
-        except json.JSONDecodeError:  # lines of objects under this name are read as such
+            whole = json_text(text, Any, f"'{path}'")
+        except StillhouseError:  # lines of objects under this name are read as such
             whole = None
         if isinstance(whole, list) and all(isinstance(row, dict) for row in whole):
             return whole
@@ -117,11 +117,7 @@ def _objects(path: Path, text: str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines_of(text), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StillhouseError(f"Line {number} of '{path}' is no JSON: {error.msg}.") from error
-        rows.append(required_type(row, dict, f"Line {number} of '{path}' is no JSON object."))
+        rows.append(json_text(line, dict, f"Line {number} of '{path}'"))
     return rows
 
 

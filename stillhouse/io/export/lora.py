@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import json_of, tensors_of
 from stillhouse.io.weights import warn_unless_finite
 
 DIFFUSERS, PEFT, PEFT_CONFIG = (
@@ -26,6 +28,8 @@ PROBES, NEAR = (
     64,
     2**-7,
 )  # weights looked at; how far two of equal origin may lie apart (a rounding to bfloat16, with room)
+
+FINGERPRINT = {"class": str, "weights": int, "probes": [float]}
 
 
 def fingerprint(net: nn.Module) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def check_base(
         what: lies in it, for the sentence.
         made: how it came about, for the sentence.
     """
+    checked(wanted, FINGERPRINT, f"The {what} in '{folder}' can't be read")
     found = fingerprint(net)
     alike = all(found[key] == wanted[key] for key in ("class", "weights"))
     require(
@@ -69,6 +74,8 @@ def check_base(
         f"this {found['class']} of "
         f"{found['weights']:,}; give the base it was {made} on.",
     )
+    sound = len(wanted["probes"]) == len(found["probes"])
+    require(sound, f"The {what} in '{folder}' can't be read: 'probes' are {PROBES} numbers.")
     mine, its = (torch.tensor(f["probes"], dtype=torch.float64) for f in (found, wanted))
     same = bool(((mine - its).abs() <= NEAR * its.abs() + 1e-6).all())
     require(
@@ -128,12 +135,12 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
     Returns:
         An adapter on ``base``, frozen.
     """
-    config = json.loads((folder / PEFT_CONFIG).read_text())
+    config = json_of(folder / PEFT_CONFIG, {"r": int, "lora_alpha": float, "target_modules": [str]})
+    found = tensors_of(folder / PEFT)
     base = _bare(base)
     student = adapted(
         base, int(config["r"]), alpha=float(config["lora_alpha"]), targets=tuple(config["target_modules"])
     ).copy()
-    found: dict[str, Tensor] = load_file(folder / PEFT)
     warn_unless_finite(found, folder)
     with torch.no_grad():
         for key, weight in student.weights.items():
@@ -142,6 +149,11 @@ def read_lora(folder: Path, base: Denoiser) -> Adapted:
             require(
                 name in found,
                 f"The LoRA in '{folder}' has no weights for the layer '{layer}'; copy the whole folder.",
+            )
+            require(
+                found[name].shape == weight.shape,
+                f"The LoRA in '{folder}' has weights of shape {tuple(found[name].shape)} for the layer "
+                f"'{layer}', not {tuple(weight.shape)}.",
             )
             weight.copy_(found[name])
     return student.requires_grad_(False)

@@ -4,14 +4,16 @@ network and of the text encoders, as far as Diffusers reads it."""
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import json_text
 from stillhouse.io.export.lora import DIFFUSERS, check_base
+from stillhouse.io.export.reopen import STUDENT, sides_of
 from stillhouse.io.pipelines import Family, open_pipeline
 from stillhouse.io.pipelines.parameterization import header
 from stillhouse.io.pipelines.quiet import quiet
@@ -61,8 +63,7 @@ def open_lora(
     """
     about = _kept(file)
     if "size" in about:
-        sides: dict[str, Any] = {"height": about["size"][0], "width": about["size"][1]}
-        options = {**sides, **({"frames": about["frames"]} if "frames" in about else {}), **options}
+        options = {**sides_of(about, file), **options}
     family = base if isinstance(base, Family) else open_pipeline(base, adapter, **options)
     if "base" in about:
         check_base(family.network, about["base"], file)
@@ -93,11 +94,12 @@ def open_lora(
 
 
 def _kept(file: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(header(file)[1].get("stillhouse", "{}"))
-    except ValueError:
+    text = header(file)[1].get("stillhouse", "{}")
+    about: dict[str, Any] = json_text(text, dict, f"The header of '{file}'")
+    if "samplings" not in about:
         return {}
-    return about if isinstance(about, dict) and "samplings" in about else {}
+    checked(about, STUDENT, f"The header of '{file}' can't be read")
+    return about
 
 
 def _has_layers(part: Any) -> bool:

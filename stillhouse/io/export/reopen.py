@@ -10,13 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.denoiser import Denoiser
-from stillhouse.core.errors import StillhouseError, require
+from stillhouse.core.errors import require
+from stillhouse.core.structure import checked
+from stillhouse.io.checked import json_of
 from stillhouse.io.export.guidance_input import with_guidance_projection
 from stillhouse.io.export.lora import check_base, read_lora
 from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
 from stillhouse.io.pipelines.index import parts
 from stillhouse.io.weights import kind_from_config
+
+# what is kept with a student, and what with one of each form
+SIDES = {"size": [int], "frames?": int}
+STUDENT = {
+    "form": str,
+    **SIDES,
+    "kind": dict,
+    "samplings": {"*": dict},
+    "free_steps": bool,
+    "world": str,
+    "prompts": [str],
+    "info": dict,
+    "companions?": [str],
+    "base_model?": (str, None),
+}
+FORMS = {
+    "full": {"scheduler": {"class": str, "config": dict}},
+    "lora": {"base": Any},
+    "scheduler": {"base": Any},
+}
 
 
 def is_student(folder: str | Path) -> bool:
@@ -47,19 +69,10 @@ def open_student(
     """
     folder = Path(folder)
     require(is_student(folder), f"'{folder}' holds no student that save_pretrained wrote (no {ABOUT}).")
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        form, (height, width) = about["form"], about["size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(
-            f"'{folder / ABOUT}' can't be read; was it edited? ({type(error).__name__}: {error})"
-        ) from error
-    sides = {
-        "height": height,
-        "width": width,
-        **({"frames": about["frames"]} if "frames" in about else {}),
-        **options,
-    }
+    about = json_of(folder / ABOUT, STUDENT)
+    form = about["form"]
+    checked(about, FORMS.get(form, FORMS["full"]), f"'{folder / ABOUT}' can't be read")
+    sides = {**sides_of(about, folder / ABOUT), **options}
     if form == "lora":
         require(
             base is not None,
@@ -90,6 +103,15 @@ def open_student(
     return family, _of_kind(family.denoiser(), about), beside, about
 
 
+def sides_of(about: dict[str, Any], source: Path) -> dict[str, int]:
+    """The size that a student was made for, as options of opening its pipeline."""
+    checked(about, SIDES, f"'{source}' can't be read")
+    sides: list[int] = about["size"]
+    require(len(sides) == 2, f"'{source}' can't be read: 'size' is height and width, not {sides}.")
+    frames = {"frames": about["frames"]} if "frames" in about else {}
+    return {"height": sides[0], "width": sides[1], **frames}
+
+
 def _of_kind(denoiser: Denoiser, about: dict[str, Any]) -> Denoiser:
     denoiser.kind = kind_from_config(about["kind"])  # a method may have tied its ends
     return denoiser
@@ -99,10 +121,7 @@ def _companions(folder: Path, about: dict[str, Any]) -> list[str]:
     """Names of the companions that lie beside the student; `inverse` was the only one before they had a
     list."""
     names = about.get("companions", ["inverse"] if (folder / "inverse").is_dir() else [])
-    require(
-        isinstance(names, list) and all(isinstance(n, str) and n.isidentifier() for n in names),
-        f"'{folder / ABOUT}' lists companions that are no names.",
-    )
+    require(all(n.isidentifier() for n in names), f"'{folder / ABOUT}' lists companions that are no names.")
     return [name for name in names if (folder / name).is_dir()]
 
 
@@ -124,7 +143,7 @@ def _opened(
     """
     with tempfile.TemporaryDirectory() as name:
         view = Path(name)
-        index = json.loads((folder / INDEX).read_text())
+        index = json_of(folder / INDEX, {"_class_name": str})
         for part in parts(index):
             if part != "scheduler":
                 os.symlink((folder / part).resolve(), view / part, target_is_directory=True)

@@ -4,12 +4,12 @@ pickle or needs code to be run."""
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError, require
+from stillhouse.io.checked import json_of
 from stillhouse.io.inside import plain
 
 INDEX = "model_index.json"
@@ -46,13 +46,8 @@ def check_folder(folder: Path, weights: bool = True) -> dict[str, Any]:
             else ""
         )
         raise StillhouseError(f"The folder '{folder}' is no Diffusers pipeline: it has no {INDEX}.{also}")
-    try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-        name = index["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StillhouseError(
-            f"'{folder / INDEX}' can't be read: it is no JSON object with a _class_name."
-        ) from error
+    index: dict[str, Any] = json_of(folder / INDEX, {"_class_name": Any})
+    name = index["_class_name"]
     require(
         isinstance(name, str),
         f"The pipeline in '{folder}' brings code of its own ({name}), which is not run; write an adapter "
@@ -70,7 +65,10 @@ def parts(index: Mapping[str, Any]) -> dict[str, list[str]]:
     found = {
         k: v
         for k, v in index.items()
-        if not k.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0] is not None
+        if not k.startswith("_")
+        and isinstance(v, list)
+        and len(v) == 2
+        and all(isinstance(n, str) for n in v)
     }
     odd = next((name for name in found if not plain(name)), None)
     require(odd is None, f"'{INDEX}' names the part '{odd}', which is no folder beside it.")
@@ -85,10 +83,7 @@ def _of_diffusers(library: object) -> bool:
 
 def _check_shards(file: Path) -> None:
     """Refuse an index of weights that leads out of its folder."""
-    try:
-        names = set(json.loads(file.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise StillhouseError(f"'{file}' can't be read: it is no index of weights.") from error
+    names = set(json_of(file, {"weight_map": {"*": str}})["weight_map"].values())
     odd = next((name for name in names if not plain(name)), None)
     require(odd is None, f"'{file}' names the weights '{odd}', which do not lie beside it.")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from stillhouse.core.errors import StillhouseError, require, unknown
+from stillhouse.io.checked import opened, text_of
 from stillhouse.io.pipelines.schedules import PREDICTIONS, Schedule, read_schedule
 from stillhouse.io.plain_yaml import yaml_of
 
@@ -46,14 +46,9 @@ class Stated:
 def header(file: Path) -> tuple[list[str], dict[str, str], dict[str, float]]:
     """Names of a safetensors file's tensors, its metadata, and the values of those :data:`MARKS` that are
     single numbers."""
-    try:
-        with safe_open(file, "pt") as opened:
-            keys, about = list(opened.keys()), dict(opened.metadata() or {})
-            marked = {mark: opened.get_tensor(mark) for mark in MARKS if mark in keys}
-    except (SafetensorError, OSError) as error:
-        raise StillhouseError(
-            f"'{file}' is no whole safetensors file (cut short while copied?): {error}."
-        ) from error
+    with opened(file) as found:
+        keys, about = list(found.keys()), dict(found.metadata() or {})
+        marked = {mark: found.get_tensor(mark) for mark in MARKS if mark in keys}
     return keys, about, {name: float(value) for name, value in marked.items() if value.numel() == 1}
 
 
@@ -93,9 +88,9 @@ def _of_yaml(file: Path) -> Stated | None:
     if not file.is_file():
         return None
     try:
-        found = yaml_of(file.read_text(encoding="utf-8"))["model"]["params"]
+        found = yaml_of(text_of(file))["model"]["params"]
         spelled = str(found.get("parameterization", "eps")).lower()
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (yaml.YAMLError, StillhouseError, KeyError, TypeError, AttributeError):
         return None
     return Stated(SPELLINGS[spelled], None, f"'{file.name}' beside it") if spelled in SPELLINGS else None
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from stillhouse.core.errors import StillhouseError
+from stillhouse.io.checked import opened
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -19,15 +22,11 @@ def file_dtype(*files: Path) -> torch.dtype:
     bfloat16 and float16, and for a file that can't be read, which its reader refuses."""
     found: Counter[str] = Counter()
     for file in files:
-        try:
-            with file.open("rb") as opened:
-                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-            entries = [v for k, v in header.items() if k != "__metadata__"]
+        with suppress(StillhouseError), opened(file) as held:
             found.update({"F32": 0})
-            for entry in entries:
-                found[entry["dtype"]] += prod(entry["shape"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
-            continue
+            for name in held.keys():  # noqa: SIM118 (not a dict)
+                weight = held.get_slice(name)
+                found[weight.get_dtype()] += prod(weight.get_shape())
     most = found.most_common(1)
     return FLOATS.get(most[0][0], torch.float32) if most else torch.float32
 

@@ -138,6 +138,7 @@ def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Hea
     Returns:
         A new head, on the CPU.
     """
+    middle_of(denoiser)
     with torch.no_grad():
         device = next(
             denoiser.net.parameters()

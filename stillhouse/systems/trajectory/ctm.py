@@ -12,7 +12,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.flowmap import jump
 from stillhouse.parts.gaps.adaptive_weight import adaptive_weight, last_weight
-from stillhouse.parts.gaps.critic import discriminator_loss, features, head_for
+from stillhouse.parts.gaps.critic import discriminator_loss, feature_source, features, head_for
 from stillhouse.parts.players.students import with_inputs
 from stillhouse.parts.states.time_sampler import edm, trained
 from stillhouse.parts.targets.denoising import denoising_loss
@@ -98,7 +98,8 @@ class CTM(Method):
         self.target: Denoiser = self.ema_copy(self.student, self.decay)
         self.grid = self.process.on_table(torch.linspace(1.0, self.process.t_min, self.levels))
         if self.critic_from < 1:
-            self.head = self.player("critic", head_for(self.teacher, self.shape))
+            self.feature_net = feature_source(self)
+            self.head = self.player("critic", head_for(self.feature_net, self.shape))
 
     def turns(self, step: int) -> list[str]:
         return ["critic"] if self.with_critic(step) and step % 2 else ["student"]
@@ -192,7 +193,7 @@ class CTM(Method):
             Logits, (B,), positive for real.
         """
         t = torch.full((len(x),), max(self.process.t_min, 0.05), device=x.device)
-        return self.head(features(self.teacher, x, t, batch.cond))
+        return self.head(features(self.feature_net, x, t, batch.cond))
 
     def critic_loss(self, batch: Batch) -> Tensor:
         return discriminator_loss(

@@ -24,7 +24,7 @@ def test_prompts_of_every_kind_of_file(tmp_path):
         ("a.txt", b"\n# only words\n", "holds none"),
         ("a.txt", b"caf\xe9", "no text in UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ', "Line 2 .* no JSON"),
-        ("a.jsonl", b"[1]", "Line 1 .* no JSON object"),
+        ("a.jsonl", b"[1]", "Line 1 .* a table of names and values, not .1."),
         ("a.csv", b"id,words\n1,2\n", "no column text, caption or prompt"),
         ("a.csv", b"text\n", "holds none"),
         ("a.yaml", b"a: b", "are read from .txt, .jsonl, .csv"),
