@@ -31,7 +31,8 @@ CONTRACT = Contract(
 BRIDGE = Brownian(0.6)
 STEPS, BATCH, RATES = 2000, 256, {"student": 2e-3, "fake": 4e-3}
 SAMPLES, WALK = 8192, 50
-SWD, LEAST = {"told": 0.75, "blind": 0.55}, {"told": 0.5, "blind": 0.25}
+SWD = {"told": 0.75, "blind": 0.55}
+DIFFER = "chance that two of its samples differ in mode / that two of the teacher's do"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ def figures(model: Model, world: BridgedMixture, cond: Condition, seed: int, ste
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The closed-form bridge of the ring, conditioned on the degraded point or not; students start from
-    random weights."""
+    random weights.
+
+    How diverse a student of the second kind is at one point is a matter of the seed (0.44 to 1.40 of its
+    teacher on eight): of it only the upper end is claimed.
+    """
     claims = []
     for kind, named in (("told", "conditioned on the degraded point"), ("blind", "on the state alone")):
         world = make_mixture(bridge=kind)
@@ -77,11 +82,8 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
                 one.swd / first.swd,
                 SWD[kind],
             ),
-            at_least(
-                "  chance that two of its samples differ in mode / that two of the teacher's do",
-                one.diversity / walk.diversity,
-                0.4,
-            ),
-            at_most("  the same", one.diversity / walk.diversity, 2.0),
+            at_most(f"  {DIFFER}", one.diversity / walk.diversity, 2.0),
         ]
+        if kind == "told":
+            claims.append(at_least("  the same", one.diversity / walk.diversity, 0.5))
     return claims
