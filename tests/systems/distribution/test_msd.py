@@ -1,8 +1,10 @@
+from dataclasses import asdict
+
 import pytest
 import torch
 
 from stillhouse.core.conditions import pick
-from stillhouse.core.denoiser import count_calls
+from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import Flow
@@ -154,6 +156,64 @@ def test_its_parts_are_the_stages_of_each_part():
     assert isinstance(full[0].method, ScoreMatching) and isinstance(full[1].method, Matching)
     same = MSD(**{**SMALL, "gan_weight": 0.0}).parts({"teacher": teacher()}, NoData((2,), 8))
     assert [(p.name, p.student) for p in same] == [("matching0", ""), ("matching1", "")]
+
+
+def test_its_options_reach_the_stages_they_are_of():
+    shared = {"first_time": 0.6, "guidance": 2.5, "pair_steps": 3}
+    match = {**shared, "fake_per_student": 4, "critic_weight": 0.3}
+    options = {**match, "students": 2, "pairs": 8, "regression_weight": 0.7, "gan_weight": 0.2}
+    program = MSD(**options, width=8, critic_lr=2e-3)
+    made = program.parts({"teacher": teacher()}, InfiniteData(WORLD, labelled=True))
+    for number in range(2):
+        scores, matching, critic = made[3 * number : 3 * number + 3]
+        part = {"part": number}
+        assert asdict(scores.method) == {**shared, **part, "pairs": 8}
+        wanted = {**match, **part, "score_t_min": 0.02, "score_t_max": 0.98}
+        alone = {"pairs": 0, "regression_weight": 0.0, "gan_weight": 0.2}
+        paired = {"pairs": 8, "regression_weight": 0.7, "gan_weight": 0.0}
+        assert asdict(matching.method) == {**wanted, **paired} and asdict(critic.method) == {
+            **wanted,
+            **alone,
+        }
+        assert dict(critic.lr) == {"student": 2e-3} and not matching.lr
+        assert torch.equal(matching.method.everyone, torch.arange(8))
+    few = MSD(pairs=0, width=8, students=2).parts({"teacher": teacher()}, NoData((2,), 8))
+    assert few[0].method.pairs == 1  # noised samples there must be
+
+
+def test_prompts_are_parted_and_all_of_them_give_pairs():
+    tokens = torch.randn(16, 3, 5, generator=torch.Generator().manual_seed(1))
+    for data in (Prompts((2,), tokens), TensorData(torch.zeros(16, 2), tokens)):
+        first, second = MSD(students=2, gan_weight=0.0).parts({"teacher": teacher()}, data)
+        assert torch.equal(first.method.everyone, tokens)
+        own = [part.data.examples(8) for part in (first, second)]
+        assert not any(bool((a == b).all()) for a in own[0] for b in own[1])
+
+
+def test_turns_and_banks_of_the_stages():
+    first = [Matching(fake_per_student=3).turns(i)[0] for i in range(4)]
+    assert first == ["student", "fake", "fake", "student"]
+    assert Matching(pairs=7).bank_size == 7 and Matching(pairs=7, regression_weight=0.0).bank_size == 0
+    assert Matching().requires("data") is False and Matching(gan_weight=0.1).requires("data")
+    assert Matching(first_time=0.6).samplings()[1].times == [0.6, 0.0]
+    assert ScoreMatching(first_time=0.6, pairs=9).bank_size == 9
+
+
+class Own(torch.nn.Linear):
+    """A network of a user's."""
+
+
+def test_students_that_could_not_be_joined_are_refused():
+    with pytest.raises(StillhouseError, match="networks of your own"):
+        MSD().suits(load(Denoiser(Own(2, 2), Flow()), shape=(2,)))
+    MSD().suits(load(WORLD.exact(Flow()), shape=(2,)))
+    model = teacher()
+    MSD().suits(model)
+    model.pipeline = object()
+    with pytest.raises(StillhouseError, match="Diffusers pipeline"):
+        MSD().suits(model)
+    with pytest.raises(StillhouseError, match="can't be parted by their conditions"):
+        restricted(NoData((2,)), label_blocks(8, 2), 0)
 
 
 def test_pairs_are_of_all_conditions_and_matching_of_its_own():
