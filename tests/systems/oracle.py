@@ -326,6 +326,8 @@ def compare_in(run: Trainer, case: Case) -> None:
     )
     for name, player in run.players.items():
         player.learn(name == case.player)
+    made = [id(module) for player in method.players.values() for module in player]
+    assert all(id(slow.source) in made for slow in method.emas.values()), "an average of what does not learn"
     learning = run.players[case.player].parameters
     value = method.loss(case.player, batch)
     gradients = torch.autograd.grad(value, learning, allow_unused=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
+from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP
 from tests.systems.oracle import Case, Given
 from tests.systems.written import between, clean_weight, halved, placed
 
@@ -61,6 +61,6 @@ CASES = [
         (1, Flow(), "velocity", False, {}),
         (2, ScaledLinearVP(), "v", True, {"weight": "snr_plus_one"}),
         (2, Cosine(), "x0", False, ONE),
-        (3, Cosine(), "v", False, {"weight": "one"}),
+        (3, LinearVP(), "v", False, {"weight": "one"}),
     )
 ]

@@ -128,20 +128,6 @@ def test_from_data_the_neighbour_keeps_the_noise():
     assert torch.equal(method.neighbour(eps, t, u, eps, batch, None), 0.75 * batch.data + 0.25 * eps)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"distance": "huber", "by_gap": True, "decay": 0.0}, {"source": "data", "curriculum": "root"}],
-)
-@pytest.mark.parametrize("process", [VE(), Flow()])
-def test_only_the_student_learns_and_everything_is_finite(process, options):
-    method = ready(process, **options)
-    loss = method.student_loss(batch_of())
-    loss.backward()
-    assert torch.isfinite(loss) and loss > 0
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.student.parameters())
-    assert all(p.grad is None for p in method.target.parameters())
-
-
 def test_curricula():
     root = ready(VE(), source="data", curriculum="root", levels=151, decay=0.9, total=1000)
     sizes = [root.levels_at(k) for k in range(1001)]
@@ -155,7 +141,7 @@ def test_curricula():
     )
     assert [doubling.levels_at(k) for k in range(0, 800, 100)] == [11, 21, 41, 81, 161, 321, 641, 1281]
     assert doubling.levels_at(99) == 11 and doubling.decay_at(5) == 0
-    assert ready(VE()).levels_at(77) == 18
+    assert ready(VE()).levels_at(77) == ready(VE(), first_levels=18).levels_at(77) == 18
 
 
 def test_the_grid_is_karras_and_gaps_are_drawn_log_normally():
@@ -193,7 +179,7 @@ def test_samples_start_from_pure_noise_and_walk_trained_levels():
     assert list(ways) == [3, 1, 2, 4] and all(w.times[0] == 1 and w.times[-1] == 0 for w in ways.values())
     trained = set(method.grid(18).tolist())
     assert all(t in trained for w in ways.values() for t in w.times[:-1])
-    assert list(ready(VE(), levels=3).samplings()) == [1, 2]
+    assert list(ready(VE(), levels=3).samplings()) == list(ready(VE(), levels=4).samplings()) == [1, 2]
 
 
 @pytest.mark.parametrize(

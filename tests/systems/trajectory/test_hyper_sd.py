@@ -9,7 +9,7 @@ from stillhouse.checks.trajectory.hyper_sd import across
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.flowmap import jump, predict_x0
-from stillhouse.core.schedules import Cosine, Flow
+from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.io.pipelines import family_for
 from stillhouse.io.pipelines.tiny import KINDS
 from stillhouse.opening import load
@@ -103,6 +103,13 @@ def test_stages_follow_one_another_and_say_who_moves():
     assert lengths[3:] == [20, 20] and sum(lengths) == 80 and max(lengths[:3]) - min(lengths[:3]) <= 1
     assert method.turns(0) == ["critic", "student"] and method.turns(45) == ["student"]
     assert method.turns(60) == ["student", "fake"] and method.turns(61) == ["fake"]
+    seldom = built(total=80, **{**ALL, "segments": 4}, fake_per_student=3)  # counted from the run's beginning
+    assert [seldom.turns(k) for k in range(60, 64)] == [
+        ["student", "fake"],
+        ["fake"],
+        ["fake"],
+        ["student", "fake"],
+    ]
     assert built().turns(0) == ["student"] and set(built().players) == {"student"}
     with pytest.raises(StillhouseError, match="too few for 5 stages"):
         method.stages(3)
@@ -151,8 +158,6 @@ def test_the_score_stage_moves_samples_along_the_difference():
     g = dmd_gradient(x.detach(), t, eps, method.guided, method.fake, batch.cond)
     (gradient,) = torch.autograd.grad(loss, x)
     torch.testing.assert_close(gradient, g / g.numel(), atol=1e-6, rtol=1e-3)
-    batch.player = "fake"
-    assert float(method.fake_loss(batch)) > 0
 
 
 def test_pairs_hold_the_one_step_student():
@@ -182,6 +187,26 @@ def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_mor
     ).stochastic
     plain = built(segments=8, last_segments=2).samplings()
     assert list(plain) == [2] and plain[2].times == [1.0, 0.5, 0.0] and plain[2].solver == "ddim"
+    late = {**ALL, "first_time": 0.75}  # of the one call that the score stage has trained
+    assert built(**late).samplings()[1].times == [0.75, 0.0]
+    assert [way.times for way in built(**late, unified=True).samplings().values()] == [[0.75, 0], [1, 0.5, 0]]
+    assert built(segments=1, levels=1, first_time=0.75).samplings()[1].times == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("process", [Flow(), VE()])
+def test_the_critic_reads_no_state_below_the_first_level(process):
+    method, times = built(process, critic=1.0, segments=2, levels=4), []
+    method.feature_net.register_forward_pre_hook(lambda _m, args: times.append(args[1]))
+    s = torch.linspace(0, 1, ROWS)
+    method.logits(torch.zeros(ROWS, 2), s, batch_of())
+    assert torch.equal(times[0], s.clamp_min(process.t_min or 1e-3))
+
+
+def test_the_fake_begins_as_the_teacher():
+    wide = WORLD.network(Flow(), 3, width=24, depth=1)
+    assert [p.shape for p in built(**ALL, teacher=wide).fake.parameters()] == [
+        p.shape for p in wide.parameters()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +214,7 @@ def test_a_unified_student_mixes_segments_and_is_sampled_with_less_noise_the_mor
     [
         ({"segments": 8, "last_segments": 3}, "times 1, 2, 4, 8"),
         ({"segments": 2, "last_segments": 4}, "times 1, 2, 4, 8"),
+        ({"segments": 6, "last_segments": 2, "levels": 6}, "times 1, 2, 4, 8"),
         ({"levels": 41}, "multiple of the 8 segments"),
         ({"reward_share": 0.2}, "needs a reward"),
         ({"score_share": 0.2, "last_segments": 2}, "for a one-step student"),
@@ -200,9 +226,10 @@ def test_settings_that_make_no_sense_are_refused(options, sentence):
         HyperSD(**options)
 
 
-def test_a_noise_student_is_refused_where_no_signal_is_left():
+@pytest.mark.parametrize("late", [{}, {**ALL, "first_time": 0.5}])  # segments begin at 1 all the same
+def test_a_noise_student_is_refused_where_no_signal_is_left(late):
     with pytest.raises(StillhouseError, match="holds no clean image"):
-        built(process=Cosine(), kind="eps", segments=2)
+        built(process=Cosine(), kind="eps", **{"segments": 2, **late})
 
 
 @pytest.mark.parametrize("lora", [0, 2])

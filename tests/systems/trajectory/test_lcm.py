@@ -129,8 +129,15 @@ def test_one_scale_is_baked_in_and_the_student_may_be_its_own_target():
         method.student, jump(Guided(method.teacher, 3.0), x, t, u, batch.cond), u, batch.cond
     )
     torch.testing.assert_close(method.target_x0(x, t, u, batch, None), expected)
-    method.student_loss(batch).backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.student.parameters())
+
+
+def test_a_student_may_take_as_many_calls_as_there_are_levels():
+    assert list(ready(Flow(), "velocity", levels=4, steps=4).samplings()) == [4, 1, 2]
+    assert list(ready(Flow(), "velocity", levels=8, steps=1).samplings()) == [1, 2, 4, 8]
+
+
+def test_without_guidance_no_condition_is_needed():
+    assert not ready(conditional=False, low_guidance=1.0, high_guidance=1.0).conditional
 
 
 def test_a_flow_has_its_own_boundary_and_an_even_grid():

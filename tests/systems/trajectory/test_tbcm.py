@@ -121,6 +121,10 @@ def test_the_route_falls_from_pure_noise_within_the_cards_levels():
     fixed = [math.atan2(sigma, 1 - sigma) for sigma in sigmas]
     assert all(low <= tau <= high for tau, low, high in zip(route[1:], fixed[1:], fixed, strict=False))
     assert made(levels=256).route(batch(seed=1)) != made(levels=256).route(batch(seed=2))
+    noisiest = batch()
+    noisiest.draws.one_uniform = lambda low, high: high
+    route = [t * HALF_PI for t in method.route(noisiest)]
+    assert route == pytest.approx([HALF_PI, HALF_PI - 1e-3, *fixed[1:-1]], abs=1e-6)
 
 
 def test_the_states_of_one_walk_lie_on_the_teachers_path():
@@ -199,10 +203,14 @@ def test_the_student_hears_the_scale_and_is_sampled_under_it_without_a_second_pa
     label = torch.arange(8)
     method.student_loss(batch(8, cond=label))
     assert all(2 <= float(w.min()) and float(w.max()) <= 4 and w.std() > 0 for w in heard)
-    sampling = method.samplings()[1]
-    assert sampling.guidance == 3.0 and sampling.nfe(student) == 1
+    ways = method.samplings()
+    assert all(way.guidance == 3.0 and way.nfe(student) == calls for calls, way in ways.items())
+    middle = math.sin(1.1) / (math.sin(1.1) + math.cos(1.1))  # the flow's time of the angle 1.1
+    assert ways[1].times == [1, 0] and ways[2].times == pytest.approx([1, middle, 0])
     with pytest.raises(StillhouseError, match="with conditions"):
         made(low_guidance=2.0, high_guidance=4.0)
+    with pytest.raises(StillhouseError, match="with conditions"):
+        made(low_guidance=2.0, high_guidance=2.0)
     with pytest.raises(StillhouseError, match="low to high"):
         TBCM(low_guidance=3.0, high_guidance=2.0)
 
@@ -219,3 +227,6 @@ def test_levels_of_noised_data_are_those_of_data_of_the_published_deviation():
         assert inner.float().mean() > 0.9
         expected = 0.2 + 1.6 * z - math.log(sigma_data)
         assert torch.allclose(torch.log(torch.tan(tau))[inner], expected[inner], atol=1e-2)
+    for sigma_data, end in ((1e3, 0.003), (1e-3, HALF_PI - 1e-3)):
+        _, tau, *_ = made(states="data", sigma_data=sigma_data).noised(batch(4000, x=x), torch.ones(4000))
+        assert float((tau.min() if sigma_data > 1 else tau.max()) - end) == pytest.approx(0, abs=1e-6)
