@@ -195,7 +195,9 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
         ({"ladder": (8, 3)}, "divisor"),
         ({"ladder": (4, 8)}, "falling"),
         ({"ladder": (4, 0)}, "falling"),
+        ({"ladder": (4, 4)}, "falling"),
         ({"noise_levels": (0.5, 1.0)}, "between 0 and 1"),
+        ({"noise_levels": (0.0, 0.5)}, "between 0 and 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, sentence):
