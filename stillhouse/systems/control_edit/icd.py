@@ -256,17 +256,12 @@ def dynamic(times: Sequence[float], guidance: float, until: float, ramp: float =
         ramp: length of the straight line between the two; 0 for a step at ``until``.
 
     Returns:
-        A scale for each time.
+        A scale for each time. Raises :class:`StillhouseError` for a negative ramp.
     """
-    width = max(ramp, 1e-9)
-    return [
-        1 + (guidance - 1) * min(max((until - t) / width, 0.0), 1.0)
-        if ramp
-        else guidance
-        if t <= until
-        else 1.0
-        for t in times
-    ]
+    require(ramp >= 0, f"A ramp of guidance has a length of 0 or more, not {ramp}.")
+    if ramp == 0:
+        return [guidance if t <= until else 1.0 for t in times]
+    return [1 + (guidance - 1) * min(max((until - t) / ramp, 0.0), 1.0) for t in times]
 
 
 @torch.inference_mode()
@@ -368,4 +363,4 @@ def _learnt(model: Model) -> bool:
 def _route(model: Model) -> list[float]:
     """The forward map's times: the lowest level, the boundaries, 1."""
     lowest = float(level_times(model.denoiser.process, model.info["options"]["levels"])[1])
-    return [lowest, *(t for t in reversed(model.sampling().times) if t > lowest)]
+    return [lowest, *reversed(model.sampling().times[:-1])]

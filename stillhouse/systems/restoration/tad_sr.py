@@ -147,8 +147,7 @@ class TADSR(Method):
         """Where the teacher's steps lead from the state that the student is given."""
         start = self.process.start(batch.stream("start"), batch.shape)
         times = [t.expand(batch.rows) for t in self.grid.to(start.device)]
-        with torch.no_grad():
-            return teacher_steps(self.teacher, start, times, batch.cond, DDIM())
+        return teacher_steps(self.teacher, start, times, batch.cond, DDIM())
 
     def logits(self, x: Tensor, batch: Batch) -> Tensor:
         """The critic's logits, at any level but the last.

@@ -164,6 +164,15 @@ def test_landings_of_one_and_two_steps_are_noised_on_to_the_same_level(process):
     assert torch.equal(none["landed"][0], target) and torch.equal(none["s"], s.clamp_min(1e-3))
 
 
+def test_the_critic_starts_as_the_teacher_and_for_a_closed_form_as_the_student():
+    teacher, student = (WORLD.network(Flow(), seed, width=16, depth=2) for seed in (0, 1))
+    for given, source in ((teacher, teacher), (WORLD.exact(Flow()), student)):
+        method = SDXLLightning(ladder=(4, 2, 1))
+        method.setup(given, student.copy(), WORLD.shape, conditional=True, total=TOTAL)
+        began, made = source.state_dict(), method.critic.backbone.state_dict()
+        assert began.keys() == made.keys() and all(torch.equal(made[k], began[k]) for k in began)
+
+
 def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
     with pytest.raises(StillhouseError, match="set x0_student"):
         built(LinearVP(), kind="eps")
@@ -195,7 +204,9 @@ def test_the_student_of_a_noise_network_first_learns_to_say_the_clean_image():
         ({"ladder": (8, 3)}, "divisor"),
         ({"ladder": (4, 8)}, "falling"),
         ({"ladder": (4, 0)}, "falling"),
+        ({"ladder": (4, 4)}, "falling"),
         ({"noise_levels": (0.5, 1.0)}, "between 0 and 1"),
+        ({"noise_levels": (0.0, 0.5)}, "between 0 and 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, sentence):

@@ -83,6 +83,14 @@ def test_image_and_noise_are_mirrored_together():
     assert bool((turned ^ kept).all()) and 8 <= int(turned.sum()) <= 24
 
 
+def test_two_stages_share_the_run():
+    def lengths(total, **options):
+        return [stage.length for stage in SlimFlow(**options).stages(total)]
+
+    assert lengths(20, reflow_share=0.3) == [6, 14] and lengths(10, reflow_share=0.01) == [1, 9]
+    assert lengths(2) == [1, 1]
+
+
 def test_the_second_stage_starts_from_the_average_of_the_first():
     method, seen = SlimFlow(pairs=64, pair_steps=4, reflow_share=0.5), {}
     teacher = load(WORLD.exact(Flow()), shape=WORLD.shape)

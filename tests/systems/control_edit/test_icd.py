@@ -11,6 +11,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.model import Model
 from stillhouse.opening import load
+from stillhouse.samplers.sampling import Sampling
 from stillhouse.systems.control_edit.icd import (
     ICD,
     boundaries,
@@ -133,12 +134,12 @@ def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
     torch.testing.assert_close(scales, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     none = lambda w: w is None or bool((w == 1).all())  # noqa: E731
     assert [none(w) for _, w in down] == [False, False, True] and all(none(w) for _, w in up)
+    assert all(float(t.min()) >= 1 / 30 - 1e-6 for t, _ in down)
     down.clear()
     method.loss("forward", batch_of(256))
     assert all(none(w) for _, w in [*up, *down])
-    assert all(
-        float(t.min()) >= 1 / 30 - 1e-6 for t, _ in up
-    )  # the noise of a clean picture is nobody's to know
+    # the noise of a clean picture is nobody's to know
+    assert all(float(t.min()) >= 1 / 30 - 1e-6 for t, _ in [*up, *down])
 
 
 def test_each_loss_teaches_its_own_map_alone():
@@ -152,7 +153,16 @@ def test_each_loss_teaches_its_own_map_alone():
 
 def test_guidance_is_off_at_high_noise_and_on_at_low():
     assert dynamic([1.0, 0.75, 0.7, 0.2], 8.0, 0.7) == [1.0, 1.0, 8.0, 8.0]
-    assert dynamic([1.0, 0.7, 0.5, 0.3], 8.0, 0.7, ramp=0.4) == pytest.approx([1.0, 1.0, 4.5, 8.0])
+    ramp = dynamic([1.0, 0.7, 0.5, 0.3, 0.1], 8.0, 0.7, ramp=0.4)
+    assert ramp == pytest.approx([1.0, 1.0, 4.5, 8.0, 8.0])
+    with pytest.raises(StillhouseError, match="0 or more, not -0.1"):
+        dynamic([1.0], 8.0, 0.7, ramp=-0.1)
+
+
+def test_samples_are_walked_down_the_boundaries_at_the_middle_scale():
+    (way,) = ready(high_guidance=4.0).samplings().items()
+    times = level_times(TABLE, 30)[[30, 20, 10, 0]].tolist()
+    assert way == (3, Sampling(times, "ddim", 2.5))
 
 
 def test_editing_is_three_calls_up_and_three_down():
@@ -171,6 +181,30 @@ def test_editing_is_three_calls_up_and_three_down():
         down_by_hand = follow(method.student, noise, [1.0, 0.667, 0.334, 0.0], labels, [1.0, 4.0, 4.0])
     torch.testing.assert_close(noise, by_hand)
     torch.testing.assert_close(decode(model, noise, labels, guidance=4.0), down_by_hand)
+    assert not noise.requires_grad and not made.requires_grad
+    way = {"guidance": 3.0, "until": 0.5, "ramp": 0.4}
+    by_hand = decode(model, encode(model, x, labels, seed=5), labels, **way)
+    assert torch.equal(edit(model, x, labels, labels, **way, seed=5), by_hand)
+
+
+def test_a_scale_goes_to_the_maps_that_learnt_one():
+    """Of a teacher without a scale the forward map has none; where no scale is learnt, none is given to a
+    network that takes it."""
+    x, labels = Draws(4, "x").normal(2), torch.arange(4)
+
+    def scales(teacher_takes, high):
+        size = {"width": 16, "depth": 1, "classes": 4}
+        teacher = stirred(WORLD.network(TABLE, 0, kind="v", **size, guidance_input=teacher_takes))
+        method = ICD(segments=3, levels=30, high_guidance=high)
+        method.setup(teacher, method.make_student(teacher), WORLD.shape, True, total=100)
+        down, up = asked(method, "student"), asked(method, "forward")
+        model = model_of(method)
+        decode(model, encode(model, x, labels), labels, guidance=high)
+        return [[None if w is None else w.unique().tolist() for _, w in seen] for seen in (up, down)]
+
+    assert scales(False, 1.5) == [[None] * 3, [[1.0], [1.5], [1.5]]]
+    assert scales(True, 1.5) == [[[1.0]] * 3, [[1.0], [1.5], [1.5]]]
+    assert scales(True, 1.0) == [[None] * 3] * 2
 
 
 def test_both_maps_are_saved_and_read_back(tmp_path):
@@ -191,9 +225,12 @@ def test_what_makes_no_sense_is_refused():
     plain = Model(ready().student, WORLD.shape, 4, ready().samplings())
     with pytest.raises(StillhouseError, match="no map from data to noise"):
         encode(plain, torch.zeros(2, 2))
-    deaf = model_of(ready(high_guidance=1.0))
-    with pytest.raises(StillhouseError, match="has learnt no guidance; a scale of 3"):
-        decode(deaf, torch.zeros(2, 2), guidance=3.0)
+    size = {"width": 16, "depth": 1, "classes": 4}
+    for takes in (False, True):
+        student = WORLD.network(TABLE, 0, kind="v", **size, guidance_input=takes)
+        plain = model_of(ready(student=student, high_guidance=1.0))
+        with pytest.raises(StillhouseError, match="has learnt no guidance; a scale of 3"):
+            decode(plain, torch.zeros(2, 2), guidance=3.0)
 
 
 def test_it_runs_on_a_pipeline(tmp_path):

@@ -85,7 +85,7 @@ CASES = [
     for player, loss, process, options in (
         ("student", student_loss, ResShift(steps=4), {}),
         ("student", student_loss, Brownian(), {"time_aware": False, "steps": 5, "gan_weight": 0.0}),
-        ("student", student_loss, ResShift(steps=4), {"levels": 1, "hsd_weight": 0.0}),
+        ("student", student_loss, ResShift(steps=4), {"levels": 4, "hsd_weight": 0.0}),
         ("critic", critic_loss, ResShift(steps=4), {}),
         ("critic", critic_loss, Brownian(), {"time_aware": False, "steps": 5}),
     )

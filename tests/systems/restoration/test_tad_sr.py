@@ -30,7 +30,7 @@ def shaken(network, seed: int = 1):
     return network
 
 
-def built(closed: bool = False, **options) -> TADSR:
+def built(closed: bool = False, student=None, **options) -> TADSR:
     world, method = (
         get_world("mixture", bridge="told"),
         TADSR(**{"maps": 4, **({"gan_weight": 0.0} if closed else {}), **options}),
@@ -38,7 +38,7 @@ def built(closed: bool = False, **options) -> TADSR:
     network = shaken(world.network(BRIDGE, 0, kind="scaled", width=16, depth=2))
     own = Model(network, world.shape, 0, {1: Sampling([1.0, 0.0])}, free_steps=True, cond_kind="image")
     teacher = exact_teacher(world, BRIDGE) if closed else own
-    student = shaken(network.copy(), 2) if closed else None
+    student = shaken(network.copy(), 2) if closed else student
     Trainer(
         method, teacher, InfiniteData(world, True, teacher), Recipe(batch=ROWS), student=student, quiet=True
     )
@@ -138,10 +138,20 @@ def test_who_gets_gradient():
     assert not any(p.requires_grad for p in method.teacher.parameters())
 
 
+def test_the_critic_reads_the_teacher_whatever_the_student_is():
+    wide = get_world("mixture", bridge="told").network(BRIDGE, 0, kind="scaled", width=24, depth=2)
+    method = built(student=wide, gan_weight=0.5)
+    assert [head.first[0].in_channels for head in method.critic.heads] == [16, 16]
+    method.loss("critic", batch_of(method)).backward()
+    assert all(p.grad is None for p in wide.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in method.critic.parameters())
+
+
 def test_needs_and_refusals():
     assert TADSR().requires("data") and not TADSR(gan_weight=0.0).requires("data")
     assert TADSR(gan_weight=0.0).turns(0) == ["student"] and TADSR().turns(0) == ["critic", "student"]
     with pytest.raises(StillhouseError, match="'levels' is at most 'steps', 4, not 5"):
         TADSR(steps=4, levels=5)
+    assert TADSR(steps=4, levels=4).levels == 4
     with pytest.raises(StillhouseError, match="closed-form teacher has no features"):
         built(closed=True, gan_weight=0.02)

@@ -37,6 +37,12 @@ def test_a_share_of_the_labels_is_hidden():
     assert hidden(built(), None) is None
 
 
+def test_a_share_of_0_hides_nothing_even_where_0_is_drawn(monkeypatch):
+    monkeypatch.setattr(Draws, "uniform", lambda self, *_: torch.zeros(self.rows))
+    labels = torch.arange(ROWS) % 4
+    assert torch.equal(hidden(built(label_dropout=0.0), labels), labels)
+
+
 def test_a_network_with_an_empty_condition_of_its_own_is_given_that():
     method, tokens = built(label_dropout=0.5), torch.zeros(ROWS, 3, 4)
     method.student.empty = torch.full((1, 3, 4), 7.0)
