@@ -158,9 +158,7 @@ class Case:
         """A run of the method whose networks are small, of float64, and all different."""
         contract = load_check(slug).CONTRACT
         method = (self.method or find(slug))(**{**contract.options, **self.options})
-        world = get_world(
-            **{k: v for k, v in {**contract.world, **self.world}.items() if v is not None}
-        )
+        world = get_world(**{k: v for k, v in {**contract.world, **self.world}.items() if v is not None})
         sizes = {k: v for k, v in {**contract.network, **self.network}.items() if v is not None}
         if world.classes:
             sizes["classes"] = world.classes  # so that there is something for guidance to move away from

@@ -1,5 +1,5 @@
-"""The classical systems, written out from their papers in plain numpy: fits by solving their equations, shares
-and factors by grids and by least squares over fits made one by one, risks by summing over noises."""
+"""The classical systems, written out from their papers in plain numpy: fits by solving their equations,
+shares and factors by grids and by least squares over fits made one by one, risks by summing over noises."""
 
 import math
 
@@ -94,7 +94,9 @@ def test_gt_sd_finds_each_share_after_those_before_it(held):
     for _ in range(3):
         shares.append(best_share(parts, shares, ridge, kernel, gamma))
     np.testing.assert_allclose(model.alphas_, shares, rtol=1e-7)
-    np.testing.assert_allclose(model.predict(NEW), steps_of(X, Y, shares, ridge, kernel, gamma)(NEW), atol=1e-8)
+    np.testing.assert_allclose(
+        model.predict(NEW), steps_of(X, Y, shares, ridge, kernel, gamma)(NEW), atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("settings", [{"steps": 3, "alpha": 0.4}, {"steps": math.inf, "alpha": 0.4}])
@@ -364,9 +366,7 @@ def test_repeated_sd_in_closed_form_has_the_least_of_steins_estimate(noise):
         # the estimate is a parabola in the weights: its gradient, and so its minimum, from a few values
         zero, unit = np.zeros(rounds), np.eye(rounds)
         value = lambda w: stein(M, targets, level, w)  # noqa: E731
-        bend = np.array(
-            [[value(a + b) - value(a) - value(b) + value(zero) for a in unit] for b in unit]
-        )
+        bend = np.array([[value(a + b) - value(a) - value(b) + value(zero) for a in unit] for b in unit])
         slope = np.array([(value(a) - value(-a)) / 2 for a in unit])
         weights = np.linalg.solve(bend, -slope)
         return value(weights), weights

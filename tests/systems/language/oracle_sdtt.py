@@ -1,5 +1,5 @@
-"""The loss of sdtt, from Deschenaux & Gulcehre, 2024 (arXiv 2410.21035), algorithm 1, and the masked process of
-Sahoo et al., 2024 (arXiv 2406.07524)."""
+"""The loss of sdtt, from Deschenaux & Gulcehre, 2024 (arXiv 2410.21035), algorithm 1, and the masked process
+of Sahoo et al., 2024 (arXiv 2406.07524)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def level(given: Given, t: Tensor) -> Tensor:
 
 
 def ancestral(given: Given, probs: Tensor, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """Of a mask: token ``v`` with probability ``D_v (alpha_s - alpha_t) / (1 - alpha_t)``, else a mask; by the
-    cumulated sums. What is visible stays."""
+    """Of a mask: token ``v`` with probability ``D_v (alpha_s - alpha_t) / (1 - alpha_t)``, else a mask; by
+    the cumulated sums. What is visible stays."""
     high, low = level(given, s), level(given, t)
     sums = (probs * ((high - low) / (1 - low))[..., None]).cumsum(-1)
     return torch.where(z == MASK, (u[..., None] >= sums).sum(-1), z)

@@ -1,4 +1,4 @@
-"""The loss of cfd, from Yan et al., 2025 (arXiv 2501.05445), and of the score distillation that it contains."""
+"""The loss of cfd, from Yan et al., 2025 (arXiv 2501.05445), and of the score distillation that it holds."""
 
 from __future__ import annotations
 

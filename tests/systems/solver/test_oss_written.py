@@ -1,5 +1,5 @@
-"""The schedules of oss, written out from Pei, Hu & Gu, 2025 (arXiv 2503.21774), algorithm 1: every index keeps
-the whole path by which it was reached, in float64 and in the coordinates of the straight path."""
+"""The schedules of oss, written out from Pei, Hu & Gu, 2025 (arXiv 2503.21774), algorithm 1: every index
+keeps the whole path by which it was reached, in float64 and in the coordinates of the straight path."""
 
 import math
 

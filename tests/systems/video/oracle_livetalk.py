@@ -31,9 +31,7 @@ def condition(given: Given, frames: Sequence[int], text: bool = True, sound: boo
     return {**given.cond, "mask": given.cond["mask"] & text, "features": features * sound}
 
 
-def guided(
-    given: Given, x_t: Tensor, t: Tensor, frames: Sequence[int], text: float, sound: float
-) -> Tensor:
+def guided(given: Given, x_t: Tensor, t: Tensor, frames: Sequence[int], text: float, sound: float) -> Tensor:
     """``D(none) + w_txt (D(txt) - D(none)) + w_aud (D(txt, aud) - D(txt))``; a label is text."""
     net = given.teacher
     if net.net.config["guidance_input"]:
@@ -58,7 +56,9 @@ def frame_times(given: Given, t: Tensor, frames: int, first: bool) -> Tensor:
     return each
 
 
-def causal(given: Given, x: Tensor, t: float, past: list[Tensor], frames: Sequence[int], first: bool) -> Tensor:
+def causal(
+    given: Given, x: Tensor, t: float, past: list[Tensor], frames: Sequence[int], first: bool
+) -> Tensor:
     """The student's clean estimate of a chunk after clean ones: the whole is evaluated under its mask. A
     network of one block keeps of a frame what that frame alone has, so that dropped ones leave no trace."""
     size = x.shape[1]
