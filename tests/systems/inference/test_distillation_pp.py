@@ -6,10 +6,10 @@ import torch
 from stillhouse.api.runs import distill
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.schedules import Flow, Trig
+from stillhouse.core.schedules import VE, Cosine, Flow, Trig
 from stillhouse.model import Model
 from stillhouse.opening import load
-from stillhouse.samplers.sampling import Sampling, Stream
+from stillhouse.samplers.sampling import Leg, Sampling, Stream
 from stillhouse.systems.base import Work
 from stillhouse.systems.inference.distillation_pp import DistillationPP
 from stillhouse.train.data import NoData
@@ -34,24 +34,67 @@ def composed(teacher=None, student=None, **options):
     return DistillationPP(**options).apply(models, Work(NoData(WORLD.shape, 8), quiet=True))
 
 
-def test_the_correction_by_hand():
-    """One guided step: the walk is the student's own, from the mixed estimate on."""
-    made = composed(guided_steps=1, strength=0.25, guidance=1.0)
-    labels = torch.arange(8)
-    x = made.sample(8, labels, seed=4)
-    draws, flow = Draws(8, 4, "sample"), Flow()
-    probe = draws.stream("hook", 0, 0)
-    state = flow.start(draws, WORLD.shape)
+def corrected(made, process, solver, options, labels):
+    """The walk written out: the first steps' clean estimates are mixed with what the guided teacher makes of
+    a noised copy of them; all else is the student's own."""
+    draws, rows = Draws(8, 4, "sample"), len(labels)
+    probes = draws.stream("hook", 0, 0)
     student, teacher = made.denoiser, made.companions["teacher"]
+    first = torch.tensor([TIMES[0]], dtype=torch.float64)
+    state = float(process.sigma(first)) * draws.normal(2)
+    strength, w = options["strength"], options["guidance"]
+    for k, (t, s) in enumerate(zip(TIMES, TIMES[1:], strict=False)):
+        now, then = torch.full((rows,), t), torch.full((rows,), s)
+        alpha, sigma = process.alpha(now)[:, None], process.sigma(now)[:, None]
+        clean = student(state, now, labels).x0
+        at = then if options["level"] == "next" else now
+        if k < options["guided_steps"] and float(at[0]) > 0:
+            x_s = process.alpha(at)[:, None] * clean + process.sigma(at)[:, None] * probes.normal(2)
+            empty, full = (teacher(x_s, at, c).x0 for c in (None, labels))
+            clean = (1 - strength) * clean + strength * (empty + w * (full - empty))
+        if solver == "renoise" and s == 0:
+            return clean
+        noise = draws.normal(2) if solver == "renoise" else (state - alpha * clean) / sigma
+        state = process.alpha(then)[:, None] * clean + process.sigma(then)[:, None] * noise
+    return state
+
+
+@pytest.mark.parametrize(
+    ("process", "solver", "given"),
+    [
+        (Flow(), "renoise", {"guided_steps": 1, "strength": 0.25, "guidance": 1.0}),
+        (Cosine(), "ddim", {"guided_steps": 2, "strength": 0.4, "guidance": 2.5}),
+        (Flow(), "ddim", {"guided_steps": 9, "strength": 0.7, "guidance": 0.6, "level": "same"}),
+        (VE(), "renoise", {"guided_steps": 2, "strength": 0.5}),
+    ],
+)
+def test_the_correction_by_hand(process, solver, given):
+    walks = {3: Sampling(TIMES, solver), 1: Sampling([1.0, 0.0], solver)}
+    teacher = teacher_model(process)
+    teacher.samplings = {n: s.changed(guidance=3.0) for n, s in teacher.samplings.items()}
+    made = composed(teacher, student_model(process, samplings=walks), **given)
+    labels = torch.arange(8)
     with torch.no_grad():
-        for i, (t, s) in enumerate(zip(TIMES, TIMES[1:], strict=False)):
-            clean = student(state, torch.full((8,), t), labels).x0
-            if i == 0:
-                at = torch.full((8,), s)
-                answer = teacher(flow.noise(clean, at, probe.normal(2)), at, labels).x0
-                clean = 0.75 * clean + 0.25 * answer
-            state = flow.noise(clean, torch.full((8,), s), draws.normal(2)) if s else clean
-    torch.testing.assert_close(x, state, atol=1e-5, rtol=0)
+        wanted = corrected(made, process, solver, {"guidance": 3.0, "level": "next", **given}, labels)
+    size = float(wanted.abs().max())
+    torch.testing.assert_close(made.sample(8, labels, seed=4), wanted, atol=1e-5 * size, rtol=0)
+
+
+def test_the_product_is_the_student_with_its_teacher_beside_it():
+    clip, other = {"name": "clip", "bound": 2.0}, WORLD.network(Flow(), 5, width=8, depth=1)
+    student = student_model(
+        samplings={2: Sampling([1.0, 0.5, 0.0], "renoise").changed(hooks=[clip])},
+        companions={"other": other},
+        info={"method": "dmd"},
+    )
+    teacher = teacher_model()
+    made = composed(teacher, student, guided_steps=1)
+    assert made.denoiser is student.denoiser and not made.free_steps
+    assert made.companions == {"other": other, "teacher": teacher.denoiser}
+    (hook, mine) = made.sampling(2).legs[0].hooks
+    assert hook == clip and (mine["name"], mine["network"]) == ("distillation_pp", "teacher")
+    assert made.info["method"] == "distillation_pp" and made.info["options"]["guided_steps"] == 1
+    assert student.companions == {"other": other} and student.sampling(2).legs[0].hooks == [clip]
 
 
 def test_it_costs_what_it_says():
@@ -73,6 +116,9 @@ def test_models_that_do_not_fit_are_refused():
     with pytest.raises(StillhouseError, match="nor a stream"):
         streaming = {1: Sampling([1.0, 0.0], "renoise", stream=Stream(2))}
         composed(student=student_model(samplings=streaming))
+    with pytest.raises(StillhouseError, match="nor a stream"):
+        legs = [Leg([1.0, 0.5], "renoise"), Leg([0.5, 0.0], "renoise")]
+        composed(student=student_model(samplings={2: Sampling(legs=legs)}))
     with pytest.raises(StillhouseError, match="already"):
         composed(student=composed())
 

@@ -135,6 +135,10 @@ def test_time_falls_in_the_course_of_the_run_or_is_random(cube):
     method = trainer_of(cube, steps=5, scene="points", size=1).method
     found = [method.time(batch_of(method, cube, step=step))[0].item() for step in range(5)]
     assert found == pytest.approx([0.95, 0.775, 0.6, 0.425, 0.25])
+    for steps, wanted in ((2, [0.95, 0.25]), (1, [0.95])):
+        method = trainer_of(cube, steps=steps, scene="points", size=1).method
+        found = [method.time(batch_of(method, cube, step=step))[0].item() for step in range(steps)]
+        assert found == pytest.approx(wanted)
     random = trainer_of(cube, scene="points", size=1, times="uniform").method
     t = random.time(batch_of(random, cube, rows=400))
     assert t.min() >= 0.25 and t.max() <= 0.95 and t.std() == pytest.approx(0.7 / 12**0.5, abs=0.02)
@@ -156,6 +160,7 @@ def test_a_network_that_is_no_scene_is_refused():
 def test_what_does_not_fit_is_said(cube):
     with pytest.raises(StillhouseError, match="0.6 is not below 0.4"):
         CFD(first_time=0.4, last_time=0.6)
+    assert CFD(first_time=0.4, last_time=0.4).last_time == 0.4
     with pytest.raises(StillhouseError, match="seen as pictures"):
         trainer_of(cube, scene="gaussians")
 

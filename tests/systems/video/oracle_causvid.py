@@ -51,8 +51,8 @@ def initialisation(given: Given, levels: Tensor) -> Tensor:
     """Equation 6: each frame from its level on the teacher's path to the path's end; clean ones are context
     alone."""
     path = given.bank["path"]
-    each = zip(path, levels, strict=True)
-    y = torch.stack([torch.stack([row[n, f] for f, n in enumerate(own)]) for row, own in each])
+    y = torch.stack([path[r, n, f] for r, own in enumerate(levels) for f, n in enumerate(own)])
+    y = y.reshape(len(path), *given.shape)
     error = (given.student(y, times_of(given, levels), given.cond).x0 - path[:, -1]).square()
     noisy = (levels < len(given.options["levels"]))[..., None, None, None]
     return (noisy * error).sum() / error.numel()

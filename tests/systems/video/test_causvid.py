@@ -36,13 +36,14 @@ def network(seed=0, **options) -> Denoiser:
     return made
 
 
-def built(lora=0, **options) -> CausVid:
+def built(lora=0, teacher=None, student=None, **options) -> CausVid:
     method = CausVid(**{"paths": 16, "teacher_steps": 4, **options})
     Trainer(
         method,
-        load(network(), shape=WORLD.shape),
+        load(teacher or network(), shape=WORLD.shape),
         InfiniteData(WORLD),
         Recipe(steps=8, batch=ROWS, lora=lora),
+        student=student,
         quiet=True,
     )
     method.stage = 1  # distribution matching
@@ -111,6 +112,14 @@ def test_student_and_fake_start_from_the_teachers_weights():
     teacher, nets = method.teacher.net.state_dict(), (method.student.net, method.fake.net)
     assert all(torch.equal(v, net.state_dict()[k]) for net in nets for k, v in teacher.items())
     assert [net.chunk for net in (method.teacher.net, *nets)] == [0, CHUNK, 0]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_beside_another_student_the_fake_is_the_teachers_copy_unless_that_is_a_closed_form(exact):
+    method = built(teacher=WORLD.exact(Flow()) if exact else network(), student=network(seed=5))
+    source = (method.student if exact else method.teacher).net.state_dict()
+    assert all(torch.equal(v, method.fake.net.state_dict()[k]) for k, v in source.items())
+    assert not torch.equal(method.student.net.input.weight, network().net.input.weight)
 
 
 def test_both_scores_see_the_whole_clip_at_one_time():

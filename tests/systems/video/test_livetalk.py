@@ -7,7 +7,7 @@ from stillhouse.core.denoiser import count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import At
-from stillhouse.core.schedules import Flow
+from stillhouse.core.schedules import Cosine, Flow
 from stillhouse.models.video import video_network
 from stillhouse.opening import load
 from stillhouse.samplers.draw import draw_samples
@@ -119,6 +119,17 @@ def test_the_student_is_causal_and_the_fake_sees_the_clip():
     assert float((first(method.fake, x) - first(method.fake, later)).abs().max()) > 1e-3
 
 
+def test_the_fake_is_the_copy_of_a_teacher_that_is_a_network():
+    world = RingClips(frames=FRAMES)
+    teacher, student = (world.network(Flow(), seed, dim=16, depth=1, heads=2, classes=0) for seed in (3, 4))
+    method = LiveTalk(paths=8, teacher_steps=4)
+    model = load(teacher, shape=world.shape)
+    Trainer(method, model, NoData(world.shape), Recipe(batch=ROWS), student=student, quiet=True)
+    weights = method.fake.net.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in method.teacher.net.state_dict().items())
+    assert not torch.equal(weights["input.weight"], method.student.net.input.weight)
+
+
 def gradient_of(method, player, **batch):
     for module in method.players.values():
         module.requires_grad_(True)
@@ -149,6 +160,24 @@ def test_the_published_ratio_moves_both_from_the_first_iteration_of_the_second_s
     method.plan = method.stages(20)
     moves = [len(method.turns(step)) for step in range(10, 20)]
     assert moves == [2 if step % 5 == 0 else 1 for step in range(10, 20)]
+
+
+def test_how_long_streams_may_be():
+    for chunk, longest, lengths in ((2, 11, {6, 8, 10}), (2, 0, {6}), (1, 0, {6}), (1, 7, {6, 7})):
+        method = built(chunk=chunk, longest=longest)
+        streams = [lambda name, seed=seed: Draws(ROWS, seed, name) for seed in range(25)]
+        batches = [Batch(9, ROWS, method.shape, None, None, ("student",), stream) for stream in streams]
+        assert {method.length(batch) for batch in batches} == lengths
+
+
+def test_only_feature_vectors_of_frames_are_repeated_over_a_longer_stream():
+    method, batch = longer(None)
+    for cond in (torch.arange(ROWS), {"tokens": torch.ones(ROWS, 2, 4)}, {"features": torch.ones(ROWS, 2)}):
+        batch.cond = cond
+        assert method.stream_condition(batch) is cond
+    batch.cond = {"features": torch.arange(6.0).reshape(1, 6, 1).expand(ROWS, -1, -1)}
+    again = method.stream_condition(batch)["features"]
+    assert again[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
 
 
 # -- the given first frame -------------------------------------------------------------------------
@@ -197,6 +226,11 @@ def test_the_velocity_weight_by_hand():
     t = torch.tensor([[0.0, 0.5, 0.25]])
     weight = velocity_weight(At(Flow(), t, torch.zeros(1, 3, 1)))
     assert weight.flatten().tolist() == pytest.approx([0.0, 4.0, 16.0])
+    # on any process it makes of |D - x|^2 the error of alpha' D + sigma' eps, where x_t = alpha D + sigma eps
+    process, t = Cosine(), torch.tensor([[0.3, 0.8]], dtype=torch.float64)
+    error = process.dalpha(t) - process.dsigma(t) * process.alpha(t) / process.sigma(t)
+    weight = velocity_weight(At(process, t, torch.zeros(1, 2, 1)))
+    torch.testing.assert_close(weight[..., 0], error.square(), check_dtype=False, rtol=1e-5, atol=0)
 
 
 # -- streams longer than a clip --------------------------------------------------------------------
@@ -307,6 +341,10 @@ def test_each_chunk_hears_its_own_frames():
 def test_it_refuses_what_can_not_be(options, sentence):
     with pytest.raises(StillhouseError, match=sentence):
         LiveTalk(**options)
+
+
+def test_a_given_frame_leaves_one_to_make():
+    assert LiveTalk(reference=True, chunk=2).reference and LiveTalk(chunk=1).chunk == 1
 
 
 def test_a_sink_must_leave_room():
