@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stillhouse.io.weights import atomic_write
+
 log = logging.getLogger("stillhouse")
 
 
@@ -42,7 +44,7 @@ class Journal:
             self.rows = [row for row in read(self.path) if row["step"] < start]
         self.file = None
         if self.path:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
             self.file = self.path.open("a")
         self.board = None
         if tensorboard and folder:

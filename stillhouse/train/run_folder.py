@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import StillhouseError
+from stillhouse.io.leftovers import remove
 
 LOCK = ".lock"
 # what a run leaves that was killed, or refused, before it began: data that was encoded for it
@@ -33,11 +33,8 @@ def tidy(folder: Path) -> None:
     """Delete what a process that was killed left half-written; only whoever holds the folder may."""
     for place in (folder, folder / "checkpoints", folder / "model"):
         for left in [*place.glob(".*.part"), *place.glob(".step-*.tmp")]:
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    left.unlink()
+            with suppress(OSError):
+                remove(left)
 
 
 @contextmanager
