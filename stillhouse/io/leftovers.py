@@ -10,14 +10,13 @@ import glob
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
+if sys.platform != "win32":  # which keeps no such locks
     import fcntl
-except ImportError:  # Windows keeps no such locks
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def _claimed(path: Path, folder: bool) -> tuple[Path, int | None]:
             part.mkdir()
         else:
             part.touch()
-        if fcntl is None:
+        if sys.platform == "win32":
             return part, None
         handle = os.open(part, os.O_RDONLY)
         if _locks(handle) is not False and part.exists():
@@ -67,7 +66,7 @@ def clear(path: Path) -> None:
     Arguments:
         path: of a file or a folder that is about to be written.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         return
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
@@ -88,8 +87,10 @@ def remove(path: Path) -> None:
 
 
 def _locks(handle: int) -> bool | None:
-    """Take the lock of an open file: True; False where another process has it; None where the file system has
-    no locks."""
+    """Take the lock of an open file: True; False where another process has it; None where the system has no
+    locks."""
+    if sys.platform == "win32":
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -125,8 +125,8 @@ def in_child(work: Callable[[], Any]) -> tuple[int, str]:
 
 
 def serve(base: Path) -> None:
-    """Do what each line says, ``[scene, folder, at, torn]``, and answer with ``[end, text, end after, text]``;
-    of a scene that is counted the text is the operations."""
+    """For each line, ``[scene, folder, at, torn]``, make a trial; answer with how both children ended, see
+    :meth:`Server.trial`."""
     import torch
 
     torch.set_num_threads(1)
