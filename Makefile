@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := stillhouse tests benchmarks examples tools
 
-.PHONY: help demo test lint format check teachers docs clean
+.PHONY: help demo test faults lint format check teachers docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      distil a real model in five minutes, then open runs/demo/report.html (TEACHER=path for your own)"
 	@echo "make test      lint, types, import contracts and all tests"
+	@echo "make faults    every fault of docs/reliability.md tried, hours; the table there is written anew"
 	@echo "make lint      the first three alone;  make format  mends the layout"
 	@echo "make check     every system's claim in its world, and its ablations"
 	@echo "make docs      the documentation as a site: build/site/index.html"
@@ -44,6 +45,10 @@ format: .venv/.installed
 # two tests at a time, one thread each: a network this small gains nothing from more
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+# one process: it counts what was tried
+faults: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults --long --figures -q
 
 check: .venv/.installed
 	$(BIN)/stillhouse check --all

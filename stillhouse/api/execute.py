@@ -15,7 +15,7 @@ from torch import Tensor
 from stillhouse import forms
 from stillhouse.api.announce import announce, described
 from stillhouse.api.defaults import Defaults, beginning, continued
-from stillhouse.api.models import default_teacher, open_model, open_product, teacher_of
+from stillhouse.api.models import default_teacher, has_product, open_model, open_product, teacher_of
 from stillhouse.api.negative import negative_prompt_of, with_negative_prompt, without_negative_prompt
 from stillhouse.api.options import build_recipe, fields_of, recipe_entries
 from stillhouse.api.resolve import (
@@ -166,10 +166,11 @@ def _execute(run: Run, memory: Memory, resume: bool, quiet: bool) -> Model:
         require_same(recorded, run.entries(), folder)
     job = Job(run, base, data, recipe, folder, resume, quiet, shown)
     if isinstance(system, Operation):
-        return job.operation(system, student)
-    if isinstance(system, Program):
-        return job.program(system, student, place)
-    model = job.method(system, student_of(student, place, base, system, recipe.seed))
+        model = job.operation(system, student)
+    elif isinstance(system, Program):
+        model = job.program(system, student, place)
+    else:
+        model = job.method(system, student_of(student, place, base, system, recipe.seed))
     if folder and isinstance(model, Model) and model.pipeline is not None and (folder / "model").is_dir():
         _show_in(folder)
     return model
@@ -279,7 +280,7 @@ class Job:
         Returns:
             The product.
         """
-        if self.folder and self.resume and (self.folder / "model").is_dir():
+        if self.folder and self.resume and has_product(self.folder):
             return cast(Model, open_product(self.folder, self.run.adapter, self.base))
         models = self._models(operation, student)
         engine = Engine(self.recipe.precision)
@@ -304,7 +305,7 @@ class Job:
         Raises:
             Interrupted: after a part that was stopped; resuming goes on from there.
         """
-        if self.folder and self.resume and (self.folder / "model").is_dir():
+        if self.folder and self.resume and has_product(self.folder):
             return cast(Model, open_product(self.folder, self.run.adapter, self.base))
         models = self._models(program, student)
         parts = program.parts(models, self.data)
@@ -411,8 +412,6 @@ class Job:
         self._record(engine)
         if self.folder and engine.main:
             product.save_pretrained(self.folder / "model")
-            if isinstance(product, Model) and product.pipeline is not None:
-                _show_in(self.folder)
         engine.wait()
         return cast(Model, product)  # nearly always; every caller would have to check otherwise
 

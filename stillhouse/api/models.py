@@ -158,9 +158,7 @@ def open_product(
         "folder of its weights.",
     )
     if (folder / CONFIG).exists():
-        require(
-            (folder / "model").is_dir(), f"The run in '{source}' has made no model yet; resume it to its end."
-        )
+        require(has_product(folder), f"The run in '{source}' has made no model yet; resume it to its end.")
         require_adapter(recorded_entries(folder / CONFIG), adapter, folder)
         source = folder / "model"
     sizes = [name for name in OPENING if opening.get(name) is not None]
@@ -232,6 +230,11 @@ def teacher_of_run(
         require_adapter(entries, adapter, source)
         opening = {k: v for k in OPENING if (v := entries.get(k))} | from_cache(source) | opening
     return teacher_of(source, world, adapter, network, opening)
+
+
+def has_product(folder: Path) -> bool:
+    """Whether the folder of a run holds a whole product: the file that is written last."""
+    return any((folder / "model" / name).is_file() for name in (WEIGHTS, "stillhouse.json"))
 
 
 def holds_own(source: str | Path) -> bool:

@@ -3,12 +3,10 @@ all."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
 from stillhouse.core.structure import checked
 from stillhouse.io.checked import json_text, metadata_of, opened
+from stillhouse.io.leftovers import part_of
 from stillhouse.io.own import fill, is_own, kept, require_whole
 from stillhouse.models import DEPTHS, build_model
 
@@ -58,32 +57,28 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
 
     The content goes to a new name in the same folder (made if missing), reaches the disk, and then takes the
     place of ``path``. If that fails (disk full, no permission), nothing is left behind and
-    :class:`StillhouseError` says why.
+    :class:`StillhouseError` says why; what a killed process leaves is deleted by the next that writes
+    ``path``.
 
     Arguments:
         path: of the file.
         content: the bytes, or a function that writes the file it is given the path of.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        mode = part.stat().st_mode  # as the user's umask has it; some writers make private files
-        if callable(content):
-            content(part)
-        else:
-            part.write_bytes(content)
-        part.chmod(mode)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with part_of(path) as part:
+            mode = part.stat().st_mode  # as the user's umask has it; some writers make private files
+            if callable(content):
+                content(part)
+            else:
+                part.write_bytes(content)
+            part.chmod(mode)
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StillhouseError(f"Can't write '{path}': {reason}.") from error
-    finally:
-        with contextlib.suppress(OSError):  # most often: it took its place, or was never made
-            part.unlink()
 
 
 def kind_config(kind: Kind) -> dict[str, Any]:

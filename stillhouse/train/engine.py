@@ -8,8 +8,10 @@ each other, which wrappers do not bear.
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -19,12 +21,24 @@ from torch import Tensor, distributed
 from stillhouse.core.errors import require
 from stillhouse.core.processes import require_processes
 
+HOLDER = "torch.distributed.nn.functional"
+
 
 def leave() -> None:
     """End the process group: its threads, if they outlive the interpreter, abort a process that has done all
-    its work."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    its work.
+
+    A group lives as long as anything refers to it, destroyed or not, and its threads with it.
+    ``torch.distributed.nn.functional``, which every optimiser imports, keeps the group of that moment as the
+    default value of its functions.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    group = distributed.group.WORLD
+    for function in vars(sys.modules[HOLDER]).values() if HOLDER in sys.modules else ():
+        if isinstance(function, FunctionType) and function.__defaults__:
+            function.__defaults__ = tuple(None if v is group else v for v in function.__defaults__)
+    distributed.destroy_process_group()
 
 
 class Engine:

@@ -6,7 +6,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.checked import json_text
+from stillhouse.io.leftovers import remove
 
 LOCK = ".lock"
 # what a run leaves that was killed, or refused, before it began: data that was encoded for it
@@ -36,11 +36,8 @@ def tidy(folder: Path) -> None:
     """Delete what a process that was killed left half-written; only whoever holds the folder may."""
     for place in (folder, folder / "checkpoints", folder / "model"):
         for left in [*place.glob(".*.part"), *place.glob(".step-*.tmp")]:
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    left.unlink()
+            with suppress(OSError):
+                remove(left)
 
 
 @contextmanager

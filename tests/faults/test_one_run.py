@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import stillhouse
+from stillhouse.api.models import open_product
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
 from stillhouse.train import checkpoint
@@ -93,6 +94,19 @@ def test_a_run_that_was_killed_before_it_began_leaves_a_folder_to_begin_in(tmp_p
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").touch()
     assert not is_free(tmp_path / "notes") and is_free(tmp_path / "nowhere")
+
+
+def test_a_product_that_is_half_saved_is_made_again(tmp_path):
+    """Its folder is there before its file is."""
+    how = {"out": tmp_path / "run", "quiet": True, "steps": 2, "grid_steps": 4, "searched": 2}
+    stillhouse.distill("mixture", "oss", **how)
+    file = tmp_path / "run" / "model" / "model.safetensors"
+    whole = file.read_bytes()
+    file.unlink()
+    with pytest.raises(StillhouseError, match="has made no model yet"):
+        open_product(tmp_path / "run")
+    stillhouse.distill("mixture", "oss", resume=True, **how)
+    assert file.read_bytes() == whole
 
 
 @pytest.fixture(scope="module")

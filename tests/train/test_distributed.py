@@ -1,6 +1,7 @@
 """One process or two: the same rows, the same random numbers, the same losses. Run by itself, this file is
 what each process runs."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -59,10 +60,22 @@ def work(folder):
         trainer.engine.wait()
 
 
+def write_threads(folder):
+    """At the very end of a process: the threads that the kernel still runs for it, by name."""
+    tasks = os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else []
+    names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in tasks]
+    with open(f"{folder}/threads-{os.environ['RANK']}.json", "w") as file:
+        json.dump(names, file)
+
+
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def folders(tmp_path_factory):
+    return [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")]
+
+
+@pytest.fixture(scope="module")
+def told(folders):
     """What runs in one process and in two wrote down."""
-    folders = [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")]
     work(str(folders[0]))
     launch = [
         sys.executable,
@@ -97,5 +110,12 @@ def test_two_processes_lose_what_one_does(slug, told):
     assert torch.allclose(torch.tensor(one["samples"]), torch.tensor(two["samples"]), atol=1e-4)
 
 
+def test_no_thread_of_the_group_outlives_it(told, folders):
+    """One that does may abort the interpreter as it ends, which a scheduler takes for a failed run."""
+    names = [json.loads((folders[1] / f"threads-{rank}.json").read_text()) for rank in (0, 1)]
+    assert not [name for one in names for name in one if "gloo" in name]
+
+
 if __name__ == "__main__":
+    atexit.register(write_threads, sys.argv[1])  # first, so that it is last
     work(sys.argv[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from stillhouse.io.export.kohya import write_kohya
 from stillhouse.io.export.lora import fingerprint, write_lora
 from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
+from stillhouse.io.leftovers import part_of
 from stillhouse.io.pipelines import Family
 from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.weights import kind_config
@@ -286,22 +286,22 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
         f"'{folder}' holds something else than a saved student; give a new name.",
     )
     folder = folder.resolve()
-    part, old = (
-        folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{what}") for what in ("part", "old")
-    )
+    old = folder.with_name(f".{folder.name}.old")
     try:
-        part.mkdir(parents=True)
-        build(part)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
+        if old.exists() and not folder.exists():  # an earlier process was killed between the two moves
+            os.replace(old, folder)
+        with part_of(folder, folder=True) as part:
+            build(part)
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(part, folder)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StillhouseError(f"Can't write '{folder}': {reason}.") from error
     finally:
-        if old.exists() and not folder.exists():  # stopped between the two
+        if old.exists() and not folder.exists():
             os.replace(old, folder)
-        shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -138,13 +138,11 @@ class TBCM(GuidanceInput):
                 batch.cond,
                 hooks=[keep],
             )
-        many = len(points) - 1
-        x, tau, v = (
-            torch.cat(parts)
-            for parts in zip(
-                *((p.at.x, p.at.t.to(p.at.x.dtype) * HALF_PI, p.velocity / HALF_PI) for p in points[1:]), strict=True
-            )
-        )
+        later = points[1:]
+        x = torch.cat([p.at.x for p in later])
+        tau = torch.cat([p.at.t for p in later]).to(x.dtype) * HALF_PI
+        v = torch.cat([p.velocity for p in later]) / HALF_PI
+        many = len(later)
         return x, tau, v, join([batch.cond] * many), w.repeat(many)
 
     def route(self, batch: Batch) -> list[float]:
