@@ -28,7 +28,8 @@ NO_TESTS = 5  # pytest's status where nothing was run
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; 1 where the score is below 95 %, or an equivalent mutant is listed that is none any more."""
+    """The command; 1 where the score is below 95 %, or an entry of the list of equivalent ones is out of
+    date."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.mutants",
         description=__doc__,
@@ -159,10 +160,8 @@ def table(ends: Sequence[tuple[Mutant, str]]) -> Iterator[str]:
     for folder, found in (*sorted(folders.items()), ("all", [end for _, end in ends])):
         c = Counter(found)
         killed, live = c["killed"] + c["timed out"], c["live"] + c["not run"]
-        yield (
-            f"{folder:{width}}  {len(found):7}  {c['equivalent']:10}  {killed:6}  {c['timed out']:9}  {live:4}  "
-            f"{100 * score(found):4.1f}%"
-        )
+        counts = f"{len(found):7}  {c['equivalent']:10}  {killed:6}  {c['timed out']:9}  {live:4}"
+        yield f"{folder:{width}}  {counts}  {100 * score(found):4.1f}%"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tools.mutants.forked import Job, run_all, run_tests
+from tools.mutants.forked import LIBRARIES, QUIET, Job, run_all, share
 from tools.mutants.slips import Mutant
 
 KEPT = Path("build/mutants")
@@ -81,7 +81,7 @@ def coverage(
     files: Sequence[str], root: Path, at_once: int, scratch: Path
 ) -> tuple[dict[str, Covered], dict[str, str]]:
     """The tests of ``files`` with the lines they run; those of files that changed, or that run changed
-    sources, are run anew.
+    sources, are run anew. The libraries that they import are shared by forks from here on.
 
     Arguments:
         files: test files, from the root.
@@ -109,9 +109,14 @@ def coverage(
             place.with_suffix(f".{os.getpid()}").replace(place)
         else:
             tail = (folder / "output").read_text(errors="replace")[-1000:]
-            made = {"tests": {}, "failed": {job.key: f"Its tests ended with status {status}. {tail}"}}
+            made = {
+                "tests": {},
+                "libraries": [],
+                "failed": {job.key: f"Its tests ended with status {status}. {tail}"},
+            }
         kept[job.key] = made
         print(f"coverage {done}/{len(anew)}: {job.key}", file=sys.stderr, flush=True)
+    share(sorted({name for made in kept.values() if made for name in made["libraries"]}))
     tests, failed = {}, {}
     for made in kept.values():
         assert made is not None
@@ -157,19 +162,14 @@ def test_files(root: Path, paths: Iterable[str]) -> list[str]:
 def _job(root: Path, file: str) -> Job:
     def work(folder: Path) -> int:
         recorder = Recorder(root)
-        words = [
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--hypothesis-profile=mutants",
-            f"--basetemp={folder / 'tmp'}",
-        ]
-        status = int(pytest.main([*words, file], plugins=[recorder]))
+        words = [*QUIET, f"--basetemp={folder / 'tmp'}", file]
+        status = int(pytest.main(words, plugins=[recorder]))
         if status in (0, 1, 5):
             left_out = {*recorder.failed, *recorder.skipped}
             made = {
                 "tests": {name: test for name, test in recorder.tests.items() if name not in left_out},
                 "failed": recorder.failed,
+                "libraries": [name for name in LIBRARIES if name in sys.modules],
             }
             (folder / "result.json").write_text(json.dumps(made))
         return status
@@ -208,6 +208,3 @@ def _digest(root: Path, name: str, known: dict[str, str]) -> str:
         path = root / name
         known[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
     return known[name]
-
-
-__all__ = ["Covered", "coverage", "covering", "run_tests", "test_files"]

@@ -1,8 +1,9 @@
-"""Tests in forked processes: torch, pytest and the other libraries are imported once, and each run of tests is
-a fork of that process, in which Stillhouse is imported anew."""
+"""Tests in forked processes: torch, pytest and the other libraries are imported once, and each run of tests
+is a fork of that process, in which Stillhouse is imported anew."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -21,9 +22,18 @@ import pytest
 
 LIBRARIES = (
     "torch numpy scipy.stats sklearn.linear_model sklearn.datasets safetensors.torch accelerate tqdm yaml "
-    "PIL.Image hypothesis hypothesis.strategies xdist pytest_timeout diffusers transformers peft"
+    "PIL.Image hypothesis.strategies pytest_timeout matplotlib.pyplot diffusers transformers peft"
 ).split()
-QUIET = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--hypothesis-profile=mutants"]
+QUIET = [
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "pytest_timeout",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+]
+COMPILED = Path("build/mutants/pycache")
 TIMED_OUT = -1
 
 
@@ -35,12 +45,8 @@ def prepare(root: Path, scratch: Path) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for plugins takes a second, each time
     sys.path[:] = [str(root), *(p for p in sys.path if p and not (Path(p) / "stillhouse").is_dir())]
-    for name in LIBRARIES:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            pass  # the tests that need it are skipped
     import torch
     from hypothesis import HealthCheck, settings
 
@@ -48,6 +54,19 @@ def prepare(root: Path, scratch: Path) -> None:
     settings.register_profile(
         "mutants", database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
+    settings.load_profile("mutants")
+    share(["pytest_timeout"])
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(root / COMPILED)
+
+
+def share(names: Iterable[str]) -> None:
+    """Import libraries that the forks need, so that they don't each do it."""
+    prefix, sys.pycache_prefix = sys.pycache_prefix, None
+    for name in names:
+        importlib.import_module(name)
+    sys.pycache_prefix = prefix
+    gc.collect()
+    gc.freeze()  # a fork's collections pass over what is here already
 
 
 class Chosen:
@@ -102,13 +121,13 @@ def run_tests(tests: Iterable[str], scratch: Path, plugins: Iterable[object] = (
     """
     tests = list(tests)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    words = [*QUIET, f"--basetemp={scratch / 'tmp'}", *files]
+    words = [*QUIET, "-x", f"--basetemp={scratch / 'tmp'}", *files]
     return int(pytest.main(words, plugins=[Chosen(tests), *plugins]))
 
 
 @dataclass
 class Job:
-    """What a fork does. ``key``: names it; ``work``: gives its exit status; ``limit``: seconds it may take."""
+    """What a fork does. ``key``: names it; ``work``: gives its exit status; ``limit``: seconds it has."""
 
     key: Any
     work: Callable[[Path], int]
