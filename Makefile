@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := stillhouse tests benchmarks examples tools
 
-.PHONY: help demo test lint format check teachers docs clean
+.PHONY: help demo test lint format check mutants teachers docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test      lint, types, import contracts and all tests"
 	@echo "make lint      the first three alone;  make format  mends the layout"
 	@echo "make check     every system's claim in its world, and its ablations"
+	@echo "make mutants   small slips in the code, one at a time: do the tests notice?"
 	@echo "make docs      the documentation as a site: build/site/index.html"
 	@echo "make teachers  train the shipped teachers, feature networks and the caption reader anew"
 
@@ -48,6 +49,11 @@ test: lint
 check: .venv/.installed
 	$(BIN)/stillhouse check --all
 	$(BIN)/stillhouse check --all --ablate
+
+# some hours; the tests' lines are recorded once, in build/mutants
+mutants: .venv/.installed
+	$(BIN)/python -m tools.mutants --seed 0 --count 300
+	$(BIN)/python -m tools.mutants --seed 1 --count 300
 
 teachers: .venv/.installed
 	$(BIN)/python -m tools.features

@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     root = given.root.resolve()
     for path in (*given.paths, *given.tests):
-        if not (root / path).exists() and given.tests is not TESTS:
+        if not (root / path).exists():
             parser.error(f"There is no '{path}' in {root}.")
     codes = {file: Code.read(root, file) for file in sources(root, given.paths)}
     everything = [mutant for code in codes.values() for mutant in mutants(code)]

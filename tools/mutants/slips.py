@@ -138,8 +138,9 @@ def factor(node: ast.AST, code: Code) -> Iterator[Change]:
 
 def sign(node: ast.AST, code: Code) -> Iterator[Change]:
     """A minus left out, or one before a formula."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not _indexes(node, code):
-        yield _whole(code, node, code.atom(node.operand))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        if not (isinstance(node.operand, ast.Constant) and _indexes(node, code)):
+            yield _whole(code, node, code.atom(node.operand))
     if isinstance(node, ast.Return | ast.Assign) and isinstance(node.value, ast.BinOp):
         if type(node.value.op) in OPERATORS and not _joins(node.value):
             yield _whole(code, node.value, f"-({code.text(node.value)})")
