@@ -74,8 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 note = "" if end == "live" else " (no test runs it)"
                 print(f"{described(mutant)}{note}", flush=True)
             shown = sum(end != "equivalent" for end in ends.values())
-            print(f"\r{shown}/{len(others)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"\r{shown}/{len(others)} ", end="", file=sys.stderr, flush=True)
     rows = list(table([(mutant, ends[id(mutant)]) for mutant in chosen]))
     print("\n".join(rows))
     return int(score(list(ends.values())) < ENOUGH or bool(stale))
