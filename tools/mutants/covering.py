@@ -63,10 +63,10 @@ class Recorder:
         sys.settrace(self.trace)
         threading.settrace(self.trace)
         try:
-            return (yield)  # type: ignore[return-value]
+            return (yield)
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
             lines = {file[self.cut :]: hex(sum(1 << n for n in hit)) for file, hit in self.hits.items()}
             self.tests[item.nodeid] = {"seconds": time.perf_counter() - start, "lines": lines}
 
@@ -117,7 +117,8 @@ def coverage(
         kept[job.key] = made
         print(f"coverage {done}/{len(anew)}: {job.key}", file=sys.stderr, flush=True)
     share(sorted({name for made in kept.values() if made for name in made["libraries"]}))
-    tests, failed = {}, {}
+    tests: dict[str, Covered] = {}
+    failed: dict[str, str] = {}
     for made in kept.values():
         assert made is not None
         failed |= made["failed"]
@@ -141,7 +142,8 @@ def covering(mutant: Mutant, tests: dict[str, Covered], budget: float) -> list[s
     mirrored = str(Path("tests", *Path(mutant.file).parts[1:-1]))
     found = [(str(Path(name.partition("::")[0]).parent) != mirrored, test.seconds, name)
              for name, test in tests.items() if test.runs(mutant)]  # fmt: skip
-    chosen, spent = [], 0.0
+    chosen: list[str] = []
+    spent = 0.0
     for other, seconds, name in sorted(found):
         spent += seconds if other else 0.0
         if not other or spent <= budget or not chosen:

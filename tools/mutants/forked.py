@@ -146,7 +146,8 @@ def run_all(jobs: Iterable[Job], at_once: int, scratch: Path) -> Iterator[tuple[
         An iterator of each job as it ends, its exit status (that of a signal is negative,
         :data:`TIMED_OUT` where its time was over) and its folder, with what it printed in ``output``.
     """
-    waiting, running, count = iter(jobs), {}, 0
+    waiting, count = iter(jobs), 0
+    running: dict[int, tuple[Job, Path, float]] = {}  # by the fork's number: when its time is over
     try:
         while True:
             while len(running) < at_once and (job := next(waiting, None)) is not None:

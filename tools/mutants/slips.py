@@ -148,9 +148,12 @@ def sign(node: ast.AST, code: Code) -> Iterator[Change]:
 
 def constant(node: ast.AST, code: Code) -> Iterator[Change]:
     """A number twice as large, or larger by one."""
-    if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
         return
-    parent, inner = code.parents[node], node
+    if isinstance(node.value, bool):
+        return
+    parent: ast.AST = code.parents[node]
+    inner: ast.AST = node
     if isinstance(parent, ast.UnaryOp):
         parent, inner = code.parents[parent], parent
     power = isinstance(parent, ast.BinOp) and not _joins(parent)
