@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := stillhouse tests benchmarks examples tools
 
-.PHONY: help demo test faults lint format check teachers docs clean
+.PHONY: help demo test faults lint format check mutants teachers docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make faults    every fault of docs/reliability.md tried, hours; the table there is written anew"
 	@echo "make lint      the first three alone;  make format  mends the layout"
 	@echo "make check     every system's claim in its world, and its ablations"
+	@echo "make mutants   small slips in the code, one at a time: do the tests notice?"
 	@echo "make docs      the documentation as a site: build/site/index.html"
 	@echo "make teachers  train the shipped teachers, feature networks and the caption reader anew"
 
@@ -53,6 +54,11 @@ faults: .venv/.installed
 check: .venv/.installed
 	$(BIN)/stillhouse check --all
 	$(BIN)/stillhouse check --all --ablate
+
+# some hours; the tests' lines are recorded once, in build/mutants
+mutants: .venv/.installed
+	$(BIN)/python -m tools.mutants --seed 0 --count 300
+	$(BIN)/python -m tools.mutants --seed 1 --count 300
 
 teachers: .venv/.installed
 	$(BIN)/python -m tools.features

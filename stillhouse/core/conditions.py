@@ -69,7 +69,7 @@ def require_condition(cond: object, source: str) -> None:
     Raises:
         StillhouseError: for another type, an empty dict, complex values and unequal parts.
     """
-    parts = cond if isinstance(cond, dict) else {} if cond is None else {"cond": cond}
+    parts: dict[Any, Any] = cond if isinstance(cond, dict) else {} if cond is None else {"cond": cond}
     sound = all(isinstance(p, Tensor) and p.dim() >= 1 and not p.is_complex() for p in parts.values())
     require(
         sound and bool(parts or cond is None),

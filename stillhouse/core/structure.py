@@ -104,9 +104,9 @@ def _fits(value: Any, structure: Structure) -> bool:
     if structure is bool:
         return isinstance(value, bool)
     if structure is int:
-        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < LARGE
+        return not isinstance(value, bool) and isinstance(value, Integral) and abs(int(value)) < LARGE
     if structure is float or structure is Number:
-        number = isinstance(value, Real) and not isinstance(value, bool)
+        number = not isinstance(value, bool) and isinstance(value, Real)
         finite = number and abs(value) <= sys.float_info.max
         return finite or (structure is Number and number and not isinstance(value, Integral))
     if structure is dict or structure is Mapping or isinstance(structure, dict):

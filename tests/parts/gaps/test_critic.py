@@ -7,9 +7,11 @@ import torch
 
 from stillhouse.adapters import adapted
 from stillhouse.core.denoiser import Denoiser
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import Flow
 from stillhouse.models import build_model
 from stillhouse.parts.gaps.critic import (
+    Head,
     JumpCritic,
     channel_of,
     discriminator_loss,
@@ -70,6 +72,53 @@ def test_losses_are_the_papers():
     assert float(discriminator_loss(real, fake, kind="hinge")) == pytest.approx(
         (0 + 2) / 2 + (1.5 + 0) / 2
     ) and float(generator_loss(fake, kind="hinge")) == pytest.approx(1.25)
+
+
+def test_the_usual_loss_is_the_softplus() -> None:
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    softplus = lambda v: math.log(1 + math.exp(v))  # noqa: E731
+    critics = (softplus(-2) + softplus(1)) / 2 + (softplus(0.5) + softplus(-3)) / 2
+    students = (softplus(-0.5) + softplus(3)) / 2
+    for kind in ({}, {"kind": "softplus"}):
+        assert float(discriminator_loss(real, fake, **kind)) == pytest.approx(critics, rel=1e-6)
+        assert float(generator_loss(fake, **kind)) == pytest.approx(students, rel=1e-6)
+    for loss in (lambda: discriminator_loss(real, fake, "wgan"), lambda: generator_loss(fake, "wgan")):
+        with pytest.raises(StillhouseError, match="adversarial loss 'wgan'"):
+            loss()
+
+
+def test_a_head_reads_the_mean_over_places() -> None:
+    g = torch.Generator().manual_seed(0)
+    for channels, side, shape, layers in ((12, 4, (12, 4, 8), 6), (4, 1, (4, 3, 5), 0), (4, 2, (4, 2, 2), 3)):
+        head, h = Head(channels, side), torch.randn(3, *shape, generator=g)
+        assert len(head.down) == layers
+        inner = head.down(h)
+        rows, columns = shape[1] // side, shape[2] // side
+        assert inner.shape[2:] == ((rows, columns) if layers else shape[1:])
+        torch.testing.assert_close(head(h), head.out(inner.flatten(2).sum(2) / inner[0, 0].numel())[:, 0])
+    assert Head(12, 4).down[1].num_groups == 4 and Head(16, 4).down[1].num_groups == 8
+    tokens = torch.randn(3, 5, 4, generator=g)
+    head = Head(4)
+    torch.testing.assert_close(head(tokens), head.out(tokens.sum(1) / 5)[:, 0])
+    torch.testing.assert_close(head(tokens[:, 0]), head.out(tokens[:, 0])[:, 0])
+
+
+def test_heads_are_made_for_the_sides_and_channels_of_the_features() -> None:
+    denoiser, shape = network("unet")  # the middle has 16 channels of 2 x 2
+    head = head_for(denoiser, shape, 2)
+    assert len(head.down) == 3 and head.out[0].in_features == 32
+    denoiser, shape = network("dit")
+    assert len(head_for(denoiser, shape).down) == 0 and head_for(denoiser, shape).out[0].in_features == 16
+    assert not any(p.grad is not None for p in denoiser.parameters())
+
+
+def test_where_the_channels_are() -> None:
+    assert [channel_of(torch.zeros([2] * n)) for n in (2, 3, 4)] == [1, 2, 1]
+
+
+def test_a_network_without_a_middle_is_named() -> None:
+    with pytest.raises(StillhouseError, match="A Identity names no `middle`"):
+        features(Denoiser(torch.nn.Identity(), Flow()), torch.zeros(1, 2), torch.zeros(1))
 
 
 class Joint(torch.nn.Module):

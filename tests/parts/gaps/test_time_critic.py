@@ -5,7 +5,7 @@ from stillhouse.core.bridge import ResShift
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
 from stillhouse.parts.gaps.critic import encoder_of, features_at
-from stillhouse.parts.gaps.time_critic import SpectralConv1d, TimedCritic, TimedHead
+from stillhouse.parts.gaps.time_critic import SpectralConv1d, Step, TimedCritic, TimedHead
 from stillhouse.worlds.base import get_world
 
 torch.set_num_threads(1)
@@ -48,6 +48,47 @@ def test_the_time_starts_without_effect_and_is_then_heard_unless_it_must_not_be(
         assert torch.equal(head(h, early), head(h, late))
         torch.nn.init.normal_(head.mix.weight, generator=torch.Generator().manual_seed(0))
         assert torch.equal(head(h, early), head(h, late)) != timed
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 4), (5, 8), (8,)])
+def test_a_heads_logits_are_those_of_its_layers(shape):
+    g = torch.Generator().manual_seed(0)
+    head, h, t = TimedHead(8, 3), torch.randn(2, *shape, generator=g), torch.tensor([0.2, 0.7])
+    with torch.no_grad():
+        head.mix.weight.normal_(generator=g)
+    places = {2: lambda h: h[:, :, None, None], 3: lambda h: h.transpose(1, 2)[..., None], 4: lambda h: h}[
+        h.dim()
+    ](h)
+    scale, shift = head.film(head.time(t))[:, :, None, None].split(8, 1)
+    modulated = head.norm(places) * scale + head.norm(places) + shift
+    inner = head.first((places + head.mix(modulated * torch.sigmoid(modulated))).flatten(2))
+    expected = head.out((inner + head.second(inner)) * 0.5**0.5)
+    torch.testing.assert_close(head(h, t), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_normalises_in_four_groups_where_it_can():
+    for channels, groups in ((8, 4), (6, 1)):
+        step = Step(channels, 9)
+        assert step[1].num_groups == groups and step[2].negative_slope == 0.2
+        assert step[0].kernel_size == (9,) and step[0].padding == (4,)
+        h = torch.randn(2, channels, 20)
+        torch.testing.assert_close(step(h), torch.nn.functional.leaky_relu(step[1](step[0](h)), 0.2))
+
+
+def test_the_power_method_finds_a_singular_vector_that_is_close_to_another():
+    conv = SpectralConv1d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.diag(torch.tensor([1.0, 0.8, 0.1]))[..., None])
+    torch.testing.assert_close(conv(torch.eye(3)[None]), torch.diag(torch.tensor([1.0, 0.8, 0.1]))[None])
+    conv.weight.grad = None
+    conv(torch.ones(1, 3, 1)).sum().backward()
+    # of w / w_00 at an input of ones: 1 for each entry, less the sum, 1.9, for the first
+    expected = torch.ones(3, 3)
+    expected[0, 0] -= 1.9
+    torch.testing.assert_close(conv.weight.grad[..., 0], expected, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        conv.weight.zero_()
+    assert not conv(torch.ones(1, 3, 2)).any()
 
 
 def test_features_of_every_block_of_the_encoder_are_those_of_the_whole_pass():
