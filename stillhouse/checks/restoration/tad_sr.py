@@ -1,5 +1,5 @@
-"""tad_sr: the score of a lightly noised teacher draws blurred samples to the modes; all noise levels
-together do not."""
+"""tad_sr: one call comes near the teacher's samples, and the score of a lightly noised teacher draws blurred
+ones to the modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
 ABLATIONS = {
-    "levels": "The score distillation draws from all 15 noise levels, not from the three smallest.",
     "detail": "No score distillation: regression on the teacher's samples alone.",
 }
 CONTRACT = Contract(
@@ -33,10 +32,12 @@ STEPS, BATCH, RATE, RUNS, SAMPLES = 250, 128, 5e-3, 5, 8192
 
 @dataclass(frozen=True)
 class Figures:
-    """Share of samples within 3 deviations of a mode, and mean squared distance to the teacher's."""
+    """Share of samples within 3 deviations of a mode, and mean squared distance to the teacher's, alone and
+    over their variance."""
 
     on_mode: float
     error: float
+    relative: float
 
 
 def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
@@ -49,24 +50,33 @@ def run(world: BridgedMixture, seed: int, **options: float) -> Figures:
     student = Trainer(method, teacher, data, recipe, student=network, quiet=True).fit()
     cond = world.condition(world.balanced_labels(SAMPLES, "test"))
     made, walked = (model.sample(SAMPLES, cond, seed=seed) for model in (student, teacher))
-    return Figures(world.on_mode(made), float((made - walked).square().mean()))
+    error, variance = float((made - walked).square().mean()), float(walked.var(0).mean())
+    return Figures(world.on_mode(made), error, error / variance)
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Modes so close that only the smallest noise levels separate them. Means of five runs; both ways start
-    alike."""
+    alike.
+
+    Score distillation from all 15 levels gains about half of that (0.026, where the three smallest gain
+    0.055); means of five runs differ by as much from seed to seed, so this is no claim.
+    """
     world = make_mixture(modes=24, std=0.12, bridge="told")
     assert isinstance(world, BridgedMixture)
-    without: dict[str, dict[str, float]] = {"levels": {"levels": BRIDGE.steps}, "detail": {"hsd_weight": 0.0}}
-    forces = without.get(ablation, {})
+    weight = 0.0 if ablation == "detail" else 3.0
     seeds = range(RUNS * seed, RUNS * (seed + 1))
     plain = [run(world, s, hsd_weight=0.0) for s in seeds]
-    whole = [run(world, s, **{"hsd_weight": 3.0, **forces}) for s in seeds]
+    whole = [run(world, s, hsd_weight=weight) for s in seeds]
     return [
         at_least(
             "share of samples within 3 deviations of a mode, less that of regression alone",
             fmean(f.on_mode for f in whole) - fmean(f.on_mode for f in plain),
-            0.035,
+            0.02,
+        ),
+        at_most(
+            "squared distance to the teacher's samples / their variance",
+            fmean(f.relative for f in whole),
+            0.05,
         ),
         at_most(
             "squared distance to the teacher's samples / that of regression alone",
