@@ -174,9 +174,8 @@ class CM(GuidanceInput):
         """
         if not self.by_gap:
             return batch.draws.integers(0, len(grid) - 1)
-        log_sigma = -self.process.log_snr(grid).clamp(-10, 10)
-        mass = torch.erf((log_sigma + 1.1) / (2 * math.sqrt(2)))
-        return batch.draws.categorical((mass[:-1] - mass[1:]).clamp_min(1e-8))
+        mass = torch.erf((1.1 - self.process.log_snr(grid)) / (2 * math.sqrt(2)))
+        return batch.draws.categorical((mass[:-1] - mass[1:]).clamp_min(0))
 
     def samplings(self) -> dict[int, Sampling]:
         ways = [self.steps, *(k for k in (1, 2, 4) if k != self.steps and k < self.levels)]

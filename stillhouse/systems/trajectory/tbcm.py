@@ -152,7 +152,7 @@ class TBCM(GuidanceInput):
         sigmas = [shifted(1 + (last - 1) * i / (self.levels - 1)) for i in range(self.levels)]
         fixed = [math.atan2(sigma, 1 - sigma) for sigma in sigmas]
         drawn = [batch.draws.one_uniform(low, high) for high, low in zip(fixed, fixed[1:], strict=False)]
-        return [1.0, *(min(max(tau, 0.003), HALF_PI - 0.001) / HALF_PI for tau in drawn)]
+        return [1.0, *(min(tau, HALF_PI - 0.001) / HALF_PI for tau in drawn)]
 
     def noised(self, batch: Batch, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Condition, Tensor]:
         """Plain sCM: noised data with ``tan(tau) = exp(0.2 + 1.6 z) / sigma_data`` and the teacher's

@@ -33,8 +33,8 @@ def drawn(given: Given, grid: Tensor, own: Draws) -> Tensor:
     if not given.options["by_gap"]:
         return own.integers(0, len(grid) - 1)
     ratio = given.process.sigma(grid) / given.process.alpha(grid)
-    reach = torch.erf((ratio.log().clamp(-10, 10) + 1.1) / (math.sqrt(2) * 2))
-    return own.categorical((reach[:-1] - reach[1:]).clamp_min(1e-8))
+    reach = torch.erf((ratio.log() + 1.1) / (math.sqrt(2) * 2))
+    return own.categorical((reach[:-1] - reach[1:]).clamp_min(0))
 
 
 def distance(given: Given, a: Tensor, b: Tensor) -> Tensor:

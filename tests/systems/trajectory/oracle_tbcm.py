@@ -44,7 +44,7 @@ def walk(given: Given, w: Tensor) -> Walk:
     ends = torch.linspace(1, shifted(0.001), count, dtype=torch.float64).tolist()
     route = [math.atan2(shifted(a), 1 - shifted(a)) for a in ends]
     angles = [own.one_uniform(low, high) for high, low in zip(route[:-1], route[1:], strict=True)]
-    angles = [math.pi / 2] + [min(max(tau, 0.003), math.pi / 2 - 0.001) for tau in angles]
+    angles = [math.pi / 2] + [min(tau, math.pi / 2 - 0.001) for tau in angles]
     for angle, lower in zip(angles, [*angles[1:], 0.0], strict=True):
         tau = given.at(angle)
         clean, eps = taught(given, x, tau, w)
@@ -79,7 +79,8 @@ def student_loss(given: Given) -> Tensor:
     with torch.no_grad():  # the derivative along the teacher's direction, by a difference
         up, down = (slope(x + d * cos * sin * v, tau + d * (cos * sin)[:, 0]) for d in (h, -h))
         f, j = slope(x, tau), (up - down) / (2 * h)
-        r = options["tangent_share"] * min(1, (given.step + 1) / options["warmup"])
+        grown = min(1, (given.step + 1) / options["warmup"]) if options["warmup"] else 1
+        r = options["tangent_share"] * grown
         g = -(cos**2) * (f - v) - r * (cos * sin * x + j)
         g = g / (g.norm(dim=1, keepdim=True) + options["norm_offset"])
     gap = (slope(x, tau) - f - g).square() / tau.tan()[:, None]
@@ -97,7 +98,7 @@ CASES = [
     for process, kind, embedded, within, more in (
         (Flow(), "velocity", False, 2, {"adaptive": True, **RANGE}),
         (Cosine(), "v", True, 12, {"adaptive": False, "exact": False, **ONE}),
-        (Cosine(), "v", False, 0, {"adaptive": True, "states": "data", **ONE}),
+        (Cosine(), "v", False, 0, {"adaptive": True, "states": "data", "warmup": 0, **ONE}),
         (Flow(), "velocity", True, 5, {"adaptive": False, "states": "data", **RANGE}),
     )
 ]

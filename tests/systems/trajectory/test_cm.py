@@ -136,10 +136,13 @@ def test_curricula():
     assert root.decay_at(0) == pytest.approx(0.9**2) and root.decay_at(1000) == pytest.approx(
         0.9 ** (2 / 150)
     )
+    assert ready(VE(), source="data", curriculum="root", levels=20, first_levels=5).levels_at(0) == 5
     doubling = ready(
         VE(), source="data", curriculum="doubling", levels=1281, first_levels=11, decay=0.0, total=800
     )
     assert [doubling.levels_at(k) for k in range(0, 800, 100)] == [11, 21, 41, 81, 161, 321, 641, 1281]
+    odd = ready(VE(), source="data", curriculum="doubling", levels=10, first_levels=5, total=9)
+    assert [odd.levels_at(k) for k in range(9)] == [5, 5, 5, 9, 9, 9, 10, 10, 10]
     assert doubling.levels_at(99) == 11 and doubling.decay_at(5) == 0
     assert ready(VE()).levels_at(77) == ready(VE(), first_levels=18).levels_at(77) == 18
 
