@@ -8,6 +8,7 @@ from torch import nn
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -95,7 +96,13 @@ def test_boundaries_and_levels_are_the_papers():
     assert boundaries(4, 50) == [0, 13, 25, 38, 50] and boundaries(1, 7) == [0, 7]
     index = level_times(TABLE, 50)[1:] * 1000 - 1
     torch.testing.assert_close(index, torch.arange(19.0, 1000, 20))
-    assert ICD().segments == 4
+    assert ICD().segments == 4 and ICD(segments=5, levels=10).levels == 10
+
+
+def test_the_student_takes_a_scale_where_it_is_to_learn_several():
+    teacher = WORLD.network(TABLE, 0, kind="v", width=16, depth=1, classes=4)
+    made = [takes_guidance(ICD(high_guidance=high).make_student(teacher)) for high in (1.0, 1.5)]
+    assert made == [False, True]
 
 
 def test_the_true_maps_have_next_to_no_loss():
