@@ -149,6 +149,18 @@ def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
     assert all(float(t.min()) >= 1 / 30 - 1e-6 for t, _ in [*up, *down])
 
 
+@pytest.mark.parametrize("high", [1.0, 1.5])
+def test_a_network_that_takes_the_scale_is_given_it_only_while_scales_are_learnt(high):
+    size = {"width": 16, "depth": 1, "classes": 4, "guidance_input": True}
+    teacher = WORLD.network(TABLE, 0, kind="v", **size)
+    method = ICD(segments=3, levels=30, high_guidance=high)
+    method.setup(teacher, method.make_student(teacher), WORLD.shape, True, total=100)
+    seen = [*(asked(method, name) for name in ("student", "forward", "teacher"))]
+    for player in ("student", "forward"):
+        method.loss(player, batch_of(player=player))
+    assert all(calls and all((w is not None) == (high > 1) for _, w in calls) for calls in seen)
+
+
 def test_each_loss_teaches_its_own_map_alone():
     for player, mine, other in (("student", "student", "forward"), ("forward", "forward", "student")):
         method = ready()
