@@ -13,15 +13,12 @@ from tests.systems.oracle import ROWS, Case, Given
 from tests.systems.written import ddim, over
 
 
-def level(given: Given, k: int) -> float:
-    """The time of level ``k`` of ``N``; level 0 is the clean end."""
-    low = given.process.t_min
-    share = torch.tensor(low + (1 - low) * k / given.options["levels"], dtype=torch.float64)
-    return float(given.process.on_table(share)) if k else 0.0
-
-
 def times(given: Given, levels: list[int]) -> Tensor:
-    return torch.tensor([level(given, k) for k in levels], dtype=torch.float64)
+    """Of levels of ``0 … N``, in float32 as the method keeps them: evenly from ``t_min`` to 1, on a table its
+    next steps; level 0 is the clean end."""
+    count = given.options["levels"] + 1
+    grid = torch.linspace(given.process.t_min, 1.0, count, dtype=torch.float32)
+    return torch.cat([torch.zeros(1), given.process.on_table(grid)[1:]]).float()[levels]
 
 
 def boundaries(given: Given) -> list[int]:
@@ -117,8 +114,9 @@ def forward_loss(given: Given) -> Tensor:
     return loss + options["preserve"] * preserve(given, given.net("forward"), given.student, eps, high, low)
 
 
-FINE = {"segments": 3, "levels": 7, "high_guidance": 4.0, "scales": 4, "preserve": 0.7}
-PLAIN = {**FINE, "segments": 2, "high_guidance": 1.0}
+# levels of which the rows draw the lowest, the highest and both sides of a boundary
+FINE = {"segments": 3, "levels": 11, "high_guidance": 4.0, "scales": 4, "preserve": 0.7}
+PLAIN = {**FINE, "segments": 2, "levels": 8, "high_guidance": 1.0}
 CASES = [
     Case(player, loss, process, kind, options, embedded)
     for player, loss in (("student", student_loss), ("forward", forward_loss))

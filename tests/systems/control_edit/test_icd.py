@@ -8,6 +8,7 @@ from torch import nn
 from stillhouse.core.denoiser import Denoiser, count_calls
 from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.schedules import ScaledLinearVP
 from stillhouse.model import Model
 from stillhouse.opening import load
@@ -95,7 +96,13 @@ def test_boundaries_and_levels_are_the_papers():
     assert boundaries(4, 50) == [0, 13, 25, 38, 50] and boundaries(1, 7) == [0, 7]
     index = level_times(TABLE, 50)[1:] * 1000 - 1
     torch.testing.assert_close(index, torch.arange(19.0, 1000, 20))
-    assert ICD().segments == 4
+    assert ICD().segments == 4 and ICD(segments=5, levels=10).levels == 10
+
+
+def test_the_student_takes_a_scale_where_it_is_to_learn_several():
+    teacher = WORLD.network(TABLE, 0, kind="v", width=16, depth=1, classes=4)
+    made = [takes_guidance(ICD(high_guidance=high).make_student(teacher)) for high in (1.0, 1.5)]
+    assert made == [False, True]
 
 
 def test_the_true_maps_have_next_to_no_loss():
@@ -140,6 +147,18 @@ def test_the_reverse_map_is_guided_and_the_forward_map_is_not():
     assert all(none(w) for _, w in [*up, *down])
     # the noise of a clean picture is nobody's to know
     assert all(float(t.min()) >= 1 / 30 - 1e-6 for t, _ in [*up, *down])
+
+
+@pytest.mark.parametrize("high", [1.0, 1.5])
+def test_a_network_that_takes_the_scale_is_given_it_only_while_scales_are_learnt(high):
+    size = {"width": 16, "depth": 1, "classes": 4, "guidance_input": True}
+    teacher = WORLD.network(TABLE, 0, kind="v", **size)
+    method = ICD(segments=3, levels=30, high_guidance=high)
+    method.setup(teacher, method.make_student(teacher), WORLD.shape, True, total=100)
+    seen = [*(asked(method, name) for name in ("student", "forward", "teacher"))]
+    for player in ("student", "forward"):
+        method.loss(player, batch_of(player=player))
+    assert all(calls and all((w is not None) == (high > 1) for _, w in calls) for calls in seen)
 
 
 def test_each_loss_teaches_its_own_map_alone():
