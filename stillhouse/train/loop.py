@@ -162,9 +162,7 @@ class Trainer:
                     self.guard.require_moved()
                 due = self.recipe.save_every and (step + 1) % self.recipe.save_every == 0
                 stopping = self.stopping  # looked at once: a signal may come while the checkpoint is written
-                if (
-                    self.on_step
-                ):  # before the checkpoint: a kill between the two would leave it out
+                if self.on_step:  # before the checkpoint: a kill between the two would leave it out
                     self.on_step(self, step)
                 if self.out and (last or due or stopping):
                     self.save(step + 1)
