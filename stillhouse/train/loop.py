@@ -63,7 +63,7 @@ class Trainer:
         out: folder of the run; None: nothing is kept on disk.
         quiet: without a progress bar.
         device: ``cpu``; empty: a GPU if there is one.
-        on_step: called as ``on_step(trainer, step)`` after each iteration.
+        on_step: called as ``on_step(trainer, step)`` after each iteration, before its checkpoint.
         on_grid: called as ``on_grid(step, samples)`` with each sample grid.
         info: plain data that the product carries beside what :meth:`Method.describe` gives.
     """
@@ -170,10 +170,10 @@ class Trainer:
                     self.guard.require_moved()
                 due = self.recipe.save_every and (step + 1) % self.recipe.save_every == 0
                 stopping = self.stopping  # looked at once: a signal may come while the checkpoint is written
+                if self.on_step:  # before the checkpoint: a kill between the two would leave it out
+                    self.on_step(self, step)
                 if self.out and (last or due or stopping):
                     self.save(step + 1)
-                if self.on_step:
-                    self.on_step(self, step)
                 if stopping and not last:
                     raise Interrupted(
                         f"Stopped after step {step + 1} of {self.recipe.steps}, all saved."

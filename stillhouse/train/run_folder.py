@@ -34,10 +34,9 @@ def is_free(folder: Path) -> bool:
 
 def tidy(folder: Path) -> None:
     """Delete what a process that was killed left half-written; only whoever holds the folder may."""
-    for place in (folder, folder / "checkpoints", folder / "model"):
-        for left in [*place.glob(".*.part"), *place.glob(".step-*.tmp")]:
-            with suppress(OSError):
-                remove(left)
+    for left in [*folder.rglob(".*.part"), *folder.rglob(".step-*.tmp")]:
+        with suppress(OSError):
+            remove(left)
 
 
 @contextmanager

@@ -86,11 +86,13 @@ def test_a_run_that_was_killed_before_it_began_leaves_a_folder_to_begin_in(tmp_p
     assert not is_free(folder)
     (folder / "checkpoints" / ".step-00000009.tmp").mkdir()
     (folder / "model" / ".x.part").touch()
+    (folder / "parts" / "one" / "checkpoints" / ".step-00000009.tmp").mkdir(parents=True)
+    (folder / "validation").mkdir()
+    (folder / "validation" / ".step-00000001.png.0a1b2c3d.part").touch()
     (folder / "model" / "mine.part").touch()  # a user's own
     tidy(folder)
-    assert not list(folder.glob("checkpoints/.*")) and [p.name for p in folder.glob("model/*.part")] == [
-        "mine.part"
-    ]
+    assert not list(folder.rglob("checkpoints/.*")) and not list((folder / "validation").iterdir())
+    assert [p.name for p in folder.glob("model/*.part")] == ["mine.part"]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").touch()
     assert not is_free(tmp_path / "notes") and is_free(tmp_path / "nowhere")

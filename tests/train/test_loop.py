@@ -223,6 +223,21 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(tmp_pa
     assert same(weights(whole), weights(again))
 
 
+def test_what_is_done_after_an_iteration_is_not_lost_where_it_is_cut_off(tmp_path):
+    """Nor is it where the iteration has a checkpoint: that would be gone on from."""
+    done = []
+
+    def killed(run, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        done.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "run", on_step=killed).fit()
+    trainer(tmp_path / "run", on_step=lambda run, step: done.append(step)).fit(resume=True)
+    assert set(done) == set(range(8))
+
+
 def test_the_student_that_is_returned_is_the_average():
     plain, averaged = trainer(ema=0.0), trainer(ema=0.9)
     last, mean = plain.fit().denoiser.state_dict(), averaged.fit().denoiser.state_dict()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stillhouse.adapters import Adapted
+from stillhouse.io.export.lora import write_same
 
 KOHYA = "kohya.safetensors"
 PREFIX = "lora_unet_"
@@ -103,7 +103,7 @@ def write_kohya(folder: Path, student: Adapted, header: Mapping[str, Any]) -> bo
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{ARCHITECTURES[str(kind)]}/lora",
     }
-    save_file(named, folder / KOHYA, about)
+    write_same(named, folder / KOHYA, about)
     return True
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from stillhouse.adapters import Adapted, adapted
 from stillhouse.core.denoiser import Denoiser
@@ -86,6 +86,24 @@ def check_base(
     )
 
 
+def write_same(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
+    """Write a safetensors file whose bytes follow from its content alone: the library itself writes the
+    entries of ``about`` in any order.
+
+    Arguments:
+        tensors: by name.
+        path: of the file.
+        about: the file's metadata.
+    """
+    blob = save(tensors, about)
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8:end])
+    header["__metadata__"] = dict(sorted(about.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    path.write_bytes(len(text).to_bytes(8, "little") + text + blob[end:])
+
+
 def write_lora(folder: Path, part: str, student: Adapted, header: dict[str, Any]) -> None:
     """Both formats of a student's adapter.
 
@@ -104,10 +122,9 @@ def write_lora(folder: Path, part: str, student: Adapted, header: dict[str, Any]
     shape = {"r": base.rank, "target_modules": sorted(base.names)}
     about = {"format": "pt", "stillhouse": json.dumps(header)}
     plain = {f"{part}.{key}": value for key, value in {**shape, "lora_alpha": base.rank}.items()}
-    save_file(
-        scaled, folder / DIFFUSERS, {**about, "lora_adapter_metadata": json.dumps(plain, sort_keys=True)}
-    )
-    save_file({f"base_model.model.{key}": w for key, w in weights.items()}, folder / PEFT, about)
+    diffusers = {**about, "lora_adapter_metadata": json.dumps(plain, sort_keys=True)}
+    write_same(scaled, folder / DIFFUSERS, diffusers)
+    write_same({f"base_model.model.{key}": w for key, w in weights.items()}, folder / PEFT, about)
     config = {**shape, "lora_alpha": base.alpha, "peft_type": "LORA", "bias": "none", "inference_mode": True}
     config |= {"base_model_name_or_path": header.get("base_model")}
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2))
