@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.core.bridge import I2SB, Bridge, Brownian, ResShift, Scaled
+from stillhouse.core.bridge import I2SB, Bridge, Brownian, ResShift, Scaled, unconditional
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.prediction import KINDS, At, Prediction
 from stillhouse.core.process import expand_to
@@ -205,9 +205,41 @@ def test_config_makes_it_again(bridge):
         lambda: I2SB(0.3, 0.1),
         lambda: ResShift(steps=1),
         lambda: ResShift(kappa=-1),
+        lambda: ResShift(first=0.0),
+        lambda: ResShift(kappa=1.0, first=0.995, last=0.99),
+        lambda: ResShift(kappa=1.0, first=0.99, last=0.99),
+        lambda: I2SB(0.0, 0.1),
+        lambda: I2SB(0.1, 0.1),
         lambda: ResShift(last=1),
     ],
 )
 def test_bad_numbers_are_refused(make):
     with pytest.raises(StillhouseError, match="not"):
         make()
+
+
+def test_the_least_table_has_two_levels():
+    assert ResShift(steps=2).table.tolist() == pytest.approx([0, 0.02, 0.99])
+
+
+@pytest.mark.parametrize("bridge", ALL, ids=repr)
+def test_times_of_any_level_lie_between_the_ends(bridge):
+    times = bridge.time(at(-math.inf, -60.0, -8.0, 8.0, 60.0, math.inf))
+    assert times.isfinite().all() and float(times.min()) >= 0 and float(times.max()) <= 1
+    assert (times[:-1] >= times[1:]).all()
+
+
+def test_a_network_of_states_alone_is_given_the_state_and_no_condition():
+    class Net(torch.nn.Module):
+        def forward(self, x, t, cond, s=None):
+            assert cond is None
+            return 2 * x + t[:, None] + (0 if s is None else s[:, None])
+
+    residual, y = at(1.0, -2.0)[None], at(0.5, 3.0)[None]
+    made = unconditional(Net(), residual, at(0.3), {"image": y})
+    torch.testing.assert_close(made, 2 * (residual + y) + 0.3 - y)
+    made = unconditional(Net(), residual, at(0.3), {"image": y}, s=at(0.1))
+    torch.testing.assert_close(made, 2 * (residual + y) + 0.4 - y)
+    for none in (None, {"label": y}, y):
+        with pytest.raises(StillhouseError, match="starts from a degraded sample"):
+            unconditional(Net(), residual, at(0.3), none)

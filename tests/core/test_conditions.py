@@ -14,6 +14,7 @@ from stillhouse.core.conditions import (
     flattened,
     join,
     pick,
+    require_labels,
     restored,
     size,
 )
@@ -35,6 +36,48 @@ def test_rows_can_be_picked_repeated_joined_and_stored(cond):
         pairs = zip(other.values(), cond.values(), strict=True) if isinstance(cond, dict) else [(other, cond)]
         assert all(torch.equal(a, b) for a, b in pairs)
     assert size(cycled(cond, 7)) == 7 and size(expand(pick(cond, slice(0, 1)), 5)) == 5
+
+
+def test_rows_in_numbers():
+    assert cycled(LABELS, 6).tolist() == [0, 1, 2, 3, 0, 1] and cycled(LABELS, 2).tolist() == [0, 1]
+    assert pick(PAIR, LABELS > 1)["pooled"].equal(TOKENS[2:, 0])
+    assert balanced_labels(5, 3).tolist() == [0, 1, 2, 0, 1]
+    assert set(flattened(PAIR)) == {"cond.tokens", "cond.pooled"} and set(flattened(LABELS, "c")) == {"c"}
+    stored = {"x": TOKENS, "c.a": LABELS, "cond.b": LABELS}
+    assert restored(stored, "c") == {"x": TOKENS, "cond.b": LABELS, "c": {"a": LABELS}}
+    assert restored({"x": TOKENS}) == {"x": TOKENS}
+    rows = expand(LABELS[:1], 3)
+    assert rows.tolist() == [0, 0, 0] and rows.data_ptr() == LABELS.data_ptr()
+
+
+def test_labels_by_which_samples_are_measured():
+    require_labels(torch.tensor([0, 3]), 4)
+    require_labels(torch.tensor([0, 30]))
+    require_labels(torch.tensor([], dtype=torch.long), 4)
+    with pytest.raises(StillhouseError, match="from 0 on, not -1"):
+        require_labels(torch.tensor([2, -1]), 4)
+    with pytest.raises(StillhouseError, match="Labels lie in 0 … 3, not 4"):
+        require_labels(torch.tensor([2, 4]), 4)
+
+
+def test_rows_that_lose_their_condition():
+    gone = torch.tensor([True, False, False, True])
+    assert drop_condition(LABELS, gone).tolist() == [-1, 1, 2, -1]
+    assert drop_condition(LABELS, True) is None and drop_condition(PAIR, False) is PAIR
+    made = drop_condition(TOKENS, gone)
+    assert set(made) == {"tokens", "mask"} and made["tokens"] is TOKENS
+    assert made["mask"].tolist() == [[False] * 3, [True] * 3, [True] * 3, [False] * 3]
+    masked = torch.tensor([[True, True, False]] * 4)
+    made = drop_condition({"tokens": TOKENS, "mask": masked, "label": LABELS, "size": LABELS}, gone)
+    assert made["mask"].tolist() == [[False] * 3, [True, True, False], [True, True, False], [False] * 3]
+    assert made["label"].tolist() == [-1, 1, 2, -1] and made["size"] is LABELS
+    assert set(drop_condition({"label": LABELS}, gone)) == {"label"}
+    empty = {"tokens": torch.ones(1, 3, 8), "pooled": torch.full((1, 8), 2.0)}
+    made = drop_condition(PAIR, gone, empty)
+    assert (made["tokens"][0] == 1).all() and (made["pooled"][3] == 2).all()
+    assert torch.equal(made["tokens"][1:3], TOKENS[1:3]) and torch.equal(made["pooled"][1], TOKENS[1, 0])
+    made = drop_condition(TOKENS, gone, torch.full((1, 3, 8), 3.0))
+    assert (made[0] == 3).all() and torch.equal(made[1], TOKENS[1])
 
 
 def test_nothing_stays_nothing():

@@ -284,3 +284,14 @@ def test_what_is_not_about_tokens_is_refused():
                 torch.zeros(1, 2), full(0.5)
             )
         )
+
+
+def test_times_of_any_level_lie_between_the_ends():
+    for process in PROCESSES:
+        times = process.time(torch.tensor([-math.inf, -60.0, 0.0, 60.0, math.inf], dtype=torch.float64))
+        assert times.isfinite().all() and float(times.min()) >= 0 and float(times.max()) <= 1
+        assert (times[:-1] >= times[1:]).all()
+
+
+def test_a_number_that_is_rounded_up_to_one_is_the_last_token():
+    assert Uniform(V).instead(torch.tensor([[0.0, 0.999, 1.0, -1e-9]])).tolist() == [[0, V - 1, V - 1, 0]]

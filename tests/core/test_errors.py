@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, assert_type
 
 import pytest
 
-from stillhouse.core.errors import StillhouseError, require, required, required_type
+from stillhouse.core.errors import StillhouseError, extra, require, required, required_type, unknown
 
 
 def test_require_raises_its_sentence() -> None:
@@ -53,3 +54,25 @@ def test_what_a_file_holds_makes_no_long_message_and_no_orders_to_a_terminal():
     assert str(StillhouseError("a\x1b[2Jb\x00c\x9bd\ne\tf")) == "a[2Jbcd\ne\tf"
     short = "y" * 1500
     assert str(StillhouseError(short)) == short
+
+
+def test_the_nearest_name_or_all_of_them() -> None:
+    assert str(unknown("solver", "huen", ["heun", "ddim"])) == (
+        "There is no solver 'huen'; did you mean 'heun'?"
+    )
+    assert str(unknown("solver", "xyz", ["heun", "ddim"])) == "There is no solver 'xyz'; known: ddim, heun."
+
+
+def test_a_long_message_is_cut_in_its_middle() -> None:
+    error = str(StillhouseError("a" * 800 + "b" * 701))
+    assert error == "a" * 750 + " … " + "a" * 49 + "b" * 701
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extra("json.decoder", "video").__name__ == "json.decoder"
+    with pytest.raises(StillhouseError, match=r"package 'not_there'; .* 'stillhouse\[video\]'"):
+        extra("not_there.part", "video")
+    (tmp_path / "half_there.py").write_text("import not_there_either\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_there_either"):  # a broken package is no missing one
+        extra("half_there", "video")

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillhouse.core.draws import Draws
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.process import PROCESSES, convert, expand_to
 from stillhouse.core.schedules import VE, Cosine, Flow, LinearVP, ScaledLinearVP, Trig, process_from_config
@@ -192,3 +193,81 @@ def test_config_round_trip(process):
 def test_refuses(bad):
     with pytest.raises(StillhouseError):
         process_from_config(bad)
+
+
+def test_a_walk_starts_from_noise_of_its_level():
+    eps = Draws(3, "start").normal(2, dtype=torch.float64)
+    for process, level in ((Flow(), 0.4), (VE(), 80 * 0.4**7), (Trig(), math.sin(0.2 * math.pi))):
+        made = process.start(Draws(3, "start"), (2,), 0.4, dtype=torch.float64)
+        torch.testing.assert_close(made, level * eps)
+    assert torch.equal(VE().start(Draws(3, "start"), (2,), dtype=torch.float64), 80 * eps)
+    other = VE().start(Draws(3, "start"), (2,), 0.4, 3.0, torch.float64)
+    assert torch.equal(other, 3 * eps) and VE().prior_std == 80 and Flow().prior_std == 1
+    assert Flow().start(Draws(3, "start"), (2,)).dtype == torch.float32
+
+
+def test_a_score_is_the_noise_over_its_level():
+    eps = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    torch.testing.assert_close(Flow().score(at(0.4), eps), -eps / 0.4)
+
+
+def test_coefficients_in_numbers():
+    t = at(0.3)
+    beta, log = 0.1 + 0.3 * 19.9, -(0.3**2) * 19.9 / 4 - 0.3 * 0.1 / 2
+    alpha = math.exp(log)
+    sigma = math.sqrt(1 - alpha**2)
+    linear = LinearVP()
+    for made, expected in (
+        (linear.alpha(t), alpha),
+        (linear.sigma(t), sigma),
+        (linear.dalpha(t), -beta / 2 * alpha),
+        (linear.dsigma(t), beta * alpha**2 / 2 / sigma),
+        (linear.log_snr(t), math.log(alpha / sigma)),
+        (linear.ratio(t), sigma / alpha),
+        (Trig().alpha(t), math.cos(0.15 * math.pi)),
+        (Trig().dalpha(t), -math.pi / 2 * math.sin(0.15 * math.pi)),
+        (Trig().dsigma(t), math.pi / 2 * math.cos(0.15 * math.pi)),
+        (VE().dsigma(t), 560 * 0.3**6),
+    ):
+        assert float(made) == pytest.approx(expected, rel=1e-9)
+    # sigma starts as a square root: its slope is held at that of sigma = 1e-4
+    assert float(linear.dsigma(at(0.0))) == pytest.approx(0.1 / 2 / 1e-4)
+    assert float(VE(0.01, 50.0, 3.0).t_min) == pytest.approx((0.01 / 50) ** (1 / 3))
+
+
+@pytest.mark.parametrize("process", ALL, ids=repr)
+def test_times_of_any_level_lie_between_the_ends(process):
+    levels = torch.tensor([-math.inf, -60.0, -11.0, 11.0, 60.0, math.inf], dtype=torch.float64)
+    times = process.time(levels)
+    assert times.isfinite().all() and float(times.min()) >= 0 and float(times.max()) <= 1
+    assert (times[:-1] >= times[1:]).all()
+
+
+def test_a_table_goes_no_further_than_its_ends():
+    process = ScaledLinearVP(steps=10)
+    for beyond, end in ((1.3, 1.0), (-0.2, 0.0)):
+        assert float(process.angle(at(beyond))) == float(process.angle(at(end)))
+        assert float(process.dangle(at(beyond))) == float(process.dangle(at(end)))
+    last = (process.table[10] - process.table[9]) * 10
+    assert float(process.dangle(at(1.0))) == pytest.approx(float(last))
+    assert process.time_of_index(torch.tensor([0.0, 9.0])).tolist() == pytest.approx([0.1, 1.0])
+    assert process.index_of_time(torch.tensor([0.1, 1.0])).tolist() == pytest.approx([0, 9], abs=1e-6)
+
+
+def test_a_table_of_ones_own():
+    betas = [0.1, 0.2, 0.4]
+    process = ScaledLinearVP(steps=3, betas=betas)
+    kept = [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.6]
+    made = process.alpha(torch.tensor([1 / 3, 2 / 3, 1.0], dtype=torch.float64)) ** 2
+    assert made.tolist() == pytest.approx(kept) and process.betas == tuple(betas)
+    with pytest.raises(StillhouseError, match="A table of 4 steps needs as many betas, not 3"):
+        ScaledLinearVP(steps=4, betas=betas)
+    none_left = ScaledLinearVP(steps=3, betas=betas, zero_terminal_snr=True)
+    root = [math.sqrt(v) for v in kept]
+    scaled = [(v - root[2]) * root[0] / (root[0] - root[2]) for v in root]
+    made = none_left.alpha(torch.tensor([1 / 3, 2 / 3, 1.0], dtype=torch.float64))
+    assert made.tolist() == pytest.approx(scaled, abs=1e-9)
+
+
+def test_classes_without_a_name_are_not_listed():
+    assert "" not in PROCESSES and all(process.name == name for name, process in PROCESSES.items())

@@ -38,6 +38,7 @@ def lines(source: str, kind: str | None = None) -> set[str]:
         ("constant", "y = 0.5 * x.clamp(1, 3)\n", {
             "y = 1.0 * x.clamp(1, 3)", "y = 1.5 * x.clamp(1, 3)", "y = 0.5 * x.clamp(2, 3)",
             "y = 0.5 * x.clamp(1, 4)", "y = 0.5 * x.clamp(1, 6)"}),
+        ("constant", "y = x.clamp_min(1e-8)\n", {"y = x.clamp_min(1.00000001)"}),
         ("constant", "y = x[0, 1:].sum(1).reshape(-1, 1).mean(dim=2)\n", set()),
         ("comparison", "y = 0 <= a < 1\n", {"y = 0 < a < 1", "y = 0 <= a <= 1"}),
         ("comparison", "y = a == b\n", {"y = a != b"}),

@@ -46,6 +46,7 @@ DROPPED = {"square", "abs", "sqrt", "exp", "log", "clamp", "clamp_min", "clamp_m
 GUIDANCE = {"guidance", "scale", "cfg", "guidance_scale", "w"}
 CONDITIONS = {"cond", "condition", "c"}
 NUMERIC = DROPPED | {"lerp", "full", "full_like", "new_full", "linspace", "min", "max", "pow", "where"}
+FLOOR = 1e-3
 NO_GRAD = {"no_grad", "inference_mode"}
 
 
@@ -147,7 +148,7 @@ def sign(node: ast.AST, code: Code) -> Iterator[Change]:
 
 
 def constant(node: ast.AST, code: Code) -> Iterator[Change]:
-    """A number twice as large, or larger by one."""
+    """A number twice as large, or larger by one; a floor such as 1e-8, whose size says little, by one."""
     if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
         return
     if isinstance(node.value, bool):
@@ -163,7 +164,7 @@ def constant(node: ast.AST, code: Code) -> Iterator[Change]:
         node, code
     ):
         yield _whole(code, node, repr(node.value + 1))
-        if node.value not in (0, 1):
+        if node.value > FLOOR and node.value != 1:
             yield _whole(code, node, repr(node.value * 2))
 
 
