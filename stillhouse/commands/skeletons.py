@@ -304,7 +304,13 @@ ORACLES = {
     target = given.teacher(x, t, given.cond).x0
     return (given.student(x, t, given.cond).x0 - target).square().mean()""",
     )
-    .replace("[CASES]", '[Case("student", student_loss, Cosine(), "v", method=_Imitation)]'),
+    .replace(
+        "CASES = [CASES]",
+        """CASES = [
+    Case("student", student_loss, method=_Imitation),
+    Case("student", student_loss, Cosine(), "v", method=_Imitation),
+]""",
+    ),
 }
 
 

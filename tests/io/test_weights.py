@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stillhouse.core.denoiser import Denoiser
@@ -47,7 +48,7 @@ def test_a_denoiser_comes_back_as_it_was(denoiser, saved):
 
 
 def test_the_header_says_what_the_file_is(saved):
-    with weights.safe_open(saved, "pt") as file:
+    with safe_open(saved, "pt") as file:
         about = json.loads(file.metadata()["stillhouse"])
     assert about["model"]["name"] == "mlp" and about["model"]["width"] == 16
     assert about["process"] == {"name": "ve", "sigma_min": 0.002, "sigma_max": 40.0, "rho": 7.0}
@@ -136,7 +137,7 @@ def test_headers_that_are_missing_or_broken(saved, tmp_path):
 
 def test_weights_that_do_not_fit(saved):
     tensors = load_file(saved)
-    with weights.safe_open(saved, "pt") as file:
+    with safe_open(saved, "pt") as file:
         header = file.metadata()
     save_file({**tensors, "input.weight": torch.zeros(3, 2)}, saved, header)
     assert "'input.weight' is (3, 2) there, (16, 2) in the network" in refusal(saved)
@@ -150,7 +151,7 @@ def test_weights_that_are_not_finite_are_named(saved, caplog):
     load_denoiser(saved)
     assert not caplog.text
     tensors = load_file(saved)
-    with weights.safe_open(saved, "pt") as file:
+    with safe_open(saved, "pt") as file:
         header = file.metadata()
     tensors["input.bias"][2] = float("nan")
     save_file(tensors, saved, header)
@@ -208,7 +209,7 @@ def test_atomic_write_makes_folders_and_refuses_what_it_can_not_write(tmp_path):
 )
 def test_a_header_that_lies_of_its_network_costs_nothing(saved, change, sentence):
     tensors = load_file(saved)
-    with weights.safe_open(saved, "pt") as file:
+    with safe_open(saved, "pt") as file:
         about = json.loads(file.metadata()["stillhouse"])
     about["model"] |= change
     save_file(tensors, saved, {"stillhouse": json.dumps(about)})

@@ -92,7 +92,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most(
             "clip distance along a stream after the second stage / after the first",
             off(after) / off(before),
-            0.55,
+            0.7,
         ),
         at_most(
             "frame distance at frame 64 / at frame 8", drift(world.frame_curve(after), FRAMES, LONG), 1.15

@@ -104,7 +104,15 @@ def open_student(
 
 
 def sides_of(about: dict[str, Any], source: Path) -> dict[str, int]:
-    """The size that a student was made for, as options of opening its pipeline."""
+    """The size that a student was made for, as options of opening its pipeline.
+
+    Arguments:
+        about: what a folder of ours holds of its student.
+        source: the file it was read from, for the sentence.
+
+    Returns:
+        ``height``, ``width`` and, of clips, ``frames``; raises :class:`StillhouseError` for another structure.
+    """
     checked(about, SIDES, f"'{source}' can't be read")
     sides: list[int] = about["size"]
     require(len(sides) == 2, f"'{source}' can't be read: 'size' is height and width, not {sides}.")

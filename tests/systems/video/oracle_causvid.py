@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stillhouse.core.conditions import restored
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import Case, Given
@@ -53,7 +54,7 @@ def initialisation(given: Given, levels: Tensor) -> Tensor:
     path = given.bank["path"]
     y = torch.stack([path[r, n, f] for r, own in enumerate(levels) for f, n in enumerate(own)])
     y = y.reshape(len(path), *given.shape)
-    error = (given.student(y, times_of(given, levels), given.cond).x0 - path[:, -1]).square()
+    error = (given.student(y, times_of(given, levels), restored(dict(given.bank)).get("cond")).x0 - path[:, -1]).square()
     noisy = (levels < len(given.options["levels"]))[..., None, None, None]
     return (noisy * error).sum() / error.numel()
 
