@@ -30,6 +30,7 @@ def table(n=30, d=4, outputs=2, seed=0):
 
 X, Y = table()
 NEW, TRUE = table(seed=1)
+LOUD = Y + 4 * np.random.default_rng(7).standard_normal(Y.shape)
 
 
 def gram(A, B, kernel, gamma):
@@ -148,7 +149,8 @@ def test_gt_sd_with_any_regressor_finds_its_shares_on_one_split():
 # -- classifiers: what they are taught, and how the share is found ---------------------------------
 class Table(ClassifierMixin, BaseEstimator):
     """A classifier that predicts a function of its soft targets: the mean of them over rows of the same
-    input, drawn a little towards equal shares. So what it was taught can be read from it."""
+    input, drawn a little towards equal shares, or away from them, and not below 0. So what it was taught can
+    be read from it."""
 
     def __init__(self, pull=0.2):
         self.pull = pull
@@ -164,7 +166,7 @@ class Table(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X):
         p = self.shares_[np.searchsorted(self.inputs_, X[:, 0])]
-        return (1 - self.pull) * p + self.pull / p.shape[1]
+        return np.clip((1 - self.pull) * p + self.pull / p.shape[1], 0, None)
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(1)]
@@ -176,7 +178,7 @@ MEANS = np.stack([np.eye(3)[LABELS[3 * i : 3 * i + 3]].mean(0) for i in range(4)
 
 
 def predicted(shares, pull=0.2):
-    return (1 - pull) * shares + pull / 3
+    return np.clip((1 - pull) * shares + pull / 3, 0, None)
 
 
 def test_label_noise_sd_teaches_once_from_the_signed_target():
@@ -188,22 +190,25 @@ def test_label_noise_sd_teaches_once_from_the_signed_target():
 
 
 def test_label_noise_sd_takes_the_factor_that_is_right_most_often_and_surest_where_that_ties():
-    sweep = (0.0, 1.0, -6.0, 8.0, 2.0)
+    sweep = (30.0, -30.0, 8.0, 0.0, 1.0, -6.0, 2.0, 4.0)
 
-    def judged(xi, y):
-        p = predicted((1 - xi) * MEANS + xi * predicted(MEANS))[INPUTS[:, 0].astype(int)]
+    def judged(xi, y, pull):
+        p = predicted((1 - xi) * MEANS + xi * predicted(MEANS, pull), pull)[INPUTS[:, 0].astype(int)]
         own = p[np.arange(len(y)), y]
         return (p.argmax(1) == y).mean(), np.log(own + 1e-12).mean()
 
-    for clean in (MEANS.argmax(1), MEANS.argmin(1), np.array([0, 1, 0, 2])):
-        y = np.repeat(clean, 3)
-        with np.errstate(invalid="ignore"):
-            found = NoisyLabelDistiller(Table(), xi="validation", sweep=sweep)
+    chosen = set()
+    for pull in (0.2, -0.2):
+        for clean in (MEANS.argmax(1), MEANS.argmin(1), np.array([0, 1, 0, 2]), np.array([2, 1, 2, 1])):
+            y = np.repeat(clean, 3)
+            found = NoisyLabelDistiller(Table(pull), xi="validation", sweep=sweep)
             found.fit(INPUTS, LABELS, validation=(INPUTS, y))
-            wanted = max(sweep, key=lambda xi: judged(xi, y))
-        assert found.factors_.tolist() == [wanted]
-        taught = (1 - wanted) * MEANS + wanted * predicted(MEANS)
-        np.testing.assert_allclose(found.predict_proba(INPUTS[::3]), predicted(taught), atol=1e-12)
+            wanted = max(sweep, key=lambda xi: judged(xi, y, pull))  # noqa: B023
+            assert found.factors_.tolist() == [wanted]
+            taught = (1 - wanted) * MEANS + wanted * predicted(MEANS, pull)
+            np.testing.assert_allclose(found.predict_proba(INPUTS[::3]), predicted(taught, pull), atol=1e-12)
+            chosen.add(wanted)
+    assert len(chosen) > 2  # and at 30 and -30 some true classes have the probability 0
     one = NoisyLabelDistiller(Table(), xi="validation", sweep=(1.5,))
     assert one.fit(INPUTS, LABELS, validation=(INPUTS, LABELS)).factors_.tolist() == [1.5]
 
@@ -305,9 +310,9 @@ def test_repeated_sd_chooses_weights_and_a_ridge_on_held_out_rows(mixing):
     ridges, rounds, parts = (0.3, 8.0, 60.0), 2, splits(len(X), 5, 3)
 
     def judged(ridge):
-        kept = [held_out(X[i], Y[i], X[o], ridge, rounds) for i, o in parts]
+        kept = [held_out(X[i], LOUD[i], X[o], ridge, rounds) for i, o in parts]
         plain, *powers = (np.concatenate([k[n] for k in kept]) for n in range(rounds + 1))
-        y = np.concatenate([Y[o] for _, o in parts])
+        y = np.concatenate([LOUD[o] for _, o in parts])
         columns = np.stack([(p - plain).ravel() for p in powers], 1)
         if mixing == "validation":
             weights = np.linalg.lstsq(columns, (y - plain).ravel(), rcond=None)[0]
@@ -316,11 +321,11 @@ def test_repeated_sd_chooses_weights_and_a_ridge_on_held_out_rows(mixing):
         return float((((y - plain).ravel() - columns @ weights) ** 2).mean()), weights
 
     best = min(ridges, key=lambda ridge: judged(ridge)[0])
-    model = RepeatedDistiller(ridge=ridges, repeats=rounds, mixing=mixing, random_state=3).fit(X, Y)
+    model = RepeatedDistiller(ridge=ridges, repeats=rounds, mixing=mixing, random_state=3).fit(X, LOUD)
     weights = judged(best)[1]
     assert model.ridge_ == best
     np.testing.assert_allclose(model.tails_, weights, rtol=1e-6)
-    plain, *powers = held_out(X, Y, NEW, best, rounds)
+    plain, *powers = held_out(X, LOUD, NEW, best, rounds)
     wanted = plain + sum(w * (p - plain) for w, p in zip(weights, powers, strict=True))
     np.testing.assert_allclose(model.predict(NEW), wanted, atol=1e-8)
 
@@ -352,8 +357,10 @@ def stein(M, targets, noise, weights):
     return ((targets - H @ targets) ** 2).sum() + 2 * noise * targets.shape[1] * np.trace(H)
 
 
-@pytest.mark.parametrize("noise", [None, 0.4])
-def test_repeated_sd_in_closed_form_has_the_least_of_steins_estimate(noise):
+@pytest.mark.parametrize(("rows", "noise"), [(30, None), (6, None), (30, 0.4)])
+def test_repeated_sd_in_closed_form_has_the_least_of_steins_estimate(rows, noise):
+    X, Y = table(rows)
+    Y = Y / 8 if rows == 6 else Y  # one degree of freedom is left over, and little noise
     ridges, rounds, targets = (0.5, 5.0, 50.0), 2, Y - Y.mean(0)
     if noise is None:  # what least squares leaves over, for each degree of freedom
         left = targets - kernel_ridge(X, Y, 1e-10)(X) + Y.mean(0)

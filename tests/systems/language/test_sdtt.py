@@ -85,6 +85,11 @@ def test_steps_that_would_pass_zero_end_there():
     x_t, _ = masked(32, 0.2)
     target = method.target(x_t, torch.full((32,), 0.2, dtype=torch.float64), None, Draws(32, "walk"))
     assert not target.isnan().any() and (target[x_t == 6].exp().sum(-1) - 1).abs().max() < 1e-9
+    # near the end a step leads to t_min and no further: half of the masks stay at half of the level
+    x_t, t = torch.full((64, 12), 6), torch.full((64,), 2e-3, dtype=torch.float64)
+    target, first = method.target(x_t, t, None, Draws(64, "walk")), method.teacher(x_t, t).log_probs
+    stays = ((target - first).abs().amax(-1) > 1e-6).double().mean()
+    assert float(stays) == pytest.approx(0.5, abs=0.07)
 
 
 def test_rounds_lengthen_the_step_and_hand_the_student_on():

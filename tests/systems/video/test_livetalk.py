@@ -61,6 +61,7 @@ def test_one_exit_for_all_chunks_and_one_clean_pass_between_them():
             k for k in (1, 2, 3) if len(asked) == 3 * k + 2
         )  # three chunks of k calls, clean passes after all but the last
         assert asked == ([1.0, 0.7, 0.4][:calls] + [0.0]) * 2 + [1.0, 0.7, 0.4][:calls]
+        assert calls == Draws(ROWS, exit, "exit").one_integer(1, 4)  # all of them equally often
         exits.add(calls)
     assert exits == {1, 2, 3}
 
