@@ -19,7 +19,7 @@ from tests.faults.scenes import SLUGS
 STAGES = (*SLUGS, "lora", "evaluate", "report", "export", "sample", "again", "pipeline")
 QUICK = ("slimflow", "lora", "oss", "evaluate", "pipeline")  # in the short form
 FEW = 5  # kills of each in the short form
-TIMED = ("seconds", "ms", "per_second", "time")
+TIMED = ("seconds", "ms", "per_second", "time", "speed_up")
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def sides_of(about: dict[str, Any], source: Path) -> dict[str, int]:
         source: the file it was read from, for the sentence.
 
     Returns:
-        ``height``, ``width`` and, of clips, ``frames``; raises :class:`StillhouseError` for another structure.
+        ``height``, ``width`` and, of clips, ``frames``; raises :class:`StillhouseError` for others.
     """
     checked(about, SIDES, f"'{source}' can't be read")
     sides: list[int] = about["size"]

@@ -65,10 +65,7 @@ def parts(index: Mapping[str, Any]) -> dict[str, list[str]]:
     found = {
         k: v
         for k, v in index.items()
-        if not k.startswith("_")
-        and isinstance(v, list)
-        and len(v) == 2
-        and v[0] is not None
+        if not k.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0] is not None
     }
     odd = next((name for name in found if not plain(name)), None)
     require(odd is None, f"'{INDEX}' names the part '{odd}', which is no folder beside it.")

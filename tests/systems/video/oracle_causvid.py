@@ -54,7 +54,9 @@ def initialisation(given: Given, levels: Tensor) -> Tensor:
     path = given.bank["path"]
     y = torch.stack([path[r, n, f] for r, own in enumerate(levels) for f, n in enumerate(own)])
     y = y.reshape(len(path), *given.shape)
-    error = (given.student(y, times_of(given, levels), restored(dict(given.bank)).get("cond")).x0 - path[:, -1]).square()
+    error = (
+        given.student(y, times_of(given, levels), restored(dict(given.bank)).get("cond")).x0 - path[:, -1]
+    ).square()
     noisy = (levels < len(given.options["levels"]))[..., None, None, None]
     return (noisy * error).sum() / error.numel()
 
