@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
+from stillhouse.core.conditions import Condition
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, ScaledLinearVP
 from tests.systems.oracle import Given
@@ -165,3 +168,44 @@ def clean_weight(given: Given, t: Tensor, name: str) -> Tensor:
 def pulled(x: Tensor, g: Tensor) -> Tensor:
     """A scalar whose gradient at ``x`` is ``g`` over the number of elements."""
     return 0.5 * (x - (x - g).detach()).square().mean()
+
+
+def once(given: Given, eps: Tensor, cond: Condition) -> Tensor:
+    """The one-step student's samples, from noise of its first time's level."""
+    t = given.at(given.options["first_time"])
+    return given.student(given.process.sigma(t)[0] * eps, t, cond).x0
+
+
+def matched(given: Given, x: Tensor, own: Draws, low: float = 0.02, high: float = 0.98) -> Tensor:
+    """Distribution matching of samples ``x``, pulled by ``(D_fake - D_real) / mean|x - D_real|``, the teacher
+    guided (Yin et al., 2023, arXiv 2311.18828, eq. 7-8)."""
+    t, eps = between(given, low, high, own.uniform()), own.normal(*given.shape)
+    with torch.no_grad():
+        x_t = given.noise(x, t, eps)
+        real = given.guided(given.teacher, x_t, t, given.options["guidance"])
+        fake = given.net("fake")(x_t, t, given.cond).x0
+        g = (fake - real) / (x - real).abs().mean(1, keepdim=True)
+    return pulled(x, g)
+
+
+def logits(given: Given, x: Tensor, own: Draws) -> Tensor:
+    """A critic's head on the middle block of the fake, at ``x`` noised to any time."""
+    t, eps = between(given, 0, 1, own.uniform()), own.normal(*given.shape)
+    return given.net("fake", 1)(given.middle(given.net("fake"), given.noise(x, t, eps), t))
+
+
+def critic_error(given: Given, x: Tensor, own: Draws) -> Tensor:
+    """The loss of that critic on data and on samples ``x``."""
+    real, made = logits(given, given.x, own), logits(given, x, own)
+    return softplus(-real).mean() + softplus(made).mean()
+
+
+def noise_error(given: Given, x: Tensor, own: Draws, w: float) -> Tensor:
+    """``alpha^2 (eps_fake - eps)^2``, now and then without a prompt; never guided, but a network that takes
+    the scale learns at the one it is used at, ``w``."""
+    fake, dropped = given.net("fake"), own.one_uniform() < given.options["dropout"]
+    t, eps = between(given, 0.001, 1, own.uniform()), own.normal(*given.shape)
+    lesson = replace(given, cond=None) if dropped else given
+    scale = w if given.takes_scale(fake) else 1.0
+    made = lesson.guided(fake, given.noise(x, t, eps), t, scale, "eps")
+    return (preserving(given, t, x)[0] ** 2 * (made - eps).square()).mean()

@@ -27,12 +27,7 @@ class Equivalent:
     reason: str
 
     def matches(self, mutant: Mutant) -> bool:
-        return (self.file, self.function, self.old, self.new) == (
-            mutant.file,
-            mutant.function,
-            mutant.old,
-            mutant.new,
-        )
+        return key(self) == key(mutant)
 
 
 def read(place: Path) -> list[Equivalent]:
@@ -47,6 +42,10 @@ def read(place: Path) -> list[Equivalent]:
 def stale(entries: Iterable[Equivalent], mutants: Iterable[Mutant]) -> list[Equivalent]:
     """Entries for the files of ``mutants`` that match none of them."""
     mutants = list(mutants)
-    files = {mutant.file for mutant in mutants}
-    made = {(m.file, m.function, m.old, m.new) for m in mutants}
-    return [e for e in entries if e.file in files and (e.file, e.function, e.old, e.new) not in made]
+    files, made = {mutant.file for mutant in mutants}, {key(mutant) for mutant in mutants}
+    return [entry for entry in entries if entry.file in files and key(entry) not in made]
+
+
+def key(slip: Equivalent | Mutant) -> tuple[str, str, str, str]:
+    """What a slip is recognised by."""
+    return slip.file, slip.function, slip.old, slip.new

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, guided_pairs, pulled, simulated
+from tests.systems.written import DISTANCES, between, guided_pairs, matched, once, simulated
 
 
 def pairs(given: Given) -> dict[str, Tensor]:
@@ -19,30 +19,11 @@ def samples(given: Given) -> Tensor:
     return simulated(given, [given.options["first_time"]], given.draws("samples"))
 
 
-def distance(given: Given, gap: Tensor) -> Tensor:
-    """The mean over samples of the chosen distance."""
-    gap = gap.flatten(1)
-    width = 0.00054 * gap.shape[1] ** 0.5
-    norm = gap.square().sum(1)
-    return {
-        "l2": gap.square().mean(),
-        "l1": gap.abs().mean(),
-        "huber": ((norm + width**2).sqrt() - width).mean(),
-    }[given.options["distance"]]
-
-
 def student_loss(given: Given) -> Tensor:
-    options, x, own = given.options, samples(given), given.draws("student")
-    t = between(given, options["score_t_min"], options["score_t_max"], own.uniform())
-    with torch.no_grad():
-        x_t = given.noise(x, t, own.normal(*given.shape))
-        real = given.guided(given.teacher, x_t, t, options["guidance"])
-        fake = given.net("fake")(x_t, t, given.cond).x0
-        g = (fake - real) / (x - real).abs().mean(1, keepdim=True)
-    first, pair = given.at(options["first_time"]), given.bank
-    again = given.student(given.process.sigma(first)[:, None] * pair["eps"], first, pair["cond"]).x0
-    regression = options["regression_weight"] * distance(given, again - pair["x"])
-    return options["matching_weight"] * pulled(x, g) + regression
+    options, own, pair = given.options, given.draws("student"), given.bank
+    matching = matched(given, samples(given), own, options["score_t_min"], options["score_t_max"])
+    gap = DISTANCES[options["distance"]](once(given, pair["eps"], pair["cond"]), pair["x"])
+    return options["matching_weight"] * matching + options["regression_weight"] * gap
 
 
 def matching_alone(given: Given) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, falling, pulled, simulated
+from tests.systems.written import between, critic_error, falling, logits, matched, simulated
 
 
 def samples(given: Given) -> Tensor:
@@ -20,29 +18,17 @@ def samples(given: Given) -> Tensor:
     return simulated(given, times, given.draws("samples"), 1.0 if options["unit_noise"] else None)
 
 
-def logits(given: Given, x: Tensor, own: Draws) -> Tensor:
-    """The head's, on the middle block of the fake at ``x`` noised to any time."""
-    t, eps = between(given, 0, 1, own.uniform()), own.normal(*given.shape)
-    return given.net("fake", 1)(given.middle(given.net("fake"), given.noise(x, t, eps), t))
-
-
 def student_loss(given: Given) -> Tensor:
     x, own = samples(given), given.draws("student")
-    t, eps = between(given, 0.02, 0.98, own.uniform()), own.normal(*given.shape)
-    with torch.no_grad():
-        x_t = given.noise(x, t, eps)
-        real = given.guided(given.teacher, x_t, t, given.options["guidance"])
-        fake = given.net("fake")(x_t, t, given.cond).x0
-        g = (fake - real) / (x - real).abs().mean(1, keepdim=True)
-    return pulled(x, g) + given.options["gan_weight"] * softplus(-logits(given, x, own)).mean()
+    matching = matched(given, x, own)
+    return matching + given.options["gan_weight"] * softplus(-logits(given, x, own)).mean()
 
 
 def fake_loss(given: Given) -> Tensor:
     x, own = samples(given).detach(), given.draws("fake")
     t, eps = between(given, 0, 1, own.uniform()), own.normal(*given.shape)
     denoising = given.denoising(given.net("fake"), x, t, eps)
-    real, made = logits(given, given.x, own), logits(given, x, own)
-    return denoising + given.options["critic_weight"] * (softplus(-real).mean() + softplus(made).mean())
+    return denoising + given.options["critic_weight"] * critic_error(given, x, own)
 
 
 WHOLE = {"steps": 3, "guidance": 2.5, "gan_weight": 0.3, "critic_weight": 0.7, "first_time": 0.8}

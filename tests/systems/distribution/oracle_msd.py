@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE, Cosine, Flow
 from stillhouse.systems.distribution.msd import Matching, ScoreMatching
 from stillhouse.train.method import Method
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, guided_pairs, pulled, simulated
+from tests.systems.written import between, critic_error, guided_pairs, logits, matched, once, simulated
 
 EVERYONE = torch.tensor([6, 0, 3, 5, 1])  # the labels of all parts together
 
@@ -69,25 +68,12 @@ def samples(given: Given) -> Tensor:
     return simulated(given, [given.options["first_time"]], given.draws("samples"))
 
 
-def logits(given: Given, x: Tensor, own: Draws) -> Tensor:
-    """The head's, on the middle block of the fake at ``x`` noised to any time."""
-    t, eps = between(given, 0, 1, own.uniform()), own.normal(*given.shape)
-    return given.net("fake", 1)(given.middle(given.net("fake"), given.noise(x, t, eps), t))
-
-
 def student_loss(given: Given) -> Tensor:
     options, x, own, pair = given.options, samples(given), given.draws("student"), given.bank
-    t = between(given, options["score_t_min"], options["score_t_max"], own.uniform())
-    with torch.no_grad():
-        x_t = given.noise(x, t, own.normal(*given.shape))
-        real = given.guided(given.teacher, x_t, t, options["guidance"])
-        fake = given.net("fake")(x_t, t, given.cond).x0
-        g = (fake - real) / (x - real).abs().mean(1, keepdim=True)
-    loss = pulled(x, g)
+    loss = matched(given, x, own, options["score_t_min"], options["score_t_max"])
     if options["regression_weight"]:
-        first = given.at(options["first_time"])
-        again = given.student(given.process.sigma(first)[:, None] * pair["eps"], first, pair["cond"]).x0
-        loss = loss + options["regression_weight"] * (again - pair["x"]).square().mean()
+        gap = once(given, pair["eps"], pair["cond"]) - pair["x"]
+        loss = loss + options["regression_weight"] * gap.square().mean()
     if options["gan_weight"]:
         loss = loss + options["gan_weight"] * softplus(-logits(given, x, own)).mean()
     return loss
@@ -98,8 +84,7 @@ def fake_loss(given: Given) -> Tensor:
     t, eps = between(given, 0, 1, own.uniform()), own.normal(*given.shape)
     loss = given.denoising(given.net("fake"), x, t, eps)
     if options["gan_weight"]:
-        real, made = logits(given, given.x, own), logits(given, x, own)
-        loss = loss + options["critic_weight"] * (softplus(-real).mean() + softplus(made).mean())
+        loss = loss + options["critic_weight"] * critic_error(given, x, own)
     return loss
 
 

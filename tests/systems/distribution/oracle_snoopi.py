@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import ROWS, Case, Given
-from tests.systems.written import between, preserving, pulled, simulated
+from tests.systems.written import between, noise_error, preserving, pulled, simulated
 
 
 def scale(given: Given) -> float:
@@ -50,15 +50,7 @@ def student_loss(given: Given) -> Tensor:
 
 
 def fake_loss(given: Given) -> Tensor:
-    """``alpha^2 (eps_fake - eps)^2``, now and then without a prompt; never guided, but a network that takes
-    the scale learns at the one it is used at."""
-    options, x, own, fake = given.options, samples(given).detach(), given.draws("fake"), given.net("fake")
-    dropped = own.one_uniform() < options["dropout"]
-    t, eps = between(given, 0.001, 1, own.uniform()), own.normal(*given.shape)
-    lesson = replace(given, cond=None) if dropped else given
-    w = scale(given) if given.takes_scale(fake) else 1.0
-    made = lesson.guided(fake, given.noise(x, t, eps), t, w, "eps")
-    return (preserving(given, t, x)[0] ** 2 * (made - eps).square()).mean()
+    return noise_error(given, samples(given).detach(), given.draws("fake"), scale(given))
 
 
 WHOLE = {

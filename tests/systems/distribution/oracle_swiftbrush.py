@@ -3,14 +3,12 @@ code."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from stillhouse.core.schedules import VE, Cosine, Flow
 from tests.systems.oracle import Case, Given
-from tests.systems.written import between, preserving, pulled, simulated
+from tests.systems.written import between, noise_error, preserving, pulled, simulated
 
 
 def samples(given: Given) -> Tensor:
@@ -32,15 +30,7 @@ def student_loss(given: Given) -> Tensor:
 
 
 def fake_loss(given: Given) -> Tensor:
-    """``alpha^2 (eps_fake - eps)^2``, now and then without a prompt; never guided, but a network that takes
-    the scale learns at the one it is used at."""
-    options, x, own, fake = given.options, samples(given).detach(), given.draws("fake"), given.net("fake")
-    dropped = own.one_uniform() < options["dropout"]
-    t, eps = between(given, 0.001, 1, own.uniform()), own.normal(*given.shape)
-    scale = options["guidance"] if given.takes_scale(fake) else 1.0
-    lesson = replace(given, cond=None) if dropped else given
-    made = lesson.guided(fake, given.noise(x, t, eps), t, scale, "eps")
-    return (preserving(given, t, x)[0] ** 2 * (made - eps).square()).mean()
+    return noise_error(given, samples(given).detach(), given.draws("fake"), given.options["guidance"])
 
 
 WHOLE = {"guidance": 2.5, "dropout": 0.0, "first_time": 0.8, "score_t_min": 0.1, "score_t_max": 0.9}

@@ -9,7 +9,7 @@ from torch.nn.functional import relu
 from stillhouse.core.conditions import Condition
 from stillhouse.core.schedules import VE, Cosine, Flow, ScaledLinearVP
 from tests.systems.oracle import Case, Given
-from tests.systems.written import along, between, ddim, guided_pairs, placed, pulled
+from tests.systems.written import along, between, ddim, guided_pairs, matched, once, placed
 
 SQUARED = {4: 0.8, 2: 0.5, 1: 0.3}  # the squared error's share at that many segments
 
@@ -94,21 +94,9 @@ def reward_loss(given: Given) -> Tensor:
     )
 
 
-def once(given: Given, eps: Tensor, cond: Condition) -> Tensor:
-    """The one-step student's samples."""
-    t = given.at(given.options["first_time"])
-    return given.student(given.process.sigma(t)[0] * eps, t, cond).x0
-
-
 def score_loss(given: Given) -> Tensor:
     x, options = once(given, given.draws("samples").normal(*given.shape), given.cond), given.options
-    own = given.draws("student")
-    t, eps = between(given, 0.02, 0.98, own.uniform()), own.normal(*given.shape)
-    with torch.no_grad():
-        x_t = given.noise(x, t, eps)
-        real = teacher(given, x_t, t)
-        g = (given.net("fake")(x_t, t, given.cond).x0 - real) / (x - real).abs().mean(1, keepdim=True)
-    loss = pulled(x, g)
+    loss = matched(given, x, given.draws("student"))
     if options["pairs"] and options["pair_weight"]:
         gap = once(given, given.bank["eps"], given.bank["cond"]) - given.bank["x"]
         loss = loss + options["pair_weight"] * gap.square().mean()
