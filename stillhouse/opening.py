@@ -21,6 +21,7 @@ from stillhouse.core.prediction import Kind
 from stillhouse.core.process import Process
 from stillhouse.core.schedules import process_from_config
 from stillhouse.core.structure import Structure, checked
+from stillhouse.io.checked import ABOUT
 from stillhouse.io.inside import possible
 from stillhouse.io.language import is_language, open_language
 from stillhouse.io.own import is_own, names_code, require_whole, run_code, unwrapped
@@ -312,7 +313,7 @@ def load(
             "A masked language model takes no option but the length of its texts.",
         )
         return _language(path, **pipeline)
-    if base is not None or (path / "stillhouse.json").is_file() or _is_lora(path):
+    if base is not None or (path / ABOUT).is_file() or _is_lora(path):
         return _saved_student(path, _found(base) if isinstance(base, str) else base, pipeline)
     if (
         pipeline

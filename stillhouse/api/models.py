@@ -12,7 +12,9 @@ from stillhouse.api.trust import from_cache, require_adapter
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require, required, required_type
 from stillhouse.core.schedules import process_from_config
+from stillhouse.io.checked import ABOUT
 from stillhouse.io.own import names_code
+from stillhouse.io.pipelines.index import INDEX
 from stillhouse.io.weights import own_network
 from stillhouse.model import WEIGHTS, Model, Network
 from stillhouse.opening import load, model_of, shipped
@@ -164,7 +166,7 @@ def open_product(
     sizes = [name for name in OPENING if opening.get(name) is not None]
     if sizes:
         place = shipped().get(str(source), Path(source))
-        piped = any((place / name).is_file() for name in ("model_index.json", "stillhouse.json"))
+        piped = any((place / name).is_file() for name in (INDEX, ABOUT))
         require(
             piped or str(source).startswith("hub:"),
             f"'{source}' is no Diffusers pipeline, which alone takes a {', '.join(sizes)}.",
@@ -234,7 +236,7 @@ def teacher_of_run(
 
 def has_product(folder: Path) -> bool:
     """Whether the folder of a run holds a whole product: the file that is written last."""
-    return any((folder / "model" / name).is_file() for name in (WEIGHTS, "stillhouse.json"))
+    return any((folder / "model" / name).is_file() for name in (WEIGHTS, ABOUT))
 
 
 def holds_own(source: str | Path) -> bool:

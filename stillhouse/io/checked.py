@@ -13,6 +13,7 @@ from stillhouse.core.structure import Structure, checked
 if TYPE_CHECKING:  # the command line reads settings before it imports torch
     from torch import Tensor
 
+ABOUT = "stillhouse.json"  # what a folder of another library's format says of a student of ours
 LARGEST = 256 * 2**20  # bytes of a text
 
 

@@ -16,10 +16,10 @@ from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.discrete import Masked
 from stillhouse.core.errors import StillhouseError, extra, require
-from stillhouse.io.checked import json_of
+from stillhouse.io.checked import ABOUT, json_of
 from stillhouse.models.letters import GAP, SHOWN
 
-CONFIG, ABOUT = "config.json", "stillhouse.json"
+CONFIG = "config.json"
 LENGTH = 128  # tokens of a text by default
 # what is kept with a student
 KEPT = {"samplings?": {"*": dict}, "free_steps?": bool, "world?": str, "info?": dict, "length?": int}

@@ -55,7 +55,7 @@ def _claimed(path: Path, folder: bool) -> tuple[Path, int | None]:
         if sys.platform == "win32":
             return part, None
         handle = os.open(part, os.O_RDONLY)
-        if _locks(handle) is not False and part.exists():
+        if take_lock(handle) is not False and part.exists():
             return part, handle
         os.close(handle)  # another process took it for a leftover in this very moment
 
@@ -72,7 +72,7 @@ def clear(path: Path) -> None:
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
             try:
-                if _locks(handle):
+                if take_lock(handle):
                     remove(left)
             finally:
                 os.close(handle)
@@ -86,9 +86,9 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def _locks(handle: int) -> bool | None:
-    """Take the lock of an open file: True; False where another process has it; None where the system has no
-    locks."""
+def take_lock(handle: int) -> bool | None:
+    """Take the kernel's lock of an open file: True; False where another process has it; None where the
+    system, or the file's, keeps none."""
     if sys.platform == "win32":
         return None
     try:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Any
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.io.checked import json_text
-from stillhouse.io.leftovers import remove
+from stillhouse.io.leftovers import remove, take_lock
 
 LOCK = ".lock"
 # what a run leaves that was killed, or refused, before it began: data that was encoded for it
@@ -80,23 +81,15 @@ def held(folder: Path | None) -> Iterator[None]:
 
 def _locked(path: Path) -> int:
     """The open file of a lock that this process holds."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":  # which keeps no such locks
         return _opened(path)
     while True:
         handle = _opened(path)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            about = _about(handle)
+        taken, about = take_lock(handle), _about(handle)
+        if taken is False or (taken is None and _lives(about)):
             os.close(handle)
-            raise _refusal(path.parent, about) from None
-        except OSError as error:
-            about = _about(handle)
-            if _lives(about):
-                os.close(handle)
-                raise _refusal(path.parent, about) from error
+            raise _refusal(path.parent, about)
+        if taken is None:
             log.warning("The file system of '%s' keeps no locks; start no other run there.", path.parent)
             return handle
         with suppress(OSError):

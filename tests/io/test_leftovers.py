@@ -7,7 +7,8 @@ import os
 import pytest
 
 from stillhouse.core.errors import StillhouseError
-from stillhouse.io.export.save import ABOUT, replace_folder
+from stillhouse.io.checked import ABOUT
+from stillhouse.io.export.save import replace_folder
 from stillhouse.io.leftovers import part_of
 from stillhouse.io.weights import atomic_write
 

@@ -12,12 +12,11 @@ from typing import Any
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import require
 from stillhouse.core.structure import checked
-from stillhouse.io.checked import json_of
+from stillhouse.io.checked import ABOUT, json_of
 from stillhouse.io.export.guidance_input import with_guidance_projection
 from stillhouse.io.export.lora import check_base, read_lora
-from stillhouse.io.export.save import ABOUT, INDEX
 from stillhouse.io.pipelines import Family, open_pipeline
-from stillhouse.io.pipelines.index import parts
+from stillhouse.io.pipelines.index import INDEX, parts
 from stillhouse.io.weights import kind_from_config
 
 # what is kept with a student, and what with one of each form

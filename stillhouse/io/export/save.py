@@ -18,6 +18,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.precision import held_in
+from stillhouse.io.checked import ABOUT
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
 from stillhouse.io.export.kohya import write_kohya
@@ -26,10 +27,10 @@ from stillhouse.io.export.schedulers import Choice, choose
 from stillhouse.io.export.walks import Sampled
 from stillhouse.io.leftovers import part_of
 from stillhouse.io.pipelines import Family
+from stillhouse.io.pipelines.index import INDEX
 from stillhouse.io.pipelines.quiet import quiet
 from stillhouse.io.weights import kind_config
 
-ABOUT, INDEX = "stillhouse.json", "model_index.json"
 FORMS = ("full", "lora", "both", "scheduler")
 LORA_FOLDER = "lora"
 
@@ -287,9 +288,13 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
     )
     folder = folder.resolve()
     old = folder.with_name(f".{folder.name}.old")
-    try:
-        if old.exists() and not folder.exists():  # an earlier process was killed between the two moves
+
+    def put_back() -> None:  # where this process, or one before it, was stopped between the two moves
+        if old.exists() and not folder.exists():
             os.replace(old, folder)
+
+    try:
+        put_back()
         with part_of(folder, folder=True) as part:
             build(part)
             shutil.rmtree(old, ignore_errors=True)
@@ -300,8 +305,7 @@ def replace_folder(folder: Path, build: Callable[[Path], None]) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StillhouseError(f"Can't write '{folder}': {reason}.") from error
     finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
+        put_back()
         shutil.rmtree(old, ignore_errors=True)
 
 
