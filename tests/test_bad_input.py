@@ -219,7 +219,7 @@ def test_a_model_that_is_torn(told: Told, degraded: Path) -> None:
         "distill", "cm", "--teacher", str(degraded), "--world", "mixture"
     )
     weights.unlink()
-    assert "has made no model yet" in told("sample", str(degraded))
+    assert "holds no model.safetensors" in told("sample", str(degraded))
 
 
 def test_a_model_of_somebody_else(told: Told, tmp_path: Path) -> None:

@@ -160,7 +160,10 @@ def open_product(
         "folder of its weights.",
     )
     if (folder / CONFIG).exists():
-        require(has_product(folder), f"The run in '{source}' has made no model yet; resume it to its end.")
+        lost = f": its 'model' holds no {WEIGHTS}" if (folder / "model").is_dir() else ""
+        require(
+            has_product(folder), f"The run in '{source}' has made no model yet{lost}; resume it to its end."
+        )
         require_adapter(recorded_entries(folder / CONFIG), adapter, folder)
         source = folder / "model"
     sizes = [name for name in OPENING if opening.get(name) is not None]

@@ -74,7 +74,7 @@ class Letters:
         fields = dict(described)
         name = fields.pop("name", None)
         require(name == "letters", f"A tokenizer of ours is described as 'letters', not as {name!r}.")
-        checked(described, DESCRIBED, "The description of a tokenizer can't be read")
+        checked(described, DESCRIBED, "A tokenizer can't be made")
         try:
             return cls(**fields)
         except TypeError as error:

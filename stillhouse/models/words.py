@@ -106,7 +106,7 @@ class Words:
         fields = dict(described)
         name = fields.pop("name", None)
         require(name == "words", f"A text encoder of ours is described as 'words', not as {name!r}.")
-        checked(described, DESCRIBED, "The description of a text encoder can't be read")
+        checked(described, DESCRIBED, "A text encoder can't be made")
         try:
             return cls(**fields)
         except TypeError as error:

@@ -289,7 +289,7 @@ class Sampling:
                 "stream": {"chunk": chunk, "window": window, "sink": sink} if chunk else None,
             }
         legs, stream = config["legs"], config.get("stream")
-        checked({"legs": legs, "stream": stream}, KEPT, "A sampling can't be read")
+        checked({"legs": legs, "stream": stream}, KEPT, "A sampling holds legs of times, solver and guidance")
         sound = bool(legs) and all(set(leg) <= known for leg in legs) and set(config) <= {"legs", "stream"}
         require(sound, f"A sampling holds legs of times, solver and guidance, not {str(legs)[:200]}.")
         return cls(legs=[Leg(**leg) for leg in legs], stream=Stream(**stream) if stream else None)

@@ -51,7 +51,7 @@ def test_description_makes_it_again(words):
     )
     with pytest.raises(StillhouseError, match="'words', not as 'clip'"):
         Words.from_description({"name": "clip"})
-    with pytest.raises(StillhouseError, match="lacks 'vocabulary'"):
+    with pytest.raises(StillhouseError, match="can't be made"):
         Words.from_description({"name": "words", "size": 3})
 
 

@@ -126,7 +126,7 @@ def test_legs_and_hooks_are_plain_data():
         {"times": [1, 0], "speed": 2},
         {"legs": [{"times": [1, 0]}], "x": 1},
     ):
-        with pytest.raises(StillhouseError, match="A sampling (holds|can't be read)"):
+        with pytest.raises(StillhouseError, match="A sampling holds"):
             Sampling.from_config(broken)
     for hooks, sentence in (
         ([{"name": "clap"}], "did you mean 'clip'"),

@@ -80,7 +80,10 @@ def _of_diffusers(library: object) -> bool:
 
 def _check_shards(file: Path) -> None:
     """Refuse an index of weights that leads out of its folder."""
-    names = set(json_of(file, {"weight_map": {"*": str}})["weight_map"].values())
+    try:
+        names = json_of(file, {"weight_map": dict})["weight_map"].values()
+    except StillhouseError as error:
+        raise StillhouseError(f"{str(error).rstrip('.')}; it is no index of weights.") from error
     odd = next((name for name in names if not plain(name)), None)
     require(odd is None, f"'{file}' names the weights '{odd}', which do not lie beside it.")
 
