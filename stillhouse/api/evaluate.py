@@ -3,7 +3,6 @@ noise."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from stillhouse.api.compare import SAMPLES, compare
+from stillhouse.api.evaluation import keep
 from stillhouse.api.held_out import HeldOut
 from stillhouse.api.versions import plain, versions
 from stillhouse.api.walks import endpoints, fill, walks_of
@@ -23,9 +22,7 @@ from stillhouse.core.conditions import balanced_labels, move
 from stillhouse.core.draws import Draws, seed_of
 from stillhouse.core.errors import require
 from stillhouse.core.process import Process
-from stillhouse.core.structure import Number, checked
-from stillhouse.io.checked import json_of
-from stillhouse.io.weights import atomic_write
+from stillhouse.core.structure import checked
 from stillhouse.metrics.distances import paired_rmse
 from stillhouse.metrics.metric import PAIRED_RMSE, declared
 from stillhouse.metrics.scores import Score, mean_scores, metric_of
@@ -34,8 +31,6 @@ from stillhouse.samplers.sampling import Sampling
 from stillhouse.train.data import conditions_of
 from stillhouse.worlds.base import World
 
-EVALUATION = "evaluation.json"  # in a run's folder
-SHOWN = ".safetensors"  # of the samples beside it that a page shows, where no world draws them again
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 250  # samples made at once
 
@@ -51,37 +46,6 @@ GIVEN = {
     "scores": (Mapping, None),
     "show": bool,
     "out": (str, Path, None),
-}
-WHO = ("student", "teacher")
-FIGURES = {"*": (Number, None)}
-# what an evaluation's file holds
-KEPT = {
-    "world": {"name": str, "prompts?": [str], "conditions?": int},
-    "n": int,
-    "batch": int,
-    "metric": str,
-    "metrics?": {"*": {"*": str}},
-    "rows": [
-        {
-            "who": str,
-            "steps": int,
-            "nfe": int,
-            "guidance": float,
-            "solver": (str, dict),
-            "default": bool,
-            "metrics": FIGURES,
-            "seconds_per_sample": float,
-            "memory?": int,
-        }
-    ],
-    "floor": FIGURES,
-    "untouched?": FIGURES,
-    "parameters": {"student": int, "teacher?": int},
-    "paired_rmse?": (Number, None),
-    "speed_up": (float, None),
-    "notes?": [str],
-    **{f"{name}?": str for name in ("floor_name", "reference_name", "floor_phrase")},
-    "versions?": {"*": str},
 }
 
 
@@ -203,53 +167,6 @@ def evaluate(
     )
     keep(found, out)
     return found
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """What :func:`evaluate` kept.
-
-    Arguments:
-        path: of the JSON file.
-
-    Returns:
-        Plain data; raises :class:`StillhouseError` for a missing or torn file, an entry of another type, and
-        figures that can't be.
-    """
-    found: dict[str, Any] = json_of(path, KEPT)
-    rows, again = found["rows"], "evaluate the run again"
-    require(
-        any(row["default"] and row["who"] == "student" for row in rows),
-        f"'{path}' holds no row of the student's default way; {again}.",
-    )
-    for row in rows:
-        sound = min(row["nfe"], row["steps"]) >= 1 and row["seconds_per_sample"] > 0
-        require(sound, f"'{path}' holds a row of no steps, calls or seconds; {again}.")
-        require(
-            row["who"] in WHO, f"'{path}' holds a row of '{row['who']}', not of {' or '.join(WHO)}; {again}."
-        )
-        require(
-            found["metric"] in row["metrics"], f"'{path}' holds a row without '{found['metric']}'; {again}."
-        )
-    counts = found["parameters"]
-    taught = any(row["who"] == "teacher" for row in rows)
-    require(not taught or "teacher" in counts, f"'{path}' lacks the teacher's 'parameters'; {again}.")
-    return found
-
-
-def keep(found: Mapping[str, Any], out: str | Path | None, shown: Mapping[str, Tensor] | None = None) -> None:
-    """Write an evaluation, whole or not at all.
-
-    Arguments:
-        found: what :func:`evaluate` returns.
-        out: a JSON file, or a run's folder; None: nothing is written.
-        shown: samples of its rows by their numbers, kept beside the file; None for none.
-    """
-    if out is None:
-        return
-    path = Path(out) / EVALUATION if Path(out).is_dir() else Path(out)
-    if shown:
-        atomic_write(path.with_suffix(SHOWN), save({k: v.contiguous() for k, v in shown.items()}))
-    atomic_write(path, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _in_world(

@@ -87,8 +87,8 @@ def evaluate(words: list[str]) -> int:
     )
     given = parser.parse(words)
 
-    from stillhouse.api.evaluate import EVALUATION
     from stillhouse.api.evaluate import evaluate as measure
+    from stillhouse.api.evaluation import EVALUATION
     from stillhouse.api.held_out import HeldOut
     from stillhouse.api.models import named_model, teacher_of_run
     from stillhouse.worlds.base import open_world

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse.api.evaluate import EVALUATION, evaluate
+from stillhouse.api.evaluate import evaluate
+from stillhouse.api.evaluation import EVALUATION
 from stillhouse.api.options import fields_of
 from stillhouse.api.runs import distill
 from stillhouse.core.errors import require

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stillhouse import forms
-from stillhouse.api.evaluate import EVALUATION, SHOWN, labels_for, read_evaluation
+from stillhouse.api.evaluate import labels_for
+from stillhouse.api.evaluation import EVALUATION, SHOWN, read_evaluation
 from stillhouse.api.held_out import NAME
 from stillhouse.api.models import open_model, teacher_of_run
 from stillhouse.api.run import CONFIG, recorded_entries

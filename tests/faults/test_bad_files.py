@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from stillhouse.api.evaluate import read_evaluation
+from stillhouse.api.evaluation import read_evaluation
 from stillhouse.api.run import recorded_entries
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
