@@ -15,6 +15,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,7 +125,11 @@ class Runs:
             self._forks is None
         ):  # a process of its own, with one thread: forking this one would copy its threads
             self._forks = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-m", "tests.systems.contract_method"],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
         folder = self.folder / slug
         self._forks.stdin.write(f"{slug} {folder}\n")
