@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stillhouse.report.figures import calls, duration
 from stillhouse.report.page import write_report
 from stillhouse.report.plots import number
 from stillhouse.systems.registry import find
+from stillhouse.train.journal import read
 from stillhouse.worlds.base import World, get_world
 
 MARK = ".stillhouse-demo"
@@ -46,8 +48,7 @@ CONSISTENT: dict[str, Any] = {
     "levels": 9,
     "steps": 2,
 }
-# by world and method: iterations on a machine that is fast enough, and the seconds that a slower one may
-# spend
+# by world and method: iterations on a machine that is fast enough, and the seconds that others may spend
 DIGITS = {
     "dmd2": {"seconds": 95, "iterations": 900, **ONE_CALL},
     "cm": {"seconds": 28, "iterations": 500, **CONSISTENT},
@@ -71,10 +72,31 @@ TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
 SHARE = {"shapes": 0.3}  # of the samples: this world's teacher takes longer
 TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest baseline
 SAMPLES = 400
-FEWEST = 100  # samples of a slow machine, which measures as many as its teacher makes in so many seconds:
+FEWEST = 80  # samples of a slow machine, which measures as many as its teacher makes in so many seconds:
 MEASURING = {"mnist": 60, "shapes": 50}
-TRIAL = 12  # iterations that measure how fast this machine is
+BESIDE = 12  # seconds around each training: measuring its pace, opening files, the student's own figures
+PAGE = 30  # seconds of the page
+WHOLE = 280  # seconds of all of it; on a slow machine each part gives its share
+TRIAL = 5  # iterations that measure how fast this machine is; the first of them pays for imports
 TRIED = 32  # samples that do
+
+
+class Plan:
+    """The seconds of the parts to come, shortened alike where those before took longer than planned.
+
+    Arguments:
+        whole: seconds until the end of the last part.
+        parts: seconds that each would take if there were enough, in their order.
+    """
+
+    def __init__(self, whole: float, parts: Sequence[float]):
+        self.end, self.parts = time.perf_counter() + whole, list(parts)
+
+    def take(self) -> float:
+        """Seconds of the next part."""
+        left = max(0.0, self.end - time.perf_counter())
+        planned = sum(self.parts)
+        return self.parts.pop(0) * min(1.0, left / planned)
 
 
 def main(
@@ -95,7 +117,7 @@ def main(
     anything but an earlier demo.
     """
     began = time.perf_counter()
-    out = Path(out)
+    plan, out = Plan(WHOLE, _parts(recipes)), Path(out)
     sources = {
         name: str(teacher) if teacher and not index else TEACHERS.get(name, name)
         for index, name in enumerate(recipes)
@@ -112,13 +134,20 @@ def main(
     for name, students in recipes.items():
         source, master, world = sources[name], masters[name], get_world(name)
         show(f"\nTeacher: {source}, {master.parameters:,} weights.")
-        results[name], samples = {}, _samples(name, master, max(16, round(n * SHARE.get(name, 1.0))))
+        results[name], samples = {}, 0
         for index, (slug, recipe) in enumerate(students.items()):
-            options = _options(slug, recipe, source, world, master, seed)
+            options = _options(slug, recipe, master, seed)
+            plan.take()  # of what stands beside the training
+            if "seconds" in recipe:
+                pace = _pace(source, slug, world, options, work / "trial")
+                options["iterations"] = max(TRIAL, min(options["iterations"], int(plan.take() / pace)))
             show(f"\nDistilling with {slug}, {options['iterations']} iterations.")
             runs.append(work / name / slug)
             student = distill(source, slug, world=world, out=runs[-1], quiet=quiet, **options)
             show("Measuring it beside its teacher." if index == 0 else "Measuring it.")
+            if index == 0:
+                most = max(16, round(n * SHARE.get(name, 1.0)))
+                samples = _samples(name, master, most, plan.take())
             results[name][slug] = evaluate(
                 student,
                 world,
@@ -162,42 +191,40 @@ def _fitting(teacher: Model, world: World) -> Model:
     return teacher
 
 
-def _options(
-    slug: str, recipe: Mapping[str, Any], teacher: str, world: World, master: Model, seed: int
-) -> dict[str, Any]:
-    """The recipe as options of a run that fits its seconds here; a guided teacher is distilled as it is
-    sampled."""
+def _parts(recipes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[float]:
+    """The plan's seconds in the order in which :func:`main` takes them."""
+    parts: list[float] = []
+    for name, students in recipes.items():
+        for index, recipe in enumerate(students.values()):
+            parts += [BESIDE, *([recipe["seconds"]] if "seconds" in recipe else [])]
+            parts += [MEASURING[name]] if index == 0 else []
+    return [*parts, PAGE]
+
+
+def _options(slug: str, recipe: Mapping[str, Any], master: Model, seed: int) -> dict[str, Any]:
+    """The recipe as options of a run; a guided teacher is distilled as it is sampled."""
     options = {k: v for k, v in recipe.items() if k != "seconds"}
     for name in {"guidance", "low_guidance", "high_guidance"} & set(fields_of(find(slug))):
         options.setdefault(name, master.sampling().guidance)
-    options["seed"] = seed
-    if "seconds" in recipe:
-        affordable = int(recipe["seconds"] / _pace(teacher, slug, world, options))
-        options["iterations"] = max(TRIAL, min(options["iterations"], affordable))
-    return options
+    return {**options, "seed": seed}
 
 
-def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any]) -> float:
-    """Seconds of one iteration here: two short runs of different lengths, after one that pays for imports;
-    setting up cancels out."""
-
-    def seconds(iterations: int) -> float:
-        began = time.perf_counter()
-        distill(teacher, slug, world=world, quiet=True, **{**options, "iterations": iterations})
-        return time.perf_counter() - began
-
-    seconds(1)
-    short = seconds(2)
-    return max(1e-6, (seconds(2 + TRIAL) - short) / TRIAL)
+def _pace(teacher: str, slug: str, world: World, options: Mapping[str, Any], folder: Path) -> float:
+    """Seconds of one iteration here, by a short run in a folder that is gone after it."""
+    short = {**options, "iterations": TRIAL, "log_every": 1}
+    distill(teacher, slug, world=world, quiet=True, out=folder, **short)
+    seconds = [float(row["seconds"]) for row in read(folder / "metrics.jsonl") if "seconds" in row]
+    shutil.rmtree(folder)
+    return max(1e-6, float(statistics.median(seconds[1:])))
 
 
-def _samples(world: str, teacher: Model, most: int) -> int:
-    """How many samples all of the teacher's ways can make in this world's seconds here, up to ``most``."""
+def _samples(world: str, teacher: Model, most: int, seconds: float) -> int:
+    """How many samples all of the teacher's ways can make in so many seconds here, up to ``most``."""
     calls = sum({*TEACHER_STEPS[world], next(iter(teacher.samplings))})
     teacher.sample(TRIED, steps=1)  # pays for what only the first call does
     began = time.perf_counter()
     teacher.sample(TRIED, steps=2)
-    affordable = MEASURING[world] * TRIED * 2 / (time.perf_counter() - began) / calls
+    affordable = seconds * TRIED * 2 / (time.perf_counter() - began) / calls
     return max(min(FEWEST, most), min(most, int(affordable)))
 
 

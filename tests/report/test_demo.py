@@ -145,7 +145,31 @@ def test_a_slow_machine_measures_fewer_samples(monkeypatch):
     made, clock, pace = [], [0.0], [0.0]
     monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
     steps = sum({64, *demo.TEACHER_STEPS["mnist"]})
-    fits = demo.MEASURING["mnist"] / steps
+    fits = 60 / steps
     for pace[0], expected in ((fits / 1000, 400), (fits / 250.5, 250), (fits, demo.FEWEST)):
-        assert demo._samples("mnist", Teacher(), 400) == expected
-    assert demo._samples("mnist", Teacher(), 16) == 16 and made[:2] == [(demo.TRIED, 1), (demo.TRIED, 2)]
+        assert demo._samples("mnist", Teacher(), 400, 60) == expected
+    pace[0] = fits / 250.5
+    assert demo._samples("mnist", Teacher(), 400, 30) == 125
+    assert demo._samples("mnist", Teacher(), 16, 60) == 16
+    assert made[:2] == [(demo.TRIED, 1), (demo.TRIED, 2)]
+
+
+def test_parts_that_took_long_shorten_those_that_follow(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
+    plan = demo.Plan(100, [40, 60, 100])
+    assert plan.take() == 20  # there is time for half of what is planned
+    clock[0] += 20
+    assert plan.take() == 30
+    clock[0] += 70
+    assert plan.take() == 10
+    late = demo.Plan(0, [10])
+    clock[0] += 1
+    assert late.take() == 0
+    assert demo.Plan(100, [40]).take() == 40  # no part is longer than planned
+
+
+def test_the_plan_has_a_part_for_all_that_is_taken(monkeypatch):
+    parts = demo._parts({"mnist": {"a": {"seconds": 7}, "b": {}}, "shapes": {"c": {"seconds": 9}}})
+    beside, mnist, shapes = demo.BESIDE, demo.MEASURING["mnist"], demo.MEASURING["shapes"]
+    assert parts == [beside, 7, mnist, beside, beside, 9, shapes, demo.PAGE]
