@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.core.errors import require, unknown
+from stillhouse.core.errors import StillhouseError, require, unknown
 from stillhouse.core.process import PROCESSES, Process, at_least_float32
+from stillhouse.core.structure import checked, fields_structure
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class ScaledLinearVP(VariancePreserving):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list, where it was read from a file
+        most = 10**6
+        require(1 <= self.steps <= most, f"A table has 1 to {most:,} steps, not {self.steps}.")
         require(
             len(self.betas) in (0, self.steps),
             f"A table of {self.steps} steps needs as many betas, not {len(self.betas)}.",
@@ -264,11 +268,16 @@ class VE(Process):
 def process_from_config(config: Mapping[str, Any] | str) -> Process:
     """The process that :meth:`Process.config` described; a bare name takes that process's defaults."""
     fields = {"name": config} if isinstance(config, str) else dict(config)
-    name = fields.pop("name", "")
+    name = str(fields.pop("name", ""))
     if name not in PROCESSES:
         raise unknown("process", name, PROCESSES)
+    checked(fields, fields_structure(PROCESSES[name]), f"Process '{name}' can't be made")
+    made = f"Process '{name}' can't be made from {fields}"
     try:
-        return PROCESSES[name](**fields)
-    except TypeError as error:
-        require(False, f"Process '{name}' can't be made from {fields}: {error}.")
-        raise
+        process = PROCESSES[name](**fields)
+        with suppress(NotImplementedError):  # of tokens there is no noise level
+            level = process.sigma(torch.tensor([0.5], dtype=torch.float64))
+            require(bool(torch.isfinite(level).all()), f"{made}: its noise level at t = 0.5 is no number.")
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise StillhouseError(f"{made}: {error}.") from error
+    return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -30,6 +31,12 @@ NAMES: dict[Any, str] = {
     list: "a list",
     None: "none",
 }
+# that of a field or an argument by its annotation
+BY_ANNOTATION: dict[str, Structure] = {
+    **{kind.__name__: kind for kind in (str, int, float, bool)},
+    "Sequence[int]": [int],
+    "tuple[float, ...]": [float],
+}
 LARGE = 2**63
 LONGEST = 60  # characters of a value that are shown
 
@@ -52,6 +59,14 @@ def checked(value: Any, structure: Structure, source: str) -> Any:
     if found := differs(value, structure):
         raise StillhouseError(f"{source}: {found}.")
     return value
+
+
+def fields_structure(kind: type) -> Structure:
+    """What plain data must look like for a dataclass to be made of it, as far as annotations tell; of another
+    class anything."""
+    if not is_dataclass(kind):
+        return Any
+    return {f"{f.name}?": BY_ANNOTATION.get(str(f.type), Any) for f in fields(kind)}
 
 
 def differs(value: Any, structure: Structure, place: str = "") -> str:

@@ -23,7 +23,7 @@ from stillhouse.core.errors import StillhouseError, require, required, required_
 from stillhouse.core.prediction import KINDS, Kind
 from stillhouse.core.schedules import process_from_config
 from stillhouse.core.spellings import current_weights
-from stillhouse.core.structure import checked
+from stillhouse.core.structure import checked, fields_structure
 from stillhouse.io.checked import json_text, metadata_of, opened
 from stillhouse.io.leftovers import part_of
 from stillhouse.io.own import fill, is_own, kept, require_whole
@@ -96,9 +96,10 @@ def kind_from_config(config: dict[str, Any]) -> Kind:
     name = str(fields.pop("name", ""))
     if name not in KINDS:
         raise unknown("prediction kind", name, KINDS)
+    checked(fields, fields_structure(KINDS[name]), f"Prediction kind '{name}' can't be made")
     try:
         return KINDS[name](**fields)
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise StillhouseError(f"Prediction kind '{name}' can't be made from {fields}: {error}.") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stillhouse.core.errors import StillhouseError, require, unknown
-from stillhouse.core.structure import Structure, checked
+from stillhouse.core.structure import BY_ANNOTATION, checked
 from stillhouse.models.dit import DiT
 from stillhouse.models.mlp import MLP
 from stillhouse.models.onehot import OneHot
@@ -25,8 +25,6 @@ MODELS: dict[str, type[Network]] = {
 }
 MODELS |= {scene.name: scene for scene in (Gaussians, Voxels, Points, Plain)}
 
-# what an option holds, by its annotation
-TYPES: dict[str, Structure] = {"int": int, "float": float, "bool": bool, "Sequence[int]": [int]}
 DEPTHS = ("depth", "blocks")  # options that count layers
 MOST_LAYERS = 10_000
 
@@ -62,7 +60,7 @@ def _check(name: str, known: inspect.Parameter, value: Any) -> None:
     """Refuse a value of another type, one that is too small, and more layers than any network has; what is 0
     by default may be."""
     source, option = f"The model '{name}' can't be built", known.name
-    structure = TYPES.get(str(known.annotation), Any)
+    structure = BY_ANNOTATION.get(str(known.annotation), Any)
     checked({option: value}, {option: structure}, source)
     numbers = value if isinstance(value, list | tuple) else (value,)
     low = 1 if structure in (int, [int]) and known.default != 0 else 0

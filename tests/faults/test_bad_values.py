@@ -19,8 +19,12 @@ from stillhouse.api.evaluate import evaluate
 from stillhouse.api.held_out import HeldOut
 from stillhouse.api.runs import distill, train_model
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.prediction import KINDS
+from stillhouse.core.process import PROCESSES
+from stillhouse.core.schedules import process_from_config
 from stillhouse.core.structure import Number, differs
 from stillhouse.io.data import open_source
+from stillhouse.io.weights import kind_from_config
 from stillhouse.models import MODELS, build_model
 from stillhouse.opening import load
 from stillhouse.systems.registry import class_of
@@ -162,6 +166,16 @@ def test_a_network_refuses_what_none_can_be_built_with(name: str) -> None:
             sentence_of(lambda o=option, v=value: build_model({"name": name, **usual, o: v}))
 
 
+@pytest.mark.parametrize("name", [*PROCESSES, *KINDS])
+def test_a_process_and_a_kind_refuse_what_they_cannot_be_made_with(name: str) -> None:
+    """As a header of anybody's may describe them."""
+    table, make = (PROCESSES, process_from_config) if name in PROCESSES else (KINDS, kind_from_config)
+    make({"name": name})
+    for option in getattr(table[name], "__dataclass_fields__", ()):
+        for value in ODD:
+            sentence_of(lambda o=option, v=value: make({"name": name, o: v}))
+
+
 def test_a_structure_names_the_first_entry_that_differs() -> None:
     shape = {"a": int, "b?": [(str, None)], "c?": ({"d": float}, None), "*": Number}
     assert differs({"a": 1, "b": ["x", None], "c": {"d": 1}, "e": float("nan")}, shape) == ""
@@ -279,6 +293,9 @@ def test_sample_ends_well_or_in_a_sentence(given: dict[str, Any]) -> None:
 )
 @example({"call": None, "examples": {}})
 @example({"call": torch.zeros(2)})
+@example({"process": {"name": 5}})
+@example({"process": {"name": []}})
+@example({"process": {"name": "ve", "sigma_max": "x"}})
 def test_load_ends_well_or_in_a_sentence(given: dict[str, Any]) -> None:
     usual = {"source": torch.nn.Linear(2, 2), "shape": (2,)}
     sentence_of(lambda: load(**{**usual, **given}))
