@@ -134,3 +134,10 @@ def test_a_step_of_the_sde_goes_up_and_refreshes_the_noise_to_match():
     # the first step can go no further up than the noise
     late = clean_flow(affine(0.5, 2.0), eps, [0.99, s], cond, gamma=0.2, draws=Draws(3, "z"))
     assert late.isfinite().all()
+
+
+def test_the_sde_may_begin_at_pure_noise():
+    """The first step goes down to the last time below 1, and no root of a negative number is taken."""
+    with torch.no_grad():
+        made = clean_flow(WORLD.exact(LinearVP()), normal(4), [1.0, 0.5], gamma=0.1, draws=Draws(4, "z"))
+    assert made.isfinite().all()
