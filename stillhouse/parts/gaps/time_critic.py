@@ -79,7 +79,7 @@ class TimedHead(nn.Module):
         Returns:
             Logits (B, maps, places), positive for real.
         """
-        h = h.movedim(channel_of(h), 1) if h.dim() > 2 else h
+        h = h.movedim(channel_of(h), 1)
         h = h.reshape(*h.shape, *[1] * (4 - h.dim()))
         inner = self.norm(h)
         if self.film is not None:

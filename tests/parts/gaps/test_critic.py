@@ -147,3 +147,19 @@ def test_features_of_joint_blocks_are_the_pictures():
     kept = features_at(denoiser, ["net.blocks.0", "net.blocks.1"], x, torch.full((2,), 0.5))
     assert [float(h.mean()) for h in kept] == [2, 4] and all(h.shape == x.shape for h in kept)
     assert torch.equal(kept[1], features(denoiser, x, torch.full((2,), 0.5)))
+
+
+def test_a_head_is_found_under_a_networks_own_empty_condition():
+    class Needy(torch.nn.Module):
+        middle = "inner"
+
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(2, 5)
+
+        def forward(self, x, t, cond):
+            assert cond.shape == (len(x), 3)
+            return self.inner(x)
+
+    denoiser = Denoiser(Needy(), Flow(), empty=torch.zeros(1, 3))
+    assert head_for(denoiser, (2,)).out[0].in_features == 5
