@@ -107,6 +107,7 @@ def test_heads_are_made_for_the_sides_and_channels_of_the_features() -> None:
     denoiser, shape = network("unet")  # the middle has 16 channels of 2 x 2
     head = head_for(denoiser, shape, 2)
     assert len(head.down) == 3 and head.out[0].in_features == 32
+    assert len(head_for(denoiser, (3, 8, 16)).down) == 3  # of 2 x 4 places the smaller side
     denoiser, shape = network("dit")
     assert len(head_for(denoiser, shape).down) == 0 and head_for(denoiser, shape).out[0].in_features == 16
     assert not any(p.grad is not None for p in denoiser.parameters())

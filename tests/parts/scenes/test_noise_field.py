@@ -214,6 +214,14 @@ def test_every_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number(elev
     assert count.min() >= 1 and count.max() > 4
 
 
+def test_a_pixel_may_have_one_texel():
+    field, place = SurfaceField(1, LENS, (1, SIDE, SIDE), texels=14), orbit(1, 4.0, (15.0,))
+    field.noise.fill_(1)
+    field.behind.fill_(-1)
+    shown = field(torch.tensor([0]), place, ball(place)[0])
+    assert int((shown == 1).sum()) > 20
+
+
 def test_a_point_shows_the_projection_of_one_vector():
     field, places = field_for(Points(500, 2), (4,)), orbit(3, 1.0, (15.0, 40.0))
     assert isinstance(field, PointField)
