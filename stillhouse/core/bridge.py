@@ -108,7 +108,7 @@ class Bridge(Process):
         return -self.ratio(t).log()
 
     def time(self, log_snr: Tensor) -> Tensor:
-        return self.time_of_eta(torch.sigmoid(-2 * (log_snr + math.log(self.kappa)))).clamp(0, 1)
+        return self.time_of_eta(torch.sigmoid(-2 * (log_snr + math.log(self.kappa))))
 
     def posterior(self, r_0: Tensor, r_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """``q(r_s | r_0, r_t)`` for ``s < t`` of shape (B,): mean (B, …) and standard deviation (B,).

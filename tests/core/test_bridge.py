@@ -243,3 +243,11 @@ def test_a_network_of_states_alone_is_given_the_state_and_no_condition():
     for none in (None, {"label": y}, y):
         with pytest.raises(StillhouseError, match="starts from a degraded sample"):
             unconditional(Net(), residual, at(0.3), none)
+
+
+def test_the_last_cell_of_a_table_has_its_inverse():
+    bridge = ResShift()
+    t = at(14.5 / 15)
+    low, high = bridge.table[14:]
+    assert float(bridge.eta(t)) == pytest.approx(float((low + high) / 2) ** 2)
+    assert float(bridge.time_of_eta(bridge.eta(t))) == pytest.approx(14.5 / 15)

@@ -295,3 +295,8 @@ def test_times_of_any_level_lie_between_the_ends():
 
 def test_a_number_that_is_rounded_up_to_one_is_the_last_token():
     assert Uniform(V).instead(torch.tensor([[0.0, 0.999, 1.0, -1e-9]])).tolist() == [[0, V - 1, V - 1, 0]]
+
+
+def test_of_no_probability_at_all_some_index_is_drawn():
+    made = choose(torch.full((3, 4), -math.inf), torch.tensor([0.0, 0.5, 0.99]))
+    assert ((made >= 0) & (made < 4)).all()

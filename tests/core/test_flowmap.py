@@ -63,6 +63,7 @@ def test_a_step_in_another_process() -> None:
 def test_a_converted_denoiser_hands_everything_on(two_time: bool) -> None:
     """Of a flow on VE: ``t`` has ``sigma = 80 t^7``, and there ``t_flow = sigma / (1 + sigma)``."""
     model = Converted(denoiser(two_time), VE())
+    assert model.two_time == two_time
     sigma, end = 80 * T**7, 80 * S**7
     t, s = sigma / (1 + sigma), end / (1 + end)
     each = 2 * t + COND + 100 * W + (10 * s if two_time else 0)

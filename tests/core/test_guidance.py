@@ -196,3 +196,20 @@ def test_times_of_frames_are_guided_too():
     w = torch.tensor([2.0, 3.0])
     raw = Guided(plain, w, interval=(0.4, 1.0))(x, t, torch.zeros(2)).raw - x * t[..., None]
     assert raw[:, :, 0].tolist() == [[1, 2, 2], [1, 3, 3]]
+
+
+def test_a_scale_of_one_is_the_denoiser_itself():
+    denoiser = made(Flow())
+    assert at_scale(denoiser, 1) is denoiser and at_scale(denoiser, 1.0) is denoiser
+    for scale in (0.0, 2.0):
+        guided = at_scale(denoiser, scale)
+        assert isinstance(guided, Guided) and guided.scale == scale and guided.plain is denoiser
+
+
+def test_an_interval_may_be_one_time():
+    denoiser = made(Flow())
+    t, cond = torch.tensor([0.5, 0.4], dtype=torch.float64), torch.tensor([1, 2])
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+    plain, full = denoiser(x, t, cond).x0, Guided(denoiser, 3.0)(x, t, cond).x0
+    guided = Guided(denoiser, 3.0, interval=(0.5, 0.5))(x, t, cond).x0
+    torch.testing.assert_close(guided, torch.stack([full[0], plain[1]]))

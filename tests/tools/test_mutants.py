@@ -126,11 +126,13 @@ def test_the_tests_of_a_slip_are_those_that_run_its_lines() -> None:
         "tests/a/test_other.py::one": Covered(0.1, {"stillhouse/parts/y.py": 1 << 4}),
     }
     slow, quick, own, _ = tests
-    assert covering(by["return a - 1"], tests, 60) == [own, slow]
-    assert covering(by["return a - 1"], tests, 10) == [own]
+    beside = "tests/parts/test_x.py::made_before"
+    tests[beside] = Covered(2.0, {})
+    assert covering(by["return a - 1"], tests, 60) == [own, beside, slow]
+    assert covering(by["return a - 1"], tests, 10) == [own, beside]
     assert covering(by["a / 2)"], tests, 60) == [quick]
-    assert covering(by["if (not (a)):"], tests, 60) == [own, quick, slow]
-    assert covering(by["k = x"], tests, 60) == [own, quick, slow]  # whoever runs anything of the file
+    assert covering(by["if (not (a)):"], tests, 60) == [own, beside, quick, slow]
+    assert covering(by["k = x"], tests, 60) == [own, beside, quick, slow]  # whoever runs anything of the file
 
 
 def test_an_equivalent_slip_is_known_by_its_lines(tmp_path: Path) -> None:

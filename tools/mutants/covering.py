@@ -129,26 +129,37 @@ def coverage(
 
 
 def covering(mutant: Mutant, tests: dict[str, Covered], budget: float) -> list[str]:
-    """The tests of a mutant: those in the folder that mirrors its own first, then the quickest others.
+    """The tests of a mutant: those that run its line, in the folder that mirrors its own first; then the rest
+    of their files, since what one test made (a fixture of the module, a cache) another may look at.
 
     Arguments:
         mutant: one slip.
         tests: those there are, with their lines.
-        budget: seconds that the others may take together.
+        budget: seconds that all may take together but those of the own folder that run the line.
 
     Returns:
-        Ids of tests, in the order they are to run.
+        Ids of tests, in the order they are to run, the quickest of each sort first; none where none runs it.
     """
     mirrored = str(Path("tests", *Path(mutant.file).parts[1:-1]))
-    found = [(str(Path(name.partition("::")[0]).parent) != mirrored, test.seconds, name)
-             for name, test in tests.items() if test.runs(mutant)]  # fmt: skip
+    runs = {name for name, test in tests.items() if test.runs(mutant)}
+    files = {_file(name) for name in runs}
+
+    def order(name: str) -> tuple[bool, bool, float, str]:
+        other = str(Path(_file(name)).parent) != mirrored
+        return other, name not in runs, tests[name].seconds, name
+
     chosen: list[str] = []
     spent = 0.0
-    for other, seconds, name in sorted(found):
-        spent += seconds if other else 0.0
-        if not other or spent <= budget or not chosen:
+    for other, beside, seconds, name in sorted(order(name) for name in tests if _file(name) in files):
+        own = not other and not beside
+        spent += 0.0 if own else seconds
+        if own or spent <= budget or not chosen:
             chosen.append(name)
     return chosen
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def test_files(root: Path, paths: Iterable[str]) -> list[str]:

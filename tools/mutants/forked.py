@@ -55,6 +55,7 @@ def prepare(root: Path, scratch: Path) -> None:
         "mutants", database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
     settings.load_profile("mutants")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that forks end with it, too
     share(["pytest_timeout"])
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(root / COMPILED)
 
@@ -186,6 +187,7 @@ def _fork(job: Job, folder: Path) -> int:
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)

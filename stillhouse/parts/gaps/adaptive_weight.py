@@ -29,5 +29,5 @@ def adaptive_weight(
     """
     (g,) = torch.autograd.grad(main, weight, retain_graph=True)
     (h,) = torch.autograd.grad(other, weight, retain_graph=True)
-    ratio: Tensor = (g.norm() / (h.norm() + 1e-4)).clamp(low, high).detach()
+    ratio: Tensor = (g.norm() / (h.norm() + 1e-4)).clamp(low, high)
     return ratio

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillhouse.core.conditions import Condition, expand, move
+from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser, ExactDenoiser
 from stillhouse.core.errors import StillhouseError, unknown
 from stillhouse.models.taps import until
@@ -143,10 +143,7 @@ def head_for(denoiser: Denoiser, shape: tuple[int, ...], states: int = 1) -> Hea
         device = next(
             denoiser.net.parameters()
         ).device  # the network's own: an adapter that is off has no weights
-        cond = None if denoiser.empty is None else expand(move(denoiser.empty, device), 1)
-        h = features(
-            denoiser, torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device), cond
-        )
+        h = features(denoiser, torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device))
     return Head(states * h.shape[channel_of(h)], min(h.shape[-2:]) if h.dim() == 4 else 1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillhouse.core.bridge import Bridge
-from stillhouse.core.conditions import Condition, expand, move
+from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.models.embed import Fourier, GroupNorm, zero
 from stillhouse.models.unet import groups
@@ -79,7 +79,7 @@ class TimedHead(nn.Module):
         Returns:
             Logits (B, maps, places), positive for real.
         """
-        h = h.movedim(channel_of(h), 1) if h.dim() > 2 else h
+        h = h.movedim(channel_of(h), 1)
         h = h.reshape(*h.shape, *[1] * (4 - h.dim()))
         inner = self.norm(h)
         if self.film is not None:
@@ -103,8 +103,8 @@ class TimedCritic(nn.Module):
         self.blocks = encoder_of(denoiser)
         device = next(denoiser.net.parameters()).device
         x, t = torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device)
-        nothing = {"image": x} if isinstance(denoiser.process, Bridge) else None
-        cond = nothing if denoiser.empty is None else expand(move(denoiser.empty, device), 1)
+        own = denoiser.empty is None and isinstance(denoiser.process, Bridge)
+        cond = {"image": x} if own else None
         with torch.no_grad():
             seen = features_at(denoiser, self.blocks, x, t, cond)
         self.heads = nn.ModuleList(TimedHead(h.shape[channel_of(h)], maps, timed) for h in seen)

@@ -23,7 +23,7 @@ from stillhouse.models.scenes.points import flat
 
 HIT = 0.1  # opacity from which a pixel shows the object
 WINDOW = 8  # texels to each side that one pixel may cover; of a larger one, seen edge-on, a part is counted
-POLE = 1.3  # how far out on a chart (of sqrt 2) a place may lie before neighbours lie far apart
+POLE = 1.3  # the larger coordinate on a chart (up to sqrt 2) from which neighbours may lie far apart
 
 
 class NoiseField(nn.Module):
@@ -119,7 +119,7 @@ class SurfaceField(NoiseField):
         for half in (0, 1):
             quad = chart(corners, flip=half == 1)
             # far out on a chart neighbours lie far apart; what is there is near the pole of the other one
-            near = hit & (quad.norm(dim=-1) < POLE).all(-1) & (quad.abs().amin(-2) < 1).all(-1)
+            near = hit & (quad.abs() < POLE).all((-2, -1)) & (quad.abs().amin(-2) < 1).all(-1)
             row, pixel = near.nonzero(as_tuple=True)
             inside, texel = self._covered(quad[row, pixel])
             found = self.noise[which[row][:, None], half, texel] * inside[..., None]

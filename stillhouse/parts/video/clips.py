@@ -140,7 +140,7 @@ def chunk_levels(draws: Draws, count: int, chunk: int, frames: int) -> Tensor:
     Returns:
         Numbers in 0 … count - 1, (rows, frames) int64.
     """
-    drawn = draws.uniform(0, count, -(-frames // chunk), dtype=torch.float64).long().clamp(max=count - 1)
+    drawn = draws.uniform(0, count, -(-frames // chunk), dtype=torch.float64).long()
     return drawn.repeat_interleave(chunk, 1)[:, :frames]
 
 

@@ -107,6 +107,7 @@ def test_heads_are_made_for_the_sides_and_channels_of_the_features() -> None:
     denoiser, shape = network("unet")  # the middle has 16 channels of 2 x 2
     head = head_for(denoiser, shape, 2)
     assert len(head.down) == 3 and head.out[0].in_features == 32
+    assert len(head_for(denoiser, (3, 8, 16)).down) == 3  # of 2 x 4 places the smaller side
     denoiser, shape = network("dit")
     assert len(head_for(denoiser, shape).down) == 0 and head_for(denoiser, shape).out[0].in_features == 16
     assert not any(p.grad is not None for p in denoiser.parameters())
@@ -147,3 +148,19 @@ def test_features_of_joint_blocks_are_the_pictures():
     kept = features_at(denoiser, ["net.blocks.0", "net.blocks.1"], x, torch.full((2,), 0.5))
     assert [float(h.mean()) for h in kept] == [2, 4] and all(h.shape == x.shape for h in kept)
     assert torch.equal(kept[1], features(denoiser, x, torch.full((2,), 0.5)))
+
+
+def test_a_head_is_found_under_a_networks_own_empty_condition():
+    class Needy(torch.nn.Module):
+        middle = "inner"
+
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(2, 5)
+
+        def forward(self, x, t, cond):
+            assert cond.shape == (len(x), 3)
+            return self.inner(x)
+
+    denoiser = Denoiser(Needy(), Flow(), empty=torch.zeros(1, 3))
+    assert head_for(denoiser, (2,)).out[0].in_features == 5

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from stillhouse.core.bridge import ResShift
+from stillhouse.core.bridge import Brownian, ResShift, unconditional
+from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
 from stillhouse.parts.gaps.critic import encoder_of, features_at
@@ -123,3 +124,34 @@ def test_the_critic_reads_a_bridges_network_and_its_gradient_reaches_the_sample(
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     assert float(gradient.abs().sum()) > 0
     assert not {id(p) for p in network.parameters()} & {id(p) for p in critic.parameters()}
+
+
+class Reads(torch.nn.Module):
+    """A network that insists on its condition, and adds it."""
+
+    middle = "blocks.0"
+
+    def __init__(self, wanted):
+        super().__init__()
+        self.blocks, self.wanted = torch.nn.ModuleList([torch.nn.Linear(8, 8)]), wanted
+
+    def forward(self, x, t, cond):
+        assert self.wanted(cond)
+        return self.blocks[0](x + (0 if cond is None else cond))
+
+
+def test_a_critic_is_made_under_what_the_network_takes_for_no_condition():
+    empty = torch.full((1, 8), 3.0)
+    for process in (Flow(), Brownian()):
+        with_empty = Denoiser(Reads(lambda c: (c == 3).all()), process, "x0", empty=empty)
+        assert len(TimedCritic(with_empty, (8,), 4).heads) == 1
+    TimedCritic(Denoiser(Reads(lambda c: c is None), Flow(), "x0"), (8,), 4)
+    TimedCritic(Denoiser(Reads(lambda c: c is None), Brownian(), "x0", call=unconditional), (8,), 4)
+
+
+def test_the_critic_reads_features_under_the_condition():
+    denoiser = Denoiser(Reads(lambda c: True), Flow(), "x0")
+    critic, x, t = TimedCritic(denoiser, (8,), 4), torch.randn(2, 8), torch.full((2,), 0.5)
+    plain, told = critic(denoiser, x, t), critic(denoiser, x, t, torch.ones(2, 8))
+    assert not torch.allclose(plain, told)
+    assert torch.equal(told, critic(denoiser, x + 1, t))

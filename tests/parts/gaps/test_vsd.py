@@ -11,6 +11,7 @@ from stillhouse.parts.gaps.score import noise_share
 from stillhouse.parts.gaps.vsd import fake_denoising, fake_times, lora_fake, vsd_gradient
 from stillhouse.worlds.mixture.layouts import make_mixture
 from stillhouse.worlds.mixture.world import Mixture
+from tests.parts.affine import affine, f64
 
 ROWS = 6
 
@@ -125,3 +126,26 @@ def test_fake_is_an_adapter_on_the_teacher_that_starts_as_it():
     student = world.network(Flow(), width=8, depth=1)
     copied = lora_fake(world.exact(Flow()), student, 64, 1.0)
     assert not isinstance(copied, Adapted) and copied.net is not student.net
+
+
+def test_the_fakes_loss_under_a_condition_by_hand():
+    x, t, eps = f64([[1.0, -2.0]]), f64([0.25]), f64([[0.3, 0.7]])
+    x_t = 0.75 * x + 0.25 * eps
+    predicted = (x_t - 0.75 * (0.5 * x_t + 0.5 + 0.9)) / 0.25
+    weight = 0.75**2 / (0.75**2 + 0.25**2)
+    made = fake_denoising(affine(0.5, 2.0), x, t, eps, f64([0.9]))
+    torch.testing.assert_close(made, weight * ((predicted - eps) ** 2).sum() / 2)
+
+
+def test_both_scores_are_under_the_condition():
+    x, t, eps = f64([[1.0, -2.0]]), f64([0.25]), f64([[0.3, 0.7]])
+    x_t = 0.75 * x + 0.25 * eps
+    real, fake = 0.5 * x_t + 0.5 + 0.9, -0.3 * x_t + 0.25 + 0.9
+    share = 0.25**2 / (0.75**2 + 0.25**2)
+    made = vsd_gradient(x, t, eps, affine(0.5, 2.0), affine(-0.3, 1.0), f64([0.9]))
+    torch.testing.assert_close(made, share * 3 * (fake - real))  # eps = (x_t - 0.75 D) / 0.25
+
+
+def test_times_of_the_fake_go_from_the_first_step_to_the_last():
+    u = Draws(50, "t").uniform()
+    torch.testing.assert_close(fake_times(Flow(), Draws(50, "t")), 1e-3 + 0.999 * u)

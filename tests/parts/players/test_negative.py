@@ -240,3 +240,26 @@ def test_a_network_without_cross_attention_is_refused():
     family = opened("sd3")
     with pytest.raises(StillhouseError, match="no cross-attention"):
         Negative(family.denoiser(), family.encode(["blue"]), 0.5)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_bias_skip_and_rescale_are_taken_away_once(residual: bool):
+    """``(W Z + b [+ x]) / r``: what is subtracted is ``alpha W Z- / r``."""
+    out = torch.nn.Linear(4, 3 if not residual else 4)
+
+    class Attn:
+        to_out = [out]
+        residual_connection = residual
+        rescale_output_factor = 2.0
+
+    def plain(attn, hidden, tokens, mask=None, temb=None):
+        return (
+            out(tokens.mean(1, keepdim=True).expand(-1, hidden.shape[1], -1)) + (hidden if residual else 0)
+        ) / 2
+
+    x, tokens, other = normal(2, 5, 4), normal(2, 3, 4, seed=1), normal(2, 6, 4, seed=2)
+    alpha = torch.tensor([0.3, 1.0])
+    made = Subtracting(plain)(Attn(), x, tokens, negative=other, negative_weight=alpha)
+    taken = alpha[:, None, None] * (other.mean(1, keepdim=True) @ out.weight.T) / 2
+    torch.testing.assert_close(made, plain(None, x, tokens) - taken)
+    assert torch.equal(Subtracting(plain)(Attn(), x, tokens), plain(None, x, tokens))

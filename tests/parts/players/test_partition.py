@@ -50,3 +50,10 @@ def test_the_rows_of_a_part() -> None:
     assert rows_of(part, 1).tolist() == [0, 2] and rows_of(part, 2).tolist() == [3]
     with pytest.raises(StillhouseError, match="No condition lies in part 3"):
         rows_of(part, 3)
+
+
+def test_a_directions_largest_entry_is_positive_whatever_the_prompts() -> None:
+    for seed in range(20):
+        tokens = torch.randn(9, 1, 4, generator=torch.Generator().manual_seed(seed))
+        for direction in embedding_signs(tokens, 4)["directions"]:
+            assert max(direction, key=abs) > 0

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from stillhouse.parts.scenes.distill_3d import clean_flow, falling
 from stillhouse.samplers.rollout import rollout
 from stillhouse.solvers import make_solver
 from stillhouse.worlds.mixture.layouts import make_mixture
+from tests.parts.affine import affine, f64
 
 WORLD = make_mixture()
 
@@ -105,3 +108,36 @@ def test_the_sde_reaches_the_modes_elsewhere_than_the_ode():
     assert WORLD.off_mode(ode) < 0.02 and WORLD.off_mode(sde) < 0.02
     assert WORLD.modes_held(sde) == 8
     assert ((ode - sde).norm(dim=1) > 2).double().mean() > 0.1
+
+
+def test_two_steps_of_the_clean_flow_by_hand():
+    """On a flow, of the clean estimate ``D = 0.5 x + 2 t + cond``: its noise is ``(x - (1 - t) D) / t``."""
+    eps, cond, grid = normal(3), f64([0.9, -0.4, 0.1]), [0.9, 0.5, 0.25]
+    y = torch.zeros_like(eps)
+    for t, s in ((0.9, 0.5), (0.5, 0.25)):
+        x = (1 - t) * y + t * eps
+        predicted = (x - (1 - t) * (0.5 * x + 2 * t + cond[:, None])) / t
+        y = y + (s / (1 - s) - t / (1 - t)) * (predicted - eps)
+    torch.testing.assert_close(clean_flow(affine(0.5, 2.0), eps, grid, cond), y)
+
+
+def test_a_step_of_the_sde_goes_up_and_refreshes_the_noise_to_match():
+    eps, cond, z = normal(3), f64([0.9, -0.4, 0.1]), Draws(3, "z").normal(2, dtype=torch.float64)
+    t, up, s = 0.5, 0.6, 0.25
+    kept = (t / (1 - t)) / (up / (1 - up))
+    noise = kept * eps + math.sqrt(1 - kept**2) * z
+    x = up * noise
+    predicted = (x - (1 - up) * (0.5 * x + 2 * up + cond[:, None])) / up
+    expected = (s / (1 - s) - up / (1 - up)) * (predicted - noise)
+    made = clean_flow(affine(0.5, 2.0), eps, [t, s], cond, gamma=0.2, draws=Draws(3, "z"))
+    torch.testing.assert_close(made, expected)
+    # the first step can go no further up than the noise
+    late = clean_flow(affine(0.5, 2.0), eps, [0.99, s], cond, gamma=0.2, draws=Draws(3, "z"))
+    assert late.isfinite().all()
+
+
+def test_the_sde_may_begin_at_pure_noise():
+    """The first step goes down to the last time below 1, and no root of a negative number is taken."""
+    with torch.no_grad():
+        made = clean_flow(WORLD.exact(LinearVP()), normal(4), [1.0, 0.5], gamma=0.1, draws=Draws(4, "z"))
+    assert made.isfinite().all()

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stillhouse.models.scenes import Gaussians, Plain, Points, Rendering
-from stillhouse.models.scenes.camera import Lens, axes, orbit, pixel_centres
+from stillhouse.models.scenes.camera import Lens, axes, orbit, pixel_centres, pixel_corners
 from stillhouse.parts.scenes.noise_field import (
     PlainField,
     PointField,
@@ -117,6 +117,109 @@ def test_the_chart_preserves_area_and_keeps_the_hemispheres_apart():
         counts = torch.bincount(cells[:, 0] * 4 + cells[:, 1], minlength=16) / len(at) * 16
         assert (counts - 1).abs().max() < 0.12  # 625 points a cell: a deviation of 0.04
     assert chart(torch.tensor([[0.0, 0.0, -1.0]])).abs().max() == pytest.approx(math.sqrt(2))
+
+
+def test_the_chart_in_numbers():
+    root = math.sqrt(0.5)
+    for point, place in (
+        ((0, 0, 2), (0, 0)),
+        ((1, 0, 0), (1, 0)),
+        ((0, -3, 0), (0, -1)),
+        ((1, 1, 0), (1, 1)),
+        ((-1, 1, 0), (-1, 1)),
+        ((math.cos(math.pi / 8), math.sin(math.pi / 8), 0), (1, 0.5)),
+        ((math.sin(math.pi / 8), -math.cos(math.pi / 8), 0), (0.5, -1)),
+        ((math.sin(math.pi / 3), 0, 0.5), (root, 0)),  # 1 - cos 60° = 1/2
+    ):
+        up = torch.tensor([point], dtype=torch.float64)
+        assert chart(up)[0].tolist() == pytest.approx(place, abs=1e-6)
+        down = up * torch.tensor([1, 1, -1])
+        torch.testing.assert_close(chart(down, flip=True), chart(up))
+
+
+def inside(corners, texels):
+    """The whole places 0 … texels - 1 in a convex four-sided figure, corner by corner to the left."""
+    found = set()
+    for i in range(texels):
+        for j in range(texels):
+            turns = [
+                (bx - ax) * (j - ay) - (by - ay) * (i - ax)
+                for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True)
+            ]
+            if all(v > 0 for v in turns) or all(v < 0 for v in turns):
+                found.add((i, j))
+    return found
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [(2.3, 1.2), (5.6, 1.4), (5.2, 4.7), (2.1, 4.1)],
+        [(2.3, 1.2), (2.1, 4.1), (5.2, 4.7), (5.6, 1.4)],  # the other way round
+        [(-1.7, -0.6), (1.8, -0.9), (2.2, 2.4), (-1.2, 1.3)],  # partly off the chart
+        [(5.4, 5.3), (9.2, 4.8), (9.6, 9.1), (5.7, 8.3)],
+        [(3.1, 3.2), (3.4, 3.1), (3.3, 3.6), (3.2, 3.5)],  # between the texels
+    ],
+)
+def test_a_pixel_covers_the_texels_between_its_corners(corners):
+    field = SurfaceField(1, LENS, (3, 4, 4), texels=8)
+    quad = (torch.tensor([corners], dtype=torch.float64) + 0.5) * 2 / 8 - 1
+    covered, texel = field._covered(quad)
+    numbers = texel[covered].tolist()
+    assert sorted(numbers) == sorted(8 * i + j for i, j in inside(corners, 8))
+
+
+def test_texels_are_twice_the_pictures_unless_given():
+    assert SurfaceField(2, LENS, (3, 4, 4)).noise.shape == (2, 2, 64, 3)
+    assert SurfaceField(2, LENS, (3, 4, 4), texels=5).noise.shape == (2, 2, 25, 3)
+
+
+def test_corners_lie_at_the_mean_depth_of_the_pixels_around_them():
+    field, side = SurfaceField(1, LENS, (3, 3, 3)), 3
+    place = torch.tensor([[4.0, 0.0, 0.0]])
+    depth = torch.arange(9.0).reshape(1, 3, 3) / 10 + 3
+    hit = torch.tensor([[[0, 1, 1], [1, 1, 0], [0, 0, 0]]]).bool()
+    mean = torch.full((4, 4), 4.0)  # that of the origin, where nothing is seen
+    for row in range(4):
+        for column in range(4):
+            near = [
+                float(depth[0, i, j])
+                for i in (row - 1, row)
+                for j in (column - 1, column)
+                if 0 <= i < 3 and 0 <= j < 3 and hit[0, i, j]
+            ]
+            mean[row, column] = sum(near) / len(near) if near else 4.0
+    seen = Rendering(torch.zeros(1, 9, 3), hit.float(), depth * hit)
+    made = field._corners(place, seen, hit.flatten(1)).reshape(side, side, 4, 3)
+    points = LENS.point(place, pixel_corners(side, place), mean.flatten()[None]).reshape(4, 4, 3)
+    around = ((0, 0), (0, 1), (1, 1), (1, 0))
+    for row in range(3):
+        for column in range(3):
+            expected = torch.stack([points[row + i, column + j] for i, j in around])
+            torch.testing.assert_close(made[row, column], expected)
+
+
+@pytest.mark.parametrize("elevation", [0.0, 15.0, 60.0, -35.0])
+def test_every_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number(elevation):
+    """At the corners of the charts, on the equator at 45 degrees, as everywhere."""
+    field, place = SurfaceField(1, LENS, (1, SIDE, SIDE), texels=64), orbit(1, 4.0, (elevation,))
+    field.noise.fill_(1)
+    field.behind.fill_(-1)
+    seen, _ = ball(place)
+    shown = field(torch.tensor([0]), place, seen)[0, 0]
+    hit = seen.opacity[0] > 0
+    assert (shown[~hit] == -1).all() and (shown[hit] > 0).all()
+    count = shown[hit] ** 2
+    torch.testing.assert_close(count, count.round(), rtol=1e-5, atol=1e-4)
+    assert count.min() >= 1 and count.max() > 4
+
+
+def test_a_pixel_may_have_one_texel():
+    field, place = SurfaceField(1, LENS, (1, SIDE, SIDE), texels=14), orbit(1, 4.0, (15.0,))
+    field.noise.fill_(1)
+    field.behind.fill_(-1)
+    shown = field(torch.tensor([0]), place, ball(place)[0])
+    assert int((shown == 1).sum()) > 20
 
 
 def test_a_point_shows_the_projection_of_one_vector():

@@ -72,6 +72,12 @@ def test_as_many_steps_as_the_grid_has_find_its_own_end() -> None:
     assert len(search(slope, Y, TIMES, 4, levels=range(2)).before) == 2
 
 
+def test_a_table_has_a_row_an_index():
+    made = search(slope, Y, TIMES, 2, each=True)
+    assert made.costs.shape == (5, 3) and made.states.shape == (5, 3, 2)
+    assert [level.shape for level in made.before] == [(5, 3)] * 2
+
+
 def test_a_path_is_read_back_level_by_level() -> None:
     none = torch.tensor([[-1], [-1], [-1]])
     before = [torch.tensor([[2], [2], [-1]]), none, torch.tensor([[1], [-1], [-1]])]

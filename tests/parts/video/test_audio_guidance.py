@@ -61,3 +61,15 @@ def test_without_sound_it_is_plain_guidance(world, asked):
         TwoGuided(exact, 3.0, 7.0)(x, t, text_of(cond)).x0, empty + 3 * (text - empty), atol=1e-5, rtol=0
     )
     assert torch.equal(TwoGuided(exact, 3.0, 7.0)(x, t).x0, empty)
+
+
+def test_what_is_left_behind_is_the_negative_prompt_without_sound(world, asked):
+    exact, (x, t, cond) = world.exact(Flow()), asked
+    other = {name: part[:1] for name, part in text_of(cond).items()}
+    exact.negative_condition = other
+    negative = exact(x, t, {name: part.expand(6, *part.shape[1:]) for name, part in other.items()}).x0
+    text, both = exact(x, t, text_of(cond)).x0, exact(x, t, cond).x0
+    expected = negative + 3 * (text - negative) + 1.5 * (both - text)
+    torch.testing.assert_close(TwoGuided(exact, 3.0, 1.5)(x, t, cond).x0, expected, atol=1e-5, rtol=0)
+    away = TwoGuided(exact, 3.0, 1.5).away_from(cond)
+    assert not away["features"].any() and torch.equal(away["tokens"][5], other["tokens"][0])
