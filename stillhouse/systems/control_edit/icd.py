@@ -286,7 +286,7 @@ def encode(model: Model, x: Tensor, cond: Condition = None, *, seed: int = 0) ->
     times = _route(model)
     draws = Draws(len(x), seed, "encode", device=x.device)
     start = torch.full((len(x),), times[0], device=x.device)
-    scales = [1.0] * (len(times) - 1) if _learnt(model) and takes_guidance(forward) else None
+    scales = [1.0] * len(times[1:]) if _learnt(model) and takes_guidance(forward) else None
     return follow(forward, model.denoiser.process.noise(x, start, draws.normal_like(x)), times, cond, scales)
 
 
