@@ -101,8 +101,8 @@ def once(given: Given, eps: Tensor, cond: Condition) -> Tensor:
 
 
 def score_loss(given: Given) -> Tensor:
-    x, options = once(given, given.draws("samples").normal(*given.shape), given.cond), given.options
-    own = given.draws("student")
+    x = once(given, given.draws("samples").normal(*given.shape), given.cond)
+    own, options = given.draws("student"), given.options
     t, eps = placed(given, between(given, 0.02, 0.98, own.uniform())), own.normal(*given.shape)
     with torch.no_grad():
         x_t = given.noise(x, t, eps)
@@ -118,10 +118,8 @@ def score_loss(given: Given) -> Tensor:
 
 
 def fake_loss(given: Given) -> Tensor:
-    x, own = (
-        once(given, given.draws("samples").normal(*given.shape), given.cond).detach(),
-        given.draws("fake"),
-    )
+    x = once(given, given.draws("samples").normal(*given.shape), given.cond).detach()
+    own = given.draws("fake")
     t = placed(given, between(given, 0, 1, own.uniform()))
     return given.denoising(given.net("fake"), x, t, own.normal(*given.shape))
 
@@ -131,13 +129,8 @@ def pairs(given: Given) -> dict[str, Tensor]:
     eps, count = given.draws("bank").normal(*given.shape), given.options["levels"]
     x = given.process.sigma(given.at(1.0)[0]) * eps
     for k in range(count):
-        x = heun(
-            given,
-            lambda x, t: teacher(given, x, t),
-            x,
-            given.at(1 - k / count),
-            given.at(1 - (k + 1) / count),
-        )
+        t, s = given.at(1 - k / count), given.at(1 - (k + 1) / count)
+        x = heun(given, lambda x, t: teacher(given, x, t), x, t, s)
     return {"eps": eps, "x": x, "cond": given.cond}
 
 
