@@ -82,13 +82,13 @@ DATA = {"source": "data", "first_levels": 3, "distance": "huber"}
 CASES = [
     Case("student", student_loss, process, kind, options, embedded=embedded, within=within, total=TOTAL)
     for process, kind, embedded, within, options in (
-        (VE(), "edm", False, 0, {"levels": 4}),
-        (Flow(), "velocity", False, 0, {"levels": 4, "distance": "l1", **RANGE}),
-        (VE(), "edm", True, 0, {"levels": 4, "distance": "huber", **RANGE}),
-        (Cosine(), "v", True, 0, {"levels": 4, "low_guidance": 2.5, "high_guidance": 2.5}),
-        (ScaledLinearVP(), "eps", False, 0, {"levels": 3, "solver": "ddim", **RANGE}),
+        (VE(), "edm", False, 0, {"levels": 5}),
+        (Flow(), "velocity", False, 0, {"levels": 5, "distance": "l1", **RANGE}),
+        (VE(), "edm", True, 0, {"levels": 5, "distance": "huber", **RANGE}),
+        (Cosine(), "v", True, 0, {"levels": 5, "low_guidance": 2.5, "high_guidance": 2.5}),
+        (ScaledLinearVP(), "eps", False, 0, {"levels": 5, "solver": "ddim", **RANGE}),
         (VE(), "edm", False, 17, {"levels": 9, "curriculum": "root", **IMPROVED, **DATA}),
         (Flow(), "velocity", False, 12, {"levels": 9, "curriculum": "doubling", **IMPROVED, **DATA}),
-        (VE(), "edm", False, 0, {"levels": 4, **IMPROVED, "high_guidance": 3.0, "low_guidance": 3.0}),
+        (VE(), "edm", False, 0, {"levels": 5, **IMPROVED, "high_guidance": 3.0, "low_guidance": 3.0}),
     )
 ]

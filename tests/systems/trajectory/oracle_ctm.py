@@ -85,12 +85,12 @@ def critic_loss(given: Given) -> Tensor:
     return relu(1 - real).mean() + relu(1 + made).mean()
 
 
-WHOLE = {"levels": 5, "segment": 3, "critic_from": JOINS}
+WHOLE = {"levels": 9, "segment": 6, "critic_from": JOINS}  # a segment of two steps is drawn, of three below
 CASES = [
     Case(player, loss, process, kind, {**WHOLE, **more}, embedded=embedded, within=within, total=TOTAL)
     for player, loss, process, kind, within, embedded, more in (
         ("student", student_loss, VE(), "edm", 12, False, {}),
-        ("student", student_loss, Flow(), "velocity", 14, True, {"segment": 9, "levels": 4}),
+        ("student", student_loss, Flow(), "velocity", 14, True, {"segment": 20}),
         ("student", student_loss, Cosine(), "v", 11, False, {}),
         ("student", student_loss, Cosine(), "v", 16, False, {"denoising": False}),
         ("critic", critic_loss, VE(), "edm", 13, True, {}),

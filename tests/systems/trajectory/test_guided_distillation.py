@@ -100,6 +100,7 @@ def test_the_extra_stage_teaches_the_jumps_that_the_stochastic_sampler_makes():
     assert [stage.length for stage in short.stages(10)] == [1, 3, 6]
     assert ready(stochastic=True, steps=2).ladder == [32, 16, 8, 4, 2]
     way = method.samplings()[8]
+    assert way.solver == "leap" and ready(steps=8).samplings()[8].solver == "ddim"
     assert (
         way.times == [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0] and way.nfe(method.student) == 8
     )
