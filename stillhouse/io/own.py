@@ -7,7 +7,6 @@ by the user's own function, which runs only where the user names it.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import sys
@@ -226,27 +225,6 @@ def kept(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], dict[str, T
             first[where] = name
             weights[name] = tensor
     return weights, shared, {name: tensor for name, _, _, tensor in loose_tensors(net)}
-
-
-def digest(net: nn.Module) -> str:
-    """A number in hexadecimal digits that two networks share if, and practically only if, all their tensors
-    are equal; adapters on them are passed over.
-
-    Arguments:
-        net: of a user.
-
-    Returns:
-        32 digits.
-    """
-    weights, _, loose = kept(net)
-    found = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*weights.items(), *loose.items()]:
-        if ".lora_" in name:  # of an adapter that an earlier run put on it
-            continue
-        name = name.replace(".base_layer", "")
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def fill(net: nn.Module, weights: Mapping[str, Tensor], loose: Mapping[str, Tensor]) -> None:

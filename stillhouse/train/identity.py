@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.core.conditions import flattened
+from stillhouse.io.own import kept
 from stillhouse.train.data import Data, InfiniteData, Prompts, Several, TensorData
 from stillhouse.train.recipe import Recipe
 
@@ -20,6 +21,7 @@ FREE = {
     *("compile", "checkpoint_activations"),
 }
 PROBES = 64
+VALUES = 2**16  # of a larger tensor so many count, from all over it
 NEAR = 1e-3  # by how much a value may differ, of what a network or another machine computes again
 
 
@@ -34,6 +36,30 @@ def network_identity(net: nn.Module) -> str:
     found = hashlib.blake2b(digest_size=8)
     for name, weight in net.named_parameters():
         found.update(f"{name} {tuple(weight.shape)}\n".encode())
+    return found.hexdigest()
+
+
+def weights_identity(net: nn.Module, own: bool = False) -> str:
+    """A number in hexadecimal digits that two networks share if their tensors are equal, and practically only
+    then; adapters on them are passed over.
+
+    Arguments:
+        net: any.
+        own: whether it is a user's; the tensors that its ``state_dict`` lacks count as well then, where those
+            of a known library are caches.
+
+    Returns:
+        32 digits.
+    """
+    weights, _, loose = kept(net)
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in [*weights.items(), *(loose.items() if own else ())]:
+        if ".lora_" in name:  # of an adapter that an earlier run put on it
+            continue
+        found.update(f"{name.replace('.base_layer', '')} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, -(-len(flat) // VALUES))].cpu().contiguous()
+        found.update(some.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

@@ -20,7 +20,7 @@ from stillhouse.core.errors import StillhouseError, require
 from stillhouse.core.precision import held_in
 from stillhouse.core.spellings import current_modules, current_run
 from stillhouse.core.structure import checked
-from stillhouse.io.own import digest, is_own
+from stillhouse.io.own import is_own
 from stillhouse.model import Model, Network
 from stillhouse.train import checkpoint
 from stillhouse.train.batch import Batch
@@ -31,7 +31,13 @@ from stillhouse.train.feed import Feed
 from stillhouse.train.finite import FiniteGuard
 from stillhouse.train.guards import fitting
 from stillhouse.train.health import Probe
-from stillhouse.train.identity import data_identity, network_identity, recipe_identity, same
+from stillhouse.train.identity import (
+    data_identity,
+    network_identity,
+    recipe_identity,
+    same,
+    weights_identity,
+)
 from stillhouse.train.journal import Journal
 from stillhouse.train.method import Method, copy_weights, option_defaults
 from stillhouse.train.player import Player, settings
@@ -83,11 +89,11 @@ class Trainer:
         on_grid: Callable[[int, Tensor], None] | None = None,
         info: Mapping[str, Any] | None = None,
     ):
-        # of a teacher that a user's code makes: it must be the same when the run goes on
-        made = teacher.pipeline is None and teacher.tokenizer is None and is_own(teacher.denoiser.net)
+        # the teacher must be the same when the run goes on
         closed = isinstance(teacher.denoiser, ExactDenoiser | Wrapped)
-        taught = made and not closed and method.requires("teacher")
-        self.digest = digest(teacher.denoiser.net) if out and taught else ""
+        own = teacher.pipeline is None and teacher.tokenizer is None and is_own(teacher.denoiser.net)
+        taught = out and not closed and method.requires("teacher")
+        self.digest = weights_identity(teacher.denoiser.net, own) if taught else ""
         if recipe.lora:
             require(
                 student is None,
@@ -358,8 +364,8 @@ class Trainer:
         noted = current_run(state["run"], mine, _as_json(option_defaults(self.method)))
         require(
             noted.get("teacher", self.digest) == self.digest,
-            f"The teacher of the run in '{self.out}' had other weights than the one given now; its code "
-            "must make the same network each time, from saved weights or under a fixed seed.",
+            f"The teacher of the run in '{self.out}' had other weights than the one given now; code of "
+            "one's own must make the same network each time, from saved weights or under a fixed seed.",
         )
         # of an entry that a checkpoint of before does not have its default was meant
         meant = {**_as_json(recipe_identity(Recipe())), **{k: mine[k] for k in ("student", "data")}, **noted}

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import stillhouse
 from stillhouse.api.models import open_product
 from stillhouse.cli import main
 from stillhouse.core.errors import StillhouseError
+from stillhouse.io.pipelines.tiny import build
 from stillhouse.train import checkpoint
 from stillhouse.train.run_folder import LOCK, held, is_free, tidy
 
@@ -171,6 +173,41 @@ def test_other_data_is_another_run(tmp_path):
     with pytest.raises(StillhouseError, match=r"other settings \(data\)"):
         stillhouse.distill("mixture", "cm", data=(x + 1, None), source="data", resume=True, **options)
     stillhouse.distill("mixture", "cm", data=(x.clone(), None), source="data", resume=True, **options)
+
+
+@pytest.mark.parametrize("form", ["ours", "diffusers"])
+def test_another_teacher_in_the_same_place_is_another_run(form, tmp_path):
+    """The folder is named as before, its weights are others."""
+    teacher = tmp_path / "teacher"
+    data = tmp_path / "prompts.txt" if form == "diffusers" else (torch.randn(8, 2), None)
+    (tmp_path / "prompts.txt").write_text("a red cube\na blue ball\n")
+
+    def make(seed: int) -> None:
+        shutil.rmtree(teacher, ignore_errors=True)
+        if form == "diffusers":
+            build("sd", teacher)
+            (file,) = (teacher / "unet").glob("*.safetensors")
+            save_file({name: x * (1 + 0.001 * seed) for name, x in load_file(file).items()}, file)
+        else:
+            made = stillhouse.load("mixture").denoiser.copy()
+            with torch.no_grad():
+                next(made.parameters()).mul_(1 + 0.001 * seed)
+            stillhouse.load(made, shape=(2,)).save_pretrained(teacher)
+
+    def run(**more) -> None:
+        few = {"iterations": 2, "batch": 2, "save_every": 1, "quiet": True, "out": tmp_path / "run"}
+        slug, own = ("swiftbrush", {}) if form == "diffusers" else ("progressive", {"teacher_steps": 4})
+        stillhouse.distill(teacher, slug, data=data, **own, **few, **more)
+
+    make(0)
+    run()
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000002")
+    make(1)
+    with pytest.raises(StillhouseError, match="had other weights than the one given now"):
+        run(resume=True)
+    make(0)
+    run(resume=True)
 
 
 def test_every_flipped_bit_of_a_state_is_seen(half, tmp_path):

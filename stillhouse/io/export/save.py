@@ -18,7 +18,7 @@ from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.errors import StillhouseError, require, required_type, unknown
 from stillhouse.core.guidance import takes_guidance
 from stillhouse.core.precision import held_in
-from stillhouse.io.checked import ABOUT
+from stillhouse.io.checked import ABOUT, json_of
 from stillhouse.io.export.card import Facts, card
 from stillhouse.io.export.guidance_input import with_idle_input
 from stillhouse.io.export.kohya import write_kohya
@@ -173,7 +173,7 @@ def write_pipeline(folder: str | Path, family: Family) -> Path:
 def forget_places(place: Path) -> None:
     """Take out where on this machine the parts came from: nobody who is given the folder should read it."""
     for file in place.rglob("*.json"):
-        config = json.loads(file.read_text())
+        config = json_of(file, (dict, list))
         if isinstance(config, dict) and Path(str(config.get("_name_or_path") or "")).is_absolute():
             del config["_name_or_path"]
             file.write_text(json.dumps(config, indent=2) + "\n")
@@ -193,7 +193,7 @@ def _write_full(
         pipe.save_pretrained(str(place), safe_serialization=True)
     _write_scheduler(place, choice)
     if choice.own:
-        index = json.loads((place / INDEX).read_text())
+        index = json_of(place / INDEX)
         index["scheduler"] = ["few_step_scheduler", choice.name]
         (place / INDEX).write_text(json.dumps(index, indent=2))
     _write_about(place, facts, {**about, "form": "full", "idle_input": facts.no_scale})
