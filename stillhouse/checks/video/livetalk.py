@@ -3,6 +3,7 @@ does not drift."""
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -39,6 +40,7 @@ CONTRACT = Contract(
 )
 START, OWN = 1500, 600  # iterations of the two stages
 FRAMES, CHUNK, LONG, SAMPLES = 8, 4, 64, 256
+RUNS = 2
 # The fake score has to keep up with the student: it learns alone at first, and four times as fast after that.
 MATCHING: dict[str, Any] = {"ode_share": 0.0, "chunk": CHUNK, "warmup": 150, "fake_per_student": 1}
 RATES = {"student": 5e-4, "fake": 2e-3}
@@ -60,13 +62,8 @@ def trained(
     )
 
 
-def check(seed: int, ablation: str = "") -> list[Claim]:
-    """A bump on a ring of 16 pixels at one of two speeds; training is on clips of 8 frames, measurement on
-    streams of 64.
-
-    Half of the student's streams are a chunk longer than a clip, and only the other half score its first
-    chunk, which has no past. Where two thirds are longer, that chunk is spoilt on some seeds.
-    """
+def measured(seed: int, ablation: str) -> tuple[float, float]:
+    """Of one run: clip distance after the second stage over that after the first, and drift."""
     world = RingClips(FRAMES, speeds=(1, 2))
 
     def begun(steps: int) -> Model:
@@ -88,13 +85,18 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             LONG // FRAMES
         )
 
+    return off(after) / off(before), drift(world.frame_curve(after), FRAMES, LONG)
+
+
+def check(seed: int, ablation: str = "") -> list[Claim]:
+    """A bump on a ring of 16 pixels at one of two speeds; training is on clips of 8 frames, measurement on
+    streams of 64; the mean of two runs.
+
+    Half of the student's streams are a chunk longer than a clip, and only the other half score its first
+    chunk, which has no past. Where two thirds are longer, that chunk is spoilt on some seeds.
+    """
+    ratios, drifts = zip(*(measured(RUNS * seed + i, ablation) for i in range(RUNS)), strict=True)
     return [
-        at_most(
-            "clip distance along a stream after the second stage / after the first",
-            off(after) / off(before),
-            0.7,
-        ),
-        at_most(
-            "frame distance at frame 64 / at frame 8", drift(world.frame_curve(after), FRAMES, LONG), 1.15
-        ),
+        at_most("clip distance along a stream after the second stage / after the first", fmean(ratios), 0.6),
+        at_most("frame distance at frame 64 / at frame 8", fmean(drifts), 1.15),
     ]
