@@ -114,5 +114,5 @@ class Digests:
     def save(self) -> None:
         """Keep what was found."""
         if self.memory is not None and self._fresh != self.known:
-            atomic_write(self.memory, json.dumps(self._fresh).encode())
+            atomic_write(self.memory, json.dumps(self._fresh, sort_keys=True).encode())
             self.known = dict(self._fresh)
