@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.schedules import Flow
@@ -79,6 +84,64 @@ def test_the_second_half_makes_a_lora_of_a_pipeline(tmp_path, monkeypatch):
     assert page.read_text() == "shapes-pipeline, distilled"
     assert json.loads((page.parent / "metrics.json").read_text())["teachers"] == {"shapes": "shapes-pipeline"}
     assert (page.parent / "shapes" / slug / "model" / "lora").is_dir()
+
+
+BARE = """
+import sys
+
+class Without:  # a finder of modules, as if some were not installed
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *where):
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, *where)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+out, absent = sys.argv[1], set(sys.argv[2:])
+sys.meta_path[:] = map(Without, sys.meta_path)
+from stillhouse.report import demo
+
+demo.TEACHER_STEPS = {"shapes": (1,)}
+recipe = {**demo.SCENES["lcm"], "iterations": 1, "batch": 2}
+del recipe["seconds"]
+demo.main(out, recipes={"shapes": {"lcm": recipe}}, n=8, quiet=True)
+demo.get_world("mnist").floor(16)
+"""
+
+
+def installed_with(extra: str) -> set[str]:
+    """Names of the distributions that an installation with this extra brings."""
+    found, seen, to_see = set(), set(), [("stillhouse", frozenset({extra}))]
+    while to_see:
+        name, extras = to_see.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        found.add(name)
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:  # of another system or version
+            continue
+        for line in map(Requirement, lines):
+            if line.marker is None or any(line.marker.evaluate({"extra": e}) for e in ("", *extras)):
+                to_see.append((canonicalize_name(line.name), frozenset(line.extras)))
+    return found
+
+
+def test_what_make_demo_installs_is_enough_for_it(tmp_path):
+    there = installed_with("demo")
+    absent = [
+        module
+        for module, owners in packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & there
+    ]
+    assert {"pytest", "skimage", "gymnasium"} <= {*absent} and "torch" not in absent
+    words = [sys.executable, "-c", BARE, str(tmp_path / "demo"), *absent]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (tmp_path / "demo" / "report.html").is_file()
 
 
 def test_a_folder_of_someone_else_is_left_alone(tmp_path):
