@@ -72,11 +72,11 @@ TEACHER_STEPS = {"mnist": (1, 2, 4, 8, 16, 64), "shapes": (1, 2, 4)}
 SHARE = {"shapes": 0.3}  # of the samples: this world's teacher takes longer
 TEACHER_SOLVER = "dpm++"  # one call a step, and good with few of them: the student's strongest baseline
 SAMPLES = 400
-FEWEST = 80  # samples of a slow machine, which measures as many as its teacher makes in so many seconds:
+FEWEST = 64  # samples of a slow machine, which measures as many as its teacher makes in so many seconds:
 MEASURING = {"mnist": 60, "shapes": 50}
 BESIDE = 12  # seconds around each training: measuring its pace, opening files, the student's own figures
-PAGE = 30  # seconds of the page
-WHOLE = 280  # seconds of all of it; on a slow machine each part gives its share
+PAGE = 40  # seconds of the page
+WHOLE = 255  # seconds of all of it; on a slow machine each part gives its share
 TRIAL = 5  # iterations that measure how fast this machine is; the first of them pays for imports
 TRIED = 32  # samples that do
 
