@@ -3,10 +3,13 @@ it the student may end anywhere."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -20,10 +23,13 @@ from stillhouse.train.data import InfiniteData
 from stillhouse.worlds.mixture.layouts import make_mixture
 
 WORLD = "mixture"
-ABLATIONS = {"start": "The critic is not conditioned on the state at which the jump began."}
+ABLATIONS = {
+    "start": "The critic is not conditioned on the state at which the jump began.",
+    "guidance": NO_GUIDANCE,
+}
 CONTRACT = Contract(options={"ladder": (8, 4, 2, 1), "x0_student": True})
 SAMPLES = 8192
-LADDER = (16, 2)
+WAY: dict[str, Any] = {"ladder": (16, 2), "plain": 0, "relax": 1.0, "times": 1, "noise_levels": ()}
 STEPS = 900
 RATES = {"student": 1e-3, "critic": 2e-3}
 
@@ -39,12 +45,17 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     """The critic is all that the student learns from: it starts as a fresh network, whose samples are
     unrelated to their noise, and not as the teacher's copy, from which even an unconditional critic takes
     long to lead it away."""
+    scale = guided(
+        lambda w: SDXLLightning(guidance=w, **WAY), seed, 400, ablated=ablation == "guidance", lr=RATES
+    )
+    if ablation == "guidance":
+        return [scale]
     world = make_mixture(radius=2.0, std=0.25)
     fresh = world.network(Flow(), seed, width=64, depth=3, classes=0)
     teacher = load(world.exact(Flow()), shape=world.shape)
 
     def run(kind: type[SDXLLightning]) -> Model:
-        method = kind(ladder=LADDER, plain=0, relax=1.0, times=1, noise_levels=())
+        method = kind(**WAY)
         data, student = InfiniteData(world), fresh.copy()
         return distilled(method, world, STEPS, seed, network=student, data=data, lr=RATES)
 
@@ -60,4 +71,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most(f"distance from the same noise to the teacher's ends: {claim}", apart[0] / apart[1], 0.45),
         at_most(f"SWD to the teacher's ends: {claim}", swd[0] / swd[1], 0.2),
+        scale,
     ]

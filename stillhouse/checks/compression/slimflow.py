@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import trained
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -24,7 +25,9 @@ from stillhouse.worlds.base import get_world
 
 WORLD = "mixture"
 ABLATIONS = {
-    "guide": "The two-step target on fresh noise is dropped: the student is distilled on its few pairs alone."
+    "guide": "The two-step target on fresh noise is dropped: the student is distilled on its few pairs "
+    "alone.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(options={"pairs": 32, "pair_steps": 4})
 FEW, SAMPLES = 24, 2048
@@ -43,6 +46,9 @@ class FewPairs(SlimFlow):
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The errors are of single calls against the teacher's 128 steps from the same fresh noise."""
+    scale = guided(lambda w: SlimFlow(guidance=w), seed, 400, ablated=ablation == "guidance")
+    if ablation == "guidance":
+        return [scale]
     world = get_world(WORLD, radius=1.5, std=0.2)
     big = world.network(Flow(), seed, width=128, depth=3, classes=0)
     teacher = trained(Denoising(), load(big, shape=world.shape), InfiniteData(world), 800, seed)
@@ -76,6 +82,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             sliced_wasserstein(called(student), many) / sliced_wasserstein(blurred, many),
             0.35,
         ),
+        scale,
     ]
 
 

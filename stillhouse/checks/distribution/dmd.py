@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.parts.states.time_sampler import uniform
 from stillhouse.systems.distribution.dmd import DMD
 from stillhouse.train.batch import Batch
@@ -22,6 +23,7 @@ ABLATIONS = {
     "regression": "No regression on pairs: the score difference alone, from pure noise.",
     "matching": "No score difference: regression on the pairs alone.",
     "fake": "The sample itself takes the place of the fake score's estimate (score distillation sampling).",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(options={"pairs": 32, "pair_steps": 4, "first_time": 0.7}, kind="x0")
 PAIRS = 20
@@ -46,6 +48,15 @@ def figures_of(method: DMD, world: Mixture, seed: int, lr: dict[str, float] | No
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """Uneven modes, pairs too few for their weights, a fake score that lags, from pure noise; the mean of two
     runs."""
+    scale = guided(
+        lambda w: DMD(first_time=0.7, regression_weight=0.0, guidance=w),
+        seed,
+        300,
+        ablated=ablation == "guidance",
+        lr={"student": 5e-4, "fake": 1e-3},
+    )
+    if ablation == "guidance":
+        return [scale]
     world, lag = make_mixture(weights=[4, 4, 4, 4, 1, 1, 1, 1]), {"student": 1e-3, "fake": 1e-4}
 
     def runs(method: DMD, count: int = RUNS) -> list[Figures]:
@@ -73,4 +84,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of both / of the score difference alone", ratio("swd", matching), 0.75),
         at_most("SWD of both / of the regression alone", ratio("swd", regression), 0.92),
         at_most("mass off the modes of both / of the regression alone", ratio("off_mode", regression), 0.75),
+        scale,
     ]

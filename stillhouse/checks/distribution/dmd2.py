@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import SAMPLES, Figures, distilled, figures
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
@@ -18,6 +19,7 @@ WORLD = "mixture"
 ABLATIONS = {
     "two-times": "The fake score moves once per student step, not five times.",
     "critic": "The critic on real data has no weight in the student's loss.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(options={"steps": 2, "fake_per_student": 2})
 UPDATES = 250  # of the student
@@ -66,9 +68,21 @@ def critic(truth: Mixture, seed: int, ablated: bool) -> list[Claim]:
     ]
 
 
+def scale(seed: int, ablated: bool) -> Claim:
+    def make(w: float) -> DMD2:
+        return DMD2(first_time=0.7, fake_per_student=3, gan_weight=0.0, guidance=w)
+
+    return guided(make, seed, 450, ablated=ablated, lr={"student": 5e-4, "fake": 1e-3})
+
+
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The wrong teacher's ring is too small and too wide: radius 3.4 and deviation 0.5 in the place of 4 and
     0.3."""
-    truth = make_mixture()
-    claims = [two_times(truth, seed, ablation == "two-times")] if ablation != "critic" else []
-    return claims + (critic(truth, seed, ablation == "critic") if ablation != "two-times" else [])
+    truth, claims = make_mixture(), []
+    if ablation in ("", "two-times"):
+        claims.append(two_times(truth, seed, ablation == "two-times"))
+    if ablation in ("", "critic"):
+        claims += critic(truth, seed, ablation == "critic")
+    if ablation in ("", "guidance"):
+        claims.append(scale(seed, ablation == "guidance"))
+    return claims

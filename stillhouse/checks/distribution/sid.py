@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_least, at_most
 from stillhouse.checks.bench import SAMPLES, distilled, figures, shipped_network
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.draws import Draws
 from stillhouse.samplers.draw import draw_samples
 from stillhouse.systems.distribution.sid import SiD
@@ -17,7 +18,8 @@ from stillhouse.worlds.mixture.layouts import make_mixture
 WORLD = "mixture"
 ABLATIONS = {
     "projection": "The loss is the squared difference of the two denoisers, along the same gradient path, "
-    "with no projected term."
+    "with no projected term.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract()
 
@@ -31,6 +33,9 @@ class Direct(SiD):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
+    scale = guided(lambda w: SiD(guidance=w), seed, 400, ablated=ablation == "guidance")
+    if ablation == "guidance":
+        return [scale]
     world, method = make_mixture(), (Direct if ablation else SiD)()
     untrained, way = shipped_network(), method.samplings()[1]
     before = figures(
@@ -40,4 +45,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most("SWD of 1 call / before training", after.swd / before.swd, 0.5),
         at_least("modes held, of 8", after.modes, 8),
+        scale,
     ]

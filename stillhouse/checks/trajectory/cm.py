@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled, reference
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import VE
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -20,7 +21,8 @@ from stillhouse.worlds.base import get_world
 WORLD = "mixture"
 ABLATIONS = {
     "endpoint": "The target is the teacher's clean estimate at the noisy state itself, not the consistent "
-    "estimate one step on."
+    "estimate one step on.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(process=VE(), kind="edm")
 SAMPLES = 8192
@@ -42,6 +44,15 @@ class Endpoint(CM):
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """SWD is the sliced Wasserstein-1 distance: of order 2, it would measure the chance sizes of the modes
     and little else."""
+    scale = guided(
+        lambda w: CM(levels=18, decay=0.95, low_guidance=w, high_guidance=w),
+        seed,
+        600,
+        ablated=ablation == "guidance",
+        lr=2e-3,
+    )
+    if ablation == "guidance":
+        return [scale]
     world, process = get_world(WORLD), VE()
     exact = world.exact(process)
     method = (Endpoint if ablation == "endpoint" else CM)(levels=18, decay=0.95)
@@ -64,4 +75,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most("SWD of 1 call / of the teacher's 1 call", one / teacher(1), 0.3),
         at_most("SWD of 1 call / of the teacher's 64 steps", one / teacher(64), 4.0),
+        scale,
     ]
