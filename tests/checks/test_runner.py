@@ -31,11 +31,11 @@ def check(seed, ablation=""):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of checks in the place of ours, with a check of the system `one`, and none of `two`."""
+    """A folder of checks before ours, with a check of the system `one`, and none of `two`."""
     family = tmp_path / "some_family"
     family.mkdir()
     (family / "one.py").write_text(GOOD)
-    monkeypatch.setattr(checks, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(checks, "__path__", [str(tmp_path), *checks.__path__])
     monkeypatch.setattr(
         runner, "choose", lambda slugs, everything: ["one", "two"] if everything else list(slugs)
     )
