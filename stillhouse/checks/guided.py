@@ -29,6 +29,7 @@ def guided(
     *,
     ablated: bool = False,
     lr: float | dict[str, float] | None = None,
+    batch: int = 256,
 ) -> Claim:
     """Eight labels, a mode each, and the closed-form teacher under guidance, which moves every mode outwards.
 
@@ -38,6 +39,7 @@ def guided(
         steps: iterations from the shipped network.
         ablated: the student learns under no guidance.
         lr: as of :func:`stillhouse.checks.bench.trained`.
+        batch: likewise.
 
     Returns:
         The claim: the mean over labels of the sliced W1 to the samples of the teacher's 64 guided steps, of
@@ -55,7 +57,9 @@ def guided(
         return sum(sliced_wasserstein(samples[labels == k], ends[labels == k], p=1) for k in of) / len(of)
 
     method, data = make(1.0 if ablated else SCALE), InfiniteData(world, labelled=True)
-    model = trained(method, teacher, data, steps, seed, student=student, lr=lr, schedule="cosine")
+    model = trained(
+        method, teacher, data, steps, seed, student=student, lr=lr, batch=batch, schedule="cosine"
+    )
     plain, _ = world.sample_data(SAMPLES, Draws(SAMPLES, seed, "data"), labels)
     made = model.sample(SAMPLES, labels, seed=seed)
     return at_most(

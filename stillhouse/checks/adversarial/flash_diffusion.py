@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import distilled, reference, shipped_network
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.conditions import Condition
 from stillhouse.core.denoiser import Denoiser
 from stillhouse.core.draws import Draws
@@ -22,6 +23,7 @@ WORLD = "mixture"
 ABLATIONS = {
     "estimate": "The target is the teacher's clean estimate at the state itself, not where its solver ends.",
     "frozen": "The distribution of start times stays that of the first quarter: no pure noise.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(options={"grid": 8, "steps": 4, "low_guidance": 1.0, "high_guidance": 3.0})
 SAMPLES = 8192
@@ -45,6 +47,14 @@ class Frozen(FlashDiffusion):
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The distillation term alone; SWD is the sliced Wasserstein-1 distance to the data. The teacher is the
     closed form."""
+    scale = guided(
+        lambda w: FlashDiffusion(steps=2, low_guidance=w, high_guidance=w),
+        seed,
+        200,
+        ablated=ablation == "guidance",
+    )
+    if ablation == "guidance":
+        return [scale]
     world, network = make_mixture(), shipped_network()
     method = {"": FlashDiffusion, "estimate": Estimate, "frozen": Frozen}[ablation](
         grid=8, solver="ddim", matching=0.0, adversarial=0.0
@@ -66,4 +76,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of 2 calls / of the teacher's 8 steps", two / teacher(8), 1.5),
         at_most("SWD of 2 calls / of the teacher's 2 steps", two / teacher(2), 0.4),
         at_most("SWD of 1 call / of the teacher's 1 step", one / teacher(1), 0.1),
+        scale,
     ]

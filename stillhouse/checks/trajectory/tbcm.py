@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stillhouse.checks.base import Claim, Contract, at_most
 from stillhouse.checks.bench import trained
+from stillhouse.checks.guided import NO_GUIDANCE, guided
 from stillhouse.core.draws import Draws
 from stillhouse.core.schedules import Flow
 from stillhouse.metrics.distances import sliced_wasserstein
@@ -25,6 +26,7 @@ ABLATIONS = {
     "tangent": "The tangent is off: the student's velocity is only matched to the teacher's, and its one "
     "call is the teacher's one step.",
     "data": "The states are noised data (plain continuous-time consistency), not the teacher's own path.",
+    "guidance": NO_GUIDANCE,
 }
 CONTRACT = Contract(
     options={"levels": 4, "warmup": 2, "low_guidance": 1.0, "high_guidance": 3.0, "adaptive": True}
@@ -45,6 +47,15 @@ class Watched(TBCM):
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """On a ring of about unit variance, as the method has its states; SWD is to the teacher's 64 steps."""
+    scale = guided(
+        lambda w: TBCM(levels=8, warmup=150, low_guidance=w, high_guidance=w),
+        seed,
+        600,
+        ablated=ablation == "guidance",
+        batch=32,
+    )
+    if ablation == "guidance":
+        return [scale]
     world = get_world(WORLD, radius=1.5, std=0.12)
     teacher = load(world.exact(Flow()), shape=world.shape)
     method = Watched(warmup=150, **OPTIONS[ablation])
@@ -65,4 +76,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of 1 call / of the teacher's 1 step", one / distance(one_step), 0.3),
         at_most("SWD of 2 calls / of the teacher's 1 step", two / distance(one_step), 0.3),
         at_most("rows of data handed to the loss", method.handed, 0),
+        scale,
     ]
