@@ -363,13 +363,13 @@ class Trainer:
         mine = self._fingerprint()
         noted = current_run(state["run"], mine, _as_json(option_defaults(self.method)))
         require(
-            noted.get("teacher", self.digest) == self.digest,
+            noted.get("teacher_weights", self.digest) == self.digest,
             f"The teacher of the run in '{self.out}' had other weights than the one given now; code of "
             "one's own must make the same network each time, from saved weights or under a fixed seed.",
         )
         # of an entry that a checkpoint of before does not have its default was meant
         meant = {**_as_json(recipe_identity(Recipe())), **{k: mine[k] for k in ("student", "data")}, **noted}
-        changed = [k for k in mine if k != "teacher" and not same(mine[k], meant.get(k))]
+        changed = [k for k in mine if k != "teacher_weights" and not same(mine[k], meant.get(k))]
         require(
             not changed,
             f"The run in '{self.out}' was started with other settings ({', '.join(changed)}); give the "
@@ -390,7 +390,7 @@ class Trainer:
             "method": self.method.describe(),
             "student": network_identity(self.method.student),
             "data": data_identity(self.feed.data),
-            **({"teacher": self.digest} if self.digest else {}),
+            **({"teacher_weights": self.digest} if self.digest else {}),
         }
         return _as_json(made)
 
