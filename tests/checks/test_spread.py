@@ -35,7 +35,7 @@ def check(seed, ablation=""):
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A check of the system `made_up` in the place of ours."""
+    """A check of the system `made_up` beside ours."""
     (tmp_path / "some_family").mkdir()
     (tmp_path / "some_family/made_up.py").write_text(CHECK)
     monkeypatch.setattr(checks, "__path__", [str(tmp_path), *checks.__path__])

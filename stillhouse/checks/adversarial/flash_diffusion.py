@@ -51,10 +51,10 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         lambda w: FlashDiffusion(steps=2, low_guidance=w, high_guidance=w),
         seed,
         200,
-        ablated=ablation == "guidance",
+        ablation,
     )
     if ablation == "guidance":
-        return [scale]
+        return scale
     world, network = make_mixture(), shipped_network()
     method = {"": FlashDiffusion, "estimate": Estimate, "frozen": Frozen}[ablation](
         grid=8, solver="ddim", matching=0.0, adversarial=0.0
@@ -76,5 +76,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of 2 calls / of the teacher's 8 steps", two / teacher(8), 1.5),
         at_most("SWD of 2 calls / of the teacher's 2 steps", two / teacher(2), 0.4),
         at_most("SWD of 1 call / of the teacher's 1 step", one / teacher(1), 0.1),
-        scale,
+        *scale,
     ]

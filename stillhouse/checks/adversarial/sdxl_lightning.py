@@ -45,11 +45,9 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     """The critic is all that the student learns from: it starts as a fresh network, whose samples are
     unrelated to their noise, and not as the teacher's copy, from which even an unconditional critic takes
     long to lead it away."""
-    scale = guided(
-        lambda w: SDXLLightning(guidance=w, **WAY), seed, 400, ablated=ablation == "guidance", lr=RATES
-    )
+    scale = guided(lambda w: SDXLLightning(guidance=w, **WAY), seed, 400, ablation, lr=RATES)
     if ablation == "guidance":
-        return [scale]
+        return scale
     world = make_mixture(radius=2.0, std=0.25)
     fresh = world.network(Flow(), seed, width=64, depth=3, classes=0)
     teacher = load(world.exact(Flow()), shape=world.shape)
@@ -71,5 +69,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most(f"distance from the same noise to the teacher's ends: {claim}", apart[0] / apart[1], 0.45),
         at_most(f"SWD to the teacher's ends: {claim}", swd[0] / swd[1], 0.2),
-        scale,
+        *scale,
     ]

@@ -46,9 +46,9 @@ class FewPairs(SlimFlow):
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The errors are of single calls against the teacher's 128 steps from the same fresh noise."""
-    scale = guided(lambda w: SlimFlow(guidance=w), seed, 400, ablated=ablation == "guidance")
+    scale = guided(lambda w: SlimFlow(guidance=w), seed, 400, ablation)
     if ablation == "guidance":
-        return [scale]
+        return scale
     world = get_world(WORLD, radius=1.5, std=0.2)
     big = world.network(Flow(), seed, width=128, depth=3, classes=0)
     teacher = trained(Denoising(), load(big, shape=world.shape), InfiniteData(world), 800, seed)
@@ -82,7 +82,7 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
             sliced_wasserstein(called(student), many) / sliced_wasserstein(blurred, many),
             0.35,
         ),
-        scale,
+        *scale,
     ]
 
 

@@ -52,11 +52,11 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         lambda w: DMD(first_time=0.7, regression_weight=0.0, guidance=w),
         seed,
         300,
-        ablated=ablation == "guidance",
+        ablation,
         lr={"student": 5e-4, "fake": 1e-3},
     )
     if ablation == "guidance":
-        return [scale]
+        return scale
     world, lag = make_mixture(weights=[4, 4, 4, 4, 1, 1, 1, 1]), {"student": 1e-3, "fake": 1e-4}
 
     def runs(method: DMD, count: int = RUNS) -> list[Figures]:
@@ -84,5 +84,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of both / of the score difference alone", ratio("swd", matching), 0.75),
         at_most("SWD of both / of the regression alone", ratio("swd", regression), 0.92),
         at_most("mass off the modes of both / of the regression alone", ratio("off_mode", regression), 0.75),
-        scale,
+        *scale,
     ]

@@ -68,13 +68,6 @@ def critic(truth: Mixture, seed: int, ablated: bool) -> list[Claim]:
     ]
 
 
-def scale(seed: int, ablated: bool) -> Claim:
-    def make(w: float) -> DMD2:
-        return DMD2(first_time=0.7, fake_per_student=3, gan_weight=0.0, guidance=w)
-
-    return guided(make, seed, 450, ablated=ablated, lr={"student": 5e-4, "fake": 1e-3})
-
-
 def check(seed: int, ablation: str = "") -> list[Claim]:
     """The wrong teacher's ring is too small and too wide: radius 3.4 and deviation 0.5 in the place of 4 and
     0.3."""
@@ -83,6 +76,10 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         claims.append(two_times(truth, seed, ablation == "two-times"))
     if ablation in ("", "critic"):
         claims += critic(truth, seed, ablation == "critic")
-    if ablation in ("", "guidance"):
-        claims.append(scale(seed, ablation == "guidance"))
-    return claims
+    return claims + guided(
+        lambda w: DMD2(first_time=0.7, fake_per_student=3, gan_weight=0.0, guidance=w),
+        seed,
+        450,
+        ablation,
+        lr={"student": 5e-4, "fake": 1e-3},
+    )

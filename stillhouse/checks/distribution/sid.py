@@ -33,9 +33,9 @@ class Direct(SiD):
 
 
 def check(seed: int, ablation: str = "") -> list[Claim]:
-    scale = guided(lambda w: SiD(guidance=w), seed, 400, ablated=ablation == "guidance")
+    scale = guided(lambda w: SiD(guidance=w), seed, 400, ablation)
     if ablation == "guidance":
-        return [scale]
+        return scale
     world, method = make_mixture(), (Direct if ablation else SiD)()
     untrained, way = shipped_network(), method.samplings()[1]
     before = figures(
@@ -45,5 +45,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most("SWD of 1 call / before training", after.swd / before.swd, 0.5),
         at_least("modes held, of 8", after.modes, 8),
-        scale,
+        *scale,
     ]

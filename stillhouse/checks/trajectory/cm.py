@@ -48,11 +48,11 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         lambda w: CM(levels=18, decay=0.95, low_guidance=w, high_guidance=w),
         seed,
         600,
-        ablated=ablation == "guidance",
+        ablation,
         lr=2e-3,
     )
     if ablation == "guidance":
-        return [scale]
+        return scale
     world, process = get_world(WORLD), VE()
     exact = world.exact(process)
     method = (Endpoint if ablation == "endpoint" else CM)(levels=18, decay=0.95)
@@ -75,5 +75,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
     return [
         at_most("SWD of 1 call / of the teacher's 1 call", one / teacher(1), 0.3),
         at_most("SWD of 1 call / of the teacher's 64 steps", one / teacher(64), 4.0),
-        scale,
+        *scale,
     ]

@@ -51,11 +51,11 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         lambda w: TBCM(levels=8, warmup=150, low_guidance=w, high_guidance=w),
         seed,
         600,
-        ablated=ablation == "guidance",
+        ablation,
         batch=32,
     )
     if ablation == "guidance":
-        return [scale]
+        return scale
     world = get_world(WORLD, radius=1.5, std=0.12)
     teacher = load(world.exact(Flow()), shape=world.shape)
     method = Watched(warmup=150, **OPTIONS[ablation])
@@ -76,5 +76,5 @@ def check(seed: int, ablation: str = "") -> list[Claim]:
         at_most("SWD of 1 call / of the teacher's 1 step", one / distance(one_step), 0.3),
         at_most("SWD of 2 calls / of the teacher's 1 step", two / distance(one_step), 0.3),
         at_most("rows of data handed to the loss", method.handed, 0),
-        scale,
+        *scale,
     ]
